@@ -1,0 +1,226 @@
+//! A position in the feed, and how a request names the position it wants to read after.
+
+use std::{fmt, str::FromStr};
+
+/// The longest epoch in bytes.
+const MAX_EPOCH: usize = 32;
+
+/// One life of one log, `[a-z0-9]{1,32}`. A memory feed makes a new one at each start, so that a
+/// cursor of an earlier life is recognized and never taken for a position in this one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch {
+    bytes: [u8; MAX_EPOCH],
+    len: u8,
+}
+
+impl Epoch {
+    /// A new epoch from 60 random bits: twelve characters.
+    pub fn random() -> Self {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+        let mut bits: u64 = rand::random();
+        let mut text = [0; 12];
+        for byte in &mut text {
+            *byte = ALPHABET[(bits % 32) as usize];
+            bits /= 32;
+        }
+        Self::from_bytes(&text).expect("the alphabet is a subset of the epoch's")
+    }
+
+    fn from_bytes(text: &[u8]) -> Option<Self> {
+        let valid = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if text.is_empty() || text.len() > MAX_EPOCH || !text.iter().all(valid) {
+            return None;
+        }
+        let mut bytes = [0; MAX_EPOCH];
+        bytes[..text.len()].copy_from_slice(text);
+        Some(Self {
+            bytes,
+            len: text.len() as u8,
+        })
+    }
+
+    /// The epoch as it stands in a cursor.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.len.into()]).expect("an epoch is ASCII")
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        Self::from_bytes(text.as_bytes()).ok_or(BadCursor)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A position: everything up to and including this message. On the wire `EPOCH-SEQ`, which is also
+/// the message's id. It has no `:`, because Fetch counts that byte as unsafe in `Last-Event-ID` and
+/// would send a CORS preflight before every cross-origin reconnect of an EventSource.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    /// The life of the log in which `seq` counts.
+    pub epoch: Epoch,
+    /// The message's number over all topics of the feed, from 1; 0 is before the first.
+    pub seq: u64,
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    /// Takes the canonical form only: `042` and `+42` are not the cursor `42`.
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let (epoch, digits) = text.split_once('-').ok_or(BadCursor)?;
+        let canonical = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
+        let seq = digits.parse().ok().filter(|_| canonical).ok_or(BadCursor)?;
+        Ok(Self {
+            epoch: epoch.parse()?,
+            seq,
+        })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch.as_str(), self.seq)
+    }
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not `EPOCH-SEQ`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a cursor is EPOCH-SEQ, such as m3k9qf-42")]
+pub struct BadCursor;
+
+/// Where a reader starts: the value of `after=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// Everything newer than this position.
+    Cursor(Cursor),
+    /// All that is retained.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+    /// What a client took for a cursor and is none. A query refuses it ([`FromStr`]); a
+    /// `Last-Event-ID` cannot, since a 400 would end a browser's EventSource for good, and reads
+    /// it as a position of some other log: a `foreign` gap.
+    Unreadable(String),
+}
+
+impl After {
+    /// Takes anything: what is not a cursor becomes [`After::Unreadable`].
+    pub fn lenient(text: &str) -> Self {
+        text.parse()
+            .unwrap_or_else(|_| Self::Unreadable(text.to_owned()))
+    }
+}
+
+impl From<Cursor> for After {
+    fn from(cursor: Cursor) -> Self {
+        Self::Cursor(cursor)
+    }
+}
+
+impl FromStr for After {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            cursor => cursor.parse().map(Self::Cursor),
+        }
+    }
+}
+
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cursor(cursor) => cursor.fmt(f),
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Unreadable(text) => f.write_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_form_is_a_cursor() {
+        for good in [
+            "a-0",
+            "m3k9qf-42",
+            "0-18446744073709551615",
+            &format!("{}-1", "z".repeat(32)),
+        ] {
+            assert_eq!(good.parse::<Cursor>().unwrap().to_string(), good);
+        }
+        let long = format!("{}-1", "z".repeat(33));
+        for bad in [
+            "",
+            "-",
+            "-1",
+            "a",
+            "a-",
+            "a-01",
+            "a-00",
+            "a-+1",
+            "a--1",
+            "A-1",
+            "a:1",
+            "a-1 ",
+            " a-1",
+            "a-1-2",
+            "a_b-1",
+            "a-18446744073709551616",
+            "é-1",
+            "a-١",
+            &long,
+        ] {
+            assert_eq!(bad.parse::<Cursor>(), Err(BadCursor), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn after_takes_two_words_and_cursors() {
+        assert_eq!("earliest".parse(), Ok(After::Earliest));
+        assert_eq!("latest".parse(), Ok(After::Latest));
+        assert_eq!("Latest".parse::<After>(), Err(BadCursor));
+        assert_eq!(After::lenient("a\"b"), After::Unreadable("a\"b".into()));
+    }
+
+    #[test]
+    fn two_random_epochs_differ() {
+        assert_ne!(Epoch::random(), Epoch::random());
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_survives_the_wire(epoch in "[a-z0-9]{1,32}", seq: u64) {
+            let cursor = Cursor { epoch: epoch.parse().unwrap(), seq };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn parsing_never_panics_and_what_parses_is_canonical(text in "\\PC*") {
+            if let Ok(cursor) = text.parse::<Cursor>() {
+                prop_assert_eq!(cursor.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! What is published: topics, types, data, and the message with its one encoding.
+
+use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use crate::Cursor;
+
+/// The longest topic in bytes.
+const MAX_TOPIC: usize = 64;
+/// The longest message type in bytes.
+const MAX_TYPE: usize = 128;
+/// The most topics that one request may name.
+const MAX_TOPICS: usize = 64;
+/// The deepest nesting of JSON arrays and objects; 128 is what common parsers still take.
+const MAX_DEPTH: usize = 128;
+
+/// A message as it was published. It is encoded once, and everyone who delivers it shares the bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// The message's cursor.
+    pub id: Cursor,
+    /// Where it was published.
+    pub topic: Topic,
+    /// `type` on the wire.
+    pub kind: MessageType,
+    /// The object on every wire, one line:
+    /// `{"id":"m3k9qf-42","topic":"payments","type":"payment.succeeded","timestamp":"2026-11-23T17:55:51.123Z","data":{"amount":1999}}`.
+    pub json: Bytes,
+}
+
+impl Message {
+    pub(crate) fn encode(id: Cursor, topic: Topic, draft: Draft, published: SystemTime) -> Self {
+        let Draft { kind, data } = draft;
+        let timestamp = humantime::format_rfc3339_millis(published);
+        let mut json = String::with_capacity(
+            160 + topic.as_str().len() + kind.as_str().len() + data.as_str().len(),
+        );
+        fmt::write(
+            &mut json,
+            format_args!(r#"{{"id":"{id}","topic":"{topic}","type":"{kind}","timestamp":"{timestamp}","data":"#),
+        )
+        .expect("a String takes any text");
+        json.push_str(data.as_str());
+        json.push('}');
+        Self {
+            id,
+            topic,
+            kind,
+            json: json.into(),
+        }
+    }
+
+    /// What the message counts for in the feed's byte limits: its JSON and the memory around it.
+    pub(crate) fn cost(&self) -> usize {
+        self.json.len() + size_of::<Self>()
+    }
+}
+
+/// A message that has no id yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// `type` on the wire. Default `message`.
+    pub kind: MessageType,
+    /// Any JSON value.
+    pub data: Data,
+}
+
+impl Draft {
+    /// A draft of the default type.
+    pub fn new(data: Data) -> Self {
+        Self {
+            kind: MessageType::default(),
+            data,
+        }
+    }
+}
+
+/// What `publish` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The message's cursor.
+    pub id: Cursor,
+    /// The idempotency key was known, with this same message: nothing was appended.
+    pub duplicate: bool,
+}
+
+/// A topic's name: words of `[A-Za-z0-9_-]` joined by single dots, at most 64 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Topic {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let word_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        let word = |word: &str| !word.is_empty() && word.bytes().all(word_byte);
+        if text.len() > MAX_TOPIC || !text.split('.').all(word) {
+            return Err(BadName::Topic(text.to_owned()));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// What kind of message it is, `[A-Za-z0-9._-]{1,128}`, chosen by the publisher.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct MessageType(Arc<str>);
+
+impl MessageType {
+    /// The type's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for MessageType {
+    /// `message`.
+    fn default() -> Self {
+        static MESSAGE: std::sync::LazyLock<MessageType> =
+            std::sync::LazyLock::new(|| MessageType("message".into()));
+        MESSAGE.clone()
+    }
+}
+
+impl FromStr for MessageType {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if text.is_empty() || text.len() > MAX_TYPE || !text.bytes().all(valid) {
+            return Err(BadName::Type(text.to_owned()));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// The topics of one request, sorted, each once, from 1 to 64.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Topics(Arc<[Topic]>);
+
+impl Topics {
+    /// The topics in the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Topic> {
+        self.0.iter()
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Topic] {
+        &self.0
+    }
+
+    pub(crate) fn from_sorted(topics: Vec<Topic>) -> Self {
+        Self(topics.into())
+    }
+}
+
+impl TryFrom<Vec<Topic>> for Topics {
+    type Error = BadTopics;
+
+    fn try_from(mut topics: Vec<Topic>) -> Result<Self, BadTopics> {
+        topics.sort_unstable();
+        topics.dedup();
+        match topics.len() {
+            0 => Err(BadTopics::None),
+            1..=MAX_TOPICS => Ok(Self::from_sorted(topics)),
+            _ => Err(BadTopics::TooMany),
+        }
+    }
+}
+
+impl From<Topic> for Topics {
+    fn from(topic: Topic) -> Self {
+        Self::from_sorted(vec![topic])
+    }
+}
+
+impl FromStr for Topics {
+    type Err = BadTopics;
+
+    /// Takes the names joined by commas, as they stand in a path: `a,b` or `a%2Cb`. Repeats collapse.
+    fn from_str(text: &str) -> Result<Self, BadTopics> {
+        let text = text.replace("%2C", ",").replace("%2c", ",");
+        let topics = text
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<Topic>, _>>()?;
+        Self::try_from(topics)
+    }
+}
+
+/// Any JSON value on one line: what was published byte for byte, without the raw CR and LF that
+/// JSON allows between its tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Data(Bytes);
+
+impl Data {
+    /// Text becomes a JSON string.
+    pub fn text(text: &str) -> Self {
+        Self(serde_json::to_vec(text).expect("a string is JSON").into())
+    }
+
+    /// The value's JSON.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("data was checked when it was made")
+    }
+
+    /// Takes one JSON value. `serde_json` judges the grammar; what it leaves open and some clients
+    /// choke on is judged here: nesting over 128 and lone surrogates.
+    pub fn json(body: &[u8]) -> Result<Self, InvalidData> {
+        let text = utf8(body)?;
+        serde_json::from_str::<IgnoredAny>(text).map_err(InvalidData::Json)?;
+        let mut scan = Scan::default();
+        let line: Vec<u8> = text
+            .bytes()
+            .filter(|byte| !matches!(byte, b'\r' | b'\n'))
+            .collect();
+        scan.run(&line)?;
+        Ok(Self(line.into()))
+    }
+
+    /// Takes a body of a type other than JSON: UTF-8 text.
+    pub fn utf8_text(body: &[u8]) -> Result<Self, InvalidData> {
+        Ok(Self::text(utf8(body)?))
+    }
+}
+
+fn utf8(body: &[u8]) -> Result<&str, InvalidData> {
+    str::from_utf8(body).map_err(|error| InvalidData::Utf8(error.valid_up_to()))
+}
+
+/// One walk over a value whose grammar is known to be right.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    /// A `\uD800`–`\uDBFF` that waits for its other half.
+    high_surrogate: bool,
+}
+
+impl Scan {
+    fn run(&mut self, json: &[u8]) -> Result<(), InvalidData> {
+        let mut at = 0;
+        while at < json.len() {
+            at += match (self.in_string, json[at]) {
+                (true, b'\\') => self.escape(&json[at..])?,
+                (true, byte) => self.in_string(byte)?,
+                (false, byte) => self.between(byte)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Returns the escape's length.
+    fn escape(&mut self, json: &[u8]) -> Result<usize, InvalidData> {
+        let unit = match json {
+            [b'\\', b'u', a, b, c, d, ..] => str::from_utf8(&[*a, *b, *c, *d])
+                .ok()
+                .and_then(|hex| u16::from_str_radix(hex, 16).ok()),
+            _ => None,
+        };
+        let is_low = matches!(unit, Some(0xDC00..=0xDFFF));
+        if self.high_surrogate != is_low {
+            return Err(InvalidData::LoneSurrogate);
+        }
+        self.high_surrogate = matches!(unit, Some(0xD800..=0xDBFF));
+        Ok(if unit.is_some() { 6 } else { 2 })
+    }
+
+    fn in_string(&mut self, byte: u8) -> Result<usize, InvalidData> {
+        if self.high_surrogate {
+            return Err(InvalidData::LoneSurrogate);
+        }
+        self.in_string = byte != b'"';
+        Ok(1)
+    }
+
+    fn between(&mut self, byte: u8) -> Result<usize, InvalidData> {
+        match byte {
+            b'"' => self.in_string = true,
+            b'[' | b'{' => self.depth += 1,
+            b']' | b'}' => self.depth -= 1,
+            _ => {}
+        }
+        if self.depth > MAX_DEPTH {
+            Err(InvalidData::TooDeep)
+        } else {
+            Ok(1)
+        }
+    }
+}
+
+/// A name that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// See [`Topic`].
+    #[error(
+        "topic {0:?}: a topic is words of [A-Za-z0-9_-] joined by single dots, at most {MAX_TOPIC} bytes"
+    )]
+    Topic(String),
+    /// See [`MessageType`].
+    #[error("type {0:?}: a type is 1 to {MAX_TYPE} bytes of [A-Za-z0-9._-]")]
+    Type(String),
+}
+
+/// A list of topics that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadTopics {
+    /// One of them is not a topic.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// There is none.
+    #[error("no topic is named")]
+    None,
+    /// There are more than 64.
+    #[error("more than {MAX_TOPICS} topics")]
+    TooMany,
+}
+
+/// A body that cannot be a message's data.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidData {
+    /// Not JSON.
+    #[error("the body is not JSON: {0}")]
+    Json(serde_json::Error),
+    /// An escaped surrogate without its other half.
+    #[error("the body has a lone surrogate escape, which is no character")]
+    LoneSurrogate,
+    /// Arrays and objects nested deeper than 128.
+    #[error("the body nests deeper than {MAX_DEPTH}")]
+    TooDeep,
+    /// Not UTF-8.
+    #[error("the body is not UTF-8 at byte {0}")]
+    Utf8(usize),
+}
+
+macro_rules! display_as_str {
+    ($($name:ty),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+display_as_str!(Data, MessageType, Topic);
+
+impl fmt::Debug for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl fmt::Display for Topics {
+    /// The names joined by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, topic) in self.iter().enumerate() {
+            write!(f, "{}{topic}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_the_documented_bytes() {
+        let id = "m3k9qf-42".parse().unwrap();
+        let draft = Draft {
+            kind: "payment.succeeded".parse().unwrap(),
+            data: Data::json(b"{\"amount\":\r\n1999}\n").unwrap(),
+        };
+        let published = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_456_551_123);
+        let message = Message::encode(id, "payments".parse().unwrap(), draft, published);
+        assert_eq!(
+            message.json,
+            r#"{"id":"m3k9qf-42","topic":"payments","type":"payment.succeeded","timestamp":"2026-11-23T17:55:51.123Z","data":{"amount":1999}}"#
+        );
+    }
+
+    #[test]
+    fn topics_are_words_joined_by_single_dots() {
+        let longest = "a".repeat(64);
+        for good in ["a", "A-z_0", "a.b.c", "-", longest.as_str()] {
+            assert_eq!(good.parse::<Topic>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a/b",
+            "a,b",
+            "a%20b",
+            "é",
+            &"a".repeat(65),
+        ] {
+            assert!(bad.parse::<Topic>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn types_have_their_own_alphabet() {
+        assert_eq!(MessageType::default().as_str(), "message");
+        for good in ["gap", "..", "a.b-c_D9", &"t".repeat(128)] {
+            assert!(good.parse::<MessageType>().is_ok());
+        }
+        for bad in ["", "a b", "a\nb", "a\"", &"t".repeat(129)] {
+            assert!(bad.parse::<MessageType>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn topics_of_a_request_are_sorted_and_collapse() {
+        assert_eq!("b,a%2Cb%2ca".parse::<Topics>().unwrap().to_string(), "a,b");
+        let many = |n: usize| {
+            (0..n)
+                .map(|i| format!("t{i}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        assert_eq!(many(64).parse::<Topics>().unwrap().iter().len(), 64);
+        assert_eq!(many(65).parse::<Topics>(), Err(BadTopics::TooMany));
+        for bad in ["", ",", "a,", "a,,b", "a%20", "a%2", "a%252C"] {
+            assert!(bad.parse::<Topics>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_kept_byte_for_byte_but_for_line_ends() {
+        for kept in [
+            "1",
+            "-0.10e+5",
+            "1e999",
+            " {\"b\" : 1,\t\"a\":2, \"a\":3} ",
+            r#""\u00e9\ud83d\ude00\\u\"\n""#,
+            "\"é\u{7f}\"",
+            "null",
+        ] {
+            assert_eq!(Data::json(kept.as_bytes()).unwrap().as_str(), kept);
+        }
+        assert_eq!(
+            Data::json(b"\r\n[1,\r2,\n\"\\n\"]\n").unwrap().as_str(),
+            r#"[1,2,"\n"]"#
+        );
+    }
+
+    #[test]
+    fn what_some_client_would_choke_on_is_refused() {
+        for lone in [
+            r#""\ud800""#,
+            r#""\udc00""#,
+            r#""\ud800x""#,
+            r#""\ud800\n\udc00""#,
+            r#""\ud800\ud800\udc00""#,
+            r#"["\uDBFF","\uDC00"]"#,
+        ] {
+            assert!(
+                matches!(Data::json(lone.as_bytes()), Err(InvalidData::LoneSurrogate)),
+                "{lone}"
+            );
+        }
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(Data::json(nested(128).as_bytes()).is_ok());
+        assert!(matches!(
+            Data::json(nested(129).as_bytes()),
+            Err(InvalidData::TooDeep)
+        ));
+        assert!(Data::json(format!("\"{}\"", "[".repeat(500)).as_bytes()).is_ok());
+        assert!(matches!(Data::json(b"\"\xff\""), Err(InvalidData::Utf8(1))));
+        for bad in [
+            "",
+            " ",
+            "{",
+            "1 2",
+            "nul",
+            "\u{feff}1",
+            "\"\n\"",
+            "'a'",
+            "[1,]",
+            "01",
+            "NaN",
+        ] {
+            assert!(
+                matches!(Data::json(bad.as_bytes()), Err(InvalidData::Json(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_becomes_a_json_string() {
+        assert_eq!(
+            Data::utf8_text(b"a\"\r\n\0b").unwrap().as_str(),
+            r#""a\"\r\n\u0000b""#
+        );
+        assert_eq!(Data::utf8_text(b"").unwrap().as_str(), r#""""#);
+        assert!(matches!(
+            Data::utf8_text(b"ab\xc3"),
+            Err(InvalidData::Utf8(2))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_that_reads_back(text: String) {
+            let data = Data::text(&text);
+            prop_assert!(!data.as_str().contains(['\r', '\n']));
+            prop_assert_eq!(serde_json::from_str::<String>(data.as_str()).unwrap(), text);
+        }
+
+        /// `serde_json::Value` refuses lone surrogates itself, so it is a second judge.
+        #[test]
+        fn the_scan_agrees_with_a_full_parser(text in r#"[\[\]{}"\\udD8cC00-9a-f,: \r\n]{0,24}"#) {
+            let judged = Data::json(text.as_bytes());
+            match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(value) => prop_assert_eq!(serde_json::from_str::<serde_json::Value>(judged.unwrap().as_str()).unwrap(), value),
+                Err(error) if error.to_string().contains("out of range") => {}
+                Err(_) => prop_assert!(judged.is_err()),
+            }
+        }
+
+        #[test]
+        fn surrogate_escapes_agree_with_a_full_parser(units in prop::collection::vec(prop_oneof![0xD7FEu32..0xE002, Just(0x61)], 0..6)) {
+            let text: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let json = format!("\"{text}\"");
+            prop_assert_eq!(Data::json(json.as_bytes()).is_ok(), serde_json::from_str::<serde_json::Value>(&json).is_ok());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body: Vec<u8>) {
+            let _ = Data::json(&body);
+            let _ = Data::utf8_text(&body);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One read of the feed, and the JSON of it that every wire shares.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::{Cursor, Message, Topics};
+
+/// How much one page may carry. Whatever `bytes` says, a page admits one message.
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimit {
+    /// At most this many messages, at least one. Default 100.
+    pub messages: usize,
+    /// At most this many bytes of messages. Default 1 MiB.
+    pub bytes: usize,
+}
+
+impl Default for PageLimit {
+    fn default() -> Self {
+        Self {
+            messages: 100,
+            bytes: 1 << 20,
+        }
+    }
+}
+
+/// What is newer than a cursor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// In the feed's order, oldest first.
+    pub messages: Vec<Arc<Message>>,
+    /// Read on after this: the last position that this page covers if there is `more`, else the
+    /// feed's head at the moment of reading.
+    pub next: Cursor,
+    /// Reading on would give more at once.
+    pub more: bool,
+    /// What the cursor asked for and the feed cannot give. It comes before the messages.
+    pub gap: Option<Gap>,
+}
+
+impl Page {
+    /// Whether there is anything to tell a reader who waits.
+    pub fn is_news(&self) -> bool {
+        !self.messages.is_empty() || self.gap.is_some()
+    }
+
+    /// The answer of a poll, exactly `{"messages":[…],"next":"…","more":false,"gap":null}`.
+    pub fn to_json(&self) -> Bytes {
+        let size = self
+            .messages
+            .iter()
+            .map(|message| message.json.len() + 1)
+            .sum::<usize>();
+        let mut json = Vec::with_capacity(size + 128);
+        json.extend_from_slice(b"{\"messages\":[");
+        for (index, message) in self.messages.iter().enumerate() {
+            json.extend_from_slice(if index == 0 { b"" } else { b"," });
+            json.extend_from_slice(&message.json);
+        }
+        let gap = self.gap.as_ref().map_or("null".into(), Gap::to_json);
+        json.extend_from_slice(
+            format!(
+                "],\"next\":\"{}\",\"more\":{},\"gap\":{gap}}}",
+                self.next, self.more
+            )
+            .as_bytes(),
+        );
+        json.into()
+    }
+}
+
+/// History that the cursor asked for and the feed cannot give: of `topics`, the messages in
+/// (`requested`, `resumed`] that existed are not given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Why.
+    pub reason: Reason,
+    /// The topics that lost something; the others of the request are whole.
+    pub topics: Topics,
+    /// The position that the reader asked for, as it wrote it.
+    pub requested: String,
+    /// Delivery goes on after this position.
+    pub resumed: Cursor,
+}
+
+impl Gap {
+    /// `{"reason":"trimmed","topics":["a"],"requested":"…","resumed":"…"}`, the same on every wire.
+    pub fn to_json(&self) -> String {
+        format!(
+            "{{\"reason\":\"{}\",\"topics\":{},\"requested\":{},\"resumed\":\"{}\"}}",
+            self.reason.as_str(),
+            json!(
+                self.topics
+                    .iter()
+                    .map(|topic| topic.as_str())
+                    .collect::<Vec<_>>()
+            ),
+            json!(self.requested),
+            self.resumed,
+        )
+    }
+}
+
+/// Why the feed cannot go on where a cursor stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The cursor is beyond the head, as after restoring an old copy: all topics, from their earliest.
+    Ahead,
+    /// The cursor is of another epoch, or is none: all topics, from their earliest.
+    Foreign,
+    /// The cursor is older than what is kept.
+    Trimmed,
+}
+
+impl Reason {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ahead => "ahead",
+            Self::Foreign => "foreign",
+            Self::Trimmed => "trimmed",
+        }
+    }
+}

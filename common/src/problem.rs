@@ -1,0 +1,91 @@
+//! Errors as `application/problem+json` (RFC 9457).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use serde_json::json;
+
+use crate::FeedError;
+
+/// One refused request: a status, and a detail that names the offending part.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{status}: {detail}")]
+pub struct Problem {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// For a person.
+    pub detail: String,
+    /// Fields that go with the status, as `Allow` goes with 405.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem without further header fields.
+    pub fn new(status: StatusCode, detail: impl ToString) -> Self {
+        Self {
+            status,
+            detail: detail.to_string(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn bad_request(detail: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 404: no such path.
+    pub fn not_found(path: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("nothing is at {path}"))
+    }
+
+    /// 405, with the methods that the path has.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("this path takes {allow}"),
+        )
+        .with(hyper::header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// 503: it may work after so many seconds.
+    pub fn unavailable(detail: impl ToString, retry_after: u64) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            .with(hyper::header::RETRY_AFTER, retry_after.into())
+    }
+
+    /// The same with one more header field.
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The answer: `{"type":"about:blank","title":"Bad Request","status":400,"detail":"…"}`.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// Seconds after which a refused publisher or reader may ask again.
+const RETRY_AFTER: u64 = 5;
+
+impl From<FeedError> for Problem {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            error => Self::unavailable(error, RETRY_AFTER),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A bound on how long a peer may refuse to read. hyper has a timer for a slow head and none for a
+//! slow reader, who would keep its connection for ever.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+/// Passes everything through, and fails a write with [`io::ErrorKind::TimedOut`] when the socket has
+/// taken no byte of it for the whole of `stall`. The timer exists only while a write waits.
+#[derive(Debug)]
+pub struct StallGuard<S> {
+    io: S,
+    stall: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> StallGuard<S> {
+    /// Guards the writes to `io`.
+    pub fn new(io: S, stall: Duration) -> Self {
+        Self {
+            io,
+            stall,
+            waiting: None,
+        }
+    }
+
+    /// The progress of a write: any ends the wait, and none for too long ends the connection.
+    fn guard<T>(
+        &mut self,
+        progress: Poll<io::Result<T>>,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.waiting = None;
+            return progress;
+        }
+        let stall = self.stall;
+        let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
+        ready!(timer.as_mut().poll(task));
+        let message = format!("the peer took no byte for {} s", stall.as_secs_f64());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(task, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.io).poll_write(task, bytes);
+        self.guard(progress, task)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.io).poll_write_vectored(task, slices);
+        self.guard(progress, task)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.io).poll_flush(task);
+        self.guard(progress, task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.io).poll_shutdown(task);
+        self.guard(progress, task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::{Instant, advance},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_after_the_stall() {
+        let (server, _client) = duplex(4);
+        let mut guarded = StallGuard::new(server, Duration::from_secs(30));
+        let started = Instant::now();
+        let error = guarded.write_all(b"more than four").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_progress_begins_the_time_anew() {
+        let (server, mut client) = duplex(4);
+        let mut guarded = StallGuard::new(server, Duration::from_secs(30));
+        let write = tokio::spawn(async move { guarded.write_all(b"0123456789").await });
+        for _ in 0..6 {
+            tokio::task::yield_now().await;
+            advance(Duration::from_secs(29)).await;
+            client.read_u8().await.unwrap();
+        }
+        assert!(write.await.unwrap().is_ok());
+    }
+}
