@@ -1,0 +1,1 @@
+//! The client's parser (HTML Standard §9.2.6).
