@@ -20,7 +20,9 @@ pub struct Drained {
 /// # Errors
 /// The system's, with the address.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    let named = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    };
     let listener = TcpListener::bind(address).await.map_err(named)?;
     println!("listening on http://{}", listener.local_addr()?);
     Ok(listener)

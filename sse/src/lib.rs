@@ -19,7 +19,7 @@ mod stream;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, seconds};
+use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Server-Sent Events: one response that never ends.
@@ -73,6 +73,16 @@ impl Config {
     pub fn connections(&self) -> usize {
         self.max_connections
             .unwrap_or(self.max_subscribers.saturating_add(256))
+    }
+
+    /// Lowers the limits to the descriptors that the process may have, and keeps a quarter of them
+    /// for publishers and health checks.
+    pub fn fit(&mut self) {
+        let connections = fit_descriptors(self.connections());
+        if connections < self.connections() {
+            self.max_subscribers = self.max_subscribers.min(connections / 4 * 3);
+        }
+        self.max_connections = Some(connections);
     }
 
     fn publish_limits(&self) -> PublishLimits {

@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Feed, Retention, fit_descriptors, listen, shutdown_signal};
+use common::{Feed, Retention, listen, shutdown_signal};
 use sse::{Config, run};
 
 #[tokio::main]
@@ -19,7 +19,7 @@ async fn main() -> ExitCode {
 }
 
 async fn start(mut config: Config) -> io::Result<()> {
-    config.max_connections = Some(fit_descriptors(config.connections()));
+    config.fit();
     let feed = Feed::new(Retention {
         messages: config.retain,
         ..Retention::default()

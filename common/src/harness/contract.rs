@@ -1,0 +1,348 @@
+//! What all five servers promise about a request that is wrong: literal bytes in, a status and a
+//! named reason out, and a good request after each.
+
+use serde_json::Value;
+
+use super::{RawResponse, TestServer};
+
+/// The knobs of the server that [`refuses_bad_input`] is given: small, so that limits are near.
+pub const MAX_MESSAGE: usize = 1_024;
+/// Seconds for a head or a body.
+pub const READ_TIMEOUT: f64 = 0.5;
+
+/// One wrong request.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What goes over the wire; a `Host` and what ends the head included.
+    pub request: Vec<u8>,
+    /// The status that comes back.
+    pub status: u16,
+    /// The problem's `detail`, whole, or the beginning of it where the rest is another crate's
+    /// words. Empty where hyper itself refuses, with a bare head.
+    pub detail: String,
+}
+
+impl Row {
+    /// A row of a head without body: `"GET /x"` becomes a whole HTTP/1.1 head with this `Host`.
+    pub fn head(line: &str, fields: &[&str], status: u16, detail: impl Into<String>) -> Self {
+        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        Self {
+            request: request.into(),
+            status,
+            detail: detail.into(),
+        }
+    }
+
+    /// A row of a POST with a body.
+    pub fn post(
+        target: &str,
+        fields: &[&str],
+        body: &[u8],
+        status: u16,
+        detail: impl Into<String>,
+    ) -> Self {
+        let length = format!("Content-Length: {}", body.len());
+        let mut row = Self::head(
+            &format!("POST {target}"),
+            &[fields, &[&length]].concat(),
+            status,
+            detail,
+        );
+        row.request.extend_from_slice(body);
+        row
+    }
+}
+
+/// Sends each row on a connection of its own, compares what comes back, and publishes once after
+/// each to see that the server took no harm.
+///
+/// # Panics
+/// If an answer differs, naming the row.
+pub async fn refuses_bad_input(server: &TestServer, rows: impl IntoIterator<Item = Row>) {
+    for row in rows {
+        let mut wire = server.wire().await;
+        wire.send(&row.request).await;
+        check(&row, &wire.read_response().await);
+        let good = server.post("/topics/good", "news").await;
+        assert_eq!(
+            good.status,
+            201,
+            "after {:?}",
+            row.request.escape_ascii().to_string()
+        );
+    }
+}
+
+fn check(row: &Row, response: &RawResponse) {
+    let request = row.request.escape_ascii().to_string();
+    assert_eq!(
+        response.status,
+        row.status,
+        "{request}: {}",
+        response.text()
+    );
+    if row.detail.is_empty() {
+        assert_eq!(
+            response.text(),
+            "",
+            "{request}: hyper's own refusal is a bare head"
+        );
+        return;
+    }
+    assert_eq!(
+        response.header("content-type"),
+        Some("application/problem+json"),
+        "{request}"
+    );
+    let problem: Value = serde_json::from_str(response.text()).expect("a problem is JSON");
+    assert_eq!(problem["status"], row.status, "{request}");
+    let detail = problem["detail"].as_str().expect("a problem has a detail");
+    assert!(detail.starts_with(&row.detail), "{request}: {detail}");
+}
+
+const TOPIC: &str = "a topic is words of [A-Za-z0-9_-] joined by single dots, at most 64 bytes";
+const JSON: &str = "Content-Type: application/json";
+
+/// What every server refuses: wrong publishes, paths, methods, hosts, heads.
+pub fn rows_of_every_server() -> Vec<Row> {
+    [publishes(), bodies(), browsers(), heads()].concat()
+}
+
+fn publishes() -> Vec<Row> {
+    let long = "t".repeat(65);
+    let topic = |name: &str| {
+        Row::post(
+            &format!("/topics/{name}"),
+            &[],
+            b"x",
+            400,
+            format!("topic {name:?}: {TOPIC}"),
+        )
+    };
+    let kind = |query: &str, detail: &str| {
+        Row::post(&format!("/topics/a?{query}"), &[], b"x", 400, detail)
+    };
+    let key = |fields: &[&str], detail: &str| Row::post("/topics/a", fields, b"x", 400, detail);
+    let bad_key = "an Idempotency-Key is 1 to 255 visible ASCII bytes";
+    vec![
+        topic(""),
+        topic("a..b"),
+        topic("a%20b"),
+        topic("a,b"),
+        topic("a/b"),
+        topic(&long),
+        kind("type=", "parameter type is empty"),
+        kind("type=a&type=b", "parameter type is repeated"),
+        kind(
+            "type=a%20b",
+            "parameter type=a%20b: type \"a%20b\": a type is 1 to 128 bytes of [A-Za-z0-9._-]",
+        ),
+        key(&["Idempotency-Key: a b"], bad_key),
+        key(&["Idempotency-Key:"], bad_key),
+        key(
+            &["Idempotency-Key: a", "Idempotency-Key: a"],
+            "Idempotency-Key is repeated",
+        ),
+        Row::head("DELETE /topics/a", &[], 405, "this path takes "),
+        Row::head(
+            "POST /healthz",
+            &["Content-Length: 0"],
+            405,
+            "this path takes GET, HEAD",
+        ),
+        Row::head(
+            "POST /",
+            &["Content-Length: 0"],
+            405,
+            "this path takes GET, HEAD",
+        ),
+        Row::head("GET /nothing", &[], 404, "nothing is at /nothing"),
+        Row::head(
+            "GET /healthz",
+            &["Content-Length: 1", "", "x"],
+            400,
+            "a GET has no body",
+        ),
+    ]
+}
+
+fn bodies() -> Vec<Row> {
+    let over = format!("the body is over {MAX_MESSAGE} bytes");
+    let nested = ["[".repeat(129), "]".repeat(129)].concat();
+    let big = vec![b'x'; MAX_MESSAGE + 1];
+    let chunked = [
+        format!("{:x}\r\n", big.len()).as_bytes(),
+        &big,
+        b"\r\n0\r\n\r\n",
+    ]
+    .concat();
+    let mut chunked_row = Row::head(
+        "POST /topics/a",
+        &["Transfer-Encoding: chunked"],
+        413,
+        over.clone(),
+    );
+    chunked_row.request.extend(chunked);
+    vec![
+        Row::post("/topics/a", &[JSON], b"{", 400, "the body is not JSON: "),
+        Row::post("/topics/a", &[JSON], b"", 400, "the body is not JSON: "),
+        Row::post(
+            "/topics/a",
+            &[JSON],
+            br#""\ud800""#,
+            400,
+            "the body has a lone surrogate escape, which is no character",
+        ),
+        Row::post(
+            "/topics/a",
+            &[JSON],
+            nested.as_bytes(),
+            400,
+            "the body nests deeper than 128",
+        ),
+        Row::post(
+            "/topics/a",
+            &[JSON],
+            b"\"\xff\"",
+            400,
+            "the body is not UTF-8 at byte 1",
+        ),
+        Row::post(
+            "/topics/a",
+            &[],
+            b"\xff",
+            400,
+            "the body is not UTF-8 at byte 0",
+        ),
+        Row::post("/topics/a", &[], &big, 413, over.clone()),
+        chunked_row,
+        Row::head(
+            "POST /topics/a",
+            &["Content-Length: 4000000000", "Expect: 100-continue"],
+            413,
+            over,
+        ),
+        // The rest of the body never comes.
+        Row::head(
+            "POST /topics/a",
+            &["Content-Length: 10", "", "slow"],
+            408,
+            format!("the body took longer than {READ_TIMEOUT} s"),
+        ),
+    ]
+}
+
+fn browsers() -> Vec<Row> {
+    let origin = |origin: &str| {
+        let field = format!("Origin: {origin}");
+        Row::post(
+            "/topics/a",
+            &[&field],
+            b"x",
+            403,
+            format!("Origin {origin} is not allowed (--allow-origin)"),
+        )
+    };
+    let raw = |request: &str, status, detail: &str| Row {
+        request: request.into(),
+        status,
+        detail: detail.into(),
+    };
+    vec![
+        origin("https://elsewhere.example"),
+        origin("null"),
+        origin("http://localhost:1"),
+        raw(
+            "GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n",
+            421,
+            "Host rebound.example is not a loopback name",
+        ),
+        raw("GET / HTTP/1.1\r\n\r\n", 400, "Host is missing"),
+        raw(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+            400,
+            "Host is repeated",
+        ),
+        raw(
+            "GET / HTTP/1.1\r\nHost: a@localhost\r\n\r\n",
+            400,
+            "Host is not HOST[:PORT]",
+        ),
+    ]
+}
+
+fn heads() -> Vec<Row> {
+    let field = format!("X: {}", "x".repeat(32 * 1_024));
+    vec![
+        Row {
+            request: b"NONSENSE\r\n\r\n".to_vec(),
+            status: 400,
+            detail: String::new(),
+        },
+        Row::head("GET /\u{1}", &[], 400, ""),
+        Row::head("GET /", &[&field], 431, ""),
+    ]
+}
+
+/// What every server that answers `GET /topics/{a,b}?after=C` refuses; `fields` complete the
+/// technique's request.
+pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
+    let many = (0..65)
+        .map(|n| format!("t{n}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let get = |target: &str, detail: String| {
+        Row::head(&format!("GET /topics/{target}"), fields, 400, detail)
+    };
+    let topic = |name: &str| format!("topic {name:?}: {TOPIC}");
+    let cursor = "a cursor is EPOCH-SEQ, such as m3k9qf-42";
+    vec![
+        get("", topic("")),
+        get("a,,b", topic("")),
+        get("a,b%20c", topic("b%20c")),
+        get("a%252Cb", topic("a%252Cb")),
+        get(&many, "more than 64 topics".into()),
+        get("a?after=", "parameter after is empty".into()),
+        get(
+            "a?after=e-1&after=e-1",
+            "parameter after is repeated".into(),
+        ),
+        get(
+            "a?after=newest",
+            format!("parameter after=newest: {cursor}"),
+        ),
+        get("a?after=e-01", format!("parameter after=e-01: {cursor}")),
+    ]
+}
+
+/// A head that never ends is closed without an answer, and so is a connection that sends nothing.
+///
+/// # Panics
+/// If the server answers or keeps the connection.
+pub async fn closes_slow_heads(server: &TestServer) {
+    for beginning in ["", "GET / HTTP/1.1\r\nHost: loc"] {
+        let mut wire = server.wire().await;
+        wire.send(beginning).await;
+        let (_, bytes) = wire.closed().await;
+        assert_eq!(bytes.escape_ascii().to_string(), "", "after {beginning:?}");
+        assert_eq!(server.post("/topics/good", "news").await.status, 201);
+    }
+}
+
+/// A body that breaks off, although `Content-Length` announced more, publishes nothing.
+///
+/// # Panics
+/// If it is answered as if it were whole.
+pub async fn publishes_no_half_bodies(server: &TestServer) {
+    let mut wire = server.wire().await;
+    wire.send("POST /topics/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
+    wire.half_close().await;
+    let (_, bytes) = wire.closed().await;
+    let answer = bytes.escape_ascii().to_string();
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+        "{answer}"
+    );
+}

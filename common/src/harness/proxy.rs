@@ -1,0 +1,465 @@
+//! A TCP proxy that breaks the network on command, each direction in its own way.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpSocket, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
+    task::{JoinHandle, JoinSet, yield_now},
+    time::{Instant, sleep_until},
+};
+
+use super::wire::{abort_on_close, socket_for};
+
+/// The most that one read takes.
+const CHUNK: usize = 16 * 1024;
+
+/// The most that a delayed direction holds; beyond, its sender feels it.
+const IN_FLIGHT: usize = 1024 * 1024;
+
+/// Receive buffers, small so that a sender into a stalled proxy soon notices.
+const RECEIVE: u32 = 64 * 1024;
+
+/// What the network does to the bytes of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Everything arrives, half-closes and resets included.
+    #[default]
+    Pass,
+    /// Everything arrives, each byte in a write of its own.
+    ByteAtATime,
+    /// Everything arrives in order, each read this much after it came in.
+    Delay(Duration),
+    /// Nothing is read and nothing forwarded, until another fault is set.
+    Stall,
+    /// Both connections are torn down (RST).
+    Reset,
+    /// The receiving side is told that no more will come (FIN), and what does come is discarded,
+    /// for good. The other direction goes on.
+    HalfClose,
+    /// This many bytes more arrive, then both connections are closed; a peer that goes on sending
+    /// is answered by a reset.
+    CutAfter(u64),
+    /// Everything is read and nothing arrives, not even the end.
+    Blackhole,
+}
+
+/// What the network does, by direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// From the connecting side to the upstream.
+    pub up: Fault,
+    /// From the upstream to the connecting side.
+    pub down: Fault,
+}
+
+/// A proxy before one upstream. Dropped, it drops all its connections.
+#[derive(Debug)]
+pub struct FaultProxy {
+    addr: SocketAddr,
+    faults: watch::Sender<Faults>,
+    /// Changes when the connections of that time are to be dropped.
+    dropped: watch::Sender<()>,
+    counters: Arc<Counters>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    up: AtomicU64,
+    down: AtomicU64,
+    connections: AtomicU64,
+}
+
+/// What every connection gets to see.
+#[derive(Debug, Clone)]
+struct Network {
+    upstream: SocketAddr,
+    faults: watch::Receiver<Faults>,
+    dropped: watch::Receiver<()>,
+    counters: Arc<Counters>,
+}
+
+/// One direction of one connection.
+#[derive(Debug)]
+struct Direction<'a> {
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    way: Way,
+    faults: watch::Receiver<Faults>,
+    /// The one in force.
+    fault: Fault,
+    delivered: &'a AtomicU64,
+    /// Read, and when to deliver it; an empty one stands for the end.
+    queue: VecDeque<(Instant, Bytes)>,
+    /// What is left to deliver under [`Fault::CutAfter`].
+    allowance: u64,
+    /// The source ended.
+    source_ended: bool,
+    /// The end is queued or delivered, so nothing more may be.
+    ending: bool,
+    /// The end is delivered.
+    ended: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Up,
+    Down,
+}
+
+/// Why a connection ended before both of its directions did.
+#[derive(Debug, Clone, Copy)]
+enum Severed {
+    Cut,
+    Reset,
+}
+
+impl From<Fault> for Faults {
+    /// In both directions.
+    fn from(fault: Fault) -> Self {
+        Self {
+            up: fault,
+            down: fault,
+        }
+    }
+}
+
+impl Faults {
+    /// On the way to the upstream only.
+    pub fn up(fault: Fault) -> Self {
+        Self {
+            up: fault,
+            down: Fault::Pass,
+        }
+    }
+
+    /// On the way back only.
+    pub fn down(fault: Fault) -> Self {
+        Self {
+            up: Fault::Pass,
+            down: fault,
+        }
+    }
+}
+
+impl FaultProxy {
+    /// Listens on a free port. Each connection is led to a new one to `upstream`; where that is
+    /// refused, it is reset.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port to be had.
+    pub async fn start(upstream: SocketAddr, faults: impl Into<Faults>) -> Self {
+        let listener = listen().expect("a port is to be had");
+        let addr = listener
+            .local_addr()
+            .expect("a bound socket has an address");
+        let (faults, faults_seen) = watch::channel(faults.into());
+        let (dropped, dropped_seen) = watch::channel(());
+        let counters = Arc::<Counters>::default();
+        let network = Network {
+            upstream,
+            faults: faults_seen,
+            dropped: dropped_seen,
+            counters: counters.clone(),
+        };
+        let task = tokio::spawn(accept_all(listener, network));
+        Self {
+            addr,
+            faults,
+            dropped,
+            counters,
+            task,
+        }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From now on, for connections that are open and for those to come. One [`Fault`] means both
+    /// directions.
+    pub fn set(&self, faults: impl Into<Faults>) {
+        self.faults.send_replace(faults.into());
+    }
+
+    /// Closes all connections there are; new ones are welcome.
+    pub fn drop_all(&self) {
+        self.dropped.send_replace(());
+    }
+
+    /// Bytes delivered to the upstream, over all connections.
+    pub fn bytes_up(&self) -> u64 {
+        self.counters.up.load(Relaxed)
+    }
+
+    /// Bytes delivered to the connecting side, over all connections.
+    pub fn bytes_down(&self) -> u64 {
+        self.counters.down.load(Relaxed)
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.counters.connections.load(Relaxed)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn listen() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(RECEIVE)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    socket.listen(1024)
+}
+
+async fn accept_all(listener: TcpListener, network: Network) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        connections.spawn(lead(client, network.fresh()));
+        // Only so that they do not pile up.
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// The life of one connection.
+async fn lead(mut client: TcpStream, network: Network) {
+    let Ok(mut server) = connect(network.upstream, &client).await else {
+        return reset(&client);
+    };
+    let mut dropped = network.dropped.clone();
+    let outcome = tokio::select! {
+        outcome = both_ways(&mut client, &mut server, &network) => outcome,
+        _ = dropped.changed() => Err(Severed::Cut),
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Severed::Cut) => [client, server].iter().for_each(discard_unread),
+        Err(Severed::Reset) => [client, server].iter().for_each(reset),
+    }
+}
+
+async fn connect(upstream: SocketAddr, client: &TcpStream) -> io::Result<TcpStream> {
+    client.set_nodelay(true)?;
+    let socket = socket_for(upstream)?;
+    socket.set_recv_buffer_size(RECEIVE)?;
+    let server = socket.connect(upstream).await?;
+    server.set_nodelay(true)?;
+    Ok(server)
+}
+
+/// Ends when both directions have, or when either severs the connection.
+async fn both_ways(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    network: &Network,
+) -> Result<(), Severed> {
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let up = Direction::new(from_client, to_server, network, Way::Up);
+    let down = Direction::new(from_server, to_client, network, Way::Down);
+    tokio::try_join!(up.run(), down.run()).map(drop)
+}
+
+/// What is unread would turn the close into a reset, and a reset may destroy what was delivered.
+fn discard_unread(stream: &TcpStream) {
+    let mut unread = [0; CHUNK];
+    while matches!((&*SockRef::from(stream)).read(&mut unread), Ok(1..)) {}
+}
+
+/// If the socket is already gone, it is as good as reset.
+fn reset(stream: &TcpStream) {
+    drop(abort_on_close(stream));
+}
+
+impl Network {
+    /// For a connection that begins now, and so is not concerned by what was dropped before.
+    fn fresh(&self) -> Self {
+        self.counters.connections.fetch_add(1, Relaxed);
+        let mut network = self.clone();
+        network.dropped.mark_unchanged();
+        network
+    }
+}
+
+impl Way {
+    fn of<T>(self, up: T, down: T) -> T {
+        match self {
+            Self::Up => up,
+            Self::Down => down,
+        }
+    }
+}
+
+impl<'a> Direction<'a> {
+    fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, network: &'a Network, way: Way) -> Self {
+        Self {
+            from,
+            to,
+            way,
+            faults: network.faults.clone(),
+            fault: Fault::Pass,
+            delivered: way.of(&network.counters.up, &network.counters.down),
+            queue: VecDeque::new(),
+            allowance: 0,
+            source_ended: false,
+            ending: false,
+            ended: false,
+        }
+    }
+
+    async fn run(mut self) -> Result<(), Severed> {
+        let mut chunk = vec![0; CHUNK];
+        self.obey()?;
+        while !(self.source_ended && self.ended) {
+            let (reads, most) = (self.reads(), self.writes());
+            tokio::select! {
+                Ok(()) = self.faults.changed() => self.obey()?,
+                read = self.from.read(&mut chunk), if reads => self.take(&chunk[..read?]),
+                sent = deliver(&mut self.to, self.queue.front(), most), if most > 0 => self.sent(sent?)?,
+                else => return Err(Severed::Cut),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the fault that is set into force, if it is another than before.
+    fn obey(&mut self) -> Result<(), Severed> {
+        let Faults { up, down } = *self.faults.borrow_and_update();
+        let fault = self.way.of(up, down);
+        if fault == self.fault {
+            return Ok(());
+        }
+        self.fault = fault;
+        match fault {
+            Fault::Reset => return Err(Severed::Reset),
+            Fault::CutAfter(0) => return Err(Severed::Cut),
+            Fault::CutAfter(count) => self.allowance = count,
+            Fault::HalfClose => self.end(),
+            Fault::Blackhole => self.queue.clear(),
+            Fault::Pass | Fault::ByteAtATime | Fault::Delay(_) | Fault::Stall => {}
+        }
+        Ok(())
+    }
+
+    /// Only a delay reads ahead, so that all others push back as a bare connection would.
+    fn reads(&self) -> bool {
+        let queued = || {
+            self.queue
+                .iter()
+                .map(|(_, bytes)| bytes.len())
+                .sum::<usize>()
+        };
+        match self.fault {
+            _ if self.source_ended => false,
+            Fault::Stall | Fault::Reset => false,
+            Fault::Blackhole | Fault::HalfClose => true,
+            Fault::Delay(_) => queued() < IN_FLIGHT,
+            Fault::Pass | Fault::ByteAtATime | Fault::CutAfter(_) => {
+                self.queue.is_empty() || self.ending
+            }
+        }
+    }
+
+    /// How many bytes may be delivered at once.
+    fn writes(&self) -> usize {
+        match self.fault {
+            _ if self.queue.is_empty() => 0,
+            Fault::Stall | Fault::Reset | Fault::Blackhole => 0,
+            Fault::ByteAtATime => 1,
+            Fault::CutAfter(_) => usize::try_from(self.allowance).unwrap_or(usize::MAX),
+            Fault::Pass | Fault::Delay(_) | Fault::HalfClose => usize::MAX,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.source_ended |= bytes.is_empty();
+        match self.fault {
+            Fault::Blackhole => {}
+            _ if bytes.is_empty() => self.end(),
+            _ if self.ending => {}
+            _ => self
+                .queue
+                .push_back((self.due(), Bytes::copy_from_slice(bytes))),
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.ending {
+            self.ending = true;
+            self.queue.push_back((self.due(), Bytes::new()));
+        }
+    }
+
+    fn due(&self) -> Instant {
+        match self.fault {
+            Fault::Delay(delay) => Instant::now() + delay,
+            _ => Instant::now(),
+        }
+    }
+
+    fn sent(&mut self, count: usize) -> Result<(), Severed> {
+        self.delivered.fetch_add(count as u64, Relaxed);
+        let (_, front) = self.queue.front_mut().expect("what was sent is in front");
+        self.ended = front.is_empty();
+        front.advance(count);
+        if front.is_empty() {
+            self.queue.pop_front();
+        }
+        self.allowance = self.allowance.saturating_sub(count as u64);
+        let spent = matches!(self.fault, Fault::CutAfter(_)) && self.allowance == 0;
+        if spent { Err(Severed::Cut) } else { Ok(()) }
+    }
+}
+
+impl From<io::Error> for Severed {
+    /// A side that is gone without a word is gone for the other one too.
+    fn from(_: io::Error) -> Self {
+        Self::Reset
+    }
+}
+
+/// Sends some of what is in front, once that is due. May be dropped at any await without loss.
+async fn deliver(
+    to: &mut WriteHalf<'_>,
+    front: Option<&(Instant, Bytes)>,
+    most: usize,
+) -> io::Result<usize> {
+    let Some((due, bytes)) = front else {
+        return Ok(0);
+    };
+    if *due > Instant::now() {
+        // Not otherwise: the timer rounds up to a millisecond, which would be a delay of its own.
+        sleep_until(*due).await;
+    }
+    if bytes.is_empty() {
+        to.shutdown().await?;
+        return Ok(0);
+    }
+    if most == 1 {
+        // Lets the receiver have the byte before this one by itself.
+        yield_now().await;
+    }
+    to.write(&bytes[..most.min(bytes.len())]).await
+}

@@ -1,0 +1,445 @@
+//! A bare TCP connection: literal bytes in, literal bytes out, and every way of ending it.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::yield_now,
+};
+
+use super::{
+    Wait,
+    body::{self, Body},
+    end_of,
+};
+
+/// Room for at least this much is made before each read.
+const CHUNK: usize = 16 * 1024;
+
+/// How much of what came last a failing wait shows.
+const TAIL: usize = 4096;
+
+/// A raw connection, on which the test writes every byte itself.
+#[derive(Debug)]
+pub struct Wire {
+    stream: TcpStream,
+    /// Received and not yet asked for.
+    pub(super) buffer: BytesMut,
+    /// The last bytes received, asked for or not: what a failing wait shows.
+    tail: Vec<u8>,
+    ended: Option<End>,
+}
+
+/// A listening socket, where the test plays the server and writes every byte itself.
+#[derive(Debug)]
+pub struct WireListener(TcpListener);
+
+/// How the other side ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It said that it would send no more (FIN).
+    Eof,
+    /// It tore the connection down (RST).
+    Reset,
+}
+
+/// One answer, its head as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawResponse {
+    /// Status line and header fields with their line ends, up to and including the empty line.
+    pub head: String,
+    /// The status code.
+    pub status: u16,
+    /// The body, without transfer coding.
+    pub body: Vec<u8>,
+}
+
+impl Wire {
+    /// Connects.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub async fn connect(addr: SocketAddr) -> Self {
+        Self::try_connect(addr)
+            .await
+            .unwrap_or_else(|error| panic!("connecting to {addr}: {error}"))
+    }
+
+    /// Connects, or says why not: for servers that are meant to be gone.
+    ///
+    /// # Errors
+    ///
+    /// As by `connect(2)`.
+    pub async fn try_connect(addr: SocketAddr) -> io::Result<Self> {
+        let stream = Wait::until(format!("a connection to {addr}"))
+            .patiently(TcpStream::connect(addr))
+            .await?;
+        Self::over(stream)
+    }
+
+    /// Connects with a receive buffer of about `receive` bytes, so that a peer soon notices that
+    /// nobody reads.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub async fn connect_narrow(addr: SocketAddr, receive: u32) -> Self {
+        let connect = async {
+            let socket = socket_for(addr)?;
+            socket.set_recv_buffer_size(receive)?;
+            Self::over(socket.connect(addr).await?)
+        };
+        let wire = Wait::until(format!("a connection to {addr}"))
+            .patiently(connect)
+            .await;
+        wire.unwrap_or_else(|error| panic!("connecting to {addr}: {error}"))
+    }
+
+    /// A connection that was made or accepted elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// If the socket does not take `TCP_NODELAY`.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            tail: Vec::new(),
+            ended: None,
+        })
+    }
+
+    /// Our address.
+    ///
+    /// # Panics
+    ///
+    /// If the socket has none.
+    #[track_caller]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream
+            .local_addr()
+            .expect("a connected socket has an address")
+    }
+
+    /// The other side's address.
+    ///
+    /// # Panics
+    ///
+    /// If the connection is gone.
+    #[track_caller]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.stream
+            .peer_addr()
+            .expect("a connected socket has a peer")
+    }
+
+    /// Sends these bytes.
+    ///
+    /// # Panics
+    ///
+    /// If they are not taken.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes)
+            .await
+            .unwrap_or_else(|error| panic!("sending: {error}"));
+    }
+
+    /// Sends these bytes to a peer that may refuse them.
+    ///
+    /// # Errors
+    ///
+    /// If the peer is gone; part of them may have been sent.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        let bytes = bytes.as_ref();
+        let wait = Wait::until(format!("the peer to take {} bytes", bytes.len()));
+        match wait.for_event(self.stream.write_all(bytes)).await {
+            Some(sent) => sent,
+            None => wait.ran_out(&self.tail),
+        }
+    }
+
+    /// Sends each byte in a segment of its own, and lets the other side run in between.
+    ///
+    /// # Panics
+    ///
+    /// If they are not taken.
+    pub async fn send_bytewise(&mut self, bytes: impl AsRef<[u8]>) {
+        for byte in bytes.as_ref() {
+            self.send([*byte]).await;
+            yield_now().await;
+        }
+    }
+
+    /// Reads as many bytes as `literal` has and compares.
+    ///
+    /// # Panics
+    ///
+    /// At the first read that differs, at an early end, and at the end of patience.
+    pub async fn expect(&mut self, literal: impl AsRef<[u8]>) {
+        let literal = literal.as_ref();
+        let wait = Wait::until(format!("\"{}\"", literal.escape_ascii()));
+        while self.buffer.len() < literal.len()
+            && literal.starts_with(&self.buffer)
+            && self.fill(&wait).await
+        {}
+        let came = self.buffer.split_to(literal.len().min(self.buffer.len()));
+        let (due, came) = (
+            literal.escape_ascii().to_string(),
+            came.escape_ascii().to_string(),
+        );
+        assert!(
+            due == came,
+            "other bytes than due{}\n  due: \"{due}\"\n came: \"{came}\"",
+            self.ending()
+        );
+    }
+
+    /// Reads up to and including `pattern`.
+    ///
+    /// # Panics
+    ///
+    /// If the connection or patience ends before.
+    pub async fn read_until(&mut self, pattern: impl AsRef<[u8]>) -> Vec<u8> {
+        let pattern = pattern.as_ref();
+        let wait = Wait::until(format!("\"{}\"", pattern.escape_ascii()));
+        let mut searched = 0;
+        loop {
+            if let Some(end) = end_of(pattern, &self.buffer[searched..]) {
+                return self.buffer.split_to(searched + end).to_vec();
+            }
+            searched = (self.buffer.len() + 1).saturating_sub(pattern.len());
+            self.must_fill(&wait).await;
+        }
+    }
+
+    /// Reads this many bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the connection or patience ends before.
+    pub async fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        let wait = Wait::until(format!("{count} bytes"));
+        while self.buffer.len() < count {
+            self.must_fill(&wait).await;
+        }
+        self.buffer.split_to(count).to_vec()
+    }
+
+    /// Reads the head of an answer, up to and including the empty line: all there is to an answer
+    /// to `HEAD`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Wire::read_until`], and if it is not UTF-8.
+    pub async fn read_head(&mut self) -> String {
+        String::from_utf8(self.read_until("\r\n\r\n").await).expect("the head is text")
+    }
+
+    /// Reads one whole answer; one that has its end by closing, until the close. An interim answer
+    /// (1xx) is one like any other.
+    ///
+    /// # Panics
+    ///
+    /// If it is malformed, or the connection or patience ends before it is complete.
+    pub async fn read_response(&mut self) -> RawResponse {
+        let head = self.read_head().await;
+        let (mut framing, mut body) = (Body::announced_by(&head), BytesMut::new());
+        let wait = Wait::until(format!("the body ({framing:?}) to end after {head:?}"));
+        loop {
+            framing.decode(&mut self.buffer, &mut body);
+            if framing.is_complete() || self.has_closed(&framing) {
+                return RawResponse {
+                    status: body::status(&head),
+                    head,
+                    body: body.to_vec(),
+                };
+            }
+            if framing.ends_by_closing() {
+                self.fill(&wait).await
+            } else {
+                self.must_fill(&wait).await
+            };
+        }
+    }
+
+    fn has_closed(&self, framing: &Body) -> bool {
+        assert!(
+            self.ended != Some(End::Reset),
+            "reset in the middle of a body; what had arrived: {}",
+            self.shown()
+        );
+        framing.ends_by_closing() && self.ended.is_some()
+    }
+
+    /// Says that nothing more will be sent (FIN), and goes on reading.
+    ///
+    /// # Panics
+    ///
+    /// If the connection is gone.
+    pub async fn half_close(&mut self) {
+        self.stream
+            .shutdown()
+            .await
+            .expect("a connected socket can be shut for writing");
+    }
+
+    /// Tears the connection down (RST).
+    ///
+    /// # Panics
+    ///
+    /// If the socket does not take `SO_LINGER`.
+    #[track_caller]
+    pub fn reset(self) {
+        abort_on_close(&self.stream).expect("an open socket takes SO_LINGER");
+    }
+
+    /// Waits until the other side ends, and gives how it did and what came before that.
+    ///
+    /// # Panics
+    ///
+    /// At the end of patience.
+    pub async fn closed(&mut self) -> (End, Vec<u8>) {
+        let wait = Wait::until("the other side to close");
+        while self.fill(&wait).await {}
+        (
+            self.ended.expect("nothing more comes only after an end"),
+            self.buffer.split().to_vec(),
+        )
+    }
+
+    /// How the other side ended, if that was seen.
+    pub(super) fn ended(&self) -> Option<End> {
+        self.ended
+    }
+
+    /// Whether more came; `false` at the end.
+    pub(super) async fn fill(&mut self, wait: &Wait) -> bool {
+        if self.ended.is_some() {
+            return false;
+        }
+        let had = self.buffer.len();
+        self.buffer.reserve(CHUNK);
+        match wait.for_event(self.stream.read_buf(&mut self.buffer)).await {
+            None => wait.ran_out(&self.tail),
+            Some(Ok(0)) => self.ended = Some(End::Eof),
+            Some(Ok(_)) => self.remember(had),
+            Some(Err(error)) if torn_down(&error) => self.ended = Some(End::Reset),
+            Some(Err(error)) => panic!("waiting for {}: {error}", wait.what),
+        }
+        self.ended.is_none()
+    }
+
+    pub(super) async fn must_fill(&mut self, wait: &Wait) -> bool {
+        let more = self.fill(wait).await;
+        assert!(
+            more,
+            "waiting for {}{}; what had arrived: {}",
+            wait.what,
+            self.ending(),
+            self.shown()
+        );
+        more
+    }
+
+    fn remember(&mut self, had: usize) {
+        self.tail.extend_from_slice(&self.buffer[had..]);
+        let surplus = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..surplus);
+    }
+
+    fn ending(&self) -> &'static str {
+        match self.ended {
+            None => "",
+            Some(End::Eof) => ", and then the other side closed",
+            Some(End::Reset) => ", and then the other side reset the connection",
+        }
+    }
+
+    fn shown(&self) -> String {
+        format!("\"{}\"", self.tail.escape_ascii())
+    }
+}
+
+impl WireListener {
+    /// Listens on `127.0.0.1:0`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no port to be had.
+    pub async fn bind() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        Self(listener.expect("there is a port to be had"))
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    ///
+    /// Never: a bound socket has an address.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.local_addr().expect("a bound socket has an address")
+    }
+
+    /// The next connection.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    pub async fn accept(&self) -> Wire {
+        let wait = Wait::until(format!("a connection to our {}", self.addr()));
+        let (stream, _) = wait
+            .patiently(self.0.accept())
+            .await
+            .expect("a listener can accept");
+        Wire::over(stream).expect("an open socket takes TCP_NODELAY")
+    }
+}
+
+impl RawResponse {
+    /// The value of the first header field of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        body::field(&self.head, name)
+    }
+
+    /// The body as text.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+}
+
+/// A socket that can bind or connect to this address.
+pub(super) fn socket_for(addr: SocketAddr) -> io::Result<TcpSocket> {
+    match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
+/// From now on closing sends RST.
+pub(super) fn abort_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// A write to a connection that is gone may be told of it by a broken pipe, depending on who comes
+/// first.
+fn torn_down(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset
+    )
+}

@@ -1,0 +1,36 @@
+//! Requests that are wrong: each gets a status and a named reason, and does no harm.
+
+mod setup;
+
+use common::harness::contract::{
+    closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
+    rows_of_subscribing,
+};
+use setup::{small, start};
+
+#[tokio::test]
+async fn every_wrong_request_is_refused_by_name() {
+    let server = start(small()).await;
+    refuses_bad_input(&server, rows_of_every_server()).await;
+    refuses_bad_input(&server, rows_of_subscribing(&[])).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_head_is_closed() {
+    let server = start(small()).await;
+    closes_slow_heads(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_not_published() {
+    let server = start(small()).await;
+    publishes_no_half_bodies(&server).await;
+    let client = server.client();
+    let mut stream = client.get("/topics/half?after=earliest").open().await;
+    server.post("/topics/half", "whole").await;
+    let text = stream.read_until("\"data\":\"whole\"").await;
+    assert!(!text.contains("\"data\":\"half"), "{text}");
+    server.stop().await;
+}
