@@ -1,0 +1,159 @@
+//! Conditional requests (RFC 9110 §13): an answer that the client has already shrinks to a 304.
+//!
+//! An [`etag`] names what a reader *has* once it has the answer, not the answer's bytes:
+//! `W/"EPOCH-SEQ"`, the last message of its topics that it was given, by this answer or an earlier
+//! one. Messages of other topics move `next` and leave the ETag alone. So a client may ask after
+//! the `next` of its last answer and send that answer's ETag along: while nothing is new it has
+//! what it would be given, and is told so.
+//!
+//! Where retention took something from an answer's front, its ETag also tells what is left. The
+//! ETag of the quiet answer after it is the plain one again, so that one is a 200, once.
+//!
+//! Weak, because `next` may differ between two answers of one ETag. Strong ones would also be lost
+//! on the way: nginx removes them when it compresses.
+
+use common::{Cursor, Page};
+use hyper::header::{HeaderMap, IF_NONE_MATCH};
+
+/// What is missing from an answer before its first message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// Nothing: every message from the requested position on is there.
+    Whole,
+    /// Something that was asked for is no longer kept; perhaps the page's gap says so.
+    Lost,
+}
+
+/// The ETag of `page`. `last` is the last message that the page's topics had up to where it ends.
+pub fn etag(page: &Page, last: Cursor, front: Front) -> String {
+    // While the last message stays the same, a page can only lose some: their number tells.
+    let kept = page.messages.len();
+    match (&page.gap, front) {
+        (None, Front::Whole) => format!("W/\"{last}\""),
+        (None, Front::Lost) => format!("W/\"{last}+{kept}\""),
+        (Some(gap), _) => format!(
+            "W/\"{last}+{kept}-{}-{}-{}\"",
+            gap.reason.as_str(),
+            gap.resumed,
+            gap.topics.iter().len()
+        ),
+    }
+}
+
+/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or is `*`. What
+/// does not parse names nothing: to answer 200 is never wrong.
+pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
+    let wanted = opaque(etag.as_bytes()).map(|(opaque, _)| opaque);
+    request.get_all(IF_NONE_MATCH).iter().any(|field| {
+        let list = field.as_bytes().trim_ascii();
+        list == b"*" || tags(list).any(|tag| Some(tag) == wanted)
+    })
+}
+
+/// The opaque parts of a list's ETags, until one is malformed.
+fn tags(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        while let [b',' | b' ' | b'\t', rest @ ..] = list {
+            list = rest;
+        }
+        let (tag, rest) = opaque(list)?;
+        list = rest;
+        Some(tag)
+    })
+}
+
+/// The part between the quotes of the ETag that `text` starts with, and what follows the ETag.
+/// A quote cannot be escaped, and a comma inside is an ordinary byte.
+fn opaque(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let quoted = text
+        .strip_prefix(b"W/")
+        .unwrap_or(text)
+        .strip_prefix(b"\"")?;
+    let end = quoted.iter().position(|byte| *byte == b'"')?;
+    Some((&quoted[..end], &quoted[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Gap, Reason};
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    const ETAG: &str = "W/\"m3k9qf-42\"";
+
+    fn is_known(fields: &[&str]) -> bool {
+        let mut request = HeaderMap::new();
+        for field in fields {
+            request.append(IF_NONE_MATCH, HeaderValue::from_str(field).unwrap());
+        }
+        is_not_modified(&request, ETAG)
+    }
+
+    #[test]
+    fn if_none_match_is_a_list_compared_weakly() {
+        for known in [
+            &["W/\"m3k9qf-42\""][..],
+            &["\"m3k9qf-42\""],
+            &["  W/\"m3k9qf-42\"\t"],
+            &["\"a\", W/\"b\",W/\"m3k9qf-42\""],
+            &[", ,\"a,b\" , \"m3k9qf-42\","],
+            &["\"a\"", "\"m3k9qf-42\""],
+            &["*"],
+            &[" * "],
+        ] {
+            assert!(is_known(known), "{known:?}");
+        }
+        for unknown in [
+            &[][..],
+            &[""],
+            &["W/\"m3k9qf-4\""],
+            &["W/\"m3k9qf-42 \""],
+            &["W/\"M3K9QF-42\""],
+            &["\"\""],
+            &["\"a, W/\"m3k9qf-42"],
+        ] {
+            assert!(!is_known(unknown), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_parse_names_nothing() {
+        for malformed in [
+            "m3k9qf-42",
+            "\"m3k9qf-42",
+            "W/m3k9qf-42",
+            "w/\"m3k9qf-42\"",
+            "W/ \"m3k9qf-42\"",
+            "*, \"a\"",
+            "'m3k9qf-42'",
+        ] {
+            assert!(!is_known(&[malformed]), "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn an_etag_tells_the_last_message_and_what_the_front_lost() {
+        let cursor = |text: &str| text.parse::<Cursor>().unwrap();
+        let gap = Gap {
+            reason: Reason::Trimmed,
+            topics: "a,b".parse().unwrap(),
+            requested: "m3k9qf-1".to_owned(),
+            resumed: cursor("m3k9qf-40"),
+        };
+        let mut page = Page {
+            messages: Vec::new(),
+            next: cursor("m3k9qf-50"),
+            more: false,
+            gap: None,
+        };
+        let last = cursor("m3k9qf-42");
+        assert_eq!(etag(&page, last, Front::Whole), ETAG);
+        assert_eq!(etag(&page, last, Front::Lost), "W/\"m3k9qf-42+0\"");
+        page.gap = Some(gap);
+        assert_eq!(
+            etag(&page, last, Front::Lost),
+            "W/\"m3k9qf-42+0-trimmed-m3k9qf-40-2\""
+        );
+    }
+}
