@@ -1,0 +1,242 @@
+//! The client's half of long polling: ask, wait for the answer, print, ask again at once.
+//!
+//! ```sh
+//! cargo run -p long-polling --example long_polling_client -- http://127.0.0.1:8002/topics/news
+//! ```
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::{Parser, value_parser};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    HeaderMap, Request, StatusCode, Uri,
+    client::conn::http1::{self, SendRequest},
+    header,
+    http::response::Parts,
+};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+/// Asks for news and waits for it, again and again: prints the messages.
+#[derive(Debug, Clone, Parser)]
+pub struct Args {
+    /// What to poll: http://HOST:PORT/topics/a,b
+    pub url: Uri,
+    /// Where to start: a cursor, `earliest` or `latest`.
+    #[arg(long, default_value = "earliest")]
+    pub after: String,
+    /// Seconds for which the server may hold its answer, 1 to 55.
+    #[arg(long, default_value_t = 25, value_parser = value_parser!(u8).range(1..=55), value_name = "SECONDS")]
+    pub wait: u8,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let error = match Reader::new(Args::parse()) {
+        Ok(mut reader) => reader.run(&mut io::stdout()).await,
+        Err(error) => error,
+    };
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// What a client keeps: a position.
+#[derive(Debug)]
+pub struct Reader {
+    server: Server,
+    /// Everything up to here was printed.
+    after: String,
+    args: Args,
+}
+
+/// The other side, on a connection that is kept from poll to poll.
+#[derive(Debug)]
+struct Server {
+    authority: String,
+    open: Option<SendRequest<Empty<Bytes>>>,
+}
+
+/// The answer to one poll.
+#[derive(Debug, Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    messages: Vec<&'a RawValue>,
+    next: String,
+    #[serde(borrow)]
+    gap: Option<&'a RawValue>,
+}
+
+/// Why a poll gave nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// Asking again would not help.
+    Final(String),
+    /// It may work later, not before this long.
+    Passing(String, Duration),
+}
+
+impl Reader {
+    /// Starts where the arguments say.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn new(args: Args) -> Result<Self, Failure> {
+        Ok(Self {
+            server: Server::at(&args.url)?,
+            after: args.after.clone(),
+            args,
+        })
+    }
+
+    /// Polls until there is no point in going on, and says why. One request at a time.
+    pub async fn run(&mut self, output: &mut impl Write) -> Failure {
+        let mut failures = 0;
+        loop {
+            match self.poll(output).await {
+                Ok(()) => failures = 0,
+                Err(Failure::Passing(reason, at_least)) => {
+                    failures += 1;
+                    eprintln!("{reason}; asking again after {}", self.after);
+                    sleep(at_least + backoff(failures, rand::random())).await;
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// One poll, for as long as it takes.
+    ///
+    /// # Errors
+    /// If there was no answer, or one that is not 200. The cursor stands.
+    pub async fn poll(&mut self, output: &mut impl Write) -> Result<(), Failure> {
+        let (path, wait) = (self.args.url.path(), self.args.wait);
+        let path = format!("{path}?after={}&wait={wait}", self.after);
+        let time = Duration::from_secs(wait.into()) + SLACK;
+        match self.server.get(&path, time).await? {
+            (head, body) if head.status == StatusCode::OK => self.take(&body, output),
+            (head, body) => Err(refused(head.status, &head.headers, &body)),
+        }
+    }
+
+    /// Prints a page, then moves the cursor: cut off in between, it is printed again.
+    fn take(&mut self, body: &[u8], output: &mut impl Write) -> Result<(), Failure> {
+        let page: Page<'_> = serde_json::from_slice(body)
+            .map_err(|error| Failure::Final(format!("the answer is no page: {error}")))?;
+        if let Some(gap) = page.gap {
+            say(output, &format!("gap {gap}"))?;
+        }
+        for message in &page.messages {
+            say(output, message.get())?;
+        }
+        self.after = page.next;
+        Ok(())
+    }
+}
+
+impl Server {
+    fn at(url: &Uri) -> Result<Self, Failure> {
+        match (url.scheme_str(), url.authority()) {
+            (Some("http"), Some(authority)) => Ok(Self {
+                authority: authority.to_string(),
+                open: None,
+            }),
+            _ => Err(Failure::Final(format!("{url} is not http://HOST:PORT/…"))),
+        }
+    }
+
+    /// One whole answer. After a failure the next one begins with a new connection.
+    async fn get(&mut self, path: &str, time: Duration) -> Result<(Parts, Bytes), Failure> {
+        let answer = timeout(time, self.try_get(path)).await;
+        let lost = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        self.open = None;
+        Err(Failure::Passing(lost, Duration::ZERO))
+    }
+
+    async fn try_get(&mut self, path: &str) -> Result<(Parts, Bytes), Lost> {
+        let request = Request::get(path)
+            .header(header::HOST, &self.authority)
+            .body(Empty::new())?;
+        let answer = self.connection().await?.send_request(request).await?;
+        let (head, body) = answer.into_parts();
+        Ok((head, body.collect().await?.to_bytes()))
+    }
+
+    /// The open connection, or a new one if the server has closed it.
+    async fn connection(&mut self) -> Result<&mut SendRequest<Empty<Bytes>>, Lost> {
+        if let Some(mut open) = self.open.take()
+            && open.ready().await.is_ok()
+        {
+            return Ok(self.open.insert(open));
+        }
+        let connection = connect(&self.authority).await?;
+        Ok(self.open.insert(connection))
+    }
+}
+
+/// Something between us and the server.
+type Lost = Box<dyn Error + Send + Sync>;
+
+async fn connect(authority: &str) -> Result<SendRequest<Empty<Bytes>>, Lost> {
+    let stream = TcpStream::connect(authority).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Its error reaches whoever waits for an answer.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// A 4xx says that the request itself is wrong; 408 and 429 do not mean it so.
+fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let reason = format!("{status}: {}", String::from_utf8_lossy(body));
+    let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    if status.is_client_error() && !passing.contains(&status) {
+        return Failure::Final(reason);
+    }
+    let at_least = seconds_in(headers, header::RETRY_AFTER.as_str());
+    Failure::Passing(reason, at_least.unwrap_or_default())
+}
+
+fn seconds_in(headers: &HeaderMap, name: &str) -> Option<Duration> {
+    let seconds: u32 = headers.get(name)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
+}
+
+/// Full jitter: any time up to a bound that doubles with each failure, so that clients that lost
+/// the same server come back spread over the whole of it. `random` is from 0 to 1.
+pub fn backoff(failures: u32, random: f64) -> Duration {
+    let bound = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16));
+    bound.min(LONGEST_BACKOFF).mul_f64(random)
+}
+
+fn say(output: &mut impl Write, line: &str) -> Result<(), Failure> {
+    let printed = writeln!(output, "{line}").and_then(|()| output.flush());
+    printed.map_err(|error| Failure::Final(format!("printing: {error}")))
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Final(reason) | Self::Passing(reason, _)) = self;
+        f.write_str(reason)
+    }
+}
+
+/// For an answer, beyond the time that it may be held.
+const SLACK: Duration = Duration::from_secs(10);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
