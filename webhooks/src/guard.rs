@@ -1,0 +1,299 @@
+//! Where the sender may be sent (SSRF). Whoever registers an endpoint chooses an address that this
+//! machine then calls, from inside its own network.
+//!
+//! Only resolved addresses are judged, so `0x7f.1`, `localhost.` and a name that points at
+//! 127.0.0.1 need no rule of their own. A name is resolved once for each connection, every answer is
+//! judged, and the judged address is the one that is dialed: an answer that changes in between
+//! changes nothing.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use tokio::net::lookup_host;
+use url::{Host, Url};
+
+/// The most addresses of one name that are looked at.
+const MAX_ADDRESSES: usize = 16;
+
+/// What is allowed beyond https to public addresses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Guard {
+    /// Plain `http://`.
+    pub http: bool,
+    /// This machine: 127.0.0.0/8 and ::1.
+    pub loopback: bool,
+    /// The networks of RFC 1918, 100.64.0.0/10 and fc00::/7.
+    pub private: bool,
+}
+
+impl Guard {
+    /// Judges what the URL alone says.
+    ///
+    /// # Errors
+    /// A scheme that is not allowed, or a user name, which would end up in logs.
+    pub fn check(&self, url: &Url) -> Result<(), Refused> {
+        match url.scheme() {
+            "http" if self.http => {}
+            "http" => return Err(Refused::Http),
+            "https" => return Err(Refused::Https),
+            _ => return Err(Refused::Scheme),
+        }
+        if url.username().is_empty() && url.password().is_none() {
+            Ok(())
+        } else {
+            Err(Refused::UserInfo)
+        }
+    }
+
+    /// The addresses to dial for `url`, in this order. All of them are allowed: one answer that is
+    /// not makes the whole name suspect.
+    ///
+    /// # Errors
+    /// A name that does not resolve, or an address that is not allowed.
+    pub async fn resolve(&self, url: &Url) -> Result<Vec<SocketAddr>, Unresolved> {
+        let port = url.port_or_known_default().unwrap_or(80);
+        let addresses: Vec<SocketAddr> = match url.host() {
+            Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
+            Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
+            Some(Host::Domain(name)) => lookup_host((name, port)).await?.collect(),
+            None => Vec::new(),
+        };
+        if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
+            let count = format!("{} addresses", addresses.len());
+            return Err(Unresolved::Dns(io::Error::other(count)));
+        }
+        for address in &addresses {
+            self.judge(address.ip())?;
+        }
+        Ok(addresses)
+    }
+
+    fn judge(&self, ip: IpAddr) -> Result<(), Refused> {
+        let allowed = match reach(ip) {
+            Reach::Public => true,
+            Reach::Loopback => self.loopback,
+            Reach::Private => self.private,
+            Reach::Never => false,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Refused::Address(ip, reach(ip)))
+        }
+    }
+}
+
+/// How far an address reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// This machine.
+    Loopback,
+    /// Link-local (cloud metadata), multicast, documentation, tunnels and what is unassigned.
+    Never,
+    /// The networks inside.
+    Private,
+    /// Everybody.
+    Public,
+}
+
+fn reach(ip: IpAddr) -> Reach {
+    match ip {
+        IpAddr::V4(ip) => reach_v4(ip),
+        IpAddr::V6(ip) => reach_v6(ip),
+    }
+}
+
+/// The registry of special addresses (RFC 6890, as IANA keeps it); all else is public.
+fn reach_v4(ip: Ipv4Addr) -> Reach {
+    match ip.octets() {
+        [127, ..] => Reach::Loopback,
+        [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => Reach::Private,
+        [0, ..] | [169, 254, ..] | [224..=255, ..] => Reach::Never,
+        [192, 0, 0 | 2, _] | [192, 88, 99, _] => Reach::Never,
+        [198, 18..=19, ..] | [198, 51, 100, _] | [203, 0, 113, _] => Reach::Never,
+        _ => Reach::Public,
+    }
+}
+
+/// Only 2000::/3 is public, without its special parts. An IPv4 address in the form of an IPv6 one
+/// is judged as itself.
+fn reach_v6(ip: Ipv6Addr) -> Reach {
+    if let Some(embedded) = ip.to_ipv4_mapped() {
+        return reach_v4(embedded);
+    }
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => Reach::Loopback,
+        // NAT64 (RFC 6052): the network turns it into the IPv4 address.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            reach_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        [0xfc00..=0xfdff, ..] => Reach::Private,
+        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x2002, ..] => Reach::Never,
+        [0x3fff, 0..=0xfff, ..] => Reach::Never,
+        [0x2000..=0x3fff, ..] => Reach::Public,
+        _ => Reach::Never,
+    }
+}
+
+/// A target that is not allowed. The text names the flag that would allow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It resolves to this address.
+    Address(IpAddr, Reach),
+    /// Plain http.
+    Http,
+    /// https, which this sender does not speak.
+    Https,
+    /// Neither.
+    Scheme,
+    /// `http://user@host/`.
+    UserInfo,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip, Reach::Loopback) => {
+                write!(f, "{ip} is this machine (--allow-loopback)")
+            }
+            Self::Address(ip, Reach::Private) => {
+                write!(f, "{ip} is a private address (--allow-private)")
+            }
+            Self::Address(ip, _) => write!(f, "{ip} is not a public address"),
+            Self::Http => f.write_str("plain http is not allowed (--allow-http)"),
+            Self::Https => f.write_str("https is not spoken by this sender: only http:// URLs"),
+            Self::Scheme => f.write_str("the scheme is not http"),
+            Self::UserInfo => f.write_str("the URL carries a user name or password"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Why there is no address to dial.
+#[derive(Debug, thiserror::Error)]
+pub enum Unresolved {
+    /// The name has no address now; it may have one later.
+    #[error("the name does not resolve: {0}")]
+    Dns(#[from] io::Error),
+    /// It has one that is not allowed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        for (ip, expected) in [
+            ("1.1.1.1", Reach::Public),
+            ("172.32.0.1", Reach::Public),
+            ("100.128.0.1", Reach::Public),
+            ("2606:4700::1111", Reach::Public),
+            ("2001:4860::8888", Reach::Public),
+            ("64:ff9b::101:101", Reach::Public),
+            ("127.255.255.254", Reach::Loopback),
+            ("::1", Reach::Loopback),
+            ("::ffff:127.0.0.1", Reach::Loopback),
+            ("64:ff9b::7f00:1", Reach::Loopback),
+            ("10.0.0.1", Reach::Private),
+            ("172.16.0.1", Reach::Private),
+            ("172.31.255.255", Reach::Private),
+            ("192.168.1.1", Reach::Private),
+            ("100.64.0.1", Reach::Private),
+            ("::ffff:10.0.0.1", Reach::Private),
+            ("fd00:ec2::254", Reach::Private),
+            ("0.0.0.0", Reach::Never),
+            ("169.254.169.254", Reach::Never),
+            ("::ffff:169.254.169.254", Reach::Never),
+            ("64:ff9b::a9fe:a9fe", Reach::Never),
+            ("192.0.0.1", Reach::Never),
+            ("192.0.2.1", Reach::Never),
+            ("192.88.99.1", Reach::Never),
+            ("198.19.0.1", Reach::Never),
+            ("198.51.100.1", Reach::Never),
+            ("203.0.113.1", Reach::Never),
+            ("224.0.0.1", Reach::Never),
+            ("255.255.255.255", Reach::Never),
+            ("::", Reach::Never),
+            ("::127.0.0.1", Reach::Never),
+            ("64:ff9b:1::1", Reach::Never),
+            ("fe80::1", Reach::Never),
+            ("fec0::1", Reach::Never),
+            ("ff02::1", Reach::Never),
+            ("2001::1", Reach::Never),
+            ("2001:db8::1", Reach::Never),
+            ("2002:7f00:1::", Reach::Never),
+            ("3fff::1", Reach::Never),
+        ] {
+            assert_eq!(reach(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_target_has_its_flag() {
+        let strict = Guard::default();
+        let loopback = Guard {
+            loopback: true,
+            ..strict
+        };
+        let private = Guard {
+            private: true,
+            ..strict
+        };
+        for (ip, allowed) in [
+            ("127.0.0.1", [false, true, false]),
+            ("10.1.2.3", [false, false, true]),
+            ("169.254.169.254", [false, false, false]),
+            ("1.1.1.1", [true, true, true]),
+        ] {
+            let ip = ip.parse().unwrap();
+            let judged = [strict, loopback, private].map(|guard| guard.judge(ip).is_ok());
+            assert_eq!(judged, allowed, "{ip}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_url_says_in_a_strange_way_is_judged_by_where_it_leads() {
+        let guard = Guard {
+            http: true,
+            ..Guard::default()
+        };
+        for url in [
+            "http://127.1/",
+            "http://0x7f.1/",
+            "http://2130706433/",
+            "http://017700000001/",
+            "http://[::1]/",
+            "http://[::ffff:7f00:1]/",
+            "http://localhost/",
+            "http://localhost./",
+        ] {
+            let url = Url::parse(url).unwrap();
+            let refused = guard.resolve(&url).await.unwrap_err();
+            assert!(
+                refused.to_string().ends_with("(--allow-loopback)")
+                    || matches!(refused, Unresolved::Dns(_)),
+                "{url}: {refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_scheme_is_judged_before_anything_is_looked_up() {
+        let check = |guard: Guard, url| guard.check(&Url::parse(url).unwrap());
+        let http = Guard {
+            http: true,
+            ..Guard::default()
+        };
+        assert_eq!(check(http, "http://a/"), Ok(()));
+        assert_eq!(check(Guard::default(), "http://a/"), Err(Refused::Http));
+        assert_eq!(check(http, "https://a/"), Err(Refused::Https));
+        assert_eq!(check(http, "ftp://a/"), Err(Refused::Scheme));
+        assert_eq!(check(http, "http://u:p@a/"), Err(Refused::UserInfo));
+    }
+}

@@ -1,0 +1,146 @@
+//! From request to answer. What both programs have in common is here; each then has its own routes.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use common::{Problem, publish};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+};
+
+use crate::{App, Program, body, endpoints::Endpoints};
+
+/// Answers one request.
+pub(crate) async fn route(
+    app: Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let allowed_origin = app.browsers.allowed_origin(request.headers());
+    let answered = answer(&app, request).await;
+    let mut response = answered.unwrap_or_else(Problem::into_response);
+    app.browsers.finish(allowed_origin, &mut response);
+    Ok(response)
+}
+
+async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    let path = request.uri().path().to_owned();
+    if !app.program.is_signed(&path) {
+        let safe = reads(&request) || request.method() == Method::OPTIONS;
+        app.browsers.check(&request, !safe)?;
+    }
+    admit(&request)?;
+    if let Some(preflight) = app.browsers.preflight(&request) {
+        return Ok(preflight);
+    }
+    if reads(&request) && !request.body().is_end_stream() {
+        return Err(Problem::bad_request("a GET has no body"));
+    }
+    match (path.as_str(), &app.program) {
+        ("/", program) if reads(&request) => Ok(text("text/html; charset=utf-8", program.page())),
+        ("/healthz", _) if reads(&request) => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        (path, Program::Receiver(receiver)) => receiver.answer(app, path, request).await,
+        (path, Program::Sender(endpoints)) => sender(app, endpoints, path, request).await,
+    }
+}
+
+/// The place for authentication and authorization: called before any route, admits everything.
+fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
+    Ok(())
+}
+
+/// The sender's own routes. Nobody subscribes by a GET: to subscribe is to register an endpoint.
+async fn sender(
+    app: &App,
+    endpoints: &Endpoints,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let posts = request.method() == Method::POST;
+    if let Some(topic) = path.strip_prefix("/topics/") {
+        if !posts {
+            return Err(Problem::method_not_allowed("POST"));
+        }
+        return publish(&app.feed, app.config.publish_limits(), topic, request).await;
+    }
+    match path.strip_prefix("/endpoints") {
+        Some("") if posts => register(app, endpoints, request).await,
+        Some("") if reads(&request) => {
+            let list = endpoints.list();
+            let list: Vec<_> = list.iter().map(|endpoint| endpoint.to_json(None)).collect();
+            let list = format!("{{\"endpoints\":[{}]}}", list.join(","));
+            Ok(json(StatusCode::OK, list))
+        }
+        Some("") => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        Some(rest) if rest.starts_with('/') => one(endpoints, &rest[1..], &request),
+        _ => Err(Problem::not_found(path)),
+    }
+}
+
+async fn register(
+    app: &App,
+    endpoints: &Endpoints,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let body = body::json(request, app.config.publish_limits()).await?;
+    let endpoint = endpoints.register(&body).await?;
+    let secret = endpoint.secrets[0].reveal();
+    let mut response = json(StatusCode::CREATED, endpoint.to_json(Some(secret)));
+    let location = format!("/endpoints/{}", endpoint.id);
+    let location = HeaderValue::try_from(location).expect("an endpoint's id is header text");
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// `/endpoints/{id}` and `/endpoints/{id}/deliveries`.
+fn one<B>(
+    endpoints: &Endpoints,
+    rest: &str,
+    request: &Request<B>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let (id, part) = rest.split_once('/').unwrap_or((rest, ""));
+    let missing = || Problem::not_found(request.uri().path());
+    let endpoint = endpoints.find(id).ok_or_else(missing)?;
+    match part {
+        "" if rest.ends_with('/') => Err(missing()),
+        "" if reads(request) => Ok(json(StatusCode::OK, endpoint.to_json(None))),
+        "" if request.method() == Method::DELETE => {
+            endpoints.remove(id);
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
+        "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD")),
+        "deliveries" if reads(request) => Ok(json(StatusCode::OK, endpoint.deliveries_json())),
+        "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ => Err(missing()),
+    }
+}
+
+/// Whether the request only reads.
+pub(crate) fn reads<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.into()));
+    *response.status_mut() = status;
+    let fields = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"), // it changes by itself
+    ];
+    let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    response.headers_mut().extend(fields);
+    response
+}
+
+fn text(content_type: &'static str, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
