@@ -1,1 +1,129 @@
-//! stub
+//! WebSockets: one upgraded connection, both ways.
+//!
+//! The client asks once to change the protocol, and from then on both sides say what they want when
+//! they want: the client publishes, the server answers and notifies. A session is a few cursors: it
+//! pulls pages from the feed when its socket takes bytes, so a slow reader has no queue here, and a
+//! client that comes back with its last id has missed nothing. From the top:
+//!
+//! - [`run`] serves until it is told to shut down;
+//! - `serve.rs` accepts connections, hands each to hyper, and keeps it when hyper has upgraded it;
+//! - `route.rs` turns a request into an answer, `handshake.rs` is the answer that upgrades;
+//! - `session.rs` is what happens then: one task, one `select!`;
+//! - `socket.rs` drives tungstenite on any async stream, `protocol.rs` reads and writes the JSON in
+//!   its frames, `close.rs` ends it so that the peer learns why.
+
+mod close;
+mod handshake;
+mod protocol;
+mod route;
+mod serve;
+mod session;
+mod socket;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Parser;
+use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// WebSockets: one upgraded connection, both ways.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "websockets", version)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8004", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Open sessions; one more is told when to come again.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub max_subscribers: usize,
+    /// Open connections; newcomers beyond wait in the kernel's backlog [default: subscribers + 256].
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Messages kept per topic.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub retain: usize,
+    /// Bytes of one published body.
+    #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
+    pub max_message: usize,
+    /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
+    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    pub read_timeout: Duration,
+    /// Seconds for which a client may take no byte of what is written to it.
+    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    pub stall: Duration,
+    /// Seconds from the signal until what is still open is cut.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    pub drain: Duration,
+    /// A page's origin that may publish and read from a browser; repeatable.
+    #[arg(long, value_name = "ORIGIN")]
+    pub allow_origin: Vec<Origin>,
+    /// Seconds of a client's silence until it is pinged.
+    #[arg(long, default_value = "20", value_parser = seconds, value_name = "SECONDS")]
+    pub ping: Duration,
+    /// Seconds that a pinged client has to answer; any byte will do.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    pub pong: Duration,
+    /// Serve /echo, which sends every message back, for conformance suites and measuring.
+    #[arg(long)]
+    pub echo: bool,
+}
+
+impl Default for Config {
+    /// The command line's defaults.
+    fn default() -> Self {
+        Self::try_parse_from(["websockets"]).expect("every knob has a default")
+    }
+}
+
+impl Config {
+    /// Connections that may be open at one time.
+    pub fn connections(&self) -> usize {
+        self.max_connections
+            .unwrap_or(self.max_subscribers.saturating_add(256))
+    }
+
+    /// Lowers the limits to the descriptors that the process may have, and keeps a quarter of them
+    /// for publishers and health checks.
+    pub fn fit(&mut self) {
+        let connections = fit_descriptors(self.connections());
+        if connections < self.connections() {
+            self.max_subscribers = self.max_subscribers.min(connections / 4 * 3);
+        }
+        self.max_connections = Some(connections);
+    }
+
+    fn publish_limits(&self) -> PublishLimits {
+        PublishLimits {
+            max_message: self.max_message,
+            body_timeout: self.read_timeout,
+        }
+    }
+}
+
+/// What every connection shares.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) feed: Feed,
+    pub(crate) browsers: Browsers,
+    /// One permit for each session that may still open.
+    pub(crate) subscribers: Arc<Semaphore>,
+}
+
+/// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.drain`.
+///
+/// # Errors
+/// If the listener has no address.
+pub async fn run(
+    listener: TcpListener,
+    feed: Feed,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
+    let app = App {
+        feed: feed.handle(),
+        browsers: Browsers::new(config.allow_origin.clone(), listener.local_addr()?, ""),
+        subscribers: Arc::new(Semaphore::new(config.max_subscribers)),
+        config,
+    };
+    Ok(serve::serve(listener, Arc::new(app), shutdown).await)
+}

@@ -1,2 +1,30 @@
-//! stub
-fn main() {}
+//! Parse, bind, print the address, serve until a signal.
+
+use std::{io, process::ExitCode};
+
+use clap::Parser;
+use common::{Feed, Retention, listen, shutdown_signal};
+use websockets::{Config, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(io::stderr).init();
+    match start(Config::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(mut config: Config) -> io::Result<()> {
+    config.fit();
+    let feed = Feed::new(Retention {
+        messages: config.retain,
+        ..Retention::default()
+    });
+    let listener = listen(config.listen).await?;
+    run(listener, feed, config, shutdown_signal()).await?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! How a session ends, and what the peer learns of it (RFC 6455 §7).
+//!
+//! tungstenite returns an error and sends nothing; a peer would see its connection break and not
+//! know that its own frame was the reason. So the code goes on the wire here:
+//!
+//! | code | when | come again? |
+//! | --- | --- | --- |
+//! | the peer's own | it closed | as it likes |
+//! | 1002 | its frames break the protocol | no |
+//! | 1003 | a binary message | no |
+//! | 1007 | a text message that is not UTF-8 | no |
+//! | 1008 | no answer to a ping | yes |
+//! | 1009 | a message over the limit | no |
+//! | 1011 | the feed failed | yes, later |
+//! | 1012 | the server restarts | yes |
+
+use std::{fmt, io, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tungstenite::{
+    Error,
+    error::ProtocolError,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+use crate::socket::Socket;
+
+/// How long a peer has for its part of the closing.
+const CLOSING: Duration = Duration::from_secs(5);
+/// The longest reason in bytes: a control frame has 125, and the code takes two.
+const MAX_REASON: usize = 123;
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The peer sent a close frame, and tungstenite has queued the answer.
+    ByPeer,
+    /// We close, and the peer's answer is waited for.
+    Ours(CloseFrame),
+    /// Where the peer's next frame would begin is not known any more: we close, and no answer would
+    /// be understood.
+    Failed(CloseFrame),
+    /// There is nobody to tell: the peer has left without a close frame, was reset, or takes no bytes.
+    Gone(Error),
+}
+
+impl Ending {
+    /// We close with this code and reason.
+    pub(crate) fn ours(code: CloseCode, reason: &'static str) -> Self {
+        Self::Ours(CloseFrame {
+            code,
+            reason: reason.into(),
+        })
+    }
+
+    fn failed(code: CloseCode, error: &Error) -> Self {
+        let mut reason = error.to_string();
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        Self::Failed(CloseFrame {
+            code,
+            reason: reason.into(),
+        })
+    }
+}
+
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
+                Self::Gone(error)
+            }
+            Error::Protocol(_) => Self::failed(CloseCode::Protocol, &error),
+            Error::Utf8(_) => Self::failed(CloseCode::Invalid, &error),
+            Error::Capacity(_) => Self::failed(CloseCode::Size, &error),
+            _ => Self::failed(CloseCode::Error, &error),
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByPeer => f.write_str("closed by the peer"),
+            Self::Ours(frame) | Self::Failed(frame) => write!(f, "{frame}"),
+            Self::Gone(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// Ends the connection as `ending` asks for, in bounded time. What was pushed before is written
+/// first; what the peer sends from now on is not acted upon.
+pub(crate) async fn close<S>(mut socket: Socket<S>, ending: Ending)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // A peer that takes longer is cut off, whatever it was in the middle of.
+    let _ = timeout(CLOSING, goodbye(&mut socket, ending)).await;
+}
+
+async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match ending {
+        Ending::Gone(error) => return Err(error),
+        Ending::ByPeer => handshake(socket).await,
+        Ending::Ours(frame) => {
+            socket.close(frame).await?;
+            handshake(socket).await;
+        }
+        Ending::Failed(frame) => socket.close(frame).await?,
+    }
+    // The server closes first, so that TIME-WAIT is not the client's (§7.1.1). To drop a socket
+    // with unread bytes would reset the connection, and a reset can overtake the close frame.
+    socket.shutdown().await?;
+    socket.discard().await.map_err(io::Error::into)
+}
+
+/// Until both close frames are over, or the peer is gone.
+async fn handshake<S>(socket: &mut Socket<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while socket.next(true).await.is_ok() {}
+}

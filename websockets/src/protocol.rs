@@ -1,0 +1,157 @@
+//! The JSON in the frames, `feed.v1.json`, as pure functions.
+//!
+//! Every frame is a text message that holds an object with one member, whose name says what it is:
+//!
+//! | from the client | |
+//! | --- | --- |
+//! | `{"publish":{"topic":"chat","data":…,"ref":1}}` | also `"type"`, and `"key"`, the Idempotency-Key; answered by `ack` |
+//! | `{"subscribe":{"topics":["chat"],"after":"…","ref":2}}` | `after` is a cursor, `earliest` or `latest`, which is the default; answered by `subscribed` |
+//! | `{"unsubscribe":{"topics":["chat"],"ref":3}}` | answered by `subscribed` |
+//! | `{"received":{"id":"…"}}` | "I have it": counted, not answered |
+//! | `{"ping":{}}` | answered by `pong`, since a page cannot send a ping of the protocol |
+//!
+//! | from the server | |
+//! | --- | --- |
+//! | `{"message":{…}}` | the message, as on every wire |
+//! | `{"gap":{…}}` | what cannot be given, as on every wire |
+//! | `{"ack":{"ref":1,"id":"…","duplicate":false}}` | published |
+//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to it. `null` where only the gap that follows can tell |
+//! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the frame was not understood |
+//! | `{"pong":{}}` | |
+//! | `{"heartbeat":{"next":"…"}}` | all that there is up to `next` was sent; for those who asked with `?heartbeat=SECONDS`, and after a gap |
+
+use std::fmt;
+
+use bytes::Bytes;
+use common::{Cursor, Gap, Message, Problem, Published};
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::{json, value::RawValue};
+
+/// The longest `ref` in bytes of JSON.
+const MAX_REF: usize = 64;
+
+/// What a client asks. Names and cursors are still text: what is wrong with them is told with the
+/// command's `ref`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Command<'a> {
+    #[serde(borrow)]
+    Publish(Publish<'a>),
+    #[serde(borrow)]
+    Subscribe(Subscribe<'a>),
+    #[serde(borrow)]
+    Unsubscribe(Unsubscribe<'a>),
+    Received(Received),
+    Ping {},
+}
+
+/// A misspelt `afer` is refused, and not a subscription that begins elsewhere.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Publish<'a> {
+    pub(crate) topic: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    #[serde(borrow)]
+    pub(crate) data: &'a RawValue,
+    /// The same key and message again are published once.
+    pub(crate) key: Option<String>,
+    #[serde(borrow, rename = "ref")]
+    pub(crate) reference: Ref<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Subscribe<'a> {
+    pub(crate) topics: Vec<String>,
+    pub(crate) after: Option<String>,
+    #[serde(borrow, rename = "ref")]
+    pub(crate) reference: Ref<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unsubscribe<'a> {
+    pub(crate) topics: Vec<String>,
+    #[serde(borrow, rename = "ref")]
+    pub(crate) reference: Ref<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Received {
+    pub(crate) id: String,
+}
+
+/// By what a client knows the answer again: a string or a number, echoed byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ref<'a>(&'a str);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Ref<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        let scalar = json.starts_with(|first| matches!(first, '"' | '-' | '0'..='9'));
+        if !scalar || json.len() > MAX_REF {
+            let expected = format!("ref is a string or a number of at most {MAX_REF} bytes");
+            return Err(D::Error::custom(expected));
+        }
+        Ok(Self(json))
+    }
+}
+
+impl fmt::Display for Ref<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Reads one text message.
+pub(crate) fn parse(text: &str) -> Result<Command<'_>, Problem> {
+    serde_json::from_str(text)
+        .map_err(|error| Problem::bad_request(format!("not a command: {error}")))
+}
+
+/// The message's one encoding in its envelope.
+pub(crate) fn message(message: &Message) -> Bytes {
+    const ENVELOPE: &[u8] = b"{\"message\":";
+    let mut frame = Vec::with_capacity(ENVELOPE.len() + message.json.len() + 1);
+    frame.extend_from_slice(ENVELOPE);
+    frame.extend_from_slice(&message.json);
+    frame.push(b'}');
+    frame.into()
+}
+
+pub(crate) fn gap(gap: &Gap) -> String {
+    format!(r#"{{"gap":{}}}"#, gap.to_json())
+}
+
+pub(crate) fn ack(reference: Ref<'_>, published: Published) -> String {
+    let Published { id, duplicate } = published;
+    format!(r#"{{"ack":{{"ref":{reference},"id":"{id}","duplicate":{duplicate}}}}}"#)
+}
+
+/// `reference` is absent where the subscription was asked for in the path.
+pub(crate) fn subscribed(reference: Option<Ref<'_>>, next: Option<Cursor>) -> String {
+    let reference = ref_member(reference);
+    let next = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
+    format!(r#"{{"subscribed":{{{reference}"next":{next}}}}}"#)
+}
+
+pub(crate) fn error(reference: Option<Ref<'_>>, problem: &Problem) -> String {
+    let reference = ref_member(reference);
+    let status = problem.status.as_u16();
+    let detail = json!(problem.detail);
+    format!(r#"{{"error":{{{reference}"status":{status},"detail":{detail}}}}}"#)
+}
+
+pub(crate) fn pong() -> String {
+    r#"{"pong":{}}"#.to_owned()
+}
+
+pub(crate) fn heartbeat(next: Cursor) -> String {
+    format!(r#"{{"heartbeat":{{"next":"{next}"}}}}"#)
+}
+
+fn ref_member(reference: Option<Ref<'_>>) -> String {
+    reference.map_or(String::new(), |reference| format!("\"ref\":{reference},"))
+}

@@ -1,0 +1,132 @@
+//! From request to answer.
+
+use std::{
+    convert::Infallible,
+    num::NonZeroU16,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use common::{After, Problem, Query, publish};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+    upgrade::{self, OnUpgrade},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{App, handshake, session::Asked};
+
+/// Seconds after which a client that found no place may ask again.
+const RETRY_AFTER: u64 = 5;
+/// The longest message of /echo in bytes.
+const MAX_ECHO: usize = 16 * 1024 * 1024;
+
+/// A session that begins when the 101 is written.
+pub(crate) struct Opening {
+    pub(crate) upgrade: OnUpgrade,
+    pub(crate) asked: Asked,
+    pub(crate) max_message: usize,
+    /// Freed when the session ends, however it ends.
+    pub(crate) place: OwnedSemaphorePermit,
+}
+
+/// Answers one request. A session that it opens is left in `opening`.
+pub(crate) async fn route(
+    app: Arc<App>,
+    opening: &Mutex<Option<Opening>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let allowed_origin = app.browsers.allowed_origin(request.headers());
+    let answered = answer(&app, opening, request).await;
+    let mut response = answered.unwrap_or_else(Problem::into_response);
+    app.browsers.finish(allowed_origin, &mut response);
+    Ok(response)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    opening: &Mutex<Option<Opening>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let upgrades = handshake::is_asked(request.headers());
+    app.browsers
+        .check(&request, upgrades || request.method() == Method::POST)?;
+    admit(&request)?;
+    if let Some(preflight) = app.browsers.preflight(&request) {
+        return Ok(preflight);
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads && !request.body().is_end_stream() {
+        return Err(Problem::bad_request("a GET has no body"));
+    }
+    let path = request.uri().path().to_owned();
+    match (path.as_str(), path.strip_prefix("/topics/")) {
+        ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
+        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        ("/topics", _) if reads => open(app, opening, feed(None, &request)?, request),
+        (_, Some(topics)) if reads => open(app, opening, feed(Some(topics), &request)?, request),
+        ("/echo", _) if reads && app.config.echo => open(app, opening, Asked::Echo, request),
+        (_, Some(topic)) if request.method() == Method::POST && !upgrades => {
+            publish(&app.feed, app.config.publish_limits(), topic, request).await
+        }
+        (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        ("/topics", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ => Err(Problem::not_found(&path)),
+    }
+}
+
+/// The place for authentication and authorization: called before any route, admits everything.
+fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
+    Ok(())
+}
+
+/// Without `topics` the session opens unsubscribed.
+fn feed<B>(topics: Option<&str>, request: &Request<B>) -> Result<Asked, Problem> {
+    let query = Query::of(request.uri());
+    let after = query.get("after")?.unwrap_or(After::Latest);
+    let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
+    let topics = topics.map(str::parse).transpose();
+    Ok(Asked::Feed {
+        subscription: topics
+            .map_err(Problem::bad_request)?
+            .map(|topics| (topics, after)),
+        heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
+    })
+}
+
+/// Upgrades, if there is a place.
+fn open(
+    app: &App,
+    opening: &Mutex<Option<Opening>>,
+    asked: Asked,
+    mut request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let switching = handshake::answer(&request)?;
+    let Ok(place) = app.subscribers.clone().try_acquire_owned() else {
+        return Err(Problem::unavailable("at the subscriber limit", RETRY_AFTER));
+    };
+    let max_message = match asked {
+        Asked::Echo => MAX_ECHO,
+        Asked::Feed { .. } => app.config.max_message,
+    };
+    *opening.lock().expect("nothing panics under this lock") = Some(Opening {
+        upgrade: upgrade::on(&mut request),
+        asked,
+        max_message,
+        place,
+    });
+    Ok(switching)
+}
+
+fn text(content_type: &'static str, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,426 @@
+//! A session: one task, one `select!` over socket, feed, time and shutdown.
+//!
+//! There is no queue. A page is pulled from the feed when all before it is written, so a peer that
+//! does not read costs its socket and a page, and pushes back as far as the feed, where it falls
+//! behind and is told of the gap. A peer that sends and does not read what is answered is not read
+//! any further, and its own socket fills.
+//!
+//! A subscription is a set of topics and a cursor of its own, so that one which catches up does not
+//! move the cursor of one which is live. No topic is in two of them: nothing is sent twice. What a
+//! client keeps is the same: per subscription, the last id that it got, to subscribe after when it
+//! comes back.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use common::{
+    After, Cursor, Data, Draft, Feed, FeedError, Page, PageLimit, Problem, Published, Topic, Topics,
+};
+use futures_util::future::select_all;
+use hyper::StatusCode;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+use tungstenite::{Message, protocol::frame::coding::CloseCode};
+
+use crate::{
+    App,
+    close::{self, Ending},
+    protocol::{self, Command, Publish, Received, Ref, Subscribe},
+    socket::{Event, Socket},
+};
+
+/// What one page may carry: about what a socket takes at once.
+const PAGE: PageLimit = PageLimit {
+    messages: 100,
+    bytes: 16 * 1024,
+};
+/// When so many bytes wait to be written, nothing more is read: the answers would have no place.
+const MAX_UNSENT: usize = 64 * 1024;
+/// Subscriptions of one session; each has up to 64 topics.
+const MAX_SUBSCRIPTIONS: usize = 16;
+
+/// What the client asked for in its handshake.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A session, perhaps subscribed from the first byte, perhaps with heartbeats.
+    Feed {
+        subscription: Option<(Topics, After)>,
+        heartbeat: Option<Duration>,
+    },
+    /// Its own messages back.
+    Echo,
+}
+
+/// One session, from the upgrade to the last byte.
+pub(crate) async fn run<S>(
+    app: Arc<App>,
+    socket: Socket<S>,
+    asked: Asked,
+    draining: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut session = Session::new(app, socket, draining);
+    let ending = match session.open(asked) {
+        Ok(()) => session.live().await,
+        Err(ending) => ending,
+    };
+    let (published, received) = (session.published, session.received);
+    debug!(%ending, published, received, "session ended");
+    close::close(session.socket, ending).await;
+}
+
+struct Session<S> {
+    app: Arc<App>,
+    socket: Socket<S>,
+    draining: watch::Receiver<bool>,
+    subscriptions: Subscriptions,
+    /// Messages are only sent back.
+    echo: bool,
+    /// When to see whether the peer is alive.
+    check_at: Instant,
+    /// When the ping was sent that no byte has answered yet.
+    pinged: Option<Instant>,
+    /// How often the client wants to hear where it stands, and when next.
+    heartbeat: Option<(Duration, Instant)>,
+    /// Messages that the client published.
+    published: u64,
+    /// Messages that the client said it had received.
+    received: u64,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    fn new(app: Arc<App>, socket: Socket<S>, draining: watch::Receiver<bool>) -> Self {
+        Self {
+            subscriptions: Subscriptions {
+                feed: app.feed.clone(),
+                all: Vec::new(),
+            },
+            check_at: Instant::now() + app.config.ping,
+            app,
+            socket,
+            draining,
+            echo: false,
+            pinged: None,
+            heartbeat: None,
+            published: 0,
+            received: 0,
+        }
+    }
+
+    fn open(&mut self, asked: Asked) -> Result<(), Ending> {
+        let Asked::Feed {
+            subscription,
+            heartbeat,
+        } = asked
+        else {
+            self.echo = true;
+            return Ok(());
+        };
+        self.heartbeat = heartbeat.map(|every| (every, Instant::now() + every));
+        if let Some((topics, after)) = subscription {
+            let next = self.subscriptions.add(topics, after);
+            self.socket.push_text(protocol::subscribed(None, next))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on until one side ends it.
+    async fn live(&mut self) -> Ending {
+        loop {
+            let unsent = self.socket.unsent();
+            let tick_at = self.tick_at();
+            let step = tokio::select! {
+                event = self.socket.next(unsent < MAX_UNSENT) => self.handle(event).await,
+                page = self.subscriptions.next(), if unsent == 0 => self.deliver(page),
+                () = sleep_until(tick_at) => self.tick().await,
+                () = drain(&mut self.draining) => Err(restart()),
+            };
+            if let Err(ending) = step {
+                return ending;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Result<Event, tungstenite::Error>) -> Result<(), Ending> {
+        let Event::Received(message) = event? else {
+            return Ok(()); // All is written: there is room for a page.
+        };
+        match message {
+            Message::Text(_) | Message::Binary(_) if self.echo => Ok(self.socket.push(message)?),
+            Message::Text(text) => self.obey(&text).await,
+            Message::Binary(_) => Err(Ending::ours(CloseCode::Unsupported, "text messages only")),
+            Message::Close(_) => Err(Ending::ByPeer),
+            // tungstenite answers pings; a pong was life, as any byte is.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+        }
+    }
+
+    async fn obey(&mut self, text: &str) -> Result<(), Ending> {
+        let answer = match protocol::parse(text) {
+            Ok(Command::Publish(publish)) => {
+                let published = self.publish(&publish).await;
+                answer(publish.reference, published, protocol::ack)
+            }
+            Ok(Command::Subscribe(subscribe)) => {
+                let next = self.subscribe(&subscribe);
+                answer(subscribe.reference, next, subscribed)
+            }
+            Ok(Command::Unsubscribe(unsubscribe)) => {
+                let topics = parse_topics(&unsubscribe.topics);
+                let next = topics.map(|topics| self.subscriptions.remove(&topics));
+                answer(unsubscribe.reference, next, subscribed)
+            }
+            Ok(Command::Received(received)) => match self.note(&received) {
+                Ok(()) => return Ok(()),
+                Err(problem) => protocol::error(None, &problem),
+            },
+            Ok(Command::Ping {}) => protocol::pong(),
+            Err(problem) => protocol::error(None, &problem),
+        };
+        Ok(self.socket.push_text(answer)?)
+    }
+
+    async fn publish(&mut self, publish: &Publish<'_>) -> Result<Published, Problem> {
+        let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
+        let kind = publish.kind.as_deref().map(str::parse).transpose();
+        let draft = Draft {
+            kind: kind.map_err(Problem::bad_request)?.unwrap_or_default(),
+            data: Data::json(publish.data.get().as_bytes()).map_err(Problem::bad_request)?,
+        };
+        let published = match &publish.key {
+            None => self.app.feed.publish(topic, draft).await?,
+            Some(key) => {
+                let key = key.parse().map_err(Problem::bad_request)?;
+                self.app.feed.publish_once(topic, draft, key).await?
+            }
+        };
+        self.published += 1;
+        Ok(published)
+    }
+
+    /// Where the new subscription starts, if that can be told.
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<Option<Cursor>, Problem> {
+        let topics = parse_topics(&subscribe.topics)?;
+        let after = subscribe.after.as_deref();
+        let after = after.map_or(Ok(After::Latest), str::parse);
+        let after = after.map_err(|error| Problem::bad_request(format!("after: {error}")))?;
+        if let Some(topic) = self.subscriptions.first_of(&topics) {
+            let detail = format!("topic {topic} is subscribed already: unsubscribe first");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        if self.subscriptions.all.len() == MAX_SUBSCRIPTIONS {
+            let detail = format!("this session has {MAX_SUBSCRIPTIONS} subscriptions already");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        Ok(self.subscriptions.add(topics, after))
+    }
+
+    fn note(&mut self, received: &Received) -> Result<(), Problem> {
+        let id: Cursor = received.id.parse().map_err(Problem::bad_request)?;
+        self.received += 1;
+        debug!(%id, "received by the client");
+        Ok(())
+    }
+
+    fn deliver(&mut self, page: Result<Page, FeedError>) -> Result<(), Ending> {
+        let page = page.map_err(|error| match error {
+            FeedError::Closed => restart(),
+            error => {
+                warn!(%error, "the feed failed a session");
+                Ending::ours(CloseCode::Error, "the feed failed")
+            }
+        })?;
+        if let Some(gap) = &page.gap {
+            self.socket.push_text(protocol::gap(gap))?;
+        }
+        for message in &page.messages {
+            self.socket.push_text(protocol::message(message))?;
+        }
+        if page.gap.is_some() {
+            // Until here the client's position was the old one: cut off in between, it hears of the
+            // gap again.
+            self.tell_position()?;
+        }
+        Ok(())
+    }
+
+    fn tell_position(&mut self) -> Result<(), Ending> {
+        if let Some(next) = self.subscriptions.position() {
+            self.socket.push_text(protocol::heartbeat(next))?;
+        }
+        Ok(())
+    }
+
+    /// When there is something to do without anything happening.
+    fn tick_at(&self) -> Instant {
+        let heartbeat = self.heartbeat.map(|(_, at)| at);
+        heartbeat.map_or(self.check_at, |at| at.min(self.check_at))
+    }
+
+    async fn tick(&mut self) -> Result<(), Ending> {
+        let now = Instant::now();
+        self.subscriptions.pass_by_quiet().await;
+        if let Some((every, at)) = &mut self.heartbeat
+            && *at <= now
+        {
+            *at = now + *every;
+            self.tell_position()?;
+        }
+        if self.check_at <= now {
+            self.check_at = self.check(now)?;
+        }
+        Ok(())
+    }
+
+    /// Pings a peer that has been silent, gives up one that stays so, and says when to look again.
+    fn check(&mut self, now: Instant) -> Result<Instant, Ending> {
+        let (ping, pong) = (self.app.config.ping, self.app.config.pong);
+        let heard = self.socket.heard();
+        let unanswered = self.pinged.take().is_some_and(|pinged| heard < pinged);
+        if self.socket.unsent() > 0 {
+            // A ping would wait behind what the peer does not take: here the stall guard judges.
+            return Ok(now + ping);
+        }
+        if unanswered {
+            return Err(Ending::ours(CloseCode::Policy, "no answer to a ping"));
+        }
+        if now < heard + ping {
+            return Ok(heard + ping);
+        }
+        let payload = rand::random::<[u8; 4]>().to_vec();
+        self.socket.push(Message::Ping(payload.into()))?;
+        self.pinged = Some(now);
+        Ok(now + pong)
+    }
+}
+
+/// What a session reads of the feed. No topic is in two subscriptions.
+struct Subscriptions {
+    feed: Feed,
+    /// The one that was served longest ago is in front.
+    all: Vec<Subscription>,
+}
+
+struct Subscription {
+    topics: Topics,
+    /// Everything up to here was handed to the socket.
+    after: After,
+}
+
+impl Subscriptions {
+    /// Where the subscription starts, if that can be told.
+    fn add(&mut self, topics: Topics, mut after: After) -> Option<Cursor> {
+        let start = self.feed.position(&topics, &after);
+        if let (After::Latest, Some(start)) = (&after, start) {
+            after = start.into();
+        }
+        self.all.push(Subscription { topics, after });
+        start
+    }
+
+    /// Up to where everything of these topics was sent.
+    fn remove(&mut self, topics: &Topics) -> Option<Cursor> {
+        let leaves = |topic: &Topic| topics.iter().any(|leaving| leaving == topic);
+        let all = std::mem::take(&mut self.all);
+        let (touched, untouched): (Vec<_>, _) = all
+            .into_iter()
+            .partition(|subscription| subscription.topics.iter().any(leaves));
+        self.all = untouched;
+        let position = self.position_of(&touched);
+        for Subscription { topics, after } in touched {
+            let stay = topics.iter().filter(|topic| !leaves(topic)).cloned();
+            if let Ok(topics) = Topics::try_from(stay.collect::<Vec<_>>()) {
+                self.all.push(Subscription { topics, after });
+            }
+        }
+        position
+    }
+
+    /// The first of these topics that is in a subscription.
+    fn first_of<'a>(&self, topics: &'a Topics) -> Option<&'a Topic> {
+        let has = |subscription: &Subscription, topic: &Topic| {
+            subscription.topics.iter().any(|other| other == topic)
+        };
+        let is_subscribed = |topic: &&Topic| self.all.iter().any(|one| has(one, topic));
+        topics.iter().find(is_subscribed)
+    }
+
+    /// The next page of any subscription.
+    async fn next(&mut self) -> Result<Page, FeedError> {
+        if self.all.is_empty() {
+            return pending().await;
+        }
+        let pages = self
+            .all
+            .iter()
+            .map(|Subscription { topics, after }| Box::pin(self.feed.next(topics, after, PAGE)));
+        let (page, index, _) = select_all(pages).await;
+        let page = page?;
+        self.all[index].after = page.next.into();
+        self.all.rotate_left(index + 1);
+        Ok(page)
+    }
+
+    /// Up to where everything of all subscriptions was sent, if that can be told.
+    fn position(&self) -> Option<Cursor> {
+        self.position_of(&self.all)
+    }
+
+    fn position_of(&self, subscriptions: &[Subscription]) -> Option<Cursor> {
+        let positions = subscriptions.iter().map(|subscription| {
+            self.feed
+                .position(&subscription.topics, &subscription.after)
+        });
+        let positions = positions.collect::<Option<Vec<_>>>()?;
+        let lowest = positions.into_iter().min_by_key(|position| position.seq);
+        Some(lowest.unwrap_or_else(|| self.feed.head()))
+    }
+
+    /// Moves the cursors of subscriptions without news to the head, so that what is trimmed of
+    /// other topics does not look like a gap in theirs.
+    async fn pass_by_quiet(&mut self) {
+        for Subscription { topics, after } in &mut self.all {
+            if let Ok(page) = self.feed.read(topics, after, PAGE).await
+                && !page.is_news()
+            {
+                *after = page.next.into();
+            }
+        }
+    }
+}
+
+/// Resolves when the server drains.
+async fn drain(draining: &mut watch::Receiver<bool>) {
+    // That nobody is left to say so says it too.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+fn restart() -> Ending {
+    Ending::ours(CloseCode::Restart, "the server restarts")
+}
+
+fn parse_topics(names: &[String]) -> Result<Topics, Problem> {
+    let topics = names.iter().map(|name| name.parse());
+    let topics = topics.collect::<Result<Vec<Topic>, _>>();
+    Topics::try_from(topics.map_err(Problem::bad_request)?).map_err(Problem::bad_request)
+}
+
+fn subscribed(reference: Ref<'_>, next: Option<Cursor>) -> String {
+    protocol::subscribed(Some(reference), next)
+}
+
+/// The frame for what was done, or for why it was not.
+fn answer<'a, T>(
+    reference: Ref<'a>,
+    outcome: Result<T, Problem>,
+    frame: impl FnOnce(Ref<'a>, T) -> String,
+) -> String {
+    match outcome {
+        Ok(done) => frame(reference, done),
+        Err(problem) => protocol::error(Some(reference), &problem),
+    }
+}
