@@ -29,14 +29,19 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Resolves at the first SIGTERM or SIGINT (elsewhere Ctrl-C). From then on a second one exits the
-/// process at once.
-pub async fn shutdown_signal() {
-    signal().await;
-    info!("draining; a second signal exits at once");
-    tokio::spawn(async {
-        signal().await;
-        std::process::exit(1);
-    });
+/// process at once. Call it before anything tells the outside that the process is there: it listens
+/// for signals from the call on.
+pub fn shutdown_signal() -> impl Future<Output = ()> {
+    let first = signal();
+    async {
+        first.await;
+        info!("draining; a second signal exits at once");
+        let second = signal();
+        tokio::spawn(async {
+            second.await;
+            std::process::exit(1);
+        });
+    }
 }
 
 #[cfg(unix)]
