@@ -20,11 +20,12 @@ async fn main() -> ExitCode {
 
 async fn start(mut config: Config) -> io::Result<()> {
     config.fit();
+    let shutdown = shutdown_signal();
     let feed = Feed::new(Retention {
         messages: config.retain,
         ..Retention::default()
     });
     let listener = listen(config.listen).await?;
-    run(listener, feed, config, shutdown_signal()).await?;
+    run(listener, feed, config, shutdown).await?;
     Ok(())
 }

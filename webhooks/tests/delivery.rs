@@ -1,0 +1,395 @@
+//! What the sender promises to those who registered, and the receiver to the sender.
+
+mod setup;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::{After, Data, Draft, Feed, PageLimit, Retention};
+use serde_json::{Value, json};
+use setup::{
+    Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, publish, receiver, register,
+    register_as, send_json, soon, start, start_with,
+};
+use webhooks::{
+    Config,
+    schedule::Schedule,
+    verify::{
+        Tolerance, Unverified,
+        standard::{Secret, verify},
+    },
+};
+
+fn is_genuine(called: &Called, secret: &str) -> bool {
+    let fields = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let fields = fields.map(|name| (name, called.field(name).as_bytes()));
+    let secrets = [secret.parse::<Secret>().unwrap()];
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let body = Unverified::new(&called.body);
+    verify(body, fields, &secrets, now, Tolerance::default()).is_ok()
+}
+
+/// The scene of the source text.
+#[tokio::test]
+async fn the_payment_system_posts_and_hears_200_ok() {
+    let (app, received) = receiver().await;
+    let payment = start(local()).await;
+    let registration =
+        json!({"url": app.url("/webhook"), "topics": ["payments"], "secret": SECRET});
+    let path = register_as(&payment, registration).await;
+
+    let paid = send_json(
+        &payment,
+        "/topics/payments?type=payment.succeeded",
+        r#"{"status":"success"}"#,
+    )
+    .await;
+    let id = paid.json()["id"].clone();
+
+    let topics = "webhook".parse().unwrap();
+    let page = soon(received.next(&topics, &After::Earliest, PageLimit::default()))
+        .await
+        .unwrap();
+    let event: Value = serde_json::from_slice(&page.messages[0].json).unwrap();
+    assert_eq!(event["type"], "payment.succeeded");
+    assert_eq!(event["data"]["id"], id);
+    assert_eq!(
+        event["data"]["payload"]["data"],
+        json!({"status": "success"})
+    );
+
+    endpoint(&payment, &path, |endpoint| endpoint["delivered"] == 1).await;
+    let deliveries = payment.get(&format!("{path}/deliveries")).await.json();
+    assert_eq!(deliveries["attempts"][0]["status"], 200);
+    payment.stop().await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_is_these_bytes() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    register(&sender, &format!("{}/é?a=b#c", sink.url())).await;
+    let id = publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    let host = sink.url().replace("http://", "").replace("/webhook", "");
+    let (timestamp, signature) = (
+        called.field("webhook-timestamp"),
+        called.field("webhook-signature"),
+    );
+    let head = format!(
+        "POST /webhook/%C3%A9?a=b HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+         user-agent: webhooks/0.1.0\r\nwebhook-id: {id}\r\nwebhook-signature: {signature}\r\n\
+         webhook-timestamp: {timestamp}\r\ncontent-length: {}\r\n\r\n",
+        called.body.len(),
+    );
+    assert_eq!(called.head, head);
+    let message = String::from_utf8(called.body.clone()).unwrap();
+    assert!(
+        message.starts_with(&format!(
+            r#"{{"id":"{id}","topic":"a","type":"message","timestamp":""#
+        )),
+        "{message}"
+    );
+    assert!(message.ends_with(r#","data":"hello"}"#), "{message}");
+    assert!(is_genuine(&called, SECRET));
+    called.wire.send(OK).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn the_secret_is_made_of_32_bytes_and_shown_once() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let registration = json!({"url": sink.url(), "topics": ["a"]}).to_string();
+    let shown = send_json(&sender, "/endpoints", &registration).await.json();
+    let secret = shown["secret"].as_str().unwrap();
+    assert_eq!(secret.parse::<Secret>().unwrap().size(), 32);
+    let path = format!("/endpoints/{}", shown["id"].as_str().unwrap());
+    for path in ["/endpoints", &path] {
+        assert!(!sender.get(path).await.text().contains("secret"), "{path}");
+    }
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    assert!(is_genuine(&called, secret));
+    called.wire.send(OK).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeat_is_the_same_message_signed_anew() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut first = sink.called().await;
+    first.wire.send(FAILED).await;
+    let mut second = sink.called().await;
+    second.wire.send(OK).await;
+    assert_eq!(first.field("webhook-id"), second.field("webhook-id"));
+    assert_eq!(first.body, second.body);
+    assert!(is_genuine(&first, SECRET) && is_genuine(&second, SECRET));
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn only_a_complete_2xx_counts() {
+    let sender = start(local()).await;
+    let answer = |status: &str| {
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Length: 0\r\nLocation: http://169.254.169.254/\r\n\r\n"
+        )
+    };
+    for (bytes, counts) in [
+        (answer("200 OK"), true),
+        (answer("202 Accepted"), true),
+        ("HTTP/1.1 204 No Content\r\n\r\n".into(), true),
+        (format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}"), true),
+        ("HTTP/1.0 200\r\n\r\nuntil the close".into(), true),
+        (answer("301 Moved Permanently"), false),
+        (answer("307 Temporary Redirect"), false),
+        (answer("400 Bad Request"), false),
+        (answer("410 Gone"), false),
+        (answer("503 Service Unavailable"), false),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nshor".into(),
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a size".into(),
+            false,
+        ),
+        ("SSH-2.0-OpenSSH\r\n\r\n".into(), false),
+        ("".into(), false),
+    ] {
+        let sink = Sink::open().await;
+        let path = register(&sender, &sink.url()).await;
+        publish(&sender, "hello").await;
+        sink.answers(&bytes).await;
+        let attempted =
+            |endpoint: &Value| endpoint["delivered"] == 1 || endpoint["last_error"].is_string();
+        let endpoint = endpoint(&sender, &path, attempted).await;
+        assert_eq!(endpoint["delivered"] == 1, counts, "{bytes:?}: {endpoint}");
+        let client = sender.client();
+        client.request(hyper::Method::DELETE, &path).send().await;
+    }
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_is_told() {
+    let (sender, sink, elsewhere) = (start(local()).await, Sink::open().await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let redirect = format!(
+        "HTTP/1.1 307 T\r\nContent-Length: 0\r\nLocation: {}\r\n\r\n",
+        elsewhere.url()
+    );
+    sink.answers(&redirect).await;
+    // The next attempt is at the same place.
+    sink.answers(OK).await;
+    let endpoint = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    let told = format!(
+        "answered 307 Temporary Redirect; not followed to {}",
+        elsewhere.url()
+    );
+    assert_eq!(endpoint["last_error"], told);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_failed_does_not_hold_up_newer_ones() {
+    let config = Config {
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let (sender, sink) = (start(config).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "poison").await;
+    assert_eq!(sink.answers(FAILED).await, "poison");
+    publish(&sender, "newer").await;
+    assert_eq!(sink.answers(OK).await, "newer");
+    let endpoint = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    assert_eq!(
+        (&endpoint["waiting"], &endpoint["dead"]),
+        (&json!(1), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_and_a_dead_one_delay_no_other() {
+    let (sender, slow, good) = (start(local()).await, Sink::open().await, Sink::open().await);
+    let dead = Sink::open().await.url();
+    for url in [slow.url(), dead, good.url()] {
+        register(&sender, &url).await;
+    }
+    // More than the slow endpoint may have in flight.
+    for n in 0..20 {
+        let text = n.to_string();
+        publish(&sender, &text).await;
+        assert_eq!(good.answers(OK).await, text);
+    }
+}
+
+#[tokio::test]
+async fn after_the_schedule_a_delivery_is_dead_and_listed_with_its_reason() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let id = publish(&sender, "hello").await;
+    for _ in 0..3 {
+        sink.answers(FAILED).await;
+    }
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    let dead = &deliveries["dead"][0];
+    assert_eq!((&dead["id"], &dead["attempts"]), (&json!(id), &json!(3)));
+    assert_eq!(dead["reason"], "answered 500 Internal Server Error");
+    let attempts = deliveries["attempts"].as_array().unwrap();
+    for (attempt, number) in attempts.iter().zip(1..) {
+        assert_eq!(
+            (&attempt["id"], &attempt["attempt"]),
+            (&json!(id), &json!(number))
+        );
+        assert_eq!(
+            (&attempt["status"], &attempt["error"]),
+            (&json!(500), &json!("status"))
+        );
+        assert_eq!(attempt["next_attempt"].is_string(), number < 3);
+    }
+    // What is dead is settled: nothing is owed any more.
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn each_class_of_failure_has_its_word() {
+    let config = Config {
+        attempt_timeout: SHORT,
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let sender = start(config).await;
+    let (silent, rude) = (Sink::open().await, Sink::open().await);
+    let closed = Sink::open().await.url();
+    for (url, class) in [
+        (closed.as_str(), "connect"),
+        (&silent.url(), "timeout"),
+        (&rude.url(), "broken"),
+        ("http://name.invalid/", "dns"),
+    ] {
+        let path = register(&sender, url).await;
+        publish(&sender, "hello").await;
+        if class == "broken" {
+            sink_resets(&rude).await;
+        }
+        endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+        let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+        assert_eq!(
+            deliveries["attempts"][0]["error"], class,
+            "{url}: {deliveries}"
+        );
+        sender
+            .client()
+            .request(hyper::Method::DELETE, &path)
+            .send()
+            .await;
+    }
+    sender.stop().await;
+}
+
+async fn sink_resets(sink: &Sink) {
+    sink.called().await.wire.reset();
+}
+
+#[tokio::test]
+async fn only_the_topics_and_types_asked_for_are_delivered() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let registration = json!({"url": sink.url(), "topics": ["a", "b"], "types": ["x", "y"]});
+    let path = register_as(&sender, registration).await;
+    for (topic, kind, text) in [
+        ("a", "x", "1"),
+        ("a", "z", "no"),
+        ("c", "x", "no"),
+        ("a", "message", "no"),
+        ("b", "y", "2"),
+    ] {
+        sender
+            .post(&format!("/topics/{topic}?type={kind}"), text)
+            .await;
+    }
+    let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+    got.sort();
+    assert_eq!(got, ["1", "2"]);
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_what_is_published_after_it_registered() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    publish(&sender, "before").await;
+    register(&sender, &sink.url()).await;
+    publish(&sender, "after").await;
+    assert_eq!(sink.answers(OK).await, "after");
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn retry_after_leaves_the_whole_endpoint_alone() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    let busy = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nRetry-After: 3600\r\n\r\n";
+    sink.answers(busy).await;
+    let paused = endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    let later = publish(&sender, "later").await;
+    let still = sender.get(&path).await.json();
+    assert_eq!(still["after"], paused["after"], "{later} is not claimed");
+    let attempts = sender.get(&format!("{path}/deliveries")).await.json();
+    let attempt = &attempts["attempts"][0];
+    let time = |field: &str| humantime::parse_rfc3339(attempt[field].as_str().unwrap()).unwrap();
+    let pause = time("next_attempt").duration_since(time("at")).unwrap();
+    assert!((3_600..3_660).contains(&pause.as_secs()), "{pause:?}");
+}
+
+#[tokio::test]
+async fn a_short_retry_after_ends_and_everything_arrives() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    sink.answers("HTTP/1.1 503 S\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n")
+        .await;
+    publish(&sender, "later").await;
+    let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+    got.sort();
+    assert_eq!(got, ["first", "later"]);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn messages_that_the_feed_let_go_are_told_as_a_gap() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let config = Config {
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let (sender, sink) = (start_with(feed.clone(), config).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    let busy = "HTTP/1.1 503 S\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n";
+    sink.answers(busy).await;
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    for text in ["2", "3", "4", "5"] {
+        let topic = "a".parse().unwrap();
+        feed.publish(topic, Draft::new(Data::text(text)))
+            .await
+            .unwrap();
+    }
+    let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+    got.sort();
+    assert_eq!(got, ["4", "5"]);
+    let gaps = sender.get(&format!("{path}/deliveries")).await.json()["gaps"].clone();
+    assert_eq!(gaps[0]["reason"], "trimmed", "{gaps}");
+    sender.stop().await;
+}

@@ -1,0 +1,223 @@
+//! Every limit at its boundary.
+
+mod setup;
+
+use std::time::Duration;
+
+use common::harness::{End, Fault, FaultProxy, Faults};
+use serde_json::{Value, json};
+use setup::{
+    FAILED, OK, SHORT, Sink, endpoint, local, publish, register, send_json, small, soon, start,
+};
+use tokio::{net::TcpSocket, time::Instant};
+use webhooks::{Config, schedule::Schedule};
+
+/// One attempt, within a short time.
+fn hasty() -> Config {
+    Config {
+        attempt_timeout: SHORT,
+        schedule: Schedule::new([]),
+        ..local()
+    }
+}
+
+#[tokio::test]
+async fn at_the_endpoint_limit_one_more_is_refused_and_the_rest_goes_on() {
+    let config = Config {
+        max_endpoints: 2,
+        ..local()
+    };
+    let (sender, sink) = (start(config).await, Sink::open().await);
+    let first = register(&sender, &sink.url()).await;
+    let dead = register(&sender, &Sink::open().await.url()).await;
+    let registration = json!({"url": sink.url(), "topics": ["a"]}).to_string();
+    let refused = send_json(&sender, "/endpoints", &registration).await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(
+        refused.json()["detail"],
+        "there are 2 endpoints already (--max-endpoints)"
+    );
+    let asked = Instant::now();
+    assert_eq!(sender.get("/healthz").await.status, 200);
+    publish(&sender, "hello").await;
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert_eq!(sink.answers(OK).await, "hello");
+    sender
+        .client()
+        .request(hyper::Method::DELETE, &dead)
+        .send()
+        .await;
+    register(&sender, &sink.url()).await;
+    endpoint(&sender, &first, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_has_eight_attempts_at_one_time_and_one_while_it_fails() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    for n in 0..12 {
+        publish(&sender, &n.to_string()).await;
+    }
+    let full = endpoint(&sender, &path, |endpoint| endpoint["in_flight"] == 8).await;
+    assert!(full["after"].as_str().unwrap().ends_with("-8"), "{full}");
+    for _ in 0..8 {
+        sink.called().await.wire.send(FAILED).await;
+    }
+    // The first of the next has no company until it succeeds.
+    let mut only = sink.called().await;
+    endpoint(&sender, &path, |endpoint| {
+        endpoint["in_flight"] == 1 && endpoint["waiting"] != 0
+    })
+    .await;
+    only.wire.send(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["in_flight"] == 8).await;
+}
+
+#[tokio::test]
+async fn the_deadline_holds_for_connecting() {
+    // A backlog that is full: the kernel drops what would connect.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _waiting: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(tokio::net::TcpStream::connect(address)))
+        .collect();
+    let sender = start(hasty()).await;
+    let path = register(&sender, &format!("http://{address}/")).await;
+    let attempts = async {
+        loop {
+            publish(&sender, "hello").await;
+            let settled = |endpoint: &Value| endpoint["dead"] != 0;
+            let endpoint = endpoint(&sender, &path, settled).await;
+            if endpoint["last_error"] == "no whole answer within 0.1 s" {
+                break;
+            }
+        }
+    };
+    soon(attempts).await;
+}
+
+#[tokio::test]
+async fn the_deadline_includes_the_answers_body() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    for begun in [
+        "",
+        "HTTP/1.1 200 OK\r\nContent-Le",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nslow",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+    ] {
+        let path = register(&sender, &sink.url()).await;
+        publish(&sender, "hello").await;
+        let mut called = sink.called().await;
+        called.wire.send(begun).await;
+        let endpoint = endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+        assert_eq!(
+            endpoint["last_error"], "no whole answer within 0.3 s",
+            "{begun:?}"
+        );
+        called.wire.closed().await;
+        sender
+            .client()
+            .request(hyper::Method::DELETE, &path)
+            .send()
+            .await;
+    }
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn of_an_endless_answer_16_kib_are_read() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    called.wire.send("HTTP/1.1 200 OK\r\n\r\n").await;
+    while called.wire.try_send([b'x'; 4_096]).await.is_ok() {}
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn an_endless_head_is_given_up() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    called.wire.send("HTTP/1.1 200 OK\r\n").await;
+    while called
+        .wire
+        .try_send("X: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n".repeat(64))
+        .await
+        .is_ok()
+    {}
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn beyond_max_connections_newcomers_wait_until_one_leaves() {
+    let mut config = local();
+    config.limits.max_connections = 1;
+    let sender = start(config).await;
+    let mut first = sender.wire().await;
+    first
+        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(first.read_response().await.status, 200);
+    let mut second = sender.wire().await;
+    second
+        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
+    drop(first);
+    assert_eq!(second.read_response().await.status, 200);
+    assert_eq!(second.closed().await.0, End::Eof);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
+    let mut config = local();
+    config.limits.stall = SHORT;
+    let sender = start(config).await;
+    let proxy = FaultProxy::start(sender.addr(), Faults::down(Fault::Stall)).await;
+    let mut wire = common::harness::Wire::connect(proxy.addr()).await;
+    // Pages without end, none of them read.
+    while wire
+        .try_send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64))
+        .await
+        .is_ok()
+    {}
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+    let config = Config {
+        limits: small(),
+        ..local()
+    };
+    let sender = start(config).await;
+    let max = small().max_message;
+    assert_eq!(sender.post("/topics/a", "x".repeat(max)).await.status, 201);
+    assert_eq!(
+        sender.post("/topics/a", "x".repeat(max + 1)).await.status,
+        413
+    );
+    let frame = r#"{"url":"http://127.0.0.1:1/","topics":["a"]}"#;
+    let registration = |size: usize| format!("{frame}{}", " ".repeat(size - frame.len()));
+    assert_eq!(
+        send_json(&sender, "/endpoints", &registration(max))
+            .await
+            .status,
+        201
+    );
+    assert_eq!(
+        send_json(&sender, "/endpoints", &registration(max + 1))
+            .await
+            .status,
+        413
+    );
+    sender.stop().await;
+}

@@ -1,0 +1,216 @@
+//! What a signal ends, what it lets finish, and how loss is told.
+
+mod setup;
+
+use std::{io, time::Duration};
+
+use common::{
+    Drained, Feed, Retention,
+    harness::{Client, End, TestServer, Wire},
+};
+use setup::{FAILED, OK, Sink, endpoint, local, publish, receiver, register, soon};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use webhooks::{Config, Lost, run, schedule::Schedule};
+
+/// A server that may end with an error: the harness's fails its test then.
+async fn stop(
+    server: TestServer,
+    told: oneshot::Receiver<io::Result<Drained>>,
+) -> io::Result<Drained> {
+    server.shut_down();
+    let drained = soon(told).await.unwrap();
+    server.stop().await;
+    drained
+}
+
+async fn start(config: Config) -> (TestServer, oneshot::Receiver<io::Result<Drained>>) {
+    let (tell, told) = oneshot::channel();
+    let feed = Feed::new(Retention::default());
+    let server = TestServer::start(|listener, shutdown| async {
+        let _ = tell.send(run(listener, feed, config, shutdown).await);
+        Ok(Drained {
+            finished: 0,
+            cut: 0,
+        })
+    });
+    (server.await, told)
+}
+
+fn lost(drained: io::Result<Drained>) -> usize {
+    let error = drained.unwrap_err().into_inner().unwrap();
+    error.downcast::<Lost>().unwrap().0
+}
+
+#[tokio::test]
+async fn an_idle_sender_ends_at_once_and_nothing_is_lost() {
+    let (sender, told) = start(local()).await;
+    register(&sender, &Sink::open().await.url()).await;
+    let idle = Client::keep_alive(sender.addr()).await;
+    idle.get("/healthz").send().await;
+    let drained = stop(sender, told).await.unwrap();
+    assert_eq!(
+        drained,
+        Drained {
+            finished: 1,
+            cut: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_attempt_in_flight_is_finished() {
+    let (sender, told) = start(local()).await;
+    let sink = Sink::open().await;
+    register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    sender.shut_down();
+    // The listener is gone, and the attempt is not.
+    while Wire::try_connect(sender.addr()).await.is_ok() {}
+    called.wire.send(OK).await;
+    assert!(stop(sender, told).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_attempt_over_the_drains_limit_is_cut_and_counted_as_lost() {
+    let mut config = local();
+    config.limits.drain = Duration::from_millis(50);
+    let (sender, told) = start(config).await;
+    let sink = Sink::open().await;
+    register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    assert_eq!(lost(stop(sender, told).await), 1);
+    called.wire.closed().await;
+}
+
+#[tokio::test]
+async fn what_waits_in_memory_is_lost_and_counted() {
+    let config = Config {
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let (sender, told) = start(config).await;
+    let sink = Sink::open().await;
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "one").await;
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    // One is claimed and hangs, the other stays in the feed: an endpoint that fails has one slot.
+    publish(&sender, "two").await;
+    let mut called = sink.called().await;
+    publish(&sender, "three").await;
+    sender.shut_down();
+    called.wire.send(OK).await;
+    assert_eq!(lost(stop(sender, told).await), 2, "one and three");
+}
+
+#[tokio::test]
+async fn what_was_removed_is_owed_to_nobody() {
+    let (sender, told) = start(local()).await;
+    let sink = Sink::open().await;
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    let deleted = sender
+        .client()
+        .request(hyper::Method::DELETE, &path)
+        .send()
+        .await;
+    assert_eq!((deleted.status.as_u16(), deleted.text()), (204, ""));
+    assert_eq!(called.wire.closed().await.0, End::Eof);
+    assert_eq!(sender.get(&path).await.status, 404);
+    assert!(stop(sender, told).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_receiver_finishes_the_request_in_flight() {
+    let (server, _) = receiver().await;
+    let mut wire = server.wire().await;
+    wire.send("POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n").await;
+    wire.send("Expect: 100-continue\r\n\r\n").await;
+    wire.expect("HTTP/1.1 100 Continue\r\n\r\n").await;
+    server.shut_down();
+    while Wire::try_connect(server.addr()).await.is_ok() {}
+    wire.send("{}").await;
+    assert_eq!(wire.read_response().await.status, 401);
+    assert_eq!(
+        server.stop().await,
+        Drained {
+            finished: 1,
+            cut: 0
+        }
+    );
+}
+
+/// The sender as a process: what `main` makes of a loss.
+#[cfg(unix)]
+mod process {
+    use std::{
+        io::{BufRead, BufReader},
+        net::SocketAddr,
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    struct Process {
+        child: Child,
+        addr: SocketAddr,
+    }
+
+    impl Process {
+        fn start(program: &str, args: &[&str]) -> Self {
+            let mut child = Command::new(program)
+                .args(["--listen", "127.0.0.1:0"])
+                .args(args)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let stdout = child.stdout.take().unwrap();
+            BufReader::new(stdout).read_line(&mut line).unwrap();
+            let addr = line.trim().strip_prefix("listening on http://").unwrap();
+            let addr = addr.parse().unwrap();
+            Self { child, addr }
+        }
+
+        async fn exit_code_after(mut self, signal: &str) -> Option<i32> {
+            let pid = self.child.id().to_string();
+            Command::new("kill").args([signal, &pid]).status().unwrap();
+            let exited: JoinHandle<_> = tokio::task::spawn_blocking(move || self.child.wait());
+            soon(exited).await.unwrap().unwrap().code()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_ends_it_with_0_and_a_loss_with_1() {
+        let receiver = env!("CARGO_BIN_EXE_receiver");
+        let sender = env!("CARGO_BIN_EXE_webhooks");
+        let flags = ["--allow-http", "--allow-loopback"];
+        assert_eq!(
+            Process::start(receiver, &[]).exit_code_after("-TERM").await,
+            Some(0)
+        );
+        assert_eq!(
+            Process::start(sender, &flags).exit_code_after("-INT").await,
+            Some(0)
+        );
+
+        let sender = Process::start(sender, &flags);
+        let client = Client::new(sender.addr);
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let registration = format!(r#"{{"url":"http://{nobody}/","topics":["a"]}}"#);
+        let request = client.post("/endpoints", registration);
+        request
+            .header("content-type", "application/json")
+            .send()
+            .await;
+        client.post("/topics/a", "hello").send().await;
+        assert_eq!(sender.exit_code_after("-TERM").await, Some(1));
+    }
+}
