@@ -2,12 +2,12 @@
 //!
 //! An [`etag`] names what a reader *has* once it has the answer, not the answer's bytes:
 //! `W/"EPOCH-SEQ"`, the last message of its topics that it was given, by this answer or an earlier
-//! one. Messages of other topics move `next` and leave the ETag alone. So a client may ask after
-//! the `next` of its last answer and send that answer's ETag along: while nothing is new it has
-//! what it would be given, and is told so.
+//! one. Messages of other topics move `next` and leave the ETag alone, and so does `earliest`
+//! losing its oldest. So a client may ask after the `next` of its last answer and send that
+//! answer's ETag along: while nothing is new it has what it would be given, and is told so.
 //!
-//! Where retention took something from an answer's front, its ETag also tells what is left. The
-//! ETag of the quiet answer after it is the plain one again, so that one is a 200, once.
+//! A gap is news too, and stands behind the position. The ETag of the quiet answer that follows is
+//! a plain one again, and that answer a 200, once.
 //!
 //! Weak, because `next` may differ between two answers of one ETag. Strong ones would also be lost
 //! on the way: nginx removes them when it compresses.
@@ -15,28 +15,15 @@
 use common::{Cursor, Page};
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
 
-/// What is missing from an answer before its first message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Front {
-    /// Nothing: every message from the requested position on is there.
-    Whole,
-    /// Something that was asked for is no longer kept; perhaps the page's gap says so.
-    Lost,
-}
-
-/// The ETag of `page`. `last` is the last message that the page's topics had up to where it ends.
-pub fn etag(page: &Page, last: Cursor, front: Front) -> String {
-    // While the last message stays the same, a page can only lose some: their number tells.
-    let kept = page.messages.len();
-    match (&page.gap, front) {
-        (None, Front::Whole) => format!("W/\"{last}\""),
-        (None, Front::Lost) => format!("W/\"{last}+{kept}\""),
-        (Some(gap), _) => format!(
-            "W/\"{last}+{kept}-{}-{}-{}\"",
-            gap.reason.as_str(),
-            gap.resumed,
-            gap.topics.iter().len()
-        ),
+/// The ETag of `page`. `last` is the last message that the page's topics had up to where it ends,
+/// given or not.
+pub fn etag(page: &Page, last: Cursor) -> String {
+    match &page.gap {
+        None => format!("W/\"{last}\""),
+        Some(gap) => {
+            let (reason, topics) = (gap.reason.as_str(), gap.topics.iter().len());
+            format!("W/\"{last}+{reason}-{topics}-{}\"", gap.resumed)
+        }
     }
 }
 
@@ -133,27 +120,25 @@ mod tests {
     }
 
     #[test]
-    fn an_etag_tells_the_last_message_and_what_the_front_lost() {
+    fn an_etag_tells_the_last_message_and_the_gap() {
         let cursor = |text: &str| text.parse::<Cursor>().unwrap();
-        let gap = Gap {
-            reason: Reason::Trimmed,
-            topics: "a,b".parse().unwrap(),
-            requested: "m3k9qf-1".to_owned(),
-            resumed: cursor("m3k9qf-40"),
-        };
+        let (last, gap) = (
+            cursor("m3k9qf-42"),
+            Gap {
+                reason: Reason::Trimmed,
+                topics: "a,b".parse().unwrap(),
+                requested: "m3k9qf-1".to_owned(),
+                resumed: cursor("m3k9qf-40"),
+            },
+        );
         let mut page = Page {
             messages: Vec::new(),
             next: cursor("m3k9qf-50"),
             more: false,
             gap: None,
         };
-        let last = cursor("m3k9qf-42");
-        assert_eq!(etag(&page, last, Front::Whole), ETAG);
-        assert_eq!(etag(&page, last, Front::Lost), "W/\"m3k9qf-42+0\"");
+        assert_eq!(etag(&page, last), ETAG);
         page.gap = Some(gap);
-        assert_eq!(
-            etag(&page, last, Front::Lost),
-            "W/\"m3k9qf-42+0-trimmed-m3k9qf-40-2\""
-        );
+        assert_eq!(etag(&page, last), "W/\"m3k9qf-42+trimmed-2-m3k9qf-40\"");
     }
 }

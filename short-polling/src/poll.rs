@@ -10,12 +10,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{
-    App,
-    conditional::{self, Front},
-    hint,
-    route::AnswerBody,
-};
+use crate::{App, conditional, hint, route::AnswerBody};
 
 /// What is newer than `after`, now: 200 with the page, or 304 if the client has it.
 pub(crate) async fn poll<B>(
@@ -28,7 +23,8 @@ pub(crate) async fn poll<B>(
     let after = query.get("after")?.unwrap_or(After::Earliest);
     let Limit(limit) = query.get("limit")?.unwrap_or_default();
     let page = app.feed.read(&topics, &after, limit).await?;
-    let etag = etag(&app.feed, &topics, &after, &page).await?;
+    let last = last_message(&app.feed, &topics, &page).await?;
+    let etag = conditional::etag(&page, last);
     let mut response = Response::new(Full::default());
     if conditional::is_not_modified(request.headers(), &etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -77,52 +73,25 @@ impl FromStr for Limit {
     }
 }
 
-async fn etag(
-    feed: &Feed,
-    topics: &Topics,
-    after: &After,
-    page: &Page,
-) -> Result<String, FeedError> {
-    let last = match page.messages.last() {
-        Some(last) => last.id,
-        None => last_message(feed, topics, page.next).await?,
-    };
-    let front = match after {
-        After::Earliest => front_of_all(feed, topics, last).await?,
-        _ => Front::Whole,
-    };
-    Ok(conditional::etag(page, last, front))
-}
-
-/// `earliest` asks for all that is kept and is not told what is not. Asking for all that ever was
-/// is.
-async fn front_of_all(feed: &Feed, topics: &Topics, last: Cursor) -> Result<Front, FeedError> {
-    let everything = feed.read(topics, &at(0, last), ONE).await?;
-    Ok(match everything.gap {
-        None => Front::Whole,
-        Some(_) => Front::Lost,
-    })
-}
-
-/// The last message that `topics` had up to `end`, kept or not. The feed does not tell it, only
-/// whether there was one after some position: halving finds it, in twenty looks among a million.
-async fn last_message(feed: &Feed, topics: &Topics, end: Cursor) -> Result<Cursor, FeedError> {
-    let (mut least, mut most) = (0, end.seq);
+/// The last message that `topics` had up to where `page` ends. The feed does not tell, only whether
+/// there was one after some position; halving finds it, in twenty looks among a million messages.
+async fn last_message(feed: &Feed, topics: &Topics, page: &Page) -> Result<Cursor, FeedError> {
+    if let Some(last) = page.messages.last() {
+        return Ok(last.id);
+    }
+    let at = |seq| Cursor { seq, ..page.next };
+    let (mut least, mut most) = (0, page.next.seq);
     while least < most {
         let middle = least + (most - least) / 2;
-        let page = feed.read(topics, &at(middle, end), ONE).await?;
-        let lost = page.gap.map(|gap| gap.resumed.seq);
-        let kept = page.messages.first().map(|message| message.id.seq);
+        let look = feed.read(topics, &at(middle).into(), ONE).await?;
+        let lost = look.gap.map(|gap| gap.resumed.seq);
+        let kept = look.messages.first().map(|message| message.id.seq);
         match lost.into_iter().chain(kept).min() {
-            Some(seq) if seq <= end.seq => least = seq,
+            Some(seq) if seq <= page.next.seq => least = seq,
             _ => most = middle,
         }
     }
-    Ok(Cursor { seq: least, ..end })
-}
-
-fn at(seq: u64, other: Cursor) -> After {
-    Cursor { seq, ..other }.into()
+    Ok(at(least))
 }
 
 /// The shortest read.
@@ -130,3 +99,100 @@ const ONE: PageLimit = PageLimit {
     messages: 1,
     bytes: 0,
 };
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use common::{Data, Draft, Retention};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Trims within a topic, and through the traffic of others.
+    fn tiny() -> Feed {
+        Feed::new(Retention {
+            messages: 3,
+            total_bytes: 1_500,
+            ..Retention::default()
+        })
+    }
+
+    /// One answer: its page and its ETag.
+    async fn asked(feed: &Feed, topics: &str, after: &After, limit: usize) -> (Page, String) {
+        let (topics, bytes) = (topics.parse().unwrap(), 1 << 20);
+        let messages = limit;
+        let limit = PageLimit { messages, bytes };
+        let page = feed.read(&topics, after, limit).await.unwrap();
+        let last = last_message(feed, &topics, &page).await.unwrap();
+        let etag = conditional::etag(&page, last);
+        (page, etag)
+    }
+
+    async fn publish(feed: &Feed, topic: usize) {
+        let topic = ["a", "b", "c"][topic].parse().unwrap();
+        let draft = Draft::new(Data::text("x"));
+        feed.publish(topic, draft).await.unwrap();
+    }
+
+    fn block_on(future: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(future);
+    }
+
+    proptest! {
+        #[test]
+        fn the_etag_of_a_request_changes_exactly_when_its_messages_or_its_gap_do(
+            topics in prop::collection::vec(0..3usize, 1..24),
+            limit in 1..6usize,
+        ) {
+            block_on(async {
+                let feed = tiny();
+                let mut seen = HashMap::new();
+                for topic in topics {
+                    publish(&feed, topic).await;
+                    for seq in 0..=feed.head().seq {
+                        let after = Cursor { seq, ..feed.head() }.into();
+                        for topics in ["a", "a,b"] {
+                            let (page, etag) = asked(&feed, topics, &after, limit).await;
+                            let answer = (page.messages, page.gap);
+                            let answers: &mut Vec<(_, String)> =
+                                seen.entry((after.to_string(), topics)).or_default();
+                            for (other, other_etag) in answers.iter() {
+                                assert_eq!(*other == answer, *other_etag == etag, "{other_etag} {etag}");
+                            }
+                            answers.push((answer, etag));
+                        }
+                    }
+                }
+            });
+        }
+
+        #[test]
+        fn a_client_that_sends_its_last_etag_misses_nothing_and_repeats_nothing(
+            steps in prop::collection::vec((0..3usize, any::<bool>()), 1..40),
+            limit in 1..6usize,
+        ) {
+            block_on(async {
+                let feed = tiny();
+                let (mut after, mut known) = (After::Earliest, String::new());
+                let mut plain = false;
+                for (topic, polls) in steps {
+                    publish(&feed, topic).await;
+                    if !polls {
+                        continue;
+                    }
+                    let (page, etag) = asked(&feed, "a,b", &after, limit).await;
+                    if page.is_news() {
+                        assert_ne!(etag, known);
+                    } else if plain {
+                        assert_eq!(etag, known);
+                    }
+                    plain = !etag.contains('+');
+                    after = page.next.into();
+                    known = etag;
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What happens under each fault of the table in `common::harness`.
+
+mod setup;
+
+#[path = "../examples/short_polling_client.rs"]
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+mod client;
+
+use std::time::Duration;
+
+use clap::Parser;
+use client::{Args, Failure, Reader};
+use common::harness::{End, Fault, FaultProxy, Faults, Wire};
+use setup::{small, start};
+use short_polling::Config;
+
+const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_shut_its_sending_side_still_gets_its_page() {
+    let server = start(Config::default()).await;
+    let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
+    let mut wire = Wire::connect(proxy.addr()).await;
+    wire.send(GET).await;
+    wire.half_close().await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_is_the_same_byte_by_byte() {
+    let server = start(Config::default()).await;
+    server.post("/topics/news", "hello, мир").await;
+    let proxy = FaultProxy::start(server.addr(), Fault::ByteAtATime).await;
+    let (mut slow, mut direct) = (Wire::connect(proxy.addr()).await, server.wire().await);
+    slow.send(GET).await;
+    direct.send(GET).await;
+    assert_eq!(
+        slow.read_response().await.body,
+        direct.read_response().await.body
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_late_is_no_different() {
+    let server = start(Config::default()).await;
+    let delay = Fault::Delay(Duration::from_millis(5));
+    let proxy = FaultProxy::start(server.addr(), delay).await;
+    let (mut reader, mut printed) = (reader(&proxy), Vec::new());
+    for n in 0..3 {
+        let publish = server.post("/topics/news", format!("n{n}"));
+        let (polled, _) = tokio::join!(reader.poll(&mut printed), publish);
+        polled.unwrap();
+    }
+    reader.poll(&mut printed).await.unwrap();
+    assert_eq!(printed_data(&printed), ["n0", "n1", "n2"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_unread_answer_is_cut_after_the_stall() {
+    let config = Config {
+        max_connections: 1,
+        max_message: 2 << 20,
+        stall: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    for _ in 0..4 {
+        server.post("/topics/news", vec![b'x'; 1 << 20]).await;
+    }
+    let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
+    stalled.send(GET.repeat(8)).await;
+    // There is room for one connection: another is served when the first is cut.
+    assert_eq!(server.get("/healthz").await.status, 200);
+    server.stop().await;
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_cut() {
+    for fault in [Fault::Stall, Fault::Blackhole] {
+        let server = start(small()).await;
+        let proxy = FaultProxy::start(server.addr(), Faults::up(fault)).await;
+        let mut wire = Wire::connect(proxy.addr()).await;
+        wire.send(GET).await;
+        assert_eq!(wire.closed().await, (End::Eof, Vec::new()), "{fault:?}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_broke_off_is_asked_again_and_misses_nothing() {
+    for fault in [
+        Faults::from(Fault::Reset),
+        Faults::down(Fault::HalfClose),
+        Faults::down(Fault::CutAfter(150)),
+        Faults::down(Fault::CutAfter(400)),
+        Faults::up(Fault::CutAfter(20)),
+    ] {
+        let server = start(Config::default()).await;
+        let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
+        let (mut reader, mut printed) = (reader(&proxy), Vec::new());
+        server.post("/topics/news", "n0").await;
+        reader.poll(&mut printed).await.unwrap();
+        let long = format!("n1{}", "-".repeat(1_000));
+        server.post("/topics/news", long.clone()).await;
+        proxy.set(fault);
+        let failed = reader.poll(&mut printed).await;
+        assert!(
+            matches!(failed, Err(Failure::Passing(..))),
+            "{fault:?}: {failed:?}"
+        );
+        assert_eq!(printed_data(&printed), ["n0"], "{fault:?}");
+        proxy.set(Fault::Pass);
+        reader.poll(&mut printed).await.unwrap();
+        assert_eq!(printed_data(&printed), ["n0", &long], "{fault:?}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_poll_without_an_answer_is_ended_by_the_client() {
+    let server = start(Config::default()).await;
+    let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::Blackhole)).await;
+    let (mut reader, mut printed) = (reader(&proxy), Vec::new());
+    server.post("/topics/news", "n0").await;
+    tokio::time::pause();
+    let failed = reader.poll(&mut printed).await;
+    tokio::time::resume();
+    assert!(matches!(failed, Err(Failure::Passing(..))), "{failed:?}");
+    proxy.set(Fault::Pass);
+    reader.poll(&mut printed).await.unwrap();
+    assert_eq!(printed_data(&printed), ["n0"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn half_a_request_publishes_nothing() {
+    let server = start(Config::default()).await;
+    let proxy = FaultProxy::start(server.addr(), Faults::up(Fault::CutAfter(80))).await;
+    let head = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n";
+    let mut wire = Wire::connect(proxy.addr()).await;
+    wire.send(format!("{head}{}", "x".repeat(40))).await;
+    wire.closed().await;
+    let page = server.get("/topics/news").await.json();
+    assert_eq!(page["messages"], serde_json::json!([]));
+    server.stop().await;
+}
+
+fn reader(proxy: &FaultProxy) -> Reader {
+    let url = format!("http://{}/topics/news", proxy.addr());
+    Reader::new(Args::parse_from(["client", &url])).expect("the URL is one")
+}
+
+/// The data of the messages that were printed.
+fn printed_data(printed: &[u8]) -> Vec<String> {
+    let printed = String::from_utf8_lossy(printed);
+    let data = |line: &str| {
+        let (_, data) = line.split_once(r#","data":""#)?;
+        data.strip_suffix(r#""}"#).map(str::to_owned)
+    };
+    printed.lines().filter_map(data).collect()
+}

@@ -1,0 +1,134 @@
+//! Each knob at its boundary. There are no subscribers here, so there is no limit on them.
+
+mod setup;
+
+use std::time::Duration;
+
+use common::{
+    Feed, Retention,
+    harness::{End, TestServer, contract::MAX_MESSAGE},
+};
+use setup::{small, start, start_with};
+use short_polling::Config;
+
+const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let (mut first, mut second) = (server.wire().await, server.wire().await);
+    second.send(GET).await;
+    let served = async {
+        for _ in 0..20 {
+            first.send(GET).await;
+            assert_eq!(first.read_response().await.status, 200);
+        }
+    };
+    tokio::select! {
+        answer = second.read_response() => panic!("served beyond the limit: {answer:?}"),
+        () = served => {}
+    }
+    drop(first);
+    assert_eq!(second.read_response().await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+    let server = start(small()).await;
+    let post = async |size| server.post("/topics/news", vec![b'x'; size]).await.status;
+    assert_eq!(post(MAX_MESSAGE).await, 201);
+    assert_eq!(post(MAX_MESSAGE + 1).await, 413);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default() {
+    let server = start(Config::default()).await;
+    for _ in 0..501 {
+        server.post("/topics/news", "x").await;
+    }
+    for (query, messages) in [("", 100), ("?limit=1", 1), ("?limit=500", 500)] {
+        let page = server.get(&format!("/topics/news{query}")).await.json();
+        assert_eq!(page["messages"].as_array().unwrap().len(), messages);
+        assert_eq!(page["more"], true);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
+    let config = Config {
+        max_message: 2 << 20,
+        ..Config::default()
+    };
+    let server = start(config).await;
+    for size in [400_000, 600_000, 600_000, 1_200_000, 10] {
+        server.post("/topics/news", vec![b'x'; size]).await;
+    }
+    let (mut path, mut pages) = ("/topics/news".to_owned(), vec![]);
+    loop {
+        let page = server.get(&path).await.json();
+        pages.push(page["messages"].as_array().unwrap().len());
+        path = format!("/topics/news?after={}", page["next"].as_str().unwrap());
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 1, 1, 1]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn as_many_messages_are_kept_as_the_feed_retains() {
+    let feed = Feed::new(Retention {
+        messages: 3,
+        ..Retention::default()
+    });
+    let server = start_with(feed, Config::default()).await;
+    for n in 0..5 {
+        server.post("/topics/news", n.to_string()).await;
+    }
+    let page = server.get("/topics/news").await.json();
+    let data: Vec<_> = page["messages"].as_array().unwrap().iter().collect();
+    assert_eq!(data.len(), 3);
+    assert_eq!(data[0]["data"], "2");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_read_timeout() {
+    let server = start(small()).await;
+    let mut wire = server.wire().await;
+    wire.send(GET).await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
+    for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 37..=37), (20, 75, 16..=24)] {
+        let config = Config {
+            poll_interval: Duration::from_secs(interval),
+            read_timeout: Duration::from_secs(read_timeout),
+            ..Config::default()
+        };
+        let server = start(config).await;
+        for _ in 0..20 {
+            let hint = hint(&server).await;
+            assert!(hints.contains(&hint), "{hint} for {interval}");
+        }
+        server.stop().await;
+    }
+}
+
+async fn hint(server: &TestServer) -> u64 {
+    let reply = server.get("/topics/news").await;
+    let hint = reply.header("x-poll-interval").expect("there is a hint");
+    hint.parse().expect("a hint is whole seconds")
+}

@@ -1,0 +1,32 @@
+//! A server for a test, and its knobs.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::Duration;
+
+use common::{
+    Feed, Retention,
+    harness::{
+        TestServer,
+        contract::{MAX_MESSAGE, READ_TIMEOUT},
+    },
+};
+use short_polling::{Config, run};
+
+/// A server of its own feed.
+pub(crate) async fn start(config: Config) -> TestServer {
+    start_with(Feed::new(Retention::default()), config).await
+}
+
+/// A server of this feed.
+pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
+    TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
+}
+
+/// Small bodies and short times, so that their limits are near.
+pub(crate) fn small() -> Config {
+    Config {
+        max_message: MAX_MESSAGE,
+        read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
+        ..Config::default()
+    }
+}
