@@ -65,7 +65,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Server {
     authority: String,
-    open: Option<SendRequest<Empty<Bytes>>>,
+    open: Option<Connection>,
 }
 
 /// The answer to one poll.
@@ -156,15 +156,13 @@ impl Server {
         }
     }
 
-    /// One whole answer. After a failure the next one begins with a new connection.
+    /// One whole answer.
     async fn get(&mut self, path: &str, time: Duration) -> Result<(Parts, Bytes), Failure> {
-        let answer = timeout(time, self.try_get(path)).await;
-        let lost = match answer {
+        let lost = match timeout(time, self.try_get(path)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        self.open = None;
         Err(Failure::Passing(lost, Duration::ZERO))
     }
 
@@ -172,27 +170,36 @@ impl Server {
         let request = Request::get(path)
             .header(header::HOST, &self.authority)
             .body(Empty::new())?;
-        let answer = self.connection().await?.send_request(request).await?;
-        let (head, body) = answer.into_parts();
-        Ok((head, body.collect().await?.to_bytes()))
+        // The server may have closed the kept connection in between. A poll may be repeated.
+        if let Some(kept) = self.open.take()
+            && let Ok(answer) = self.exchange(kept, request.clone()).await
+        {
+            return Ok(answer);
+        }
+        let new = connect(&self.authority).await?;
+        self.exchange(new, request).await
     }
 
-    /// The open connection, or a new one if the server has closed it.
-    async fn connection(&mut self) -> Result<&mut SendRequest<Empty<Bytes>>, Lost> {
-        if let Some(mut open) = self.open.take()
-            && open.ready().await.is_ok()
-        {
-            return Ok(self.open.insert(open));
-        }
-        let connection = connect(&self.authority).await?;
-        Ok(self.open.insert(connection))
+    /// Keeps the connection if it gave a whole answer.
+    async fn exchange(
+        &mut self,
+        mut connection: Connection,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Parts, Bytes), Lost> {
+        connection.ready().await?;
+        let (head, body) = connection.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        self.open = Some(connection);
+        Ok((head, body))
     }
 }
+
+type Connection = SendRequest<Empty<Bytes>>;
 
 /// Something between us and the server.
 type Lost = Box<dyn Error + Send + Sync>;
 
-async fn connect(authority: &str) -> Result<SendRequest<Empty<Bytes>>, Lost> {
+async fn connect(authority: &str) -> Result<Connection, Lost> {
     let stream = TcpStream::connect(authority).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
