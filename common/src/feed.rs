@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -33,7 +33,7 @@ pub struct Feed {
 }
 
 struct Shared {
-    state: Mutex<State>,
+    state: RwLock<State>,
     wakers: Wakers<Topic>,
 }
 
@@ -78,7 +78,7 @@ impl Feed {
             keys: Keys::default(),
         };
         let shared = Shared {
-            state: Mutex::new(state),
+            state: RwLock::new(state),
             wakers: Wakers::new(),
         };
         Self {
@@ -101,10 +101,12 @@ impl Feed {
     /// # Errors
     /// [`FeedError::TooManyTopics`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
-        let id = self
-            .state()
-            .log
-            .append(&topic, draft, Instant::now(), SystemTime::now())?;
+        let append = |state: &mut State| {
+            state
+                .log
+                .append(&topic, draft, Instant::now(), SystemTime::now())
+        };
+        let id = self.change(append)?;
         self.shared.wakers.wake(&topic);
         Ok(Published {
             id,
@@ -123,25 +125,11 @@ impl Feed {
         draft: Draft,
         key: IdempotencyKey,
     ) -> Result<Published, FeedError> {
-        let now = Instant::now();
-        let id = {
-            let State { log, keys } = &mut *self.state();
-            if let Some(id) = keys.find(&topic, &key, &draft, now)? {
-                return Ok(Published {
-                    id,
-                    duplicate: true,
-                });
-            }
-            let fingerprint = fingerprint(&draft);
-            let id = log.append(&topic, draft, now, SystemTime::now())?;
-            keys.insert(topic.clone(), key, fingerprint, id, now);
-            id
-        };
-        self.shared.wakers.wake(&topic);
-        Ok(Published {
-            id,
-            duplicate: false,
-        })
+        let published = self.change(|state| state.publish_once(&topic, draft, key))?;
+        if !published.duplicate {
+            self.shared.wakers.wake(&topic);
+        }
+        Ok(published)
     }
 
     /// What is newer than `after`, now; the page may be empty.
@@ -154,7 +142,7 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        Ok(self.state().log.read(topics, after, limit))
+        Ok(self.look(|log| log.read(topics, after, limit)))
     }
 
     /// The same, but waits until there is a message or a gap. Dropping the future frees the wait
@@ -191,7 +179,7 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Option<Result<Page, FeedError>> {
-        let page = self.state().log.read(topics, after, limit);
+        let page = self.look(|log| log.read(topics, after, limit));
         if page.is_news() {
             return Some(Ok(page));
         }
@@ -200,12 +188,12 @@ impl Feed {
 
     /// The position of the last message.
     pub fn head(&self) -> Cursor {
-        self.state().log.head()
+        self.look(Log::head)
     }
 
     /// What the feed holds now.
     pub fn counts(&self) -> Counts {
-        let (topics, messages, bytes) = self.state().log.counts();
+        let (topics, messages, bytes) = self.look(Log::counts);
         Counts {
             topics,
             messages,
@@ -217,7 +205,7 @@ impl Feed {
     /// The position that reading after `after` starts from, if this feed knows it: not for a cursor
     /// of another life or beyond the head, whose reader has a gap to hear of first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
-        self.state().log.position(topics, after)
+        self.look(|log| log.position(topics, after))
     }
 
     /// How many readers wait in [`Feed::next`], over all handles.
@@ -236,13 +224,41 @@ impl Feed {
         self.closed.load(Ordering::SeqCst)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .expect("nothing panics under this lock")
+    /// Readers do not hold each other up: a wake-up sends thousands of them here at once.
+    fn look<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        look(&self.shared.state.read().expect(UNPOISONED).log)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.shared.state.write().expect(UNPOISONED))
     }
 }
+
+impl State {
+    fn publish_once(
+        &mut self,
+        topic: &Topic,
+        draft: Draft,
+        key: IdempotencyKey,
+    ) -> Result<Published, FeedError> {
+        let now = Instant::now();
+        if let Some(id) = self.keys.find(topic, &key, &draft, now)? {
+            return Ok(Published {
+                id,
+                duplicate: true,
+            });
+        }
+        let fingerprint = fingerprint(&draft);
+        let id = self.log.append(topic, draft, now, SystemTime::now())?;
+        self.keys.insert(topic.clone(), key, fingerprint, id, now);
+        Ok(Published {
+            id,
+            duplicate: false,
+        })
+    }
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";
 
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -159,17 +159,15 @@ impl<K: Hash + Eq + Clone> Drop for Waiter<'_, K> {
         if self.places.is_empty() {
             return;
         }
-        for (key, place) in self.keys.iter().zip(&self.places) {
-            // The waker is bound first, so that it is dropped when the lock is free again.
-            let waker = self
-                .wakers
-                .state
-                .lock()
-                .expect(UNPOISONED)
-                .leave(key, *place);
-            drop(waker);
-        }
-        self.wakers.state.lock().expect(UNPOISONED).waiters -= 1;
+        let mut state = self.wakers.state.lock().expect(UNPOISONED);
+        state.waiters -= 1;
+        let places = self.keys.iter().zip(&self.places);
+        let left: Vec<Waker> = places
+            .filter_map(|(key, place)| state.leave(key, *place))
+            .collect();
+        // Dropping a waker may run its task's code, which must find the lock free.
+        drop(state);
+        drop(left);
     }
 }
 

@@ -149,7 +149,10 @@ impl Reader {
                 Reason::Trimmed => position,
                 Reason::Ahead | Reason::Foreign => 0,
             };
-            for (seq, topic) in truth.published.range(from + 1..=gap.resumed.seq) {
+            for (seq, topic) in truth
+                .published
+                .range(from + 1..(gap.resumed.seq + 1).max(from + 1))
+            {
                 if gap.topics.iter().any(|lost| lost == topic) {
                     assert!(
                         self.given.is_disjoint(&BTreeSet::from([*seq])),
@@ -159,12 +162,7 @@ impl Reader {
                 }
             }
         } else if self.after == After::Earliest {
-            // All that is retained: what is older is not owed.
-            let first = page
-                .messages
-                .first()
-                .map_or(page.next.seq, |message| message.id.seq - 1);
-            self.owed_after = self.owed_after.max(first);
+            self.excuse(page, truth);
         }
         for message in &page.messages {
             assert!(message.id.seq > floor, "out of order or twice");
@@ -176,11 +174,25 @@ impl Reader {
         self.after = page.next.into();
     }
 
+    /// `earliest` is all that is retained: of each topic, what is older than its first message on
+    /// the page is not owed.
+    fn excuse(&mut self, page: &Page, truth: &Truth) {
+        for (seq, topic) in truth.published.range(..=page.next.seq) {
+            let first = page.messages.iter().find(|message| message.topic == *topic);
+            if first.is_none_or(|first| *seq < first.id.seq) {
+                self.named_in_gaps.insert(*seq);
+            }
+        }
+    }
+
     /// Everything up to the cursor was given or is named in a gap.
-    fn settle(&self, truth: &Truth) {
+    fn settle(&self, truth: &Truth, feed: &Feed) {
         let After::Cursor(cursor) = &self.after else {
             return;
         };
+        if cursor.epoch != feed.head().epoch {
+            return;
+        }
         for (seq, topic) in truth.published.range(..=cursor.seq) {
             let owed = *seq > self.owed_after && self.wants(topic);
             let told = self.given.contains(seq) != self.named_in_gaps.contains(seq);
@@ -262,7 +274,9 @@ async fn run(retention: Retention, steps: Vec<Step>) {
             Step::Leave { reader } => readers[reader].waiting = None,
             Step::Lie { reader, after } => readers[reader].restart(after, &feed),
         }
-        readers.iter().for_each(|reader| reader.settle(&truth));
+        readers
+            .iter()
+            .for_each(|reader| reader.settle(&truth, &feed));
     }
     for reader in &mut readers {
         reader.waiting = None;
@@ -277,7 +291,7 @@ async fn run(retention: Retention, steps: Vec<Step>) {
             }
         }
         assert_eq!(reader.after, After::Cursor(feed.head()));
-        reader.settle(&truth);
+        reader.settle(&truth, &feed);
     }
     assert_eq!(feed.waiters(), 0);
 }
