@@ -1,4 +1,5 @@
 //! What the sender promises to those who registered, and the receiver to the sender.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
 

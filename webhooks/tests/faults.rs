@@ -1,4 +1,5 @@
 //! A bad network between the sender and the receiver: the webhooks column of the harness's table.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
 

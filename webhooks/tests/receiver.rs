@@ -1,4 +1,5 @@
 //! What the receiver promises to senders, honest and other ones.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
 

@@ -1,4 +1,5 @@
 //! What a signal ends, what it lets finish, and how loss is told.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
 

@@ -1,4 +1,5 @@
 //! The published vectors of Standard Webhooks, true and false ones.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use bytes::Bytes;
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! What the verification of Standard Webhooks decides where the specification leaves it open.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use proptest::prelude::*;
 use webhooks::{

@@ -1,5 +1,6 @@
 //! Senders, receivers and raw endpoints for a test, and their knobs.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{future::Future, time::Duration};
 
