@@ -64,3 +64,115 @@ pub(crate) async fn wait(
 pub(crate) fn shortened(time: Duration, random: f64) -> Duration {
     time.mul_f64(1.0 - random / 16.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        task::{Context, Wake, Waker},
+    };
+
+    use common::{Data, Draft, Retention};
+    use proptest::prelude::*;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    const TWENTY: Duration = Duration::from_secs(20);
+
+    fn feed() -> Feed {
+        Feed::new(Retention::default())
+    }
+
+    async fn publish(feed: &Feed, topic: &str) {
+        let draft = Draft::new(Data::text("x"));
+        feed.publish(topic.parse().unwrap(), draft).await.unwrap();
+    }
+
+    async fn wait_for_news(feed: &Feed, time: Duration) -> Page {
+        let (topics, limit) = ("news".parse().unwrap(), PageLimit::default());
+        wait(feed, &topics, feed.head(), limit, time).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_a_wait_with_an_empty_page() {
+        let (feed, started) = (feed(), Instant::now());
+        assert!(!wait_for_news(&feed, TWENTY).await.is_news());
+        assert_eq!(started.elapsed().as_secs(), 20);
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_end_a_wait_at_once() {
+        let (feed, started) = (feed(), Instant::now());
+        let later = async {
+            advance(TWENTY / 2).await;
+            publish(&feed, "news").await;
+        };
+        let (page, ()) = tokio::join!(wait_for_news(&feed, TWENTY), later);
+        assert_eq!(page.messages.len(), 1);
+        assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_ends_a_wait_at_once_with_an_empty_page() {
+        let (feed, started) = (feed(), Instant::now());
+        let later = async {
+            advance(TWENTY / 2).await;
+            feed.close();
+        };
+        let (page, ()) = tokio::join!(wait_for_news(&feed, TWENTY), later);
+        assert!(!page.is_news());
+        assert_eq!(started.elapsed().as_secs(), 10);
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_frees_its_wait_at_once() {
+        let (feed, mut task) = (feed(), Context::from_waker(Waker::noop()));
+        {
+            let mut wait = pin!(wait_for_news(&feed, TWENTY));
+            assert!(wait.as_mut().poll(&mut task).is_pending());
+            assert_eq!(feed.waiters(), 1);
+        }
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn traffic_on_other_topics_does_not_wake_a_wait() {
+        let (feed, wakes) = (feed(), Arc::<Wakes>::default());
+        let waker = wakes.clone().into();
+        let mut task = Context::from_waker(&waker);
+        let mut wait = pin!(wait_for_news(&feed, TWENTY));
+        assert!(wait.as_mut().poll(&mut task).is_pending());
+        for _ in 0..100 {
+            publish(&feed, "other").await;
+        }
+        assert_eq!(wakes.0.load(SeqCst), 0);
+        publish(&feed, "news").await;
+        assert_eq!(wakes.0.load(SeqCst), 1);
+        assert!(wait.as_mut().poll(&mut task).is_ready());
+    }
+
+    proptest! {
+        #[test]
+        fn the_jitter_only_shortens_and_by_a_sixteenth_at_most(seconds in 0..=LONGEST, random in 0.0..=1.0) {
+            let asked = Duration::from_secs(seconds);
+            let time = shortened(asked, random);
+            prop_assert!(time <= asked && time >= asked * 15 / 16);
+        }
+    }
+}

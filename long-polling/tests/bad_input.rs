@@ -1,0 +1,71 @@
+//! Requests that are wrong: each gets a status and a named reason, and does no harm.
+
+mod setup;
+
+use common::harness::contract::{
+    Row, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
+    rows_of_subscribing,
+};
+use setup::{small, start};
+
+#[tokio::test]
+async fn every_wrong_request_is_refused_by_name() {
+    let server = start(small()).await;
+    refuses_bad_input(&server, rows_of_every_server()).await;
+    refuses_bad_input(&server, rows_of_subscribing(&[])).await;
+    refuses_bad_input(&server, queries()).await;
+    server.stop().await;
+}
+
+fn queries() -> Vec<Row> {
+    let words = "a limit is a whole number from 1 to 500";
+    let row =
+        |query: &str, detail: &str| Row::head(&format!("GET /topics/a?{query}"), &[], 400, detail);
+    let not_a_limit = |text: &str| {
+        row(
+            &format!("limit={text}"),
+            &format!("parameter limit={text}: {words}"),
+        )
+    };
+    let not_a_wait = |text: &str| {
+        let words = "a wait is a whole number of seconds from 0 to 55";
+        row(
+            &format!("wait={text}"),
+            &format!("parameter wait={text}: {words}"),
+        )
+    };
+    vec![
+        not_a_limit("0"),
+        not_a_limit("501"),
+        not_a_limit("-1"),
+        not_a_limit("1.0"),
+        not_a_limit("all"),
+        not_a_limit("99999999999999999999"),
+        row("limit=", "parameter limit is empty"),
+        row("limit", "parameter limit is empty"),
+        row("limit=1&limit=1", "parameter limit is repeated"),
+        not_a_wait("56"),
+        not_a_wait("-1"),
+        not_a_wait("2.5"),
+        not_a_wait("25s"),
+        not_a_wait("99999999999999999999"),
+        row("wait=", "parameter wait is empty"),
+        row("wait=1&wait=1", "parameter wait is repeated"),
+    ]
+}
+
+#[tokio::test]
+async fn a_slow_head_is_closed() {
+    let server = start(small()).await;
+    closes_slow_heads(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_not_published() {
+    let server = start(small()).await;
+    publishes_no_half_bodies(&server).await;
+    let page = server.get("/topics/half?wait=0").await.json();
+    assert_eq!(page["messages"].as_array().unwrap().len(), 0);
+    server.stop().await;
+}

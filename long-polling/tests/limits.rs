@@ -1,0 +1,206 @@
+//! Each knob at its boundary.
+
+mod setup;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    Feed, Retention,
+    harness::{End, TestServer, contract::MAX_MESSAGE},
+};
+use hyper::Method;
+use long_polling::Config;
+use setup::{publish, small, start, start_with, until_waiting};
+
+const GET: &str = "GET /topics/news?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
+    let config = Config {
+        max_connections: Some(1),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let (mut first, mut second) = (server.wire().await, server.wire().await);
+    second.send(GET).await;
+    let served = async {
+        for _ in 0..20 {
+            first.send(GET).await;
+            assert_eq!(first.read_response().await.status, 200);
+        }
+    };
+    tokio::select! {
+        answer = second.read_response() => panic!("served beyond the limit: {answer:?}"),
+        () = served => {}
+    }
+    drop(first);
+    assert_eq!(second.read_response().await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_wait_beyond_the_subscribers_is_told_when_to_come_again() {
+    let (feed, server) = full().await;
+    for _ in 0..20 {
+        let reply = server.get("/topics/news").await;
+        assert_eq!(reply.status, 503);
+        assert_eq!(reply.json()["detail"], "2 polls are waiting already");
+        let again: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((5..=10).contains(&again), "{again}");
+    }
+    assert_eq!(feed.waiters(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn at_the_subscriber_limit_what_does_not_wait_is_answered_within_a_second() {
+    let (_feed, server) = full().await;
+    let started = Instant::now();
+    let client = server.client();
+    let head = client.request(Method::HEAD, "/topics/news");
+    assert_eq!(head.send().await.status, 200);
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/topics/news?wait=0").await.status, 200);
+    assert_eq!(server.post("/topics/other", "x").await.status, 201);
+    assert_eq!(server.get("/topics/other").await.status, 200);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_makes_room_for_the_next() {
+    let (feed, server) = full().await;
+    publish(&feed, "news", "hello").await;
+    until_waiting(&feed, 0).await;
+    let page = server.get("/topics/news").await.json();
+    let path = format!("/topics/news?after={}", page["next"].as_str().unwrap());
+    let client = server.client();
+    let wait = client.get(&path).send();
+    let publish = async {
+        until_waiting(&feed, 1).await;
+        publish(&feed, "news", "again").await;
+    };
+    let (reply, ()) = tokio::join!(wait, publish);
+    assert_eq!(reply.json()["messages"][0]["data"], "again");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_poll_without_a_wait_waits_as_long_as_the_knob_says() {
+    let config = Config {
+        wait: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let started = Instant::now();
+    let reply = server.get("/topics/news").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json()["messages"], serde_json::json!([]));
+    assert!(started.elapsed() >= Duration::from_millis(93));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_outlives_the_read_timeout() {
+    let config = Config {
+        read_timeout: Duration::from_millis(50),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /topics/news?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(wire.read_response().await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+    let server = start(small()).await;
+    let post = async |size| server.post("/topics/news", vec![b'x'; size]).await.status;
+    assert_eq!(post(MAX_MESSAGE).await, 201);
+    assert_eq!(post(MAX_MESSAGE + 1).await, 413);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default() {
+    let server = start(Config::default()).await;
+    for _ in 0..501 {
+        server.post("/topics/news", "x").await;
+    }
+    for (query, messages) in [("", 100), ("?limit=1", 1), ("?limit=500", 500)] {
+        let page = server.get(&format!("/topics/news{query}")).await.json();
+        assert_eq!(page["messages"].as_array().unwrap().len(), messages);
+        assert_eq!(page["more"], true);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
+    let config = Config {
+        max_message: 2 << 20,
+        ..Config::default()
+    };
+    let server = start(config).await;
+    for size in [400_000, 600_000, 600_000, 1_200_000, 10] {
+        server.post("/topics/news", vec![b'x'; size]).await;
+    }
+    let (mut path, mut pages) = ("/topics/news".to_owned(), vec![]);
+    loop {
+        let page = server.get(&path).await.json();
+        pages.push(page["messages"].as_array().unwrap().len());
+        path = format!("/topics/news?after={}", page["next"].as_str().unwrap());
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 1, 1, 1]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn as_many_messages_are_kept_as_the_feed_retains() {
+    let feed = Feed::new(Retention {
+        messages: 3,
+        ..Retention::default()
+    });
+    let server = start_with(feed, Config::default()).await;
+    for n in 0..5 {
+        server.post("/topics/news", n.to_string()).await;
+    }
+    let page = server.get("/topics/news").await.json();
+    let data: Vec<_> = page["messages"].as_array().unwrap().iter().collect();
+    assert_eq!(data.len(), 3);
+    assert_eq!(data[0]["data"], "2");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_read_timeout() {
+    let server = start(small()).await;
+    let mut wire = server.wire().await;
+    wire.send(GET).await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
+}
+
+/// A server that holds as many waits as it may. They live as long as it does.
+async fn full() -> (Feed, TestServer) {
+    let feed = Feed::new(Retention::default());
+    let config = Config {
+        max_subscribers: 2,
+        ..Config::default()
+    };
+    let server = start_with(feed.clone(), config).await;
+    for _ in 0..2 {
+        let mut wire = server.wire().await;
+        wire.send("GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        tokio::spawn(async move { wire.closed().await });
+    }
+    until_waiting(&feed, 2).await;
+    (feed, server)
+}

@@ -1,0 +1,51 @@
+//! A server for a test, and its knobs.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::Duration;
+
+use common::{
+    Data, Draft, Feed, Retention,
+    harness::{
+        PATIENCE, TestServer,
+        contract::{MAX_MESSAGE, READ_TIMEOUT},
+    },
+};
+use long_polling::{Config, run};
+use tokio::{task::yield_now, time::timeout};
+
+/// A server of its own feed.
+pub(crate) async fn start(config: Config) -> TestServer {
+    start_with(Feed::new(Retention::default()), config).await
+}
+
+/// A server of this feed.
+pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
+    TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
+}
+
+/// Small bodies and short times, so that their limits are near.
+pub(crate) fn small() -> Config {
+    Config {
+        max_message: MAX_MESSAGE,
+        read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
+        ..Config::default()
+    }
+}
+
+/// Comes back when this many polls wait. Nothing tells, so it asks again and again.
+pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
+    let waiting = async {
+        while feed.waiters() != polls {
+            yield_now().await;
+        }
+    };
+    let waited = timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("{} polls wait and not {polls}", feed.waiters()));
+}
+
+/// Publishes on the feed itself.
+pub(crate) async fn publish(feed: &Feed, topic: &str, data: &str) -> String {
+    let topic = topic.parse().expect("a topic");
+    let published = feed.publish(topic, Draft::new(Data::text(data))).await;
+    published.expect("a feed in memory takes it").id.to_string()
+}
