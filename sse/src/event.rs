@@ -34,6 +34,12 @@ pub fn checkpoint(position: Cursor) -> String {
     format!("id: {position}\n\n")
 }
 
+/// The same with an event, for pages: a script cannot see a checkpoint, and would not notice that
+/// the connection is dead.
+pub fn heartbeat(position: Cursor) -> String {
+    format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
+}
+
 /// A page: its gap first, then its messages.
 pub fn page(page: &Page) -> Vec<u8> {
     let size = page
@@ -71,4 +77,114 @@ fn gap(gap: &Gap) -> String {
 
 fn retry(retry: Duration) -> String {
     format!("retry: {}\n", retry.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use common::{Data, Draft, Feed, PageLimit, Reason, Retention};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::parse::{Event, Parser};
+
+    fn cursor(text: &str) -> Cursor {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_blocks_are_the_documented_bytes() {
+        let retry = Duration::from_millis(2_500);
+        assert_eq!(
+            opening(retry, Some(cursor("e-7"))),
+            ": hello\nretry: 2500\nid: e-7\n\n"
+        );
+        assert_eq!(opening(retry, None), ": hello\nretry: 2500\n\n");
+        assert_eq!(refusal("no room", retry), ": no room\nretry: 2500\n\n");
+        assert_eq!(
+            farewell(retry),
+            ": the server is going away\nretry: 2500\n\n"
+        );
+        assert_eq!(checkpoint(cursor("e-9")), "id: e-9\n\n");
+        assert_eq!(
+            heartbeat(cursor("e-9")),
+            "event: heartbeat\nid: e-9\ndata: {\"next\":\"e-9\"}\n\n"
+        );
+    }
+
+    #[test]
+    fn a_gap_comes_before_the_data_and_its_position_after_it() {
+        let gap = Gap {
+            reason: Reason::Foreign,
+            topics: "a".parse().unwrap(),
+            requested: "x\n\0\u{2028}".into(),
+            resumed: cursor("e-0"),
+        };
+        let page = Page {
+            messages: Vec::new(),
+            next: cursor("e-3"),
+            more: false,
+            gap: Some(gap),
+        };
+        let expected = concat!(
+            "event: gap\n",
+            r#"data: {"reason":"foreign","topics":["a"],"requested":"x\n\u0000"#,
+            "\u{2028}",
+            "\",\"resumed\":\"e-0\"}\n\nid: e-3\n\n"
+        );
+        assert_eq!(String::from_utf8(super::page(&page)).unwrap(), expected);
+    }
+
+    /// Publishes each text as a message of each type, and encodes the page.
+    fn encoded(texts: &[String]) -> (Vec<Arc<Message>>, Vec<u8>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let feed = Feed::new(Retention::default());
+            for (index, text) in texts.iter().enumerate() {
+                let kind = ["message", "gap", "error", "open"][index % 4]
+                    .parse()
+                    .unwrap();
+                feed.publish(
+                    "t".parse().unwrap(),
+                    Draft {
+                        kind,
+                        data: Data::text(text),
+                    },
+                )
+                .await
+                .unwrap();
+            }
+            let limit = PageLimit {
+                messages: texts.len().max(1),
+                bytes: usize::MAX,
+            };
+            let page = feed
+                .read(&"t".parse().unwrap(), &common::After::Earliest, limit)
+                .await
+                .unwrap();
+            let bytes = super::page(&page);
+            (page.messages, bytes)
+        })
+    }
+
+    proptest! {
+        /// Whatever was published, each message is one event of type `message`, and nothing else is.
+        #[test]
+        fn nothing_injects_a_field(texts in prop::collection::vec("(\r|\n|\r\n|\0|:|data: x|event: gap|id: 1|\\PC){0,12}", 0..5)) {
+            let (messages, bytes) = encoded(&texts);
+            let events = Parser::default().feed(&bytes);
+            let expected: Vec<Event> = messages
+                .iter()
+                .map(|message| Event {
+                    event: "message".into(),
+                    data: str::from_utf8(&message.json).unwrap().into(),
+                    id: message.id.to_string(),
+                })
+                .collect();
+            prop_assert_eq!(events, expected);
+        }
+    }
 }

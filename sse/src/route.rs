@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use common::{After, Problem, Query, Topics, publish};
+use common::{After, Problem, Query, publish};
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response,
@@ -11,7 +11,10 @@ use hyper::{
     header::{self, HeaderMap, HeaderValue},
 };
 
-use crate::{App, event, stream};
+use crate::{
+    App, event,
+    stream::{self, Subscription},
+};
 
 /// An answer that is all there, or one that goes on.
 pub(crate) type AnswerBody = Either<Full<Bytes>, stream::EventBody>;
@@ -70,12 +73,17 @@ fn subscribe<B>(
     topics: &str,
     request: &Request<B>,
 ) -> Result<Response<AnswerBody>, Problem> {
-    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
-    let after = after(request)?;
+    let subscription = Subscription {
+        topics: topics.parse().map_err(Problem::bad_request)?,
+        after: after(request)?,
+        heartbeat: Query::of(request.uri())
+            .get("heartbeat")?
+            .unwrap_or_default(),
+    };
     let body = if request.method() == Method::HEAD {
         Either::Left(Full::default())
     } else if let Ok(place) = app.subscribers.clone().try_acquire_owned() {
-        Either::Right(stream::body(app, topics, after, place))
+        Either::Right(stream::body(app, subscription, place))
     } else {
         // Any status but 200 would end a browser's EventSource for good.
         Either::Left(Full::from(event::refusal(

@@ -3,10 +3,10 @@
 //! A subscriber has no queue. It pulls a page when hyper asks for more body, which hyper does only
 //! when the socket takes bytes; a slow reader costs its cursor and nothing else.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, FeedError, PageLimit, Topics};
+use common::{After, FeedError, Page, PageLimit, Topics};
 use futures_util::{Stream, stream::unfold};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -19,18 +19,46 @@ use crate::{App, event};
 pub(crate) type EventBody =
     StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
-/// The body that delivers `topics` from `after` on. `place` is the subscriber's permit.
+/// What a client asked for.
+pub(crate) struct Subscription {
+    pub(crate) topics: Topics,
+    pub(crate) after: After,
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// How a stream breaks its silence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Heartbeat {
+    /// A block of an id alone: fires no event.
+    #[default]
+    Checkpoint,
+    /// An event named `heartbeat`.
+    Event,
+}
+
+impl FromStr for Heartbeat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "event" {
+            Ok(Self::Event)
+        } else {
+            Err("the one other heartbeat is event")
+        }
+    }
+}
+
+/// The body of one stream. `place` is the subscriber's permit.
 pub(crate) fn body(
     app: &Arc<App>,
-    topics: Topics,
-    after: After,
+    subscription: Subscription,
     place: OwnedSemaphorePermit,
 ) -> EventBody {
+    let state = State::Opening;
     let subscriber = Subscriber {
         app: app.clone(),
-        topics,
-        after,
-        state: State::Opening,
+        subscription,
+        state,
         _place: place,
     };
     let blocks = unfold(subscriber, async |mut subscriber| {
@@ -43,9 +71,8 @@ pub(crate) fn body(
 /// One open stream.
 struct Subscriber {
     app: Arc<App>,
-    topics: Topics,
-    /// Everything up to here was handed to the connection.
-    after: After,
+    /// What is still asked for: its `after` is what was handed to the connection last.
+    subscription: Subscription,
     state: State,
     /// Freed when the stream ends, however it ends.
     _place: OwnedSemaphorePermit,
@@ -69,38 +96,36 @@ impl Subscriber {
 
     fn open(&mut self) -> Bytes {
         self.state = State::Live;
-        let start = self.app.feed.position(&self.topics, &self.after);
-        if let (After::Latest, Some(start)) = (&self.after, start) {
-            self.after = start.into();
+        let Subscription { topics, after, .. } = &mut self.subscription;
+        let start = self.app.feed.position(topics, after);
+        if let (After::Latest, Some(start)) = (&after, start) {
+            *after = start.into();
         }
         event::opening(self.retry(), start).into()
     }
 
     async fn live(&mut self) -> Bytes {
-        let news = self
-            .app
-            .feed
-            .next(&self.topics, &self.after, PageLimit::default());
-        let page = match timeout(self.app.config.heartbeat, news).await {
+        let Subscription { topics, after, .. } = &self.subscription;
+        let (feed, limit) = (&self.app.feed, PageLimit::default());
+        let page = match timeout(self.app.config.heartbeat, feed.next(topics, after, limit)).await {
             Ok(page) => page,
             // Silence. The page is empty, or else news that came this very moment.
-            Err(_) => {
-                self.app
-                    .feed
-                    .read(&self.topics, &self.after, PageLimit::default())
-                    .await
-            }
+            Err(_) => feed.read(topics, after, limit).await,
         };
         match page {
             Ok(page) => {
-                self.after = page.next.into();
-                if page.is_news() {
-                    event::page(&page).into()
-                } else {
-                    event::checkpoint(page.next).into()
-                }
+                self.subscription.after = page.next.into();
+                self.blocks(&page)
             }
             Err(error) => self.end(&error),
+        }
+    }
+
+    fn blocks(&self, page: &Page) -> Bytes {
+        match self.subscription.heartbeat {
+            _ if page.is_news() => event::page(page).into(),
+            Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
+            Heartbeat::Event => event::heartbeat(page.next).into(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests that are wrong: each gets a status and a named reason, and does no harm.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod setup;
 
 use common::harness::contract::{

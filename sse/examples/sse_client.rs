@@ -1,0 +1,175 @@
+//! The client's half of Server-Sent Events: open the stream, print, reconnect after the last id.
+//!
+//! ```sh
+//! cargo run -p sse --example sse_client -- http://127.0.0.1:8005/topics/news
+//! ```
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Parser;
+use common::seconds;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, Response, Uri, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use sse::parse::{self, Event};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// How long a connection may take to open and to answer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The longest pause between two attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// Before the server has said how long to wait.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// Listens to topics and prints the messages.
+#[derive(Debug, Clone, Parser)]
+pub struct Args {
+    /// What to listen to: http://HOST:PORT/topics/a,b
+    pub url: Uri,
+    /// Where to start: a cursor; without it, what comes from now on.
+    #[arg(long, default_value = "")]
+    pub after: String,
+    /// Seconds without a byte after which the server counts as gone: three of its heartbeats.
+    #[arg(long, default_value = "45", value_parser = seconds, value_name = "SECONDS")]
+    pub silence: Duration,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let error = Listener::new(Args::parse()).run(&mut io::stdout()).await;
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// What a client keeps: a position, and how long to wait before it comes back to it.
+#[derive(Debug)]
+pub struct Listener {
+    args: Args,
+    last_event_id: String,
+    retry: Duration,
+    /// Attempts since the last event.
+    failures: u32,
+}
+
+/// Asking again would not help.
+#[derive(Debug)]
+struct Final(String);
+
+impl Listener {
+    /// A listener that has not connected yet.
+    pub fn new(args: Args) -> Self {
+        Self {
+            last_event_id: args.after.clone(),
+            args,
+            retry: RETRY,
+            failures: 0,
+        }
+    }
+
+    /// Listens until there is no point in going on, and says why.
+    pub async fn run(&mut self, output: &mut impl Write) -> String {
+        loop {
+            match self.listen(output).await {
+                Err(error) if error.is::<Final>() => return error.to_string(),
+                Err(error) => eprintln!("{error}; reconnecting after {:?}", self.last_event_id),
+                Ok(()) => eprintln!(
+                    "the stream ended; reconnecting after {:?}",
+                    self.last_event_id
+                ),
+            }
+            sleep(backoff(self.retry, self.failures, rand::random())).await;
+            self.failures += 1;
+        }
+    }
+
+    /// One connection, to its end.
+    async fn listen(&mut self, output: &mut impl Write) -> Result<(), Box<dyn Error>> {
+        let mut connection = JoinSet::new(); // Dropped with this future, and the socket with it.
+        let response = timeout(CONNECT, self.open(&mut connection)).await??;
+        let mut parser = parse::Parser::resuming(&self.last_event_id);
+        let mut body = response.into_body();
+        while let Some(frame) = timeout(self.args.silence, body.frame()).await? {
+            for event in parser.feed(&frame?.into_data().unwrap_or_default()) {
+                self.take(&event, output)?;
+            }
+            parser.last_event_id().clone_into(&mut self.last_event_id);
+            self.retry = parser.retry().unwrap_or(self.retry);
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        connection: &mut JoinSet<()>,
+    ) -> Result<Response<Incoming>, Box<dyn Error>> {
+        let authority = self
+            .args
+            .url
+            .authority()
+            .ok_or_else(|| Final("the URL has no host".into()))?;
+        let stream =
+            TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+        let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        connection.spawn(async { drop(driver.await) });
+        let mut request =
+            Request::get(self.args.url.path()).header(header::HOST, authority.as_str());
+        if !self.last_event_id.is_empty() {
+            request = request.header("Last-Event-ID", &self.last_event_id);
+        }
+        let response = sender
+            .send_request(request.body(Empty::<Bytes>::new())?)
+            .await?;
+        match response.status().as_u16() {
+            200 => Ok(response),
+            400..500 => Err(Final(problem(response).await).into()),
+            status => Err(format!("the server answered {status}").into()),
+        }
+    }
+
+    /// Prints an event: a message's JSON, or `gap` and the gap's.
+    fn take(&mut self, event: &Event, output: &mut impl Write) -> io::Result<()> {
+        self.failures = 0;
+        match event.event.as_str() {
+            "message" => writeln!(output, "{}", event.data),
+            named => writeln!(output, "{named} {}", event.data),
+        }
+    }
+}
+
+async fn problem(response: Response<Incoming>) -> String {
+    let status = response.status();
+    match response.into_body().collect().await {
+        Ok(body) => format!("{status}: {}", String::from_utf8_lossy(&body.to_bytes())),
+        Err(_) => status.to_string(),
+    }
+}
+
+/// The server's `retry` after a stream that worked; from then on twice as long each time, with
+/// full jitter, so that clients that lost the same server do not come back together.
+pub fn backoff(retry: Duration, failures: u32, random: f64) -> Duration {
+    if failures == 0 {
+        return retry;
+    }
+    let ceiling = retry
+        .saturating_mul(1 << failures.min(10))
+        .min(MAX_BACKOFF.max(retry));
+    ceiling.mul_f64(random)
+}
+
+impl std::fmt::Display for Final {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Final {}

@@ -1,0 +1,304 @@
+//! What a stream promises: everything once and in order, across cuts and restarts, or a gap.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod setup;
+
+use std::time::Duration;
+
+use common::{
+    Data, Draft, Feed, Retention,
+    harness::{Block, EventReader, TestServer},
+};
+use serde_json::json;
+use setup::{start, start_with};
+use sse::Config;
+
+async fn publish(feed: &Feed, topic: &str, text: &str) -> String {
+    let published = feed
+        .publish(topic.parse().unwrap(), Draft::new(Data::text(text)))
+        .await;
+    published.unwrap().id.to_string()
+}
+
+/// The next block, which must be there.
+async fn block(stream: &mut EventReader) -> Block {
+    stream.next().await.expect("the stream goes on")
+}
+
+/// The next block's data as a message's data.
+async fn text(stream: &mut EventReader) -> String {
+    let block = block(stream).await;
+    assert_eq!(
+        block.event(),
+        None,
+        "messages have no event line: {block:?}"
+    );
+    let message: serde_json::Value = block.json();
+    assert_eq!(message["id"].as_str(), block.id());
+    message["data"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_client_only_listens_and_hears_each_message_once() {
+    let server = start(Config::default()).await;
+    let mut stream = server.events("/topics/news,quotes").await;
+    let opening = block(&mut stream).await;
+    assert_eq!(opening.comments, [" hello"]);
+    assert!(opening.id().unwrap().ends_with("-0"));
+    for (topic, news) in [
+        ("news", "one"),
+        ("weather", "not asked for"),
+        ("quotes", "two"),
+        ("news", "three"),
+    ] {
+        assert_eq!(
+            server.post(&format!("/topics/{topic}"), news).await.status,
+            201
+        );
+    }
+    for expected in ["one", "two", "three"] {
+        assert_eq!(text(&mut stream).await, expected);
+    }
+    drop(stream);
+    assert_eq!(server.stop().await.cut, 0);
+}
+
+#[tokio::test]
+async fn the_head_is_the_documented_bytes() {
+    let server = start(Config::default()).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    let head = wire.read_head().await;
+    let (fields, date) = head.split_once("date: ").unwrap();
+    assert_eq!(
+        fields,
+        "HTTP/1.1 200 OK\r\n\
+         content-type: text/event-stream; charset=utf-8\r\n\
+         cache-control: no-store, no-transform\r\n\
+         x-accel-buffering: no\r\n\
+         incremental: ?1\r\n\
+         x-content-type-options: nosniff\r\n\
+         vary: origin\r\n\
+         transfer-encoding: chunked\r\n"
+    );
+    assert!(date.ends_with(" GMT\r\n\r\n"));
+    drop(wire);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_request_is_answered_at_once() {
+    let server = start(Config::default()).await;
+    let reply = server
+        .client()
+        .request(hyper::Method::HEAD, "/topics/a")
+        .send()
+        .await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 0));
+    assert_eq!(
+        reply.header("content-type"),
+        Some("text/event-stream; charset=utf-8")
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn http_1_0_gets_a_stream_too() {
+    let server = start(Config::default()).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /topics/a HTTP/1.0\r\n\r\n").await;
+    assert!(wire.read_head().await.starts_with("HTTP/1.0 200 OK\r\n"));
+    wire.expect(": hello\nretry: ").await;
+    drop(wire);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_with_the_last_id_misses_nothing() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), Config::default()).await;
+    let first = publish(&feed, "a", "one").await;
+    publish(&feed, "a", "two").await;
+    for path in ["/topics/a", "/topics/a?after=latest"] {
+        let mut stream =
+            EventReader::connect_with(server.addr(), path, &[("Last-Event-ID", &first)]).await;
+        assert_eq!(block(&mut stream).await.id(), Some(first.as_str()));
+        assert_eq!(
+            text(&mut stream).await,
+            "two",
+            "the header wins over the query"
+        );
+    }
+    let mut stream = EventReader::connect_with(
+        server.addr(),
+        "/topics/a?after=earliest",
+        &[("Last-Event-ID", "")],
+    )
+    .await;
+    block(&mut stream).await;
+    assert_eq!(text(&mut stream).await, "one", "an empty id is none");
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_replay_comes_in_pages_and_whole() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), Config::default()).await;
+    for number in 0..950 {
+        publish(&feed, ["a", "b"][number % 2], &number.to_string()).await;
+    }
+    let mut stream = server.events("/topics/a,b?after=earliest").await;
+    assert!(
+        block(&mut stream).await.id().unwrap().ends_with("-0"),
+        "never the head during replay"
+    );
+    for number in 0..950 {
+        assert_eq!(text(&mut stream).await, number.to_string());
+    }
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cursor_older_than_what_is_kept_hears_of_the_gap_first() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let server = start_with(feed.clone(), Config::default()).await;
+    let first = publish(&feed, "a", "1").await;
+    let lost = publish(&feed, "a", "2").await;
+    for number in 3..=4 {
+        publish(&feed, "a", &number.to_string()).await;
+    }
+    let mut stream = server.events(&format!("/topics/a,b?after={first}")).await;
+    block(&mut stream).await;
+    let gap = block(&mut stream).await;
+    assert_eq!((gap.event(), gap.id()), (Some("gap"), None));
+    assert_eq!(
+        gap.json(),
+        json!({"reason": "trimmed", "topics": ["a"], "requested": first, "resumed": lost})
+    );
+    assert_eq!(text(&mut stream).await, "3");
+    assert_eq!(text(&mut stream).await, "4");
+    assert_eq!(
+        block(&mut stream).await.id(),
+        Some(feed.head().to_string().as_str())
+    );
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_an_old_cursor_is_foreign_and_not_silent() {
+    let old = Feed::new(Retention::default());
+    let server = start_with(old.clone(), Config::default()).await;
+    let old_id = publish(&old, "a", "before").await;
+    let addr = server.addr();
+    server.stop().await;
+
+    let server = TestServer::start_on(addr, |listener, shutdown| {
+        sse::run(
+            listener,
+            Feed::new(Retention::default()),
+            Config::default(),
+            shutdown,
+        )
+    })
+    .await;
+    server.post("/topics/a", "after").await;
+    for id in [old_id.as_str(), "not a cursor", "e-01"] {
+        let mut stream =
+            EventReader::connect_with(addr, "/topics/a", &[("Last-Event-ID", id)]).await;
+        assert_eq!(
+            block(&mut stream).await.id(),
+            None,
+            "cut off here, it comes back with the old id"
+        );
+        let gap = block(&mut stream).await;
+        assert_eq!(
+            (gap.event(), &gap.json()["reason"], &gap.json()["requested"]),
+            (Some("gap"), &json!("foreign"), &json!(id))
+        );
+        assert_eq!(text(&mut stream).await, "after");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn messages_of_any_type_are_messages_and_named_events_are_the_servers() {
+    let server = start(Config::default()).await;
+    let mut stream = server.events("/topics/a").await;
+    block(&mut stream).await;
+    for kind in ["gap", "error", "open", "heartbeat"] {
+        server.post(&format!("/topics/a?type={kind}"), kind).await;
+        assert_eq!(text(&mut stream).await, kind);
+    }
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn silence_is_broken_by_a_position_that_skips_nothing() {
+    let feed = Feed::new(Retention::default());
+    let config = Config {
+        heartbeat: Duration::from_millis(50),
+        ..Config::default()
+    };
+    let server = start_with(feed.clone(), config).await;
+    let mut stream = server.events("/topics/a").await;
+    let start = block(&mut stream).await;
+    let head = publish(
+        &feed,
+        "b",
+        "other traffic moves the position of a quiet stream",
+    )
+    .await;
+    let beat = loop {
+        let beat = block(&mut stream).await;
+        assert_eq!((beat.data(), beat.event()), (None, None));
+        if beat.id() != start.id() {
+            break beat;
+        }
+    };
+    assert_eq!(beat.id(), Some(head.as_str()));
+    publish(&feed, "a", "news").await;
+    while block(&mut stream).await.data().is_none() {}
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_may_ask_for_heartbeats_that_it_can_see() {
+    let config = Config {
+        heartbeat: Duration::from_millis(20),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let mut stream = server.events("/topics/a?heartbeat=event").await;
+    let id = block(&mut stream).await.id().unwrap().to_owned();
+    let beat = block(&mut stream).await;
+    assert_eq!(
+        (beat.event(), beat.id(), beat.json()),
+        (Some("heartbeat"), Some(id.as_str()), json!({"next": id}))
+    );
+    drop(stream);
+    assert_eq!(server.get("/topics/a?heartbeat=loud").await.status, 400);
+    server.stop().await;
+}
+
+/// The source's text: ideal for news feeds and stock quotes, where the client only listens.
+#[tokio::test]
+async fn the_page_is_there_and_so_is_health() {
+    let server = start(Config::default()).await;
+    let page = server.get("/").await;
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    assert!(page.text().contains("new EventSource"));
+    assert_eq!(server.get("/healthz").await.text(), "ok\n");
+    server.stop().await;
+}

@@ -1,0 +1,178 @@
+//! Each knob at its boundary.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod setup;
+
+use std::time::{Duration, Instant};
+
+use common::{Feed, Retention, harness::Wire};
+use hyper::Method;
+use setup::{small, start, start_with};
+use sse::Config;
+
+#[tokio::test]
+async fn one_subscriber_too_many_is_told_when_to_come_again() {
+    let retry = Duration::from_secs(2);
+    let server = start(Config {
+        max_subscribers: 2,
+        retry,
+        ..Config::default()
+    })
+    .await;
+    let first = server.events("/topics/a").await;
+    let second = server.events("/topics/a").await;
+    let mut refused = server.events("/topics/a").await;
+    assert_eq!(
+        refused.status(),
+        200,
+        "anything else ends an EventSource for good"
+    );
+    let block = refused.next().await.unwrap();
+    assert_eq!(block.comments, [" at the subscriber limit"]);
+    let told: u64 = block.fields[0].1.parse().unwrap();
+    assert!((2_000..=3_000).contains(&told), "{told}");
+    assert!(refused.next().await.is_none());
+
+    let started = Instant::now();
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.post("/topics/a", "news").await.status, 201);
+    assert!(started.elapsed() < Duration::from_secs(1));
+
+    drop(first);
+    loop {
+        let mut next = server.events("/topics/a").await;
+        if next.next().await.unwrap().comments == [" hello"] {
+            break;
+        }
+    }
+    drop(second);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn newcomers_beyond_the_connection_limit_wait_and_are_served() {
+    let server = start(Config {
+        max_connections: Some(1),
+        ..Config::default()
+    })
+    .await;
+    let first = server.events("/topics/a").await;
+    let mut waiting = server.wire().await;
+    waiting
+        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
+    drop(first);
+    assert_eq!(waiting.read_response().await.text(), "ok\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_the_limit_is_published() {
+    let server = start(Config {
+        max_message: 4,
+        ..Config::default()
+    })
+    .await;
+    assert_eq!(server.post("/topics/a", "1234").await.status, 201);
+    assert_eq!(server.post("/topics/a", "12345").await.status, 413);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_read_timeout() {
+    let server = start(small()).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(wire.read_response().await.status, 200);
+    let (_, bytes) = wire.closed().await;
+    assert_eq!(bytes, b"");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_cut_after_the_stall_and_publishing_goes_on() {
+    let feed = Feed::new(Retention::default());
+    let config = Config {
+        stall: Duration::from_millis(200),
+        ..Config::default()
+    };
+    let server = start_with(feed.clone(), config).await;
+    let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
+    stalled
+        .send("GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    stalled.read_until(": hello\n").await;
+    // The stream waits; then it is fed until its socket takes no more, and then it is gone.
+    while feed.waiters() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let body = "x".repeat(60_000);
+    let client = common::harness::Client::keep_alive(server.addr()).await;
+    for _ in 0..200 {
+        assert_eq!(
+            client.post("/topics/a", body.clone()).send().await.status,
+            201
+        );
+    }
+    let (_, received) = stalled.closed().await;
+    assert!(
+        received.len() < 200 * 60_000,
+        "the stream was cut before its end"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_allowed_origin_reads_publishes_and_has_its_preflight_answered() {
+    let allow_origin = vec!["https://page.example".parse().unwrap()];
+    let server = start(Config {
+        allow_origin,
+        ..Config::default()
+    })
+    .await;
+    let client = server.client();
+    let origin = ("Origin", "https://page.example");
+    let published = client
+        .post("/topics/a", "x")
+        .header(origin.0, origin.1)
+        .send()
+        .await;
+    assert_eq!(
+        (
+            published.status.as_u16(),
+            published.header("access-control-allow-origin")
+        ),
+        (201, Some(origin.1))
+    );
+    let preflight = client
+        .request(Method::OPTIONS, "/topics/a")
+        .header(origin.0, origin.1);
+    let preflight = preflight
+        .header("Access-Control-Request-Method", "POST")
+        .send()
+        .await;
+    assert_eq!(
+        (
+            preflight.status.as_u16(),
+            preflight.header("access-control-allow-origin")
+        ),
+        (204, Some(origin.1))
+    );
+    let foreign = client
+        .request(Method::OPTIONS, "/topics/a")
+        .header(origin.0, "https://elsewhere.example");
+    let foreign = foreign
+        .header("Access-Control-Request-Method", "POST")
+        .send()
+        .await;
+    assert_eq!(
+        (
+            foreign.status.as_u16(),
+            foreign.header("access-control-allow-origin")
+        ),
+        (405, None)
+    );
+    assert_eq!(foreign.header("vary"), Some("origin"));
+    server.stop().await;
+}

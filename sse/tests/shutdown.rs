@@ -1,0 +1,97 @@
+//! The drain: the listener closes, every stream ends with a whole block, and what is stuck is cut.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod setup;
+
+use std::time::Duration;
+
+use common::{
+    Drained, Feed, Retention,
+    harness::{Ending, Wire},
+};
+use setup::{start, start_with};
+use sse::Config;
+
+#[tokio::test]
+async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
+    let server = start(Config::default()).await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = server.events("/topics/a").await;
+        stream.next().await.unwrap();
+        streams.push(stream);
+    }
+    let drained = server.stop().await;
+    assert_eq!(
+        drained,
+        Drained {
+            finished: 20,
+            cut: 0
+        }
+    );
+    for mut stream in streams {
+        let last = stream.next().await.unwrap();
+        assert_eq!(last.comments, [" the server is going away"]);
+        assert_eq!(last.fields[0].0, "retry");
+        assert!(stream.next().await.is_none());
+        assert_eq!(
+            (stream.ending(), stream.unfinished()),
+            (Some(Ending::Complete), String::new())
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_was_published_before_the_signal_is_delivered() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), Config::default()).await;
+    let mut stream = server.events("/topics/a").await;
+    stream.next().await.unwrap();
+    assert_eq!(server.post("/topics/a", "last words").await.status, 201);
+    server.stop().await;
+    assert!(
+        stream
+            .next()
+            .await
+            .unwrap()
+            .data()
+            .unwrap()
+            .contains("last words")
+    );
+}
+
+#[tokio::test]
+async fn idle_connections_close_and_newcomers_are_refused() {
+    let server = start(Config::default()).await;
+    let addr = server.addr();
+    let mut idle = server.wire().await;
+    idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    idle.read_response().await;
+    let silent = server.wire().await;
+    assert_eq!(server.stop().await.cut, 0);
+    assert_eq!(idle.closed().await.1, b"");
+    drop(silent);
+    assert!(Wire::try_connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_is_cut_at_the_deadline() {
+    let feed = Feed::new(Retention::default());
+    let config = Config {
+        drain: Duration::from_millis(200),
+        ..Config::default()
+    };
+    let server = start_with(feed.clone(), config).await;
+    let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
+    stalled
+        .send("GET /topics/a?after=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    stalled.read_until(": hello\n").await;
+    let client = common::harness::Client::keep_alive(server.addr()).await;
+    for _ in 0..200 {
+        client.post("/topics/a", "x".repeat(60_000)).send().await;
+    }
+    let drained = server.stop().await;
+    assert_eq!(drained.cut, 1, "{drained:?}");
+}
