@@ -80,10 +80,10 @@ struct Session<S> {
     subscriptions: Subscriptions,
     /// Messages are only sent back.
     echo: bool,
-    /// When to see whether the peer is alive.
-    check_at: Instant,
-    /// When the ping was sent that no byte has answered yet.
+    /// When the last ping was sent.
     pinged: Option<Instant>,
+    /// Silence until then does not count.
+    excused: Instant,
     /// How often the client wants to hear where it stands, and when next.
     heartbeat: Option<(Duration, Instant)>,
     /// Messages that the client published.
@@ -99,12 +99,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 feed: app.feed.clone(),
                 all: Vec::new(),
             },
-            check_at: Instant::now() + app.config.ping,
             app,
             socket,
             draining,
             echo: false,
             pinged: None,
+            excused: Instant::now(),
             heartbeat: None,
             published: 0,
             received: 0,
@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// When there is something to do without anything happening.
     fn tick_at(&self) -> Instant {
         let heartbeat = self.heartbeat.map(|(_, at)| at);
-        heartbeat.map_or(self.check_at, |at| at.min(self.check_at))
+        heartbeat.map_or(self.check_at(), |at| at.min(self.check_at()))
     }
 
     async fn tick(&mut self) -> Result<(), Ending> {
@@ -270,31 +270,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             *at = now + *every;
             self.tell_position()?;
         }
-        if self.check_at <= now {
-            self.check_at = self.check(now)?;
+        if self.check_at() <= now {
+            self.check(now)?;
         }
         Ok(())
     }
 
-    /// Pings a peer that has been silent, gives up one that stays so, and says when to look again.
-    fn check(&mut self, now: Instant) -> Result<Instant, Ending> {
-        let (ping, pong) = (self.app.config.ping, self.app.config.pong);
-        let heard = self.socket.heard();
-        let unanswered = self.pinged.take().is_some_and(|pinged| heard < pinged);
+    /// When a silent peer is to be pinged, or given up.
+    fn check_at(&self) -> Instant {
+        match self.unanswered_ping() {
+            Some(pinged) => pinged + self.app.config.pong,
+            None => self.socket.heard().max(self.excused) + self.app.config.ping,
+        }
+    }
+
+    /// Any byte answers a ping.
+    fn unanswered_ping(&self) -> Option<Instant> {
+        self.pinged.filter(|pinged| self.socket.heard() < *pinged)
+    }
+
+    fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
             // A ping would wait behind what the peer does not take: here the stall guard judges.
-            return Ok(now + ping);
+            self.excused = now;
+            self.pinged = None;
+            return Ok(());
         }
-        if unanswered {
+        if self.unanswered_ping().is_some() {
             return Err(Ending::ours(CloseCode::Policy, "no answer to a ping"));
         }
-        if now < heard + ping {
-            return Ok(heard + ping);
-        }
         let payload = rand::random::<[u8; 4]>().to_vec();
-        self.socket.push(Message::Ping(payload.into()))?;
         self.pinged = Some(now);
-        Ok(now + pong)
+        Ok(self.socket.push(Message::Ping(payload.into()))?)
     }
 }
 
@@ -424,3 +431,6 @@ fn answer<'a, T>(
         Err(problem) => protocol::error(Some(reference), &problem),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,30 +1,18 @@
 //! What a session promises, over real sockets.
 
-mod support;
+mod setup;
 
 use common::{
     Feed, Retention,
     harness::{Frame, WsWire, handshake},
 };
-use serde_json::{Value, json};
-use support::{publish, serve, serve_feed};
+use serde_json::json;
+use setup::{ask, data, feed, publish, start, start_with};
 use websockets::Config;
-
-/// The next message's data.
-async fn data(session: &mut WsWire) -> Value {
-    let frame = session.next_json().await;
-    assert!(frame["message"].is_object(), "a message was due: {frame}");
-    frame["message"]["data"].clone()
-}
-
-async fn ask(session: &mut WsWire, command: Value) -> Value {
-    session.send_text(&command.to_string()).await;
-    session.next_json().await
-}
 
 #[tokio::test]
 async fn the_four_arrows_of_the_diagram() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     // Client ->> Server: HTTP Handshake (Upgrade: websocket); Server -->> Client: 101
     let mut client = server.websocket("/topics/alerts").await;
     assert!(
@@ -53,12 +41,14 @@ async fn the_four_arrows_of_the_diagram() {
     );
     client.close(1000, "bye").await;
     assert_eq!(client.expect_close().await, (1000, "bye".into()));
+    drop(client);
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_message_is_the_documented_bytes() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut client = server.websocket("/topics/a?after=earliest").await;
     let start = feed.head();
     let opened = format!(r#"{{"subscribed":{{"next":"{start}"}}}}"#);
@@ -90,7 +80,8 @@ async fn a_message_is_the_documented_bytes() {
 
 #[tokio::test]
 async fn a_client_that_comes_back_after_its_last_id_misses_nothing_and_gets_nothing_twice() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut last = "earliest".to_owned();
     let mut got = Vec::new();
     for round in 0..5 {
@@ -114,7 +105,8 @@ async fn a_client_that_comes_back_after_its_last_id_misses_nothing_and_gets_noth
 
 #[tokio::test]
 async fn a_subscription_has_a_cursor_of_its_own() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let old = publish(&feed, "old", "old 1").await;
     publish(&feed, "old", "old 2").await;
     let mut client = server.websocket("/topics").await;
@@ -145,7 +137,8 @@ async fn a_subscription_has_a_cursor_of_its_own() {
 
 #[tokio::test]
 async fn a_topic_is_in_one_subscription_only() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut client = server.websocket("/topics/a,b").await;
     client.next_json().await;
     let again = json!({"subscribe": {"topics": ["c", "b"], "after": "earliest", "ref": 1}});
@@ -179,7 +172,8 @@ async fn a_topic_is_in_one_subscription_only() {
 
 #[tokio::test]
 async fn a_busy_subscription_does_not_starve_another() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut client = server.websocket("/topics").await;
     for n in 0..900 {
         publish(&feed, "busy", &format!("{n} {}", "x".repeat(1000))).await;
@@ -201,7 +195,8 @@ async fn a_busy_subscription_does_not_starve_another() {
 
 #[tokio::test]
 async fn the_same_key_publishes_once() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut client = server.websocket("/topics").await;
     let publish = json!({"publish": {"topic": "a", "data": 1, "key": "k", "ref": 1}});
     let first = ask(&mut client, publish.clone()).await;
@@ -221,7 +216,8 @@ async fn a_reader_behind_the_feed_is_told_of_the_gap() {
         messages: 10,
         ..Retention::default()
     };
-    let (server, feed) = serve_feed(Feed::new(retention), Config::default()).await;
+    let feed = Feed::new(retention);
+    let server = start_with(feed.clone(), Config::default()).await;
     let first = publish(&feed, "a", "0").await.id;
     for n in 1..30 {
         publish(&feed, "a", &n.to_string()).await;
@@ -243,7 +239,8 @@ async fn a_reader_behind_the_feed_is_told_of_the_gap() {
 
 #[tokio::test]
 async fn a_cursor_of_another_life_is_a_foreign_gap() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     publish(&feed, "a", "here").await;
     let mut client = server.websocket("/topics/a?after=another-7").await;
     assert_eq!(client.next_text().await, r#"{"subscribed":{"next":null}}"#);
@@ -261,7 +258,7 @@ async fn a_cursor_of_another_life_is_a_foreign_gap() {
 
 #[tokio::test]
 async fn what_comes_with_the_handshake_is_not_lost() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     let mut wire = server.wire().await;
     let mut bytes = handshake("localhost", "/topics", &[]).into_bytes();
     bytes.extend(Frame::text(r#"{"ping":{}}"#).encode());
@@ -274,7 +271,7 @@ async fn what_comes_with_the_handshake_is_not_lost() {
 
 #[tokio::test]
 async fn a_connection_can_ask_before_it_upgrades() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     let mut wire = server.wire().await;
     for _ in 0..2 {
         wire.send("GET /topics HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -293,7 +290,7 @@ async fn a_connection_can_ask_before_it_upgrades() {
 
 #[tokio::test]
 async fn pings_are_answered_with_their_payload_and_pongs_with_nothing() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     let mut client = server.websocket("/topics").await;
     client.send_frame(Frame::pong("unasked")).await;
     client.send_frame(Frame::ping("payload")).await;
@@ -308,7 +305,7 @@ async fn pings_are_answered_with_their_payload_and_pongs_with_nothing() {
 
 #[tokio::test]
 async fn fragments_are_one_message_and_control_frames_may_come_between() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     let mut client = server.websocket("/topics").await;
     let part = |opcode, payload: &str, fin| Frame {
         fin,
@@ -326,7 +323,8 @@ async fn fragments_are_one_message_and_control_frames_may_come_between() {
 
 #[tokio::test]
 async fn heartbeats_say_where_the_client_stands() {
-    let (server, feed) = serve(Config::default()).await;
+    let feed = feed();
+    let server = start_with(feed.clone(), Config::default()).await;
     let mut client = server.websocket("/topics/quiet?heartbeat=1").await;
     client.next_json().await;
     publish(&feed, "other", "not for this client").await;
@@ -338,7 +336,7 @@ async fn heartbeats_say_where_the_client_stands() {
 
 #[tokio::test]
 async fn echo_is_off_unless_it_is_asked_for() {
-    let (server, _feed) = serve(Config::default()).await;
+    let server = start(Config::default()).await;
     let mut wire = server.wire().await;
     wire.send(handshake("localhost", "/echo", &[])).await;
     assert_eq!(wire.read_response().await.status, 404);
@@ -347,7 +345,7 @@ async fn echo_is_off_unless_it_is_asked_for() {
         echo: true,
         ..Config::default()
     };
-    let (server, _feed) = serve(config).await;
+    let server = start(config).await;
     let mut client = server.websocket("/echo").await;
     client.send_text("{not JSON").await;
     assert_eq!(client.next_text().await, "{not JSON");

@@ -1,0 +1,256 @@
+//! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
+
+use common::{Browsers, Data, Retention, harness::Frame};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{advance, timeout},
+};
+
+use super::*;
+use crate::Config;
+
+/// The peer's end of a session with these many bytes in each direction.
+struct Peer {
+    io: DuplexStream,
+    feed: Feed,
+    session: JoinHandle<()>,
+    begun: Instant,
+    /// Dropped, it drains.
+    drain: watch::Sender<bool>,
+}
+
+impl Peer {
+    fn new(asked: Asked, buffer: usize) -> Self {
+        let feed = Feed::new(Retention::default());
+        let app = App {
+            config: Config::default(),
+            feed: feed.clone(),
+            browsers: Browsers::new(Vec::new(), ([127, 0, 0, 1], 1).into(), ""),
+            subscribers: Arc::new(Semaphore::new(1)),
+        };
+        let (io, server) = duplex(buffer);
+        let (drain, draining) = watch::channel(false);
+        let socket = Socket::new(server, Default::default(), 65_536);
+        let session = tokio::spawn(run(Arc::new(app), socket, asked, draining));
+        Self {
+            io,
+            feed,
+            session,
+            begun: Instant::now(),
+            drain,
+        }
+    }
+
+    fn unsubscribed() -> Self {
+        let asked = Asked::Feed {
+            subscription: None,
+            heartbeat: None,
+        };
+        Self::new(asked, 65_536)
+    }
+
+    fn subscribed(buffer: usize) -> Self {
+        let asked = Asked::Feed {
+            subscription: Some(("a".parse().unwrap(), After::Earliest)),
+            heartbeat: None,
+        };
+        Self::new(asked, buffer)
+    }
+
+    async fn send(&mut self, frame: &Frame) {
+        self.io.write_all(&frame.encode()).await.unwrap();
+    }
+
+    /// Opcode and payload of the next short frame, and when it came in seconds.
+    async fn next(&mut self) -> (u8, Vec<u8>, u64) {
+        let (opcode, length) = (
+            self.io.read_u8().await.unwrap() & 15,
+            self.io.read_u8().await,
+        );
+        let length = match length.unwrap() {
+            126 => self.io.read_u16().await.unwrap().into(),
+            short => short.into(),
+        };
+        let mut payload = vec![0; length];
+        self.io.read_exact(&mut payload).await.unwrap();
+        (opcode, payload, self.begun.elapsed().as_secs())
+    }
+
+    async fn next_text(&mut self) -> (String, u64) {
+        let (opcode, payload, second) = self.next().await;
+        assert_eq!(opcode, 1);
+        (String::from_utf8(payload).unwrap(), second)
+    }
+
+    async fn next_ping(&mut self) -> u64 {
+        let (opcode, payload, second) = self.next().await;
+        assert_eq!((opcode, payload.len()), (9, 4));
+        second
+    }
+
+    async fn next_close(&mut self) -> (u16, u64) {
+        let (opcode, payload, second) = self.next().await;
+        assert_eq!(opcode, 8);
+        (u16::from_be_bytes([payload[0], payload[1]]), second)
+    }
+
+    /// When the session's task ended, in seconds.
+    async fn ended(&mut self) -> u64 {
+        (&mut self.session).await.unwrap();
+        self.begun.elapsed().as_secs()
+    }
+}
+
+async fn publish(feed: &Feed, size: usize) {
+    let draft = Draft::new(Data::text(&"x".repeat(size)));
+    feed.publish("a".parse().unwrap(), draft).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_pinged_after_20_s_given_up_after_30_and_cut_after_35() {
+    let mut peer = Peer::unsubscribed();
+    assert_eq!(peer.next_ping().await, 20);
+    assert_eq!(peer.next_close().await, (1008, 30));
+    assert_eq!(peer.ended().await, 35);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_is_life_and_the_next_ping_comes_after_20_s_of_silence() {
+    let mut peer = Peer::unsubscribed();
+    for n in 1..4 {
+        assert_eq!(peer.next_ping().await, n * 25 - 5);
+        advance(Duration::from_secs(5)).await;
+        peer.send(&Frame::pong("any payload")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_byte_is_life_even_one_of_a_frame_that_never_ends() {
+    let mut peer = Peer::unsubscribed();
+    peer.io
+        .write_all(&[0x81, 0xfe, 0xff, 0xff, 1, 2, 3, 4])
+        .await
+        .unwrap();
+    for _ in 0..10 {
+        assert!(
+            timeout(Duration::from_secs(19), peer.io.read_u8())
+                .await
+                .is_err()
+        );
+        peer.io.write_all(b"x").await.unwrap();
+    }
+    assert_eq!(peer.next_ping().await, 210);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_talking_is_not_pinged() {
+    let mut peer = Peer::unsubscribed();
+    for _ in 0..10 {
+        advance(Duration::from_secs(15)).await;
+        peer.send(&Frame::text(r#"{"ping":{}}"#)).await;
+        assert_eq!(peer.next_text().await.0, r#"{"pong":{}}"#);
+    }
+    assert_eq!(peer.next_ping().await, 170);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_come_as_often_as_they_were_asked_for() {
+    let every = Some(Duration::from_secs(7));
+    let asked = Asked::Feed {
+        subscription: Some(("a".parse().unwrap(), After::Latest)),
+        heartbeat: every,
+    };
+    let mut peer = Peer::new(asked, 65_536);
+    peer.next_text().await;
+    for n in 1..3 {
+        let topic = "other".parse().unwrap();
+        let draft = Draft::new(Data::text("moves the head"));
+        let head = peer.feed.publish(topic, draft).await.unwrap().id;
+        let heartbeat = format!(r#"{{"heartbeat":{{"next":"{head}"}}}}"#);
+        assert_eq!(peer.next_text().await, (heartbeat, n * 7));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_has_5_s_for_its_part_of_the_closing() {
+    let mut peer = Peer::unsubscribed();
+    peer.drain.send_replace(true);
+    assert_eq!(peer.next_close().await, (1012, 0));
+    assert_eq!(peer.ended().await, 5);
+    // One that answers and does not close its side has no more.
+    let mut peer = Peer::unsubscribed();
+    peer.send(&Frame::close(1000, "")).await;
+    assert_eq!(peer.next_close().await, (1000, 0));
+    assert_eq!(peer.ended().await, 5);
+    let mut peer = Peer::unsubscribed();
+    peer.send(&Frame {
+        rsv: 1,
+        ..Frame::text("")
+    })
+    .await;
+    assert_eq!(peer.next_close().await, (1002, 0));
+    assert_eq!(peer.io.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(peer.ended().await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_reads_is_served_for_ever() {
+    let mut peer = Peer::subscribed(100);
+    peer.next_text().await;
+    for _ in 0..1000 {
+        publish(&peer.feed, 300).await;
+        while peer.next().await.0 != 1 {}
+        peer.io.write_all(&Frame::pong("").encode()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_a_place() {
+    let mut peer = Peer::new(
+        Asked::Feed {
+            subscription: None,
+            heartbeat: None,
+        },
+        1000,
+    );
+    let ping = Frame::text(r#"{"ping":{}}"#).encode();
+    let mut sent = 0;
+    while timeout(Duration::from_secs(1), peer.io.write_all(&ping))
+        .await
+        .is_ok()
+    {
+        sent += 1;
+    }
+    let taken = MAX_UNSENT / protocol::pong().len();
+    assert!(
+        (taken / 2..taken * 2).contains(&sent),
+        "{sent} of about {taken}"
+    );
+    // As soon as it reads, it is read again.
+    peer.next_text().await;
+    for _ in 0..sent - 1 {
+        assert_eq!(peer.next_text().await.0, r#"{"pong":{}}"#);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_holds_a_page_and_hears_of_the_gap_behind_it() {
+    let mut peer = Peer::subscribed(1000);
+    peer.next_text().await;
+    publish(&peer.feed, 1000).await;
+    assert!(peer.next_text().await.0.starts_with(r#"{"message":"#));
+    for _ in 0..2000 {
+        publish(&peer.feed, 1000).await;
+        tokio::task::yield_now().await;
+    }
+    let mut held = 0;
+    while peer.next_text().await.0.starts_with(r#"{"message":"#) {
+        held += 1;
+    }
+    assert!(held <= PAGE.bytes / 1000, "{held} messages were held");
+    for _ in 0..1000 {
+        peer.next_text().await; // what is retained, and one heartbeat
+    }
+}

@@ -1,0 +1,238 @@
+//! Each knob at its boundary.
+
+mod setup;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    Feed, Retention,
+    harness::{End, Frame, PATIENCE, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake},
+};
+use serde_json::json;
+use setup::{ask, feed, is_alive, publish, small, start, start_with};
+use tokio::time::timeout;
+use websockets::Config;
+
+#[tokio::test]
+async fn one_more_than_the_subscribers_is_told_when_to_come_again_before_the_upgrade() {
+    let config = Config {
+        max_subscribers: 2,
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let first = server.websocket("/topics/a").await;
+    let mut second = server.websocket("/topics").await;
+    let mut third = server.wire().await;
+    third.send(handshake("localhost", "/topics/a", &[])).await;
+    let refused = third.read_response().await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("5"))
+    );
+    assert!(refused.text().contains("at the subscriber limit"));
+    // Who is here is served, and so are health and publishing.
+    let begun = Instant::now();
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.post("/topics/a", "x").await.status, 201);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(is_alive(&mut second).await);
+    drop(first);
+    until_upgraded(&server).await;
+    drop((second, third));
+    server.stop().await;
+}
+
+/// A place is free again as soon as the server knows that its client has left.
+async fn until_upgraded(server: &TestServer) {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let mut wire = server.wire().await;
+        wire.send(handshake("localhost", "/topics", &[])).await;
+        if wire.read_head().await.starts_with("HTTP/1.1 101 ") {
+            return;
+        }
+    }
+    panic!("no place became free");
+}
+
+#[tokio::test]
+async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
+    let config = Config {
+        max_connections: Some(1),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let mut first = server.websocket("/topics").await;
+    let mut second = server.wire().await;
+    second.send(handshake("localhost", "/topics", &[])).await;
+    let served = async {
+        for _ in 0..20 {
+            assert!(is_alive(&mut first).await);
+        }
+    };
+    tokio::select! {
+        head = second.read_head() => panic!("served beyond the limit: {head}"),
+        () = served => {}
+    }
+    drop(first);
+    let mut second = WsWire::on_wire(second).await;
+    assert!(is_alive(&mut second).await);
+    drop(second);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_of_the_limit_is_taken_and_one_byte_more_is_1009() {
+    let server = start(small()).await;
+    let mut session = server.websocket("/topics/a").await;
+    session.next_json().await;
+    let frame = json!({"publish": {"topic": "a", "data": "", "ref": 1}}).to_string();
+    let filling = "x".repeat(MAX_MESSAGE - frame.len());
+    let command = json!({"publish": {"topic": "a", "data": filling, "ref": 1}});
+    session.send_text(&command.to_string()).await;
+    let frames = [session.next_json().await, session.next_json().await];
+    assert!(frames.iter().any(|frame| frame["ack"].is_object()));
+    assert!(
+        frames
+            .iter()
+            .any(|frame| frame["message"]["data"] == filling.as_str())
+    );
+    session.send_text(&format!("{command} ")).await;
+    assert_eq!(session.expect_close().await.0, 1009);
+    drop(session);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_has_sixteen_subscriptions() {
+    let server = start(Config::default()).await;
+    let mut session = server.websocket("/topics/first").await;
+    session.next_json().await;
+    let subscribe = |n: usize| json!({"subscribe": {"topics": [format!("t{n}")], "ref": n}});
+    for n in 1..16 {
+        assert_eq!(
+            ask(&mut session, subscribe(n)).await["subscribed"]["ref"],
+            n
+        );
+    }
+    let refused = ask(&mut session, subscribe(16)).await;
+    assert_eq!(refused["error"]["status"], 429);
+    let leave = json!({"unsubscribe": {"topics": ["first"], "ref": "l"}});
+    assert_eq!(ask(&mut session, leave).await["subscribed"]["ref"], "l");
+    assert_eq!(
+        ask(&mut session, subscribe(16)).await["subscribed"]["ref"],
+        16
+    );
+    drop(session);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_pinged_and_given_up_when_it_does_not_answer() {
+    let config = Config {
+        ping: Duration::from_millis(50),
+        pong: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let server = start(config).await;
+    let mut answers = server.websocket("/topics").await;
+    for _ in 0..4 {
+        let ping = answers.next_frame().await.unwrap();
+        assert_eq!((ping.opcode, ping.payload.len()), (9, 4));
+        answers.send_frame(Frame::pong(ping.payload)).await;
+    }
+    let mut silent = server.websocket("/topics").await;
+    assert_eq!(silent.next_frame().await.unwrap().opcode, 9);
+    assert_eq!(
+        silent.expect_close().await,
+        (1008, "no answer to a ping".into())
+    );
+    silent.close(1008, "").await;
+    assert_eq!(silent.wire().closed().await, (End::Eof, Vec::new()));
+    drop((answers, silent));
+    server.stop().await;
+}
+
+/// Fills the socket of a client that does not read.
+async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
+    let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
+    wire.send(handshake("localhost", "/topics/a", &[])).await;
+    let session = WsWire::on_wire(wire).await;
+    setup::until_waiters(feed, 1).await;
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        publish(feed, "a", &text).await;
+    }
+    session
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
+    let config = Config {
+        stall: Duration::from_millis(200),
+        max_subscribers: 1,
+        ..Config::default()
+    };
+    let feed = feed();
+    let server = start_with(feed.clone(), config).await;
+    let stalled = fill(&feed, &server).await;
+    until_upgraded(&server).await;
+    drop(stalled);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_told_of_the_gap_and_goes_on() {
+    let feed = Feed::new(Retention {
+        messages: 3,
+        ..Retention::default()
+    });
+    let server = start_with(feed.clone(), Config::default()).await;
+    let mut slow = fill(&feed, &server).await;
+    slow.next_json().await;
+    let (mut ids, mut gaps) = (Vec::new(), Vec::new());
+    while ids.last() != Some(&feed.head()) {
+        let frame = slow.next_json().await;
+        if frame["gap"].is_object() {
+            gaps.push((ids.len(), frame["gap"]["reason"].clone()));
+        } else if let Some(id) = frame["message"]["id"].as_str() {
+            ids.push(id.parse().unwrap());
+        }
+    }
+    let [(before, reason)] = gaps.as_slice() else {
+        panic!("one gap was due, not {gaps:?}");
+    };
+    assert_eq!(reason, "trimmed");
+    assert!(*before < 197, "its socket took all {before}");
+    assert_eq!(ids.len(), before + 3);
+    drop(slow);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_only_sends_is_not_read_further_than_its_answers_can_go() {
+    let server = start(Config::default()).await;
+    let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
+    wire.send(handshake("localhost", "/topics", &[])).await;
+    let mut sends = WsWire::on_wire(wire).await;
+    let pings = Frame::text(r#"{"ping":{}}"#).encode().repeat(10_000);
+    sends.send_raw(&pings).await;
+    let mut more = 0;
+    // An answer comes back for each: at some time neither side takes any more.
+    while timeout(Duration::from_millis(300), sends.send_raw(&pings))
+        .await
+        .is_ok()
+    {
+        more += 1;
+        assert!(more < 1000, "the server has no end");
+    }
+    assert_eq!(
+        server.post("/topics/a", "others are served").await.status,
+        201
+    );
+    for _ in 0..10_000 {
+        assert_eq!(sends.next_text().await, r#"{"pong":{}}"#);
+    }
+    drop(sends);
+    server.stop().await;
+}

@@ -1,0 +1,83 @@
+//! A server for a test, its knobs, and what a session is asked.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::time::Duration;
+
+use common::{
+    Data, Draft, Feed, Published, Retention,
+    harness::{
+        Frame, TestServer, WsWire,
+        contract::{MAX_MESSAGE, READ_TIMEOUT},
+    },
+};
+use serde_json::{Value, json};
+use websockets::{Config, run};
+
+/// A server of its own feed.
+pub(crate) async fn start(config: Config) -> TestServer {
+    start_with(feed(), config).await
+}
+
+/// A server of this feed.
+pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
+    TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
+}
+
+pub(crate) fn feed() -> Feed {
+    Feed::new(Retention::default())
+}
+
+/// Small bodies and short times, so that their limits are near.
+pub(crate) fn small() -> Config {
+    Config {
+        max_message: MAX_MESSAGE,
+        read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
+        ..Config::default()
+    }
+}
+
+/// Publishes without a connection.
+pub(crate) async fn publish(feed: &Feed, topic: &str, text: &str) -> Published {
+    let topic = topic.parse().expect("a topic");
+    let draft = Draft::new(Data::text(text));
+    feed.publish(topic, draft)
+        .await
+        .expect("a feed in memory takes it")
+}
+
+/// The next frame but pings, which are answered.
+pub(crate) async fn frame(session: &mut WsWire) -> Value {
+    loop {
+        let frame = session.next_frame().await.expect("a frame is due");
+        match frame.opcode {
+            1 => return serde_json::from_slice(&frame.payload).expect("a text is JSON"),
+            9 => session.send_frame(Frame::pong(frame.payload)).await,
+            _ => panic!("a text was due, not {frame:?}"),
+        }
+    }
+}
+
+/// Sends a command and reads one frame.
+pub(crate) async fn ask(session: &mut WsWire, command: Value) -> Value {
+    session.send_text(&command.to_string()).await;
+    frame(session).await
+}
+
+/// The next frame's message's data.
+pub(crate) async fn data(session: &mut WsWire) -> Value {
+    let frame = frame(session).await;
+    assert!(frame["message"].is_object(), "a message was due: {frame}");
+    frame["message"]["data"].clone()
+}
+
+/// Whether the session answers.
+pub(crate) async fn is_alive(session: &mut WsWire) -> bool {
+    ask(session, json!({"ping": {}})).await == json!({"pong": {}})
+}
+
+/// Waits until as many readers wait in the feed.
+pub(crate) async fn until_waiters(feed: &Feed, count: usize) {
+    while feed.waiters() != count {
+        tokio::task::yield_now().await;
+    }
+}
