@@ -7,13 +7,14 @@
 //! - [`run`] is the sender, [`receiver::run`] the receiver;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
-//! - `endpoints.rs` knows who is to be called, `push.rs` is the loop that each of them has;
+//! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each;
 //! - `deliver.rs` is one attempt: `guard.rs` says where it may go, [`sign`] signs it, and [`schedule`]
 //!   when to try again;
 //! - `receiver.rs` hands what comes to [`verify`], and what is genuine to `inbox.rs`.
 
 mod body;
 mod deliver;
+mod endpoint;
 mod endpoints;
 pub mod guard;
 mod inbox;

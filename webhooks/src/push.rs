@@ -21,7 +21,7 @@ use tracing::error;
 
 use crate::{
     deliver::{Attempt, Failure, Outcome},
-    endpoints::Endpoint,
+    endpoint::Endpoint,
     guard::Guard,
     schedule::Schedule,
 };

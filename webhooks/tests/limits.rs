@@ -4,10 +4,14 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::{End, Fault, FaultProxy, Faults};
+use common::{
+    Data, Draft, Feed, Retention,
+    harness::{End, Fault, FaultProxy, Faults},
+};
 use serde_json::{Value, json};
 use setup::{
     FAILED, OK, SHORT, Sink, endpoint, local, publish, register, send_json, small, soon, start,
+    start_with,
 };
 use tokio::{net::TcpSocket, time::Instant};
 use webhooks::{Config, schedule::Schedule};
@@ -220,4 +224,35 @@ async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
         413
     );
     sender.stop().await;
+}
+
+#[tokio::test]
+async fn of_one_endpoint_a_thousand_messages_wait_and_newer_ones_stay_in_the_feed() {
+    let feed = Feed::new(Retention {
+        messages: 5_000,
+        ..Retention::default()
+    });
+    let config = Config {
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let sender = start_with(feed.clone(), config).await;
+    let path = register(&sender, &Sink::open().await.url()).await;
+    for _ in 0..1_010 {
+        let topic = "a".parse().expect("a topic");
+        let draft = Draft::new(Data::text("hello"));
+        feed.publish(topic, draft).await.expect("memory takes it");
+    }
+    let waits = |endpoint: &Value| endpoint["in_flight"] == 0 && endpoint["waiting"] == 1_000;
+    let full = endpoint(&sender, &path, waits).await;
+    assert!(
+        full["after"]
+            .as_str()
+            .is_some_and(|after| after.ends_with("-1000")),
+        "{full}"
+    );
+    let good = Sink::open().await;
+    register(&sender, &good.url()).await;
+    publish(&sender, "news").await;
+    assert_eq!(good.answers(OK).await, "news");
 }
