@@ -24,7 +24,8 @@ async fn start(mut config: Config) -> io::Result<()> {
         messages: config.retain,
         ..Retention::default()
     });
+    let shutdown = shutdown_signal();
     let listener = listen(config.listen).await?;
-    run(listener, feed, config, shutdown_signal()).await?;
+    run(listener, feed, config, shutdown).await?;
     Ok(())
 }
