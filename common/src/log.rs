@@ -141,7 +141,7 @@ impl Log {
         let idle_since = |ring: &Ring| ring.published + self.retention.idle;
         for (_, ring) in self.topics.extract_if(|_, ring| idle_since(ring) <= now) {
             self.bytes -= ring.bytes;
-            self.floor = self.floor.max(ring.last());
+            self.floor = self.floor.max(ring.last(self.head));
             if let Some(first) = ring.messages.front() {
                 self.oldest.remove(&first.id.seq);
             }
@@ -191,16 +191,30 @@ impl Log {
             _ => self.head,
         };
         let (messages, complete) = self.collect(topics, start, end, limit);
-        let next = match messages.last() {
-            Some(last) if !complete => last.id,
-            _ => self.at(end),
-        };
+        let given = messages.last().map(|message| message.id);
+        let next = given.filter(|_| !complete).unwrap_or(self.at(end));
+        let last = given.unwrap_or_else(|| self.at(self.last(topics, end)));
         Page {
             more: !complete || end < self.head,
             messages,
             next,
+            last,
             gap,
         }
+    }
+
+    /// The last message that `topics` had up to `end`, as far as is known.
+    fn last(&self, topics: &Topics, end: u64) -> u64 {
+        let last = |topic| {
+            self.topics
+                .get(topic)
+                .map_or(self.floor.min(end), |ring| ring.last(end))
+        };
+        topics
+            .iter()
+            .map(last)
+            .max()
+            .expect("a request names at least one topic")
     }
 
     /// The number to read after, and the gap that lies before it.
@@ -355,10 +369,13 @@ impl Ring {
         over && self.messages.len() > 1
     }
 
-    /// The number of the last message the topic ever had.
-    fn last(&self) -> u64 {
-        self.messages
-            .back()
-            .map_or(self.mark, |message| message.id.seq)
+    /// The number of the topic's last message up to `end`.
+    fn last(&self, end: u64) -> u64 {
+        let position = self
+            .messages
+            .partition_point(|message| message.id.seq <= end);
+        position
+            .checked_sub(1)
+            .map_or(self.mark.min(end), |last| self.messages[last].id.seq)
     }
 }

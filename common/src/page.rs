@@ -33,6 +33,9 @@ pub struct Page {
     /// Read on after this: the last position that this page covers if there is `more`, else the
     /// feed's head at the moment of reading.
     pub next: Cursor,
+    /// The last message that the topics had up to `next`, whether this page gives it or an earlier
+    /// one did: it stands still while other topics move the head. Not on the wire.
+    pub last: Cursor,
     /// Reading on would give more at once.
     pub more: bool,
     /// What the cursor asked for and the feed cannot give. It comes before the messages.

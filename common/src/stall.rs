@@ -32,6 +32,11 @@ impl<S> StallGuard<S> {
         }
     }
 
+    /// What is guarded.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// The progress of a write: any ends the wait, and none for too long ends the connection.
     fn guard<T>(
         &mut self,

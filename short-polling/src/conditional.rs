@@ -12,12 +12,12 @@
 //! Weak, because `next` may differ between two answers of one ETag. Strong ones would also be lost
 //! on the way: nginx removes them when it compresses.
 
-use common::{Cursor, Page};
+use common::Page;
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
 
-/// The ETag of `page`. `last` is the last message that the page's topics had up to where it ends,
-/// given or not.
-pub fn etag(page: &Page, last: Cursor) -> String {
+/// The ETag of `page`.
+pub fn etag(page: &Page) -> String {
+    let last = page.last;
     match &page.gap {
         None => format!("W/\"{last}\""),
         Some(gap) => {
@@ -62,7 +62,7 @@ fn opaque(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use common::{Gap, Reason};
+    use common::{Cursor, Gap, Reason};
     use hyper::header::HeaderValue;
 
     use super::*;
@@ -122,23 +122,21 @@ mod tests {
     #[test]
     fn an_etag_tells_the_last_message_and_the_gap() {
         let cursor = |text: &str| text.parse::<Cursor>().unwrap();
-        let (last, gap) = (
-            cursor("m3k9qf-42"),
-            Gap {
-                reason: Reason::Trimmed,
-                topics: "a,b".parse().unwrap(),
-                requested: "m3k9qf-1".to_owned(),
-                resumed: cursor("m3k9qf-40"),
-            },
-        );
+        let gap = Gap {
+            reason: Reason::Trimmed,
+            topics: "a,b".parse().unwrap(),
+            requested: "m3k9qf-1".to_owned(),
+            resumed: cursor("m3k9qf-40"),
+        };
         let mut page = Page {
             messages: Vec::new(),
             next: cursor("m3k9qf-50"),
+            last: cursor("m3k9qf-42"),
             more: false,
             gap: None,
         };
-        assert_eq!(etag(&page, last), ETAG);
+        assert_eq!(etag(&page), ETAG);
         page.gap = Some(gap);
-        assert_eq!(etag(&page, last), "W/\"m3k9qf-42+trimmed-2-m3k9qf-40\"");
+        assert_eq!(etag(&page), "W/\"m3k9qf-42+trimmed-2-m3k9qf-40\"");
     }
 }
