@@ -124,6 +124,7 @@ mod tests {
         let page = Page {
             messages: Vec::new(),
             next: cursor("e-3"),
+            last: cursor("e-3"),
             more: false,
             gap: Some(gap),
         };

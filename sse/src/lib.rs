@@ -8,6 +8,7 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
 //! - `stream.rs` is the answer that goes on: replay, live, heartbeat, end;
+//! - `takeover.rs` is an addition: it lets an open stream leave hyper, for the memory;
 //! - [`event`] writes the wire form, [`parse`] reads it for a client.
 
 pub mod event;
@@ -15,6 +16,7 @@ pub mod parse;
 mod route;
 mod serve;
 mod stream;
+mod takeover;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -59,6 +61,9 @@ pub struct Config {
     /// Seconds a client waits before it reconnects; each stream gets up to half of it more.
     #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
     pub retry: Duration,
+    /// Whether an open stream leaves hyper, which saves its buffers: `false` is plain hyper.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub takeover: bool,
 }
 
 impl Default for Config {

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{App, route};
+use crate::{App, Config, route, takeover};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -64,17 +64,12 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     // Small blocks leave at once. The option fails only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
+    if app.config.takeover {
+        return takeover::connection(stream, app, draining).await;
+    }
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let service = service_fn(|request| route::route(app.clone(), request));
-    let mut connection = pin!(
-        http1::Builder::new()
-            // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-            // keep-alive idle timer.
-            .timer(TokioTimer::new())
-            .header_read_timeout(app.config.read_timeout)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
-    );
+    let mut connection = pin!(http(&app.config).serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -85,6 +80,17 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     if let Err(error) = served {
         debug!(%error, "connection ended");
     }
+}
+
+/// hyper's server side of HTTP/1, with every limit that it has.
+pub(crate) fn http(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
+    // keep-alive idle timer.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(config.read_timeout)
+        .max_buf_size(MAX_HEAD);
+    http
 }
 
 /// Waits until every connection has ended, and cuts those that have not after `limit`.

@@ -1,0 +1,234 @@
+//! Density, an addition to plain hyper: an open stream costs a socket and a position.
+//!
+//! hyper keeps a read and a write buffer of 8 KiB each for as long as an answer streams. A stream
+//! that mostly waits needs neither. So hyper parses the head and the route answers as ever; but
+//! before any byte of a streaming answer is written, the socket is taken back, everything of hyper
+//! is dropped, and the answer is written here: its head, then its body until one side ends it.
+//!
+//! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
+//! waiting for a service that never answers. What it could still hold is an *earlier* answer that
+//! the client has not taken yet (a pipelined request gets here while that one is being written).
+//! [`Watched`] knows: hyper has bytes left exactly if a write was not followed by a successful
+//! flush, because hyper flushes whenever it goes idle. Until then, nothing is taken over.
+//! `tests/takeover.rs` would fail if hyper changed that.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    io::{self, IoSlice, Write},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use common::StallGuard;
+use http_body_util::{BodyExt, Either};
+use hyper::{Request, Response, Version, body::Incoming, http::response, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+};
+use tracing::debug;
+
+use crate::{
+    App,
+    route::{self, AnswerBody},
+    serve,
+    stream::EventBody,
+};
+
+/// One connection, as `serve::connection` is with plain hyper. A stream is its last answer: the
+/// body ends where the connection does (RFC 9112 §6.3, rule 8).
+pub(crate) async fn connection(stream: TcpStream, app: Arc<App>, draining: watch::Receiver<bool>) {
+    let ended = match parse(stream, app, draining).await {
+        Ok(Some((socket, response))) => write(socket, response).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Lets hyper answer until a stream opens; then the socket, and the answer to write on it.
+async fn parse(
+    stream: TcpStream,
+    app: Arc<App>,
+    mut draining: watch::Receiver<bool>,
+) -> hyper::Result<Option<(StallGuard<TcpStream>, Response<EventBody>)>> {
+    let desk = Arc::new(Desk::default());
+    let io = Watched {
+        io: StallGuard::new(stream, app.config.stall),
+        desk: desk.clone(),
+    };
+    let builder = serve::http(&app.config);
+    let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
+    // Boxed, so that its room is free again once the stream is open.
+    let mut http = Box::new(builder.serve_connection(TokioIo::new(io), service));
+    let (mut drain, mut told) = (pin!(draining.changed()), false);
+    let response = poll_fn(|task| {
+        if !told && drain.as_mut().poll(task).is_ready() {
+            told = true;
+            Pin::new(&mut *http).graceful_shutdown();
+        }
+        let served = Pin::new(&mut *http).poll(task).map_ok(|()| None);
+        desk.take()
+            .map_or(served, |response| Poll::Ready(Ok(Some(response))))
+    });
+    let Some(response) = response.await? else {
+        return Ok(None);
+    };
+    // What was read beyond the head is dropped: a request behind a stream has no turn.
+    Ok(Some((http.into_parts().io.into_inner().io, response)))
+}
+
+/// What the service inside hyper and the task around it tell each other.
+#[derive(Default)]
+struct Desk {
+    /// An answer to be written without hyper.
+    taken: Mutex<Option<Response<EventBody>>>,
+    /// hyper holds bytes of an earlier answer.
+    unflushed: AtomicBool,
+}
+
+impl Desk {
+    fn take(&self) -> Option<Response<EventBody>> {
+        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        self.taken
+            .lock()
+            .expect("nothing panics under this lock")
+            .take_if(|_| !unflushed)
+    }
+}
+
+/// The route's answer; a streaming one goes to the desk, and hyper waits for it for ever.
+async fn answer(
+    app: Arc<App>,
+    desk: Arc<Desk>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let version = request.version();
+    let (mut head, body) = route::route(app, request).await?.into_parts();
+    match body {
+        Either::Left(_) => Ok(Response::from_parts(head, body)),
+        Either::Right(events) => {
+            head.version = version;
+            let response = Response::from_parts(head, events);
+            *desk.taken.lock().expect("nothing panics under this lock") = Some(response);
+            pending().await
+        }
+    }
+}
+
+/// Writes the answer until its body or the client ends it.
+async fn write(mut socket: StallGuard<TcpStream>, response: Response<EventBody>) -> io::Result<()> {
+    let (head, mut body) = response.into_parts();
+    socket.write_all(&encode(head)).await?;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            left = left(socket.get_ref()) => return left,
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                socket
+                    .write_all(&frame.into_data().unwrap_or_default())
+                    .await?
+            }
+            None => return socket.shutdown().await,
+        }
+    }
+}
+
+/// The head's bytes (RFC 9112 §4). hyper would have added the date and the framing.
+fn encode(head: response::Parts) -> Vec<u8> {
+    let version = if head.version == Version::HTTP_10 {
+        "HTTP/1.0"
+    } else {
+        "HTTP/1.1"
+    };
+    let mut bytes = format!("{version} {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    write!(bytes, "connection: close\r\ndate: {date}\r\n\r\n").expect("a Vec takes any bytes");
+    bytes
+}
+
+/// Resolves when the client has left. What it says during the stream is read and thrown away.
+async fn left(socket: &TcpStream) -> io::Result<()> {
+    loop {
+        socket.readable().await?;
+        match socket.try_read(&mut [0; 1_024]) {
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+/// Notes whether what was written has been flushed.
+struct Watched {
+    io: StallGuard<TcpStream>,
+    desk: Arc<Desk>,
+}
+
+impl Watched {
+    fn unflushed<T>(&self, written: T) -> T {
+        self.desk.unflushed.store(true, Ordering::Relaxed);
+        written
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(task, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(task, bytes);
+        self.unflushed(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(task, slices);
+        self.unflushed(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(task);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.desk.unflushed.store(false, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
