@@ -1,0 +1,265 @@
+//! The client's half of WebSockets: subscribe, print, confirm, and come back after the last id.
+//!
+//! ```sh
+//! cargo run -p websockets --example websockets_client -- ws://127.0.0.1:8004/topics/news
+//! ```
+//!
+//! It needs no async runtime: one thread reads, and answers what it reads. tungstenite answers the
+//! server's pings while it does.
+
+use std::{
+    fmt, io,
+    net::{TcpStream, ToSocketAddrs},
+    process::ExitCode,
+    thread::sleep,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tungstenite::{
+    Error, HandshakeError, Message, WebSocket,
+    client::{ClientRequestBuilder, client},
+    http::{Response, Uri},
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+/// Prints what is published, and publishes.
+#[derive(Debug, Clone, Parser)]
+pub struct Args {
+    /// What to subscribe to: ws://HOST:PORT/topics/a,b
+    pub url: Uri,
+    /// Where to start: a cursor, `earliest` or `latest`.
+    #[arg(long, default_value = "latest")]
+    pub after: String,
+    /// Publishes this text to the topic of --to, once, however often the connection breaks.
+    #[arg(long, requires = "to", value_name = "TEXT")]
+    pub say: Option<String>,
+    /// The topic to publish to.
+    #[arg(long, requires = "say", value_name = "TOPIC")]
+    pub to: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let reason = Client::new(Args::parse()).run();
+    eprintln!("error: {reason}");
+    ExitCode::FAILURE
+}
+
+/// What a client keeps from one connection to the next.
+#[derive(Debug)]
+pub struct Client {
+    url: Uri,
+    /// Everything up to here was printed.
+    after: String,
+    /// What is to be published and is not acknowledged, with its key.
+    unacknowledged: Option<String>,
+    /// Connections that failed since one was good.
+    failures: u32,
+}
+
+/// What the server may say, as far as it matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Frame<'a> {
+    Subscribed {
+        next: Option<String>,
+    },
+    #[serde(borrow)]
+    Message(&'a RawValue),
+    #[serde(borrow)]
+    Gap(&'a RawValue),
+    Heartbeat {
+        next: String,
+    },
+    Ack {
+        id: String,
+    },
+    Error {
+        status: u16,
+        detail: String,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum Failure {
+    /// Connecting again would not help.
+    Final(String),
+    /// It may work later, not before this long.
+    Passing(String, Duration),
+}
+
+impl Client {
+    /// Starts where the arguments say.
+    pub fn new(args: Args) -> Self {
+        let publish = |(data, topic)| {
+            let key = format!("{:032x}", rand::random::<u128>());
+            json!({"publish": {"topic": topic, "data": data, "key": key, "ref": "say"}}).to_string()
+        };
+        Self {
+            url: args.url,
+            after: args.after,
+            unacknowledged: args.say.zip(args.to).map(publish),
+            failures: 0,
+        }
+    }
+
+    /// Connects again and again until there is no point in going on, and says why.
+    pub fn run(&mut self) -> String {
+        loop {
+            match self.session() {
+                Failure::Final(reason) => return reason,
+                Failure::Passing(reason, at_least) => {
+                    self.failures += 1;
+                    eprintln!("{reason}; connecting again after {}", self.after);
+                    sleep(at_least + backoff(self.failures, rand::random()));
+                }
+            }
+        }
+    }
+
+    /// One connection, from the handshake to its end.
+    fn session(&mut self) -> Failure {
+        let lived = self.connect().and_then(|mut socket| {
+            if let Some(publish) = &self.unacknowledged {
+                socket.send(Message::text(publish.as_str()))?;
+            }
+            loop {
+                match socket.read()? {
+                    Message::Text(text) => self.take(&text, &mut socket)?,
+                    Message::Close(frame) => return Err(closed(frame)),
+                    _ => {}
+                }
+            }
+        });
+        let Err(failure): Result<std::convert::Infallible, _> = lived;
+        failure
+    }
+
+    fn connect(&self) -> Result<WebSocket<TcpStream>, Failure> {
+        let stream = connect(&self.url)?;
+        let url = format!("{}?after={}", self.url, self.after);
+        let url = url
+            .parse()
+            .map_err(|error| Failure::Final(format!("{url}: {error}")))?;
+        let request = ClientRequestBuilder::new(url).with_sub_protocol("feed.v1.json");
+        match client(request, stream) {
+            Ok((socket, _)) => Ok(socket),
+            Err(HandshakeError::Failure(Error::Http(answer))) => Err(refused(&answer)),
+            Err(HandshakeError::Failure(error)) => Err(error.into()),
+            Err(HandshakeError::Interrupted(_)) => {
+                Err(Error::from(io::Error::from(io::ErrorKind::TimedOut)).into())
+            }
+        }
+    }
+
+    /// Prints, then moves the cursor: cut off in between, it is printed again.
+    fn take(&mut self, text: &str, socket: &mut WebSocket<TcpStream>) -> Result<(), Failure> {
+        let frame = serde_json::from_str(text);
+        let frame =
+            frame.map_err(|error| Failure::Final(format!("not a frame: {error}: {text}")))?;
+        match frame {
+            Frame::Subscribed { next } => {
+                self.failures = 0;
+                self.after = next.unwrap_or_else(|| self.after.clone());
+            }
+            Frame::Message(message) => {
+                println!("{message}");
+                self.after = id_of(message)?;
+                let received = json!({"received": {"id": self.after}});
+                socket.send(Message::text(received.to_string()))?;
+            }
+            Frame::Gap(gap) => println!("gap {gap}"),
+            Frame::Heartbeat { next } => self.after = next,
+            Frame::Ack { id } => {
+                self.unacknowledged = None;
+                eprintln!("published as {id}");
+            }
+            Frame::Error { status, detail } => {
+                return Err(Failure::Final(format!("{status}: {detail}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connect(url: &Uri) -> Result<TcpStream, Failure> {
+    let (Some("ws"), Some(host)) = (url.scheme_str(), url.host()) else {
+        return Err(Failure::Final(format!("{url} is not ws://HOST:PORT/…")));
+    };
+    let addresses = (host, url.port_u16().unwrap_or(80)).to_socket_addrs();
+    let address = addresses.map_err(Error::from)?.next();
+    let address = address.ok_or_else(|| Failure::Final(format!("{host} has no address")))?;
+    let stream = TcpStream::connect_timeout(&address, SILENCE).map_err(Error::from)?;
+    stream.set_nodelay(true).map_err(Error::from)?;
+    stream
+        .set_read_timeout(Some(SILENCE))
+        .map_err(Error::from)?;
+    stream
+        .set_write_timeout(Some(SILENCE))
+        .map_err(Error::from)?;
+    Ok(stream)
+}
+
+fn id_of(message: &RawValue) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Identified {
+        id: String,
+    }
+    let message: Result<Identified, _> = serde_json::from_str(message.get());
+    message
+        .map(|message| message.id)
+        .map_err(|error| Failure::Final(format!("no message: {error}")))
+}
+
+/// A 4xx says that the request itself is wrong; 503 says when to come again.
+fn refused(answer: &Response<Option<Vec<u8>>>) -> Failure {
+    let body = answer.body().as_deref().unwrap_or_default();
+    let reason = format!("{}: {}", answer.status(), String::from_utf8_lossy(body));
+    if answer.status().is_client_error() {
+        return Failure::Final(reason);
+    }
+    let seconds = answer
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    Failure::Passing(reason, Duration::from_secs(seconds.unwrap_or(0)))
+}
+
+/// Codes that mean this client's own frames would be refused again.
+fn closed(frame: Option<CloseFrame>) -> Failure {
+    let reason = frame.as_ref().map_or("closed".into(), ToString::to_string);
+    match frame.map(|frame| frame.code) {
+        Some(
+            CloseCode::Protocol | CloseCode::Unsupported | CloseCode::Invalid | CloseCode::Size,
+        ) => Failure::Final(reason),
+        _ => Failure::Passing(reason, Duration::ZERO),
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Passing(error.to_string(), Duration::ZERO)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Final(reason) | Self::Passing(reason, _)) = self;
+        f.write_str(reason)
+    }
+}
+
+/// Full jitter: any time up to a bound that doubles with each failure, so that clients that lost
+/// the same server come back spread over the whole of it. `random` is from 0 to 1.
+pub fn backoff(failures: u32, random: f64) -> Duration {
+    let bound = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16));
+    bound.min(LONGEST_BACKOFF).mul_f64(random)
+}
+
+/// The server pings after 20 s; a connection on which nothing comes for twice as long is lost.
+const SILENCE: Duration = Duration::from_secs(40);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
