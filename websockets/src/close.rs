@@ -126,3 +126,19 @@ where
 {
     while socket.next(true).await.is_ok() {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_fits_into_a_control_frame_and_stays_text() {
+        let error = Error::Utf8("é".repeat(100));
+        let Ending::Failed(frame) = error.into() else {
+            panic!("it ends the session");
+        };
+        assert_eq!(frame.code, CloseCode::Invalid);
+        assert!((MAX_REASON - 1..=MAX_REASON).contains(&frame.reason.len()));
+        assert!(frame.reason.ends_with('é'));
+    }
+}

@@ -18,7 +18,7 @@
 //! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to it. `null` where only the gap that follows can tell |
 //! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the frame was not understood |
 //! | `{"pong":{}}` | |
-//! | `{"heartbeat":{"next":"…"}}` | all that there is up to `next` was sent; for those who asked with `?heartbeat=SECONDS`, and after a gap |
+//! | `{"heartbeat":{"next":"…"}}` | of every subscription, all that there is up to `next` was sent; one whose last id is newer keeps that. For those who asked with `?heartbeat=SECONDS`, and after a gap |
 
 use std::fmt;
 
@@ -154,4 +154,77 @@ pub(crate) fn heartbeat(next: Cursor) -> String {
 
 fn ref_member(reference: Option<Ref<'_>>) -> String {
     reference.map_or(String::new(), |reference| format!("\"ref\":{reference},"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn reference(json: &str) -> Option<Ref<'_>> {
+        serde_json::from_str(json).ok()
+    }
+
+    #[test]
+    fn a_ref_is_a_short_string_or_number() {
+        let longest = format!("\"{}\"", "r".repeat(62));
+        for good in ["1", "-1.50e3", "\"\"", "\"\\u0031\"", &longest] {
+            assert_eq!(reference(good), Some(Ref(good)));
+        }
+        let long = format!("\"{}\"", "r".repeat(63));
+        for bad in ["null", "true", "[]", "{}", "", &long] {
+            assert_eq!(reference(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn frames_are_the_documented_bytes() {
+        let id: Cursor = "e-7".parse().unwrap();
+        let one = reference("1").unwrap();
+        let published = Published {
+            id,
+            duplicate: false,
+        };
+        let problem = Problem::bad_request("a \"b\"");
+        assert_eq!(
+            ack(one, published),
+            r#"{"ack":{"ref":1,"id":"e-7","duplicate":false}}"#
+        );
+        assert_eq!(
+            subscribed(Some(one), Some(id)),
+            r#"{"subscribed":{"ref":1,"next":"e-7"}}"#
+        );
+        assert_eq!(subscribed(None, None), r#"{"subscribed":{"next":null}}"#);
+        assert_eq!(
+            error(Some(one), &problem),
+            r#"{"error":{"ref":1,"status":400,"detail":"a \"b\""}}"#
+        );
+        assert_eq!(
+            error(None, &problem),
+            r#"{"error":{"status":400,"detail":"a \"b\""}}"#
+        );
+        assert_eq!(pong(), r#"{"pong":{}}"#);
+        assert_eq!(heartbeat(id), r#"{"heartbeat":{"next":"e-7"}}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_command_or_an_error_that_is_json(text in r#"([{}\[\]",:0-9]|publish|topics?|data|ref|ping|after){0,40}"#) {
+            if let Err(problem) = parse(&text) {
+                prop_assert!(serde_json::from_str::<Value>(&error(None, &problem)).is_ok());
+            }
+        }
+
+        #[test]
+        fn data_is_taken_byte_for_byte(text: String) {
+            let data = serde_json::to_string(&text).unwrap();
+            let json = format!(r#"{{"publish":{{"topic":"a","data": {data} ,"ref":1}}}}"#);
+            match parse(&json) {
+                Ok(Command::Publish(publish)) => prop_assert_eq!(publish.data.get(), data),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
 }

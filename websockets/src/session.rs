@@ -84,8 +84,11 @@ struct Session<S> {
     pinged: Option<Instant>,
     /// Silence until then does not count.
     excused: Instant,
-    /// How often the client wants to hear where it stands, and when next.
-    heartbeat: Option<(Duration, Instant)>,
+    /// How often quiet subscriptions are moved on, and when next.
+    beat: Duration,
+    beat_at: Instant,
+    /// Whether the client wants to be told then where it stands.
+    heartbeat: bool,
     /// Messages that the client published.
     published: u64,
     /// Messages that the client said it had received.
@@ -94,18 +97,22 @@ struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn new(app: Arc<App>, socket: Socket<S>, draining: watch::Receiver<bool>) -> Self {
+        let subscriptions = Subscriptions {
+            feed: app.feed.clone(),
+            all: Vec::new(),
+        };
+        let now = Instant::now();
         Self {
-            subscriptions: Subscriptions {
-                feed: app.feed.clone(),
-                all: Vec::new(),
-            },
+            beat: app.config.ping,
+            beat_at: now + app.config.ping,
             app,
             socket,
             draining,
+            subscriptions,
             echo: false,
             pinged: None,
-            excused: Instant::now(),
-            heartbeat: None,
+            excused: now,
+            heartbeat: false,
             published: 0,
             received: 0,
         }
@@ -120,7 +127,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.echo = true;
             return Ok(());
         };
-        self.heartbeat = heartbeat.map(|every| (every, Instant::now() + every));
+        if let Some(every) = heartbeat {
+            self.heartbeat = true;
+            self.beat = every;
+            self.beat_at = Instant::now() + every;
+        }
         if let Some((topics, after)) = subscription {
             let next = self.subscriptions.add(topics, after);
             self.socket.push_text(protocol::subscribed(None, next))?;
@@ -257,18 +268,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// When there is something to do without anything happening.
     fn tick_at(&self) -> Instant {
-        let heartbeat = self.heartbeat.map(|(_, at)| at);
-        heartbeat.map_or(self.check_at(), |at| at.min(self.check_at()))
+        self.beat_at.min(self.check_at())
     }
 
     async fn tick(&mut self) -> Result<(), Ending> {
         let now = Instant::now();
-        self.subscriptions.pass_by_quiet().await;
-        if let Some((every, at)) = &mut self.heartbeat
-            && *at <= now
-        {
-            *at = now + *every;
-            self.tell_position()?;
+        if self.beat_at <= now {
+            self.beat_at = now + self.beat;
+            self.subscriptions.pass_by_quiet().await;
+            if self.heartbeat {
+                self.tell_position()?;
+            }
         }
         if self.check_at() <= now {
             self.check(now)?;

@@ -174,6 +174,24 @@ async fn heartbeats_come_as_often_as_they_were_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quiet_subscription_moves_on_with_the_head_even_if_the_peer_talks() {
+    let mut peer = Peer::subscribed(65_536);
+    peer.next_text().await;
+    let draft = Draft::new(Data::text("moves the head"));
+    let head = peer.feed.publish("other".parse().unwrap(), draft).await;
+    for _ in 0..3 {
+        advance(Duration::from_secs(15)).await;
+        peer.send(&Frame::text(r#"{"ping":{}}"#)).await;
+        peer.next_text().await;
+    }
+    peer.send(&Frame::text(r#"{"unsubscribe":{"topics":["a"],"ref":1}}"#))
+        .await;
+    let next = head.unwrap().id;
+    let answer = format!(r#"{{"subscribed":{{"ref":1,"next":"{next}"}}}}"#);
+    assert_eq!(peer.next_text().await.0, answer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_has_5_s_for_its_part_of_the_closing() {
     let mut peer = Peer::unsubscribed();
     peer.drain.send_replace(true);
