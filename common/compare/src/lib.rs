@@ -44,8 +44,8 @@ pub struct Config {
     /// Messages a second to each server.
     #[arg(long, default_value = "5", value_name = "PER_SECOND", value_parser = rate)]
     pub rate: f64,
-    /// Seconds between two polls of the short-polling client: usual ones are some ten times as long
-    /// apart, as usual messages are.
+    /// Seconds between two polls of the short-polling client. By default both polls and messages are
+    /// some ten times as frequent as usual, so that the run is short.
     #[arg(long, default_value = "0.1", value_parser = seconds, value_name = "SECONDS")]
     pub interval: Duration,
     /// Measure only this technique; repeatable.
@@ -83,7 +83,7 @@ pub async fn run(config: &Config) -> io::Result<Vec<Measured>> {
     let total = config.messages * techniques.len();
     let measured = tokio::select! {
         measured = all(lanes) => measured,
-        () = progress::show(&delivered, total) => unreachable!("it goes on"),
+        never = progress::show(&delivered, total) => match never {},
     };
     progress::end(&delivered, total);
     measured

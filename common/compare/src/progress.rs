@@ -1,6 +1,7 @@
 //! Shows that it goes on: a bar on a terminal, now and then a line elsewhere. On standard error.
 
 use std::{
+    convert::Infallible,
     io::{IsTerminal, stderr},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
@@ -12,7 +13,7 @@ use tokio::time::interval;
 const WIDTH: usize = 40;
 
 /// Shows how many of `total` messages are `delivered`, until it is dropped.
-pub(crate) async fn show(delivered: &AtomicUsize, total: usize) {
+pub(crate) async fn show(delivered: &AtomicUsize, total: usize) -> Infallible {
     let millis = if stderr().is_terminal() { 100 } else { 2_000 };
     let mut ticks = interval(Duration::from_millis(millis));
     loop {

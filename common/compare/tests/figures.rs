@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use common::harness::{Fault, FaultProxy, Faults, PATIENCE};
+use common::harness::{Client, Fault, FaultProxy, Faults, PATIENCE};
 use compare::{Measured, Plan, Server, Technique, measure};
 use tokio::{
     task::JoinSet,
@@ -117,4 +117,25 @@ fn adds_the_delay_to_what_a_poll_waits_for(delayed: &Measured) {
     let median = delayed.percentile(50);
     let waited = DELAY + INTERVAL / 4..DELAY + INTERVAL;
     assert!(waited.contains(&median), "{median:?}");
+}
+
+/// Short polling gets both in one page, a stream one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_comes_twice_fails_the_run() {
+    for technique in [Technique::ShortPolling, Technique::Sse] {
+        let server = Server::start(technique).await.unwrap();
+        let client = Client::new(server.addr());
+        let early = client.post("/topics/compare", r#"{"seq":0}"#);
+        let early = early.header("content-type", "application/json");
+        assert_eq!(early.send().await.status, 201);
+        let plan = Plan {
+            messages: 3,
+            ..plan()
+        };
+        let failed = measure(technique, server.addr(), async |addr| addr, &plan).await;
+        let error = failed
+            .expect_err("message 0 was published twice")
+            .to_string();
+        assert_eq!(error, format!("{technique}: message 0 came twice"));
+    }
 }

@@ -31,12 +31,15 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        LazyLock,
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use regex::{Captures, Regex};
+use regex::Regex;
 
 /// How long an output is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,6 +108,22 @@ fn every_command_is_of_a_kind_that_can_be_run() {
             let at = format!("{}:{}: {}", path.display(), step.line, step.command);
             assert!(step.kind().is_some(), "{at}: see tests/readme.rs");
         }
+    }
+}
+
+#[test]
+fn the_readme_of_every_member_starts_its_server() {
+    for member in [
+        "short-polling",
+        "long-polling",
+        "webhooks",
+        "websockets",
+        "sse",
+    ] {
+        let readme = root().join(member).join("README.md");
+        let steps = readmes().remove(&readme).unwrap_or_default();
+        let starts = |step: &Step| step.kind() == Some(Kind::Server);
+        assert!(steps.iter().any(starts), "{}", readme.display());
     }
 }
 
@@ -268,26 +287,21 @@ fn cargo(line: &str) -> Command {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().expect("the workspace is there")
 }
 
 /// The root's README and those of the members, with their commands.
-fn readmes() -> Vec<(PathBuf, Vec<Step>)> {
-    let directories = |parent: &Path| {
+fn readmes() -> BTreeMap<PathBuf, Vec<Step>> {
+    let directories = |parent: PathBuf| {
         let entries = fs::read_dir(parent).expect("the workspace is there");
-        let paths = entries.flatten().map(|entry| entry.path());
-        paths.filter(|path| path.is_dir()).collect::<Vec<_>>()
+        entries.flatten().map(|entry| entry.path())
     };
     let mut all = vec![root()];
-    all.extend(directories(&root()));
-    all.extend(directories(&root().join("common")));
-    all.sort();
+    all.extend(directories(root()));
+    all.extend(directories(root().join("common")));
     let paths = all.into_iter().map(|directory| directory.join("README.md"));
-    let read = |path: PathBuf| {
-        fs::read_to_string(&path)
-            .ok()
-            .map(|text| (path, steps(&text)))
-    };
+    let read = |path: PathBuf| Some((path.clone(), steps(&fs::read_to_string(path).ok()?)));
     paths.filter_map(read).collect()
 }
 
@@ -346,16 +360,14 @@ fn is_as_said(said: &[String], printed: &[String]) -> bool {
 /// The line without what changes from run to run.
 fn constant(line: &str) -> String {
     let replace = |line: String, (pattern, with): &(Regex, &str)| {
-        let with =
-            |found: &Captures<'_>| with.replace("$1", found.get(1).map_or("", |one| one.as_str()));
-        pattern.replace_all(&line, with).into_owned()
+        pattern.replace_all(&line, *with).into_owned()
     };
     variables().iter().fold(line.to_owned(), replace)
 }
 
 /// What is taken for equal, and what it is replaced by.
-fn variables() -> Vec<(Regex, &'static str)> {
-    let patterns = [
+fn variables() -> &'static [(Regex, &'static str)] {
+    const PATTERNS: [(&str, &str); 9] = [
         (r"\b[0-9a-v]{12}-(\d+)", "EPOCH-$1"),
         (r"\bep_[0-9a-f]{16}", "ENDPOINT"),
         (r"\bwhsec_[A-Za-z0-9+/=]+", "SECRET"),
@@ -370,18 +382,23 @@ fn variables() -> Vec<(Regex, &'static str)> {
         // A port that the system has chosen.
         (r"127\.0\.0\.1:[3-6]\d{4}\b", "ADDRESS"),
     ];
-    let compile = |(pattern, with)| (Regex::new(pattern).expect("the pattern is one"), with);
-    patterns.map(compile).into()
+    static VARIABLES: LazyLock<[(Regex, &str); 9]> =
+        LazyLock::new(|| PATTERNS.map(|(pattern, with)| (compiled(pattern), with)));
+    VARIABLES.as_slice()
 }
 
 /// What later commands may use.
 fn names() -> [Regex; 3] {
-    let patterns = [
+    [
         r"\b([0-9a-v]{12})-\d+",
         r"\b(ep_[0-9a-f]{16})",
         r"\b(whsec_[A-Za-z0-9+/=]+)",
-    ];
-    patterns.map(|pattern| Regex::new(pattern).expect("the pattern is one"))
+    ]
+    .map(compiled)
+}
+
+fn compiled(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the pattern is one")
 }
 
 #[test]

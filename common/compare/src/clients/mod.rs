@@ -34,6 +34,15 @@ pub(crate) struct Subscription {
     pub(crate) traffic: Arc<Traffic>,
 }
 
+impl Subscription {
+    async fn dial(
+        self,
+        reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
+    ) -> io::Result<Connection> {
+        Connection::open(reroute(self.server).await, self.traffic).await
+    }
+}
+
 /// A client of one of the five.
 #[derive(Debug)]
 pub(crate) enum Client {
@@ -49,25 +58,20 @@ impl Client {
     /// there. For `reroute` see [`measure`](crate::measure()).
     pub(crate) async fn subscribe(
         technique: Technique,
-        subscription: Subscription,
+        to: Subscription,
         reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
     ) -> io::Result<Self> {
-        let Subscription {
-            server,
-            interval,
-            traffic,
-        } = subscription;
-        if technique == Technique::Webhooks {
-            let webhooks = Webhooks::register(server, reroute, traffic).await?;
-            return Ok(Self::Webhooks(webhooks));
-        }
-        let connection = Connection::open(reroute(server).await, traffic).await?;
+        let interval = to.interval;
         Ok(match technique {
-            Technique::ShortPolling => Self::ShortPolling(ShortPolling::new(connection, interval)),
-            Technique::LongPolling => Self::LongPolling(LongPolling::new(connection)),
-            Technique::Websockets => Self::Websocket(Websocket::open(connection).await?),
-            Technique::Sse => Self::Sse(Sse::open(connection).await?),
-            Technique::Webhooks => unreachable!("returned above"),
+            Technique::ShortPolling => {
+                Self::ShortPolling(ShortPolling::new(to.dial(reroute).await?, interval))
+            }
+            Technique::LongPolling => Self::LongPolling(LongPolling::new(to.dial(reroute).await?)),
+            Technique::Webhooks => Self::Webhooks(Webhooks::register(to, reroute).await?),
+            Technique::Websockets => {
+                Self::Websocket(Websocket::open(to.dial(reroute).await?).await?)
+            }
+            Technique::Sse => Self::Sse(Sse::open(to.dial(reroute).await?).await?),
         })
     }
 

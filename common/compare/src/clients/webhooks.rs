@@ -27,7 +27,7 @@ use webhooks::verify::{
     standard::{Secret, verify},
 };
 
-use super::{Connection, Message, TOPIC, expect};
+use super::{Connection, Message, Subscription, TOPIC, expect};
 use crate::traffic::{Counted, Traffic};
 
 #[derive(Debug)]
@@ -54,18 +54,17 @@ struct Registered {
 impl Webhooks {
     /// Until the secret is there, calls wait in the listener's backlog.
     pub(super) async fn register(
-        server: SocketAddr,
+        to: Subscription,
         reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
-        traffic: Arc<Traffic>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = reroute(listener.local_addr()?).await;
-        let secret = register(server, addr).await?;
+        let secret = register(to.server, addr).await?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
         let (closing, closed) = oneshot::channel();
         let receiver = Receiver {
             secret,
-            traffic,
+            traffic: to.traffic,
             deliveries,
         };
         Ok(Self {
