@@ -150,18 +150,19 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError::Closed`] once this handle is closed and all that there was has been read.
-    pub async fn next(
-        &self,
-        topics: &Topics,
+    pub fn next<'a>(
+        &'a self,
+        topics: &'a Topics,
         after: &After,
         limit: PageLimit,
-    ) -> Result<Page, FeedError> {
+    ) -> impl Future<Output = Result<Page, FeedError>> {
         let after = match after {
             After::Latest => self.head().into(),
             after => after.clone(),
         };
         let mut waiter = self.shared.wakers.waiter(topics.as_slice());
-        poll_fn(|task| {
+        // Not an async block, which would keep the arguments twice: ten thousand readers wait here.
+        poll_fn(move |task| {
             let mut news = self.news(topics, &after, limit);
             if news.is_none() {
                 // What came between the look and the registration woke nobody: look again.
@@ -170,7 +171,6 @@ impl Feed {
             }
             news.map_or(Poll::Pending, Poll::Ready)
         })
-        .await
     }
 
     fn news(

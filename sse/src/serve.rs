@@ -35,7 +35,7 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => log_panic(ended),
             stream = accept(&listener), if connections.len() < app.config.connections() => {
-                connections.spawn(connection(stream, app.clone(), draining.clone()));
+                begin(&mut connections, stream, app.clone(), draining.clone());
             }
         }
     }
@@ -50,7 +50,11 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Small blocks leave at once. It fails only on a socket that is closed already.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 warn!(%error, "cannot accept");
@@ -60,13 +64,22 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
+/// Differs: here a connection may go on without hyper.
+fn begin(
+    connections: &mut JoinSet<()>,
+    stream: TcpStream,
+    app: Arc<App>,
+    draining: watch::Receiver<bool>,
+) {
+    if app.config.takeover {
+        connections.spawn(takeover::connection(stream, app, draining));
+    } else {
+        connections.spawn(connection(stream, app, draining));
+    }
+}
+
 /// One connection from its first byte to its last.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    // Small blocks leave at once. The option fails only on a socket that is closed already.
-    let _ = stream.set_nodelay(true);
-    if app.config.takeover {
-        return takeover::connection(stream, app, draining).await;
-    }
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let service = service_fn(|request| route::route(app.clone(), request));
     let mut connection = pin!(http(&app.config).serve_connection(io, service));

@@ -6,11 +6,11 @@
 use std::{convert::Infallible, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, FeedError, Page, PageLimit, Topics};
+use common::{After, Cursor, FeedError, PageLimit, Topics};
 use futures_util::{Stream, stream::unfold};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 use tracing::warn;
 
 use crate::{App, event};
@@ -105,28 +105,49 @@ impl Subscriber {
     }
 
     async fn live(&mut self) -> Bytes {
-        let Subscription { topics, after, .. } = &self.subscription;
-        let (feed, limit) = (&self.app.feed, PageLimit::default());
-        let page = match timeout(self.app.config.heartbeat, feed.next(topics, after, limit)).await {
-            Ok(page) => page,
-            // Silence. The page is empty, or else news that came this very moment.
-            Err(_) => feed.read(topics, after, limit).await,
+        let told = tokio::select! {
+            told = self.news() => told,
+            () = sleep(self.app.config.heartbeat) => self.silence().await,
         };
-        match page {
-            Ok(page) => {
-                self.subscription.after = page.next.into();
-                self.blocks(&page)
+        match told {
+            Ok((blocks, next)) => {
+                self.subscription.after = next.into();
+                blocks
             }
             Err(error) => self.end(&error),
         }
     }
 
-    fn blocks(&self, page: &Page) -> Bytes {
-        match self.subscription.heartbeat {
-            _ if page.is_news() => event::page(page).into(),
+    /// Waits for a page: its blocks, and the position after them.
+    async fn news(&self) -> Result<(Bytes, Cursor), FeedError> {
+        let Subscription { topics, after, .. } = &self.subscription;
+        let page = self
+            .app
+            .feed
+            .next(topics, after, PageLimit::default())
+            .await?;
+        Ok((event::page(&page).into(), page.next))
+    }
+
+    /// Breaks the silence with the feed's position; or with news that came this very moment, which
+    /// the position must not skip.
+    async fn silence(&self) -> Result<(Bytes, Cursor), FeedError> {
+        let Subscription {
+            topics,
+            after,
+            heartbeat,
+        } = &self.subscription;
+        let page = self
+            .app
+            .feed
+            .read(topics, after, PageLimit::default())
+            .await?;
+        let blocks = match heartbeat {
+            _ if page.is_news() => event::page(&page).into(),
             Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
             Heartbeat::Event => event::heartbeat(page.next).into(),
-        }
+        };
+        Ok((blocks, page.next))
     }
 
     /// A stream ends between two blocks, and the client is told when to come again.

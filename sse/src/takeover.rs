@@ -25,6 +25,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use common::StallGuard;
 use http_body_util::{BodyExt, Either};
 use hyper::{Request, Response, Version, body::Incoming, http::response, service::service_fn};
@@ -45,14 +46,23 @@ use crate::{
 
 /// One connection, as `serve::connection` is with plain hyper. A stream is its last answer: the
 /// body ends where the connection does (RFC 9112 §6.3, rule 8).
-pub(crate) async fn connection(stream: TcpStream, app: Arc<App>, draining: watch::Receiver<bool>) {
-    let ended = match parse(stream, app, draining).await {
-        Ok(Some((socket, response))) => write(socket, response).await,
-        Ok(None) => Ok(()),
-        Err(error) => Err(io::Error::other(error)),
-    };
-    if let Err(error) = ended {
-        debug!(%error, "connection ended");
+pub(crate) fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    draining: watch::Receiver<bool>,
+) -> impl Future<Output = ()> {
+    // Boxed, so that hyper's room is free again once the stream is open.
+    let parsing = Box::pin(parse(stream, app, draining));
+    async move {
+        match parsing.await {
+            Ok(Some((mut socket, mut answer))) => {
+                if let Err(error) = write(&mut socket, &mut answer).await {
+                    debug!(%error, "stream ended");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => debug!(%error, "connection ended"),
+        }
     }
 }
 
@@ -61,7 +71,7 @@ async fn parse(
     stream: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
-) -> hyper::Result<Option<(StallGuard<TcpStream>, Response<EventBody>)>> {
+) -> hyper::Result<Option<(StallGuard<TcpStream>, Answer)>> {
     let desk = Arc::new(Desk::default());
     let io = Watched {
         io: StallGuard::new(stream, app.config.stall),
@@ -69,15 +79,14 @@ async fn parse(
     };
     let builder = serve::http(&app.config);
     let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
-    // Boxed, so that its room is free again once the stream is open.
-    let mut http = Box::new(builder.serve_connection(TokioIo::new(io), service));
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
     let (mut drain, mut told) = (pin!(draining.changed()), false);
     let response = poll_fn(|task| {
         if !told && drain.as_mut().poll(task).is_ready() {
             told = true;
-            Pin::new(&mut *http).graceful_shutdown();
+            Pin::new(&mut http).graceful_shutdown();
         }
-        let served = Pin::new(&mut *http).poll(task).map_ok(|()| None);
+        let served = Pin::new(&mut http).poll(task).map_ok(|()| None);
         desk.take()
             .map_or(served, |response| Poll::Ready(Ok(Some(response))))
     });
@@ -88,17 +97,22 @@ async fn parse(
     Ok(Some((http.into_parts().io.into_inner().io, response)))
 }
 
+/// An answer to be written without hyper.
+struct Answer {
+    head: Vec<u8>,
+    body: EventBody,
+}
+
 /// What the service inside hyper and the task around it tell each other.
 #[derive(Default)]
 struct Desk {
-    /// An answer to be written without hyper.
-    taken: Mutex<Option<Response<EventBody>>>,
+    taken: Mutex<Option<Answer>>,
     /// hyper holds bytes of an earlier answer.
     unflushed: AtomicBool,
 }
 
 impl Desk {
-    fn take(&self) -> Option<Response<EventBody>> {
+    fn take(&self) -> Option<Answer> {
         let unflushed = self.unflushed.load(Ordering::Relaxed);
         self.taken
             .lock()
@@ -114,41 +128,41 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let version = request.version();
-    let (mut head, body) = route::route(app, request).await?.into_parts();
+    let (head, body) = route::route(app, request).await?.into_parts();
     match body {
         Either::Left(_) => Ok(Response::from_parts(head, body)),
-        Either::Right(events) => {
-            head.version = version;
-            let response = Response::from_parts(head, events);
-            *desk.taken.lock().expect("nothing panics under this lock") = Some(response);
+        Either::Right(body) => {
+            let head = encode(version, &head);
+            *desk.taken.lock().expect("nothing panics under this lock") =
+                Some(Answer { head, body });
             pending().await
         }
     }
 }
 
 /// Writes the answer until its body or the client ends it.
-async fn write(mut socket: StallGuard<TcpStream>, response: Response<EventBody>) -> io::Result<()> {
-    let (head, mut body) = response.into_parts();
-    socket.write_all(&encode(head)).await?;
+async fn write(socket: &mut StallGuard<TcpStream>, answer: &mut Answer) -> io::Result<()> {
+    socket.write_all(&std::mem::take(&mut answer.head)).await?;
     loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
+        let blocks = tokio::select! {
+            blocks = blocks(&mut answer.body) => blocks,
             left = left(socket.get_ref()) => return left,
         };
-        match frame {
-            Some(Ok(frame)) => {
-                socket
-                    .write_all(&frame.into_data().unwrap_or_default())
-                    .await?
-            }
+        match blocks {
+            Some(blocks) => socket.write_all(&blocks).await?,
             None => return socket.shutdown().await,
         }
     }
 }
 
+async fn blocks(body: &mut EventBody) -> Option<Bytes> {
+    let Ok(frame) = body.frame().await?;
+    Some(frame.into_data().unwrap_or_default())
+}
+
 /// The head's bytes (RFC 9112 §4). hyper would have added the date and the framing.
-fn encode(head: response::Parts) -> Vec<u8> {
-    let version = if head.version == Version::HTTP_10 {
+fn encode(version: Version, head: &response::Parts) -> Vec<u8> {
+    let version = if version == Version::HTTP_10 {
         "HTTP/1.0"
     } else {
         "HTTP/1.1"
@@ -165,7 +179,7 @@ fn encode(head: response::Parts) -> Vec<u8> {
 /// Resolves when the client has left. What it says during the stream is read and thrown away.
 async fn left(socket: &TcpStream) -> io::Result<()> {
     loop {
-        socket.readable().await?;
+        poll_fn(|task| socket.poll_read_ready(task)).await?;
         match socket.try_read(&mut [0; 1_024]) {
             Ok(0) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),

@@ -17,6 +17,7 @@ use common::{
     Feed, Retention,
     harness::{Fault, FaultProxy, Faults, PATIENCE, WireListener},
 };
+use setup::{config, start_with};
 use sse::Config;
 use sse_client::{Args, Listener, backoff};
 use tokio::{sync::mpsc, time::timeout};
@@ -50,14 +51,7 @@ fn listener(addr: std::net::SocketAddr, after: &str) -> Listener {
 async fn it_hears_every_message_once_over_a_network_that_cuts() {
     let feed = Feed::new(Retention::default());
     let retry = Duration::from_millis(1);
-    let server = setup::start_with(
-        feed.clone(),
-        Config {
-            retry,
-            ..Config::default()
-        },
-    )
-    .await;
+    let server = start_with(feed.clone(), Config { retry, ..config() }).await;
     let start = feed.head().to_string();
     let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::CutAfter(1_000))).await;
     let (lines, mut printed) = mpsc::unbounded_channel();

@@ -9,7 +9,7 @@ use common::{
     Feed, Retention,
     harness::{EventReader, Fault, FaultProxy, Faults},
 };
-use setup::start_with;
+use setup::{config, start_with};
 use sse::Config;
 
 /// Reads from the proxy until every id up to `last` has come, reconnecting as a browser does.
@@ -69,7 +69,7 @@ async fn however_the_network_mangles_a_stream_each_message_comes_once() {
             ..feed.head()
         }
         .to_string();
-        let server = start_with(feed, Config::default()).await;
+        let server = start_with(feed, config()).await;
         let proxy = FaultProxy::start(server.addr(), Faults::down(fault)).await;
         let ids = read_all(&proxy, &start, 20).await;
         assert_eq!(ids, (1..=20).collect::<Vec<u64>>(), "{fault:?}");
@@ -96,7 +96,7 @@ async fn a_client_that_leaves_by_fin_reset_or_half_close_frees_its_place() {
         feed.clone(),
         Config {
             max_subscribers: 1,
-            ..Config::default()
+            ..config()
         },
     )
     .await;
@@ -128,7 +128,7 @@ async fn a_stalled_network_is_cut_after_the_stall_and_the_client_comes_back() {
     .to_string();
     let config = Config {
         stall: Duration::from_millis(200),
-        ..Config::default()
+        ..config()
     };
     let server = start_with(feed.clone(), config).await;
     let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::Stall)).await;

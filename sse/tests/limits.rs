@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{Feed, Retention, harness::Wire};
 use hyper::Method;
-use setup::{small, start, start_with};
+use setup::{config, small, start, start_with};
 use sse::Config;
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn one_subscriber_too_many_is_told_when_to_come_again() {
     let server = start(Config {
         max_subscribers: 2,
         retry,
-        ..Config::default()
+        ..config()
     })
     .await;
     let first = server.events("/topics/a").await;
@@ -53,7 +53,7 @@ async fn one_subscriber_too_many_is_told_when_to_come_again() {
 async fn newcomers_beyond_the_connection_limit_wait_and_are_served() {
     let server = start(Config {
         max_connections: Some(1),
-        ..Config::default()
+        ..config()
     })
     .await;
     let first = server.events("/topics/a").await;
@@ -70,7 +70,7 @@ async fn newcomers_beyond_the_connection_limit_wait_and_are_served() {
 async fn a_body_of_the_limit_is_published() {
     let server = start(Config {
         max_message: 4,
-        ..Config::default()
+        ..config()
     })
     .await;
     assert_eq!(server.post("/topics/a", "1234").await.status, 201);
@@ -95,7 +95,7 @@ async fn a_reader_that_takes_nothing_is_cut_after_the_stall_and_publishing_goes_
     let feed = Feed::new(Retention::default());
     let config = Config {
         stall: Duration::from_millis(200),
-        ..Config::default()
+        ..config()
     };
     let server = start_with(feed.clone(), config).await;
     let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
@@ -128,7 +128,7 @@ async fn an_allowed_origin_reads_publishes_and_has_its_preflight_answered() {
     let allow_origin = vec!["https://page.example".parse().unwrap()];
     let server = start(Config {
         allow_origin,
-        ..Config::default()
+        ..config()
     })
     .await;
     let client = server.client();

@@ -9,12 +9,12 @@ use common::{
     Drained, Feed, Retention,
     harness::{Ending, Wire},
 };
-use setup::{start, start_with};
+use setup::{config, start, start_with};
 use sse::Config;
 
 #[tokio::test]
 async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut streams = Vec::new();
     for _ in 0..20 {
         let mut stream = server.events("/topics/a").await;
@@ -44,7 +44,7 @@ async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
 #[tokio::test]
 async fn what_was_published_before_the_signal_is_delivered() {
     let feed = Feed::new(Retention::default());
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut stream = server.events("/topics/a").await;
     stream.next().await.unwrap();
     assert_eq!(server.post("/topics/a", "last words").await.status, 201);
@@ -62,7 +62,7 @@ async fn what_was_published_before_the_signal_is_delivered() {
 
 #[tokio::test]
 async fn idle_connections_close_and_newcomers_are_refused() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let addr = server.addr();
     let mut idle = server.wire().await;
     idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -80,7 +80,7 @@ async fn a_stream_that_takes_nothing_is_cut_at_the_deadline() {
     let feed = Feed::new(Retention::default());
     let config = Config {
         drain: Duration::from_millis(200),
-        ..Config::default()
+        ..config()
     };
     let server = start_with(feed.clone(), config).await;
     let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
