@@ -75,6 +75,8 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// One connection from its first byte to its last.
+///
+/// Differs: when hyper has upgraded it, the same task goes on with the session.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     // Small frames leave at once. The option fails only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
