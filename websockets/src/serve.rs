@@ -64,7 +64,11 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Small blocks leave at once. It fails only on a socket that is closed already.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 warn!(%error, "cannot accept");
@@ -78,8 +82,6 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 ///
 /// Differs: when hyper has upgraded it, the same task goes on with the session.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    // Small frames leave at once. The option fails only on a socket that is closed already.
-    let _ = stream.set_nodelay(true);
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let Some(opening) = exchange(io, &app, &mut draining).await else {
         return;
@@ -112,16 +114,7 @@ async fn exchange(
     // the other.
     let opening = Mutex::new(None);
     let service = service_fn(|request| route::route(app.clone(), &opening, request));
-    let mut connection = pin!(
-        http1::Builder::new()
-            // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-            // keep-alive idle timer.
-            .timer(TokioTimer::new())
-            .header_read_timeout(app.config.read_timeout)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
+    let mut connection = pin!(http(app).serve_connection(io, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -136,6 +129,17 @@ async fn exchange(
         .lock()
         .expect("nothing panics under this lock")
         .take()
+}
+
+/// hyper's server side of HTTP/1, with every limit that it has.
+pub(crate) fn http(app: &App) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
+    // keep-alive idle timer.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.config.read_timeout)
+        .max_buf_size(MAX_HEAD);
+    http
 }
 
 /// Waits until every connection has ended, and cuts those that have not after `limit`.
