@@ -1,4 +1,5 @@
 //! What the feed promises, one sentence a test.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
 //! Any schedule of publishes, trims, reclaims, reads and waits against a naive model: each reader
 //! gets every message of its topics once and in order, or gaps that add up to the truth.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,6 +92,9 @@ fn retention() -> impl Strategy<Value = Retention> {
 
 const READERS: usize = 3;
 
+/// A read that waits.
+type Wait = Pin<Box<dyn Future<Output = Result<Page, FeedError>>>>;
+
 /// One reader, and what it knows.
 struct Reader {
     topics: Topics,
@@ -99,7 +103,7 @@ struct Reader {
     owed_after: u64,
     given: BTreeSet<u64>,
     named_in_gaps: BTreeSet<u64>,
-    waiting: Option<Pin<Box<dyn Future<Output = Result<Page, FeedError>>>>>,
+    waiting: Option<Wait>,
 }
 
 /// The naive model: everything that was ever published.
@@ -204,7 +208,7 @@ impl Reader {
     }
 }
 
-fn poll(future: &mut Pin<Box<dyn Future<Output = Result<Page, FeedError>>>>) -> Option<Page> {
+fn poll(future: &mut Wait) -> Option<Page> {
     match future
         .as_mut()
         .poll(&mut Context::from_waker(Waker::noop()))

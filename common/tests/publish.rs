@@ -1,4 +1,5 @@
 //! `POST /topics/{topic}` as a function: bodies that come in pieces, late, or without end.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     convert::Infallible,

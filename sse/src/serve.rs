@@ -1,6 +1,11 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{Drained, StallGuard};
 use hyper::{server::conn::http1, service::service_fn};
@@ -13,7 +18,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{App, Config, route, takeover};
+use crate::{App, route, takeover};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +40,7 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => log_panic(ended),
             stream = accept(&listener), if connections.len() < app.config.connections() => {
-                begin(&mut connections, stream, app.clone(), draining.clone());
+                connections.spawn(connection(stream, app.clone(), draining.clone()));
             }
         }
     }
@@ -64,25 +69,25 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Differs: here a connection may go on without hyper.
-fn begin(
-    connections: &mut JoinSet<()>,
+/// One connection from its first byte to its last.
+///
+/// Differs: an open stream may go on without hyper.
+fn connection(
     stream: TcpStream,
     app: Arc<App>,
     draining: watch::Receiver<bool>,
-) {
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     if app.config.takeover {
-        connections.spawn(takeover::connection(stream, app, draining));
+        Box::pin(takeover::connection(stream, app, draining))
     } else {
-        connections.spawn(connection(stream, app, draining));
+        Box::pin(with_hyper(stream, app, draining))
     }
 }
 
-/// One connection from its first byte to its last.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let service = service_fn(|request| route::route(app.clone(), request));
-    let mut connection = pin!(http(&app.config).serve_connection(io, service));
+    let mut connection = pin!(http(&app).serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -96,12 +101,12 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
 }
 
 /// hyper's server side of HTTP/1, with every limit that it has.
-pub(crate) fn http(config: &Config) -> http1::Builder {
+pub(crate) fn http(app: &App) -> http1::Builder {
     let mut http = http1::Builder::new();
     // Without a timer hyper's limit on slow heads is silently off. The same limit is its
     // keep-alive idle timer.
     http.timer(TokioTimer::new())
-        .header_read_timeout(config.read_timeout)
+        .header_read_timeout(app.config.read_timeout)
         .max_buf_size(MAX_HEAD);
     http
 }

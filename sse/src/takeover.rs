@@ -77,7 +77,7 @@ async fn parse(
         io: StallGuard::new(stream, app.config.stall),
         desk: desk.clone(),
     };
-    let builder = serve::http(&app.config);
+    let builder = serve::http(&app);
     let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let (mut drain, mut told) = (pin!(draining.changed()), false);

@@ -3,59 +3,33 @@
 
 mod setup;
 
-use common::{Feed, Retention, harness::Wire};
-use setup::{config, start, start_with};
+use common::harness::Wire;
+use setup::{config, start};
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const STREAM: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// Enough pages to fill the socket's buffers and hyper's while nobody reads.
-const PAGES: usize = 2_000;
+/// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
+const PAGES: usize = 1_500;
 
+/// hyper parses the next head before an answer is flushed if a body ended in between: here a 404
+/// that does not wait for its request's body. So the stream is asked for while an answer is held.
 #[tokio::test]
-async fn a_stream_behind_answers_that_the_client_has_not_read_follows_them_whole() {
-    let feed = Feed::new(Retention::default());
-    let server = start_with(feed.clone(), config()).await;
+async fn a_stream_behind_an_answer_that_the_client_has_not_read_follows_it_whole() {
+    let server = start(config()).await;
     let mut wire = Wire::connect_narrow(server.addr(), 4_096).await;
-    // The server stops reading when it cannot write, so the requests are written beside the reading.
-    let requests = [PAGE.repeat(PAGES).as_str(), STREAM].concat();
-    let mut sent = 0;
-    while sent < requests.len() {
-        let end = requests.len().min(sent + 4_096);
-        wire.send(&requests[sent..end]).await;
-        sent = end;
-        if sent > 40_000 && sent < requests.len() {
-            for _ in 0..4_096 / PAGE.len() {
-                assert_eq!(
-                    wire.read_response().await.header("content-type"),
-                    Some("text/html; charset=utf-8")
-                );
-            }
-        }
+    let path = "x".repeat(14_000);
+    let early = format!("POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
+    wire.send([PAGE.repeat(PAGES).as_str(), &early, STREAM].concat())
+        .await;
+    for _ in 0..PAGES {
+        assert_eq!(wire.read_response().await.status, 200);
     }
-    let mut head = wire.read_head().await;
-    let mut rest = 0;
-    while head.contains("text/html") {
-        let length: usize = head
-            .split("content-length: ")
-            .nth(1)
-            .unwrap()
-            .split("\r\n")
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        wire.read_exact(length).await;
-        rest += 1;
-        head = wire.read_head().await;
-    }
-    assert!(
-        rest > 100,
-        "the answers were still to be written when the stream was asked for"
-    );
-    assert!(head.contains("text/event-stream"), "{head}");
+    let answer = wire.read_response().await;
+    assert!(answer.status == 404 && answer.text().contains(&path));
+    assert!(wire.read_head().await.contains("text/event-stream"));
     wire.read_until(": hello\n").await;
     server.post("/topics/a", "after all of it").await;
-    wire.read_until("\"data\":\"after all of it\"}\n\n").await;
+    wire.read_until("\"data\":\"after all of it\"}").await;
     drop(wire);
     server.stop().await;
 }

@@ -50,7 +50,11 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Small blocks leave at once. It fails only on a socket that is closed already.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 warn!(%error, "cannot accept");
@@ -62,19 +66,9 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// One connection from its first byte to its last.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    // Small blocks leave at once. The option fails only on a socket that is closed already.
-    let _ = stream.set_nodelay(true);
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let service = service_fn(|request| route::route(app.clone(), request));
-    let mut connection = pin!(
-        http1::Builder::new()
-            // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-            // keep-alive idle timer.
-            .timer(TokioTimer::new())
-            .header_read_timeout(app.config.read_timeout)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
-    );
+    let mut connection = pin!(http(&app).serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -85,6 +79,17 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     if let Err(error) = served {
         debug!(%error, "connection ended");
     }
+}
+
+/// hyper's server side of HTTP/1, with every limit that it has.
+pub(crate) fn http(app: &App) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
+    // keep-alive idle timer.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.config.read_timeout)
+        .max_buf_size(MAX_HEAD);
+    http
 }
 
 /// Waits until every connection has ended, and cuts those that have not after `limit`.
