@@ -107,6 +107,17 @@ pub(crate) struct App {
     pub(crate) subscribers: Arc<Semaphore>,
 }
 
+impl App {
+    fn new(feed: &Feed, config: Config, listener: SocketAddr) -> Self {
+        Self {
+            feed: feed.handle(),
+            browsers: Browsers::new(config.allow_origin.clone(), listener, ""),
+            subscribers: Arc::new(Semaphore::new(config.max_subscribers)),
+            config,
+        }
+    }
+}
+
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.drain`.
 ///
 /// # Errors
@@ -117,11 +128,6 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let app = App {
-        feed: feed.handle(),
-        browsers: Browsers::new(config.allow_origin.clone(), listener.local_addr()?, ""),
-        subscribers: Arc::new(Semaphore::new(config.max_subscribers)),
-        config,
-    };
+    let app = App::new(&feed, config, listener.local_addr()?);
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }

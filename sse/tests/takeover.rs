@@ -11,8 +11,6 @@ const STREAM: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
 const PAGES: usize = 1_500;
 
-/// hyper parses the next head before an answer is flushed if a body ended in between: here a 404
-/// that does not wait for its request's body. So the stream is asked for while an answer is held.
 #[tokio::test]
 async fn a_stream_behind_an_answer_that_the_client_has_not_read_follows_it_whole() {
     let server = start(config()).await;
