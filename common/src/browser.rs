@@ -167,7 +167,7 @@ impl Browsers {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, POST, PUT, PATCH, DELETE",
+                "GET, HEAD, POST, DELETE",
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,

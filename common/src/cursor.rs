@@ -107,7 +107,8 @@ pub struct BadCursor;
 pub enum After {
     /// Everything newer than this position.
     Cursor(Cursor),
-    /// All that is retained.
+    /// All that is retained. A reader of several topics whose first page ends between their trim
+    /// marks hears of the rest as `trimmed` on the next: it is true, and nothing it had.
     Earliest,
     /// Only what comes from now on.
     Latest,
@@ -118,10 +119,10 @@ pub enum After {
 }
 
 impl After {
-    /// Takes anything: what is not a cursor becomes [`After::Unreadable`].
+    /// Takes anything: what is not a cursor becomes [`After::Unreadable`], the two words too.
     pub fn lenient(text: &str) -> Self {
         text.parse()
-            .unwrap_or_else(|_| Self::Unreadable(text.to_owned()))
+            .map_or_else(|_| Self::Unreadable(text.to_owned()), Self::Cursor)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     After, Cursor, Draft, Epoch, IdempotencyKey, Page, PageLimit, Published, Retention, Topic,
     Topics,
-    idempotency::{Keys, fingerprint},
+    idempotency::{Fingerprint, Keys, fingerprint},
     log::Log,
     wake::Wakers,
 };
@@ -125,7 +125,9 @@ impl Feed {
         draft: Draft,
         key: IdempotencyKey,
     ) -> Result<Published, FeedError> {
-        let published = self.change(|state| state.publish_once(&topic, draft, key))?;
+        // Hashed before the lock is taken.
+        let fingerprint = fingerprint(&draft);
+        let published = self.change(|state| state.publish_once(&topic, draft, key, fingerprint))?;
         if !published.duplicate {
             self.shared.wakers.wake(&topic);
         }
@@ -240,15 +242,15 @@ impl State {
         topic: &Topic,
         draft: Draft,
         key: IdempotencyKey,
+        fingerprint: Fingerprint,
     ) -> Result<Published, FeedError> {
         let now = Instant::now();
-        if let Some(id) = self.keys.find(topic, &key, &draft, now)? {
+        if let Some(id) = self.keys.find(topic, &key, &fingerprint, now)? {
             return Ok(Published {
                 id,
                 duplicate: true,
             });
         }
-        let fingerprint = fingerprint(&draft);
         let id = self.log.append(topic, draft, now, SystemTime::now())?;
         self.keys.insert(topic.clone(), key, fingerprint, id, now);
         Ok(Published {

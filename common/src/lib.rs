@@ -50,9 +50,9 @@ pub use message::{
     BadName, BadTopics, Data, Draft, InvalidData, Message, MessageType, Published, Topic, Topics,
 };
 pub use page::{Gap, Page, PageLimit, Reason};
-pub use problem::Problem;
-pub use process::{Drained, fit_descriptors, listen, seconds, shutdown_signal};
-pub use publish::{PublishLimits, publish};
+pub use problem::{Problem, retry_after};
+pub use process::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};
+pub use publish::{PublishLimits, is_json, publish, read_body};
 pub use query::Query;
 pub use stall::StallGuard;
 

@@ -1,6 +1,6 @@
 //! One read of the feed, and the JSON of it that every wire shares.
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -22,6 +22,21 @@ impl Default for PageLimit {
             messages: 100,
             bytes: 1 << 20,
         }
+    }
+}
+
+impl FromStr for PageLimit {
+    type Err = &'static str;
+
+    /// `limit=`: messages, from 1 to 500.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        let messages = text.parse().ok().filter(|limit| canonical && *limit <= 500);
+        let messages = messages.ok_or("a limit is a whole number from 1 to 500")?;
+        Ok(Self {
+            messages,
+            ..Self::default()
+        })
     }
 }
 
@@ -123,6 +138,33 @@ impl Reason {
             Self::Ahead => "ahead",
             Self::Foreign => "foreign",
             Self::Trimmed => "trimmed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_whole_number_from_1_to_500() {
+        for (text, limit) in [("1", 1), ("100", 100), ("500", 500)] {
+            assert_eq!(
+                text.parse::<PageLimit>().map(|limit| limit.messages),
+                Ok(limit)
+            );
+        }
+        for bad in [
+            "",
+            "0",
+            "501",
+            "+5",
+            "007",
+            "-1",
+            "1.0",
+            "99999999999999999999",
+        ] {
+            assert!(bad.parse::<PageLimit>().is_err(), "{bad}");
         }
     }
 }

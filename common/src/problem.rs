@@ -78,14 +78,17 @@ impl Problem {
     }
 }
 
-/// Seconds after which a refused publisher or reader may ask again.
-const RETRY_AFTER: u64 = 5;
+/// Seconds after which whoever was refused for now may ask again: 5 to 10 at random, so that they do
+/// not come back together.
+pub fn retry_after() -> u64 {
+    rand::random_range(5..=10)
+}
 
 impl From<FeedError> for Problem {
     fn from(error: FeedError) -> Self {
         match error {
             FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
-            error => Self::unavailable(error, RETRY_AFTER),
+            error => Self::unavailable(error, retry_after()),
         }
     }
 }

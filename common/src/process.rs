@@ -102,6 +102,20 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// The same for a knob that means nothing at 0, such as a heartbeat.
+///
+/// # Errors
+/// As [`seconds`], and 0.
+pub fn positive_seconds(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|time| {
+        if time.is_zero() {
+            Err("more than 0 seconds".to_owned())
+        } else {
+            Ok(time)
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +136,7 @@ mod tests {
         for bad in ["", "x", "-1", "NaN", "inf", "1e300", "10s"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
+        assert!(positive_seconds("0").is_err() && positive_seconds("1e-12").is_err());
+        assert_eq!(positive_seconds("0.5"), Ok(Duration::from_millis(500)));
     }
 }

@@ -51,7 +51,7 @@ where
     let kind = Query::of(request.uri()).get("type")?.unwrap_or_default();
     let key = idempotency_key(&request)?;
     let is_json = is_json(&request);
-    let body = read(request, limits).await?;
+    let body = read_body(request, limits).await?;
     let data = if is_json {
         Data::json(&body)
     } else {
@@ -95,7 +95,7 @@ fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Pr
 }
 
 /// Whether the body's media type is `application/json`, whatever its parameters.
-fn is_json<B>(request: &Request<B>) -> bool {
+pub fn is_json<B>(request: &Request<B>) -> bool {
     let value = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -105,7 +105,10 @@ fn is_json<B>(request: &Request<B>) -> bool {
 }
 
 /// The whole body, within its limits.
-async fn read<B>(request: Request<B>, limits: PublishLimits) -> Result<Bytes, Problem>
+///
+/// # Errors
+/// 400 if it breaks off, 408 if it takes too long, 413 if it is too long.
+pub async fn read_body<B>(request: Request<B>, limits: PublishLimits) -> Result<Bytes, Problem>
 where
     B: Body<Data = Bytes, Error: Display>,
 {
