@@ -198,10 +198,8 @@ impl Browsers {
         headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
         if let Some(origin) = allowed_origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(
-                header::ACCESS_CONTROL_EXPOSE_HEADERS,
-                HeaderValue::from_static(self.exposed),
-            );
+            let exposed = HeaderValue::from_static(self.exposed);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
+use tracing::info;
 
 /// Passes everything through, and fails a write with [`io::ErrorKind::TimedOut`] when the socket has
 /// taken no byte of it for the whole of `stall`. The timer exists only while a write waits.
@@ -51,6 +52,7 @@ impl<S> StallGuard<S> {
         let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(timer.as_mut().poll(task));
         let message = format!("the peer took no byte for {} s", stall.as_secs_f64());
+        info!("cut: {message}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }
 }

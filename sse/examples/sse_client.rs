@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(3);
 pub struct Args {
     /// What to listen to: http://HOST:PORT/topics/a,b
     pub url: Uri,
-    /// Where to start: a cursor; without it, what comes from now on.
+    /// Where to start: a cursor; without it, with what the URL says, or what comes from now on.
     #[arg(long, default_value = "")]
     pub after: String,
     /// Seconds without a byte after which the server counts as gone: three of its heartbeats.
@@ -57,7 +57,7 @@ pub struct Listener {
     args: Args,
     last_event_id: String,
     retry: Duration,
-    /// Attempts since the last event.
+    /// Attempts since the position moved last.
     failures: u32,
 }
 
@@ -100,9 +100,12 @@ impl Listener {
         let mut body = response.into_body();
         while let Some(frame) = timeout(self.args.silence, body.frame()).await? {
             for event in parser.feed(&frame?.into_data().unwrap_or_default()) {
-                self.take(&event, output)?;
+                Self::take(&event, output)?;
             }
-            parser.last_event_id().clone_into(&mut self.last_event_id);
+            if parser.last_event_id() != self.last_event_id {
+                parser.last_event_id().clone_into(&mut self.last_event_id);
+                self.failures = 0; // This stream works, also if nothing but its position moves.
+            }
             self.retry = parser.retry().unwrap_or(self.retry);
         }
         Ok(())
@@ -121,8 +124,12 @@ impl Listener {
             TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
         let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         connection.spawn(async { drop(driver.await) });
-        let mut request =
-            Request::get(self.args.url.path()).header(header::HOST, authority.as_str());
+        let target = self
+            .args
+            .url
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let mut request = Request::get(target).header(header::HOST, authority.as_str());
         if !self.last_event_id.is_empty() {
             request = request.header("Last-Event-ID", &self.last_event_id);
         }
@@ -137,8 +144,7 @@ impl Listener {
     }
 
     /// Prints an event: a message's JSON, or `gap` and the gap's.
-    fn take(&mut self, event: &Event, output: &mut impl Write) -> io::Result<()> {
-        self.failures = 0;
+    fn take(event: &Event, output: &mut impl Write) -> io::Result<()> {
         match event.event.as_str() {
             "message" => writeln!(output, "{}", event.data),
             named => writeln!(output, "{named} {}", event.data),

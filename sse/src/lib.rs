@@ -21,7 +21,9 @@ mod takeover;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use common::{
+    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Server-Sent Events: one response that never ends.
@@ -44,10 +46,10 @@ pub struct Config {
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
     /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Seconds for which a client may take no byte of what is written to it.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub stall: Duration,
     /// Seconds from the signal until what is still open is cut.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
@@ -56,10 +58,10 @@ pub struct Config {
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
     /// Seconds of silence until a heartbeat.
-    #[arg(long, default_value = "15", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "15", value_parser = positive_seconds, value_name = "SECONDS")]
     pub heartbeat: Duration,
     /// Seconds a client waits before it reconnects; each stream gets up to half of it more.
-    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "2", value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Duration,
     /// Whether an open stream leaves hyper, which saves its buffers: `false` is plain hyper.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
@@ -111,7 +113,7 @@ impl App {
     fn new(feed: &Feed, config: Config, listener: SocketAddr) -> Self {
         Self {
             feed: feed.handle(),
-            browsers: Browsers::new(config.allow_origin.clone(), listener, ""),
+            browsers: Browsers::new(config.allow_origin.clone(), listener, "Retry-After"),
             subscribers: Arc::new(Semaphore::new(config.max_subscribers)),
             config,
         }

@@ -5,8 +5,8 @@
 mod setup;
 
 use common::harness::contract::{
-    closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
-    rows_of_subscribing,
+    closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
+    refuses_what_follows_a_short_length, rows_of_every_server, rows_of_subscribing,
 };
 use setup::{small, start};
 
@@ -22,6 +22,13 @@ async fn every_wrong_request_is_refused_by_name() {
 async fn a_slow_head_is_closed() {
     let server = start(small()).await;
     closes_slow_heads(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_follows_a_short_length_is_refused() {
+    let server = start(small()).await;
+    refuses_what_follows_a_short_length(&server).await;
     server.stop().await;
 }
 

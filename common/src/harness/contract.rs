@@ -97,6 +97,17 @@ fn check(row: &Row, response: &RawResponse) {
     );
     let problem: Value = serde_json::from_str(response.text()).expect("a problem is JSON");
     assert_eq!(problem["status"], row.status, "{request}");
+    assert_eq!(
+        response.header("x-content-type-options"),
+        Some("nosniff"),
+        "{request}"
+    );
+    assert_eq!(response.header("vary"), Some("origin"), "{request}");
+    assert_eq!(
+        response.header("allow").is_some(),
+        row.status == 405,
+        "{request}"
+    );
     let detail = problem["detail"].as_str().expect("a problem has a detail");
     assert!(detail.starts_with(&row.detail), "{request}: {detail}");
 }
@@ -223,6 +234,14 @@ fn bodies() -> Vec<Row> {
             413,
             over,
         ),
+        // A length that is too long is a body that does not come; one that is too short cuts the
+        // body, and what is left is no request.
+        Row::head(
+            "POST /topics/a",
+            &["Content-Length: 4000000000"],
+            408,
+            format!("the body took longer than {READ_TIMEOUT} s"),
+        ),
         // The rest of the body never comes.
         Row::head(
             "POST /topics/a",
@@ -328,6 +347,19 @@ pub async fn closes_slow_heads(server: &TestServer) {
         assert_eq!(bytes.escape_ascii().to_string(), "", "after {beginning:?}");
         assert_eq!(server.post("/topics/good", "news").await.status, 201);
     }
+}
+
+/// What follows a body whose `Content-Length` was too short is no request: hyper's bare 400.
+///
+/// # Panics
+/// If it is taken for one, or the next connection suffers.
+pub async fn refuses_what_follows_a_short_length(server: &TestServer) {
+    let mut wire = server.wire().await;
+    wire.send("POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nfour and more\r\n\r\n").await;
+    assert_eq!(wire.read_response().await.status, 201);
+    let rest = wire.read_response().await;
+    assert_eq!((rest.status, rest.text()), (400, ""));
+    assert_eq!(server.post("/topics/good", "news").await.status, 201);
 }
 
 /// A body that breaks off, although `Content-Length` announced more, publishes nothing.

@@ -81,12 +81,16 @@ async function balance(...ports) {
   return { url: `http://127.0.0.1:${port}`, nginx };
 }
 
-// Streams, and for a second of restart ends them and answers 503.
+// Streams, and for its restart of a second ends them and answers 503.
 async function unavailableServer() {
   const streams = new Set();
   let restarting = false;
+  let refused = 0;
   const server = http.createServer((_, response) => {
-    if (restarting) return response.writeHead(503).end();
+    if (restarting) {
+      refused += 1;
+      return response.writeHead(503).end();
+    }
     response.writeHead(200, { "Content-Type": "text/event-stream", "X-Accel-Buffering": "no" });
     response.write("retry: 500\n\n");
     streams.add(response);
@@ -95,8 +99,10 @@ async function unavailableServer() {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const restart = async () => {
     restarting = true;
+    refused = 0;
     streams.forEach((response) => response.end());
     await pause(1_000);
+    await until(() => refused > 0, () => "a client to come while it restarts"); // on a slow machine
     restarting = false;
   };
   return { port: server.address().port, restart };
