@@ -23,7 +23,9 @@ mod socket;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use common::{
+    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// WebSockets: one upgraded connection, both ways.
@@ -46,10 +48,10 @@ pub struct Config {
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
     /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Seconds for which a client may take no byte of what is written to it.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub stall: Duration,
     /// Seconds from the signal until what is still open is cut.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
@@ -58,12 +60,12 @@ pub struct Config {
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
     /// Seconds of a client's silence until it is pinged.
-    #[arg(long, default_value = "20", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]
     pub ping: Duration,
     /// Seconds that a pinged client has to answer; any byte will do.
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "10", value_parser = positive_seconds, value_name = "SECONDS")]
     pub pong: Duration,
-    /// Serve /echo, which sends every message back, for conformance suites and measuring.
+    /// Serve /echo, which sends every message back: for conformance suites and for measuring.
     #[arg(long)]
     pub echo: bool,
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{After, Problem, Query, publish};
+use common::{After, Problem, Query, publish, retry_after};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -20,8 +20,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{App, handshake, session::Asked};
 
-/// Seconds after which a client that found no place may ask again.
-const RETRY_AFTER: u64 = 5;
 /// The longest message of /echo in bytes.
 const MAX_ECHO: usize = 16 * 1024 * 1024;
 
@@ -108,7 +106,10 @@ fn open(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let switching = handshake::answer(&request)?;
     let Ok(place) = app.subscribers.clone().try_acquire_owned() else {
-        return Err(Problem::unavailable("at the subscriber limit", RETRY_AFTER));
+        return Err(Problem::unavailable(
+            "at the subscriber limit",
+            retry_after(),
+        ));
     };
     let max_message = match asked {
         Asked::Echo => MAX_ECHO,

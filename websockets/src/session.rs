@@ -39,8 +39,11 @@ const PAGE: PageLimit = PageLimit {
 };
 /// When so many bytes wait to be written, nothing more is read: the answers would have no place.
 const MAX_UNSENT: usize = 64 * 1024;
-/// Subscriptions of one session; each has up to 64 topics.
+/// Subscriptions of one session.
 const MAX_SUBSCRIPTIONS: usize = 16;
+/// Topics of all subscriptions of one session. Whatever happens in a session, its wait in the feed is
+/// made again, under a lock that all share: this bounds the work that one frame causes.
+const MAX_TOPICS: usize = 64;
 
 /// What the client asked for in its handshake.
 #[derive(Debug)]
@@ -227,6 +230,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let detail = format!("this session has {MAX_SUBSCRIPTIONS} subscriptions already");
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
         }
+        if self.subscriptions.topics() + topics.iter().len() > MAX_TOPICS {
+            let detail = format!("a session has at most {MAX_TOPICS} topics");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
         Ok(self.subscriptions.add(topics, after))
     }
 
@@ -364,6 +371,11 @@ impl Subscriptions {
         };
         let is_subscribed = |topic: &&Topic| self.all.iter().any(|one| has(one, topic));
         topics.iter().find(is_subscribed)
+    }
+
+    /// How many topics there are in all subscriptions.
+    fn topics(&self) -> usize {
+        self.all.iter().map(|one| one.topics.iter().len()).sum()
     }
 
     /// The next page of any subscription.
