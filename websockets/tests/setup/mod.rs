@@ -6,11 +6,12 @@ use std::time::Duration;
 use common::{
     Data, Draft, Feed, Published, Retention,
     harness::{
-        Frame, TestServer, WsWire,
+        Frame, PATIENCE, TestServer, WsWire,
         contract::{MAX_MESSAGE, READ_TIMEOUT},
     },
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use websockets::{Config, run};
 
 /// A server of its own feed.
@@ -77,7 +78,11 @@ pub(crate) async fn is_alive(session: &mut WsWire) -> bool {
 
 /// Waits until as many readers wait in the feed.
 pub(crate) async fn until_waiters(feed: &Feed, count: usize) {
-    while feed.waiters() != count {
-        tokio::task::yield_now().await;
-    }
+    let waiting = async {
+        while feed.waiters() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = timeout(PATIENCE, waiting).await;
+    assert!(came.is_ok(), "{} wait, not {count}", feed.waiters());
 }
