@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::{
     After, Cursor, Draft, Epoch, IdempotencyKey, Page, PageLimit, Published, Retention, Topic,
@@ -144,7 +145,7 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        Ok(self.look(|log| log.read(topics, after, limit)))
+        Ok(self.page(topics, after, limit))
     }
 
     /// The same, but waits until there is a message or a gap. Dropping the future frees the wait
@@ -181,11 +182,19 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Option<Result<Page, FeedError>> {
-        let page = self.look(|log| log.read(topics, after, limit));
+        let page = self.page(topics, after, limit);
         if page.is_news() {
             return Some(Ok(page));
         }
         self.is_closed().then_some(Err(FeedError::Closed))
+    }
+
+    fn page(&self, topics: &Topics, after: &After, limit: PageLimit) -> Page {
+        let page = self.look(|log| log.read(topics, after, limit));
+        if let Some(gap) = &page.gap {
+            info!("gap {}", gap.to_json());
+        }
+        page
     }
 
     /// The position of the last message.

@@ -11,6 +11,8 @@ use hyper::{
     header::{self, HeaderMap, HeaderValue},
 };
 
+use tracing::info;
+
 use crate::{
     App, event,
     stream::{self, Subscription},
@@ -85,6 +87,7 @@ fn subscribe<B>(
     } else if let Ok(place) = app.subscribers.clone().try_acquire_owned() {
         Either::Right(stream::body(app, subscription, place))
     } else {
+        info!("a stream is refused: at the subscriber limit");
         // Any status but 200 would end a browser's EventSource for good.
         Either::Left(Full::from(event::refusal(
             "at the subscriber limit",

@@ -295,7 +295,7 @@ async fn a_page_may_ask_for_heartbeats_that_it_can_see() {
     server.stop().await;
 }
 
-/// The source's text: ideal for news feeds and stock quotes, where the client only listens.
+/// Ideal for news feeds and stock quotes, where the client only listens: the page shows both.
 #[tokio::test]
 async fn the_page_is_there_and_so_is_health() {
     let server = start(config()).await;

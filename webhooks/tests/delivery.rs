@@ -32,7 +32,7 @@ fn is_genuine(called: &Called, secret: &str) -> bool {
     verify(body, fields, &secrets, now, Tolerance::default()).is_ok()
 }
 
-/// The scene of the source text.
+/// The payment system and your back end.
 #[tokio::test]
 async fn the_payment_system_posts_and_hears_200_ok() {
     let (app, received) = receiver().await;

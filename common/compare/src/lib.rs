@@ -6,7 +6,7 @@
 //! fails the run. From the top:
 //!
 //! - [`run`] is the comparison; [`table`] prints it;
-//! - [`Technique`] names the five and what the source text says of them;
+//! - [`Technique`] names the five and the rule of thumb that is told of each;
 //! - [`Server`] is one of the five on a port of its own;
 //! - [`measure`](measure()) is one lane: publish, receive, judge;
 //! - `clients/` has a small client for each technique, all with the same two verbs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{Config, Measured, Technique};
 
 const HEAD: &str = "\
-| technique | direction | latency p50 | latency p99 | requests per message | bytes per message | the text: latency | the text: complexity |
+| technique | direction | latency p50 | latency p99 | requests per message | bytes per message | rule of thumb: latency | rule of thumb: complexity |
 | :--- | :--- | ---: | ---: | ---: | ---: | :---: | :---: |
 ";
 

@@ -1,4 +1,4 @@
-//! The five, and what the source text says of them.
+//! The five, and the rule of thumb that is told of each.
 
 use std::fmt;
 
@@ -19,8 +19,8 @@ pub enum Technique {
     Sse,
 }
 
-/// A row of the table that ends the source text. The text has none for SSE: that one is ours, and
-/// only its direction is the text's.
+/// A row of the table by which the techniques are usually compared. It tends to leave SSE out: that
+/// row is ours, and is not rated.
 #[derive(Debug, Clone, Copy)]
 pub struct Rating {
     /// The technique's name.
@@ -34,7 +34,7 @@ pub struct Rating {
 }
 
 impl Technique {
-    /// In the order of the source text's table, then the one that it leaves out.
+    /// In the order of the usual table, then the one that it leaves out.
     pub const ALL: [Self; 5] = [
         Self::ShortPolling,
         Self::LongPolling,
@@ -43,7 +43,7 @@ impl Technique {
         Self::Sse,
     ];
 
-    /// What the source text says.
+    /// What the rule of thumb says.
     pub fn rating(self) -> Rating {
         let (name, direction, latency, complexity) = match self {
             Self::ShortPolling => ("Short polling", "client → server", "high", "low"),

@@ -9,6 +9,7 @@
 //! | to … | take |
 //! | --- | --- |
 //! | run a server on a free port and prove that it drains | [`TestServer`] |
+//! | run a built server, signal it, see its exit code (unix) | `Process` |
 //! | send a request, look at status, headers and body | [`Client`], [`Reply`] |
 //! | read an answer as it comes | [`Streamed`] |
 //! | compare literal bytes, half-close, reset | [`Wire`], [`RawResponse`] |
@@ -60,6 +61,8 @@ mod client;
 pub mod contract;
 mod events;
 mod frames;
+#[cfg(unix)]
+mod process;
 mod proxy;
 mod server;
 mod wire;
@@ -71,6 +74,8 @@ use tokio::time::{Instant, timeout_at};
 pub use client::{Client, Reply, Request, Streamed};
 pub use events::{Block, Ending, EventReader};
 pub use frames::{Frame, WsWire, handshake};
+#[cfg(unix)]
+pub use process::Process;
 pub use proxy::{Fault, FaultProxy, Faults};
 pub use server::{Shutdown, TestServer};
 pub use wire::{End, RawResponse, Wire, WireListener};

@@ -1,0 +1,117 @@
+//! A server as it is shipped: a process with a first line, signals and an exit code.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+    task::yield_now,
+};
+
+use super::{Client, Wait, Wire};
+
+/// A built program that serves on a free port. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    /// Runs `program`, in a member's tests `env!("CARGO_BIN_EXE_…")`, and reads its first line.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or says anything before `listening on http://ADDR`.
+    pub async fn start(program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(["--listen", "127.0.0.1:0"]).args(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {program}: {error}"));
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let mut line = String::new();
+        let read = Wait::until(format!("the first line of {program}"))
+            .patiently(BufReader::new(stdout).read_line(&mut line))
+            .await;
+        read.unwrap_or_else(|error| panic!("reading the first line of {program}: {error}"));
+        let addr = line.trim_end().strip_prefix("listening on http://");
+        let addr = addr.and_then(|addr| addr.parse().ok());
+        let addr = addr.unwrap_or_else(|| panic!("the first line of {program} is {line:?}"));
+        Self { child, addr }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A client with a connection for each request.
+    pub fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    /// A connection on which the server has `request`, or the half of one: it went with another,
+    /// whose answer has come.
+    ///
+    /// # Panics
+    ///
+    /// If that answer does not come.
+    pub async fn in_flight(&self, request: &str) -> Wire {
+        let mut wire = Wire::connect(self.addr).await;
+        let before = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        wire.send([before, request].concat()).await;
+        assert_eq!(wire.read_response().await.status, 200);
+        wire
+    }
+
+    /// Sends it a signal: `TERM`, `INT`.
+    ///
+    /// # Panics
+    ///
+    /// If it has exited already.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it was not waited for");
+        let mut kill = Command::new("kill");
+        let kill = kill.args([format!("-{name}"), pid.to_string()]);
+        let sent = kill
+            .status()
+            .unwrap_or_else(|error| panic!("kill: {error}"));
+        assert!(sent.success(), "kill -{name} {pid}: {sent}");
+    }
+
+    /// Comes back when it takes no more connections: the first signal has arrived, and the next one
+    /// is a second.
+    ///
+    /// # Panics
+    ///
+    /// If it goes on.
+    pub async fn refuses(&self) {
+        let refused = async {
+            while Wire::try_connect(self.addr).await.is_ok() {
+                yield_now().await;
+            }
+        };
+        Wait::until(format!("{} to be closed", self.addr))
+            .patiently(refused)
+            .await;
+    }
+
+    /// Its exit code, `None` if a signal ended it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not exit.
+    pub async fn exit_code(mut self) -> Option<i32> {
+        let wait = Wait::until(format!("process {:?} to exit", self.child.id()));
+        let exited = wait.patiently(self.child.wait()).await;
+        exited
+            .unwrap_or_else(|error| panic!("waiting for a process: {error}"))
+            .code()
+    }
+}
