@@ -59,27 +59,35 @@ pub struct Client {
     failures: u32,
 }
 
-/// What the server may say, as far as it matters here.
+/// What the server may say, as far as it matters here: an object with one member. One that is not
+/// here, a later server's perhaps, is ignored.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Frame<'a> {
-    Subscribed {
-        next: Option<String>,
-    },
+struct Frame<'a> {
+    subscribed: Option<Position>,
     #[serde(borrow)]
-    Message(&'a RawValue),
+    message: Option<&'a RawValue>,
     #[serde(borrow)]
-    Gap(&'a RawValue),
-    Heartbeat {
-        next: String,
-    },
-    Ack {
-        id: String,
-    },
-    Error {
-        status: u16,
-        detail: String,
-    },
+    gap: Option<&'a RawValue>,
+    heartbeat: Option<Position>,
+    ack: Option<Identified>,
+    error: Option<Refusal>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Position {
+    next: Option<String>,
+}
+
+/// What has an id: an acknowledgement, a message.
+#[derive(Debug, Deserialize)]
+struct Identified {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    status: u16,
+    detail: String,
 }
 
 /// Why a connection ended.
@@ -121,7 +129,7 @@ impl Client {
     }
 
     /// One connection, from the handshake to its end.
-    fn session(&mut self) -> Failure {
+    pub fn session(&mut self) -> Failure {
         let lived = self.connect().and_then(|mut socket| {
             if let Some(publish) = &self.unacknowledged {
                 socket.send(Message::text(publish.as_str()))?;
@@ -140,7 +148,8 @@ impl Client {
 
     fn connect(&self) -> Result<WebSocket<TcpStream>, Failure> {
         let stream = connect(&self.url)?;
-        let url = format!("{}?after={}", self.url, self.after);
+        let sign = self.url.query().map_or('?', |_| '&');
+        let url = format!("{}{sign}after={}", self.url, self.after);
         let url = url
             .parse()
             .map_err(|error| Failure::Final(format!("{url}: {error}")))?;
@@ -157,31 +166,28 @@ impl Client {
 
     /// Prints, then moves the cursor: cut off in between, it is printed again.
     fn take(&mut self, text: &str, socket: &mut WebSocket<TcpStream>) -> Result<(), Failure> {
-        let frame = serde_json::from_str(text);
-        let frame =
-            frame.map_err(|error| Failure::Final(format!("not a frame: {error}: {text}")))?;
-        match frame {
-            Frame::Subscribed { next } => {
-                self.failures = 0;
-                self.after = next.unwrap_or_else(|| self.after.clone());
-            }
-            Frame::Message(message) => {
-                println!("{message}");
-                self.after = id_of(message)?;
-                let received = json!({"received": {"id": self.after}});
-                socket.send(Message::text(received.to_string()))?;
-            }
-            Frame::Gap(gap) => println!("gap {gap}"),
-            Frame::Heartbeat { next } => self.after = next,
-            Frame::Ack { id } => {
-                self.unacknowledged = None;
-                eprintln!("published as {id}");
-            }
-            Frame::Error { status, detail } => {
-                return Err(Failure::Final(format!("{status}: {detail}")));
-            }
+        let frame: Frame<'_> = parse(text)?;
+        if let Some(Position { next }) = frame.subscribed {
+            self.failures = 0;
+            self.after = next.unwrap_or_else(|| self.after.clone());
         }
-        Ok(())
+        if let Some(message) = frame.message {
+            println!("{message}");
+            self.after = parse::<Identified>(message.get())?.id;
+            let received = json!({"received": {"id": self.after}});
+            socket.send(Message::text(received.to_string()))?;
+        }
+        if let Some(gap) = frame.gap {
+            println!("gap {gap}");
+        }
+        if let Some(Position { next: Some(next) }) = frame.heartbeat {
+            self.after = next;
+        }
+        if let Some(Identified { id }) = frame.ack {
+            self.unacknowledged = None;
+            eprintln!("published as {id}");
+        }
+        frame.error.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 }
 
@@ -203,15 +209,9 @@ fn connect(url: &Uri) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-fn id_of(message: &RawValue) -> Result<String, Failure> {
-    #[derive(Deserialize)]
-    struct Identified {
-        id: String,
-    }
-    let message: Result<Identified, _> = serde_json::from_str(message.get());
-    message
-        .map(|message| message.id)
-        .map_err(|error| Failure::Final(format!("no message: {error}")))
+fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(json)
+        .map_err(|error| Failure::Final(format!("not understood: {error}: {json}")))
 }
 
 /// A 4xx says that the request itself is wrong; 503 says when to come again.
@@ -239,6 +239,17 @@ fn closed(frame: Option<CloseFrame>) -> Failure {
     }
 }
 
+/// A 4xx says that the command itself is wrong; a 5xx that the server cannot do it now.
+impl From<Refusal> for Failure {
+    fn from(Refusal { status, detail }: Refusal) -> Self {
+        let reason = format!("{status}: {detail}");
+        match status {
+            500.. => Self::Passing(reason, BUSY),
+            _ => Self::Final(reason),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Passing(error.to_string(), Duration::ZERO)
@@ -261,5 +272,7 @@ pub fn backoff(failures: u32, random: f64) -> Duration {
 
 /// The server pings after 20 s; a connection on which nothing comes for twice as long is lost.
 const SILENCE: Duration = Duration::from_secs(40);
+/// A frame has no Retry-After: as long as a refused handshake is told to wait at least.
+const BUSY: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);

@@ -1,0 +1,93 @@
+//! The example client, against a server whose every frame is the test's.
+
+#[path = "../examples/websockets_client.rs"]
+#[allow(dead_code, unreachable_pub, reason = "its main is not called here")]
+mod client;
+
+use std::{net::TcpListener, thread};
+
+use client::{Args, Client, Failure};
+use common::harness::PATIENCE;
+use serde_json::{Value, json};
+use tungstenite::{
+    Message, accept_hdr,
+    handshake::server::{Request, Response},
+};
+
+/// What one session ends with when it is sent these frames and then closed; with the target that it
+/// asked for, and all that it sent.
+fn session(path: &str, frames: &[Value]) -> (Failure, String, Vec<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let args = Args {
+        url: format!("ws://{}{path}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap(),
+        after: "e-1".into(),
+        say: Some("hello".into()),
+        to: Some("a".into()),
+    };
+    let client = thread::spawn(|| Client::new(args).session());
+    let mut target = String::new();
+    #[allow(clippy::result_large_err, reason = "tungstenite's")]
+    let answer = |request: &Request, mut response: Response| {
+        target = request.uri().to_string();
+        let subprotocol = request.headers()["sec-websocket-protocol"].clone();
+        response
+            .headers_mut()
+            .insert("sec-websocket-protocol", subprotocol);
+        Ok(response)
+    };
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut server = accept_hdr(stream, answer).unwrap();
+    for frame in frames {
+        server.send(Message::text(frame.to_string())).unwrap();
+    }
+    server.close(None).unwrap();
+    let mut sent = Vec::new();
+    while let Ok(message) = server.read() {
+        if let Message::Text(text) = message {
+            sent.push(serde_json::from_str(&text).unwrap());
+        }
+    }
+    (client.join().unwrap(), target, sent)
+}
+
+#[test]
+fn what_it_asks_for_is_added_to_the_urls_query() {
+    for (path, target) in [
+        ("/topics/a", "/topics/a?after=e-1"),
+        ("/topics/a?heartbeat=5", "/topics/a?heartbeat=5&after=e-1"),
+    ] {
+        assert_eq!(session(path, &[]).1, target);
+    }
+}
+
+#[test]
+fn an_unknown_frame_is_ignored() {
+    let frames = [
+        json!({"news": {"of": "a later server"}}),
+        json!({"message": {"id": "e-2", "topic": "a", "data": 1}}),
+    ];
+    let (ending, _, sent) = session("/topics/a", &frames);
+    assert!(matches!(ending, Failure::Passing(..)), "{ending}");
+    assert_eq!(sent[0]["publish"]["data"], "hello");
+    assert_eq!(sent[1..], [json!({"received": {"id": "e-2"}})]);
+}
+
+#[test]
+fn an_error_is_final_unless_it_is_the_servers() {
+    let ending = |status: u16| {
+        let error = json!({"error": {"ref": "say", "status": status, "detail": "no"}});
+        session("/topics/a", &[error]).0
+    };
+    for status in [400, 422, 429] {
+        assert!(
+            matches!(ending(status), Failure::Final(reason) if reason == format!("{status}: no"))
+        );
+    }
+    let Failure::Passing(reason, at_least) = ending(503) else {
+        panic!("a full server may have room later");
+    };
+    assert_eq!((reason.as_str(), at_least.as_secs()), ("503: no", 5));
+}
