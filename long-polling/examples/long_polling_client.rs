@@ -32,7 +32,7 @@ use tokio::{
 /// Asks for news and waits for it, again and again: prints the messages.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// What to poll: http://HOST:PORT/topics/a,b
+    /// What to poll: http://HOST:PORT/topics/a,b, and a query such as ?limit=10 if need be
     pub url: Uri,
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "earliest")]
@@ -121,8 +121,8 @@ impl Reader {
     /// # Errors
     /// If there was no answer, or one that is not 200. The cursor stands.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<(), Failure> {
-        let (path, wait) = (self.args.url.path(), self.args.wait);
-        let path = format!("{path}?after={}&wait={wait}", self.after);
+        let wait = self.args.wait;
+        let path = with(&self.args.url, &format!("after={}&wait={wait}", self.after));
         let time = Duration::from_secs(wait.into()) + SLACK;
         match self.server.get(&path, time).await? {
             (head, body) if head.status == StatusCode::OK => self.take(&body, output),
@@ -192,6 +192,14 @@ impl Server {
         self.open = Some(connection);
         Ok((head, body))
     }
+}
+
+/// The URL's path and query, with ours behind.
+fn with(url: &Uri, parameters: &str) -> String {
+    let before = url
+        .query()
+        .map_or("?".to_owned(), |query| format!("?{query}&"));
+    format!("{}{before}{parameters}", url.path())
 }
 
 type Connection = SendRequest<Empty<Bytes>>;

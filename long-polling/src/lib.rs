@@ -19,7 +19,9 @@ mod wait;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use common::{
+    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Long polling: the server holds its answer until there is news.
@@ -42,10 +44,10 @@ pub struct Config {
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
     /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Seconds for which a client may take no byte of what is written to it.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub stall: Duration,
     /// Seconds from the signal until what is still open is cut.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
@@ -53,9 +55,9 @@ pub struct Config {
     /// A page's origin that may publish and read from a browser; repeatable.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
-    /// Seconds that a poll waits if it does not say; it may say 0 to 55. Each wait ends up to a
+    /// Seconds that a poll waits if it does not say, 0 to 55, as it may say. Each wait ends up to a
     /// sixteenth earlier, so that clients spread.
-    #[arg(long, default_value = "25", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "25", value_parser = wait::knob, value_name = "SECONDS")]
     pub wait: Duration,
 }
 

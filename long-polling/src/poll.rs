@@ -1,8 +1,6 @@
 //! One poll: answered at once, after a wait, or told to come again.
 
-use std::str::FromStr;
-
-use common::{After, Page, PageLimit, Problem, Query, Topics};
+use common::{After, Page, PageLimit, Problem, Query, Topics, retry_after};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -25,7 +23,7 @@ pub(crate) async fn poll<B>(
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Earliest);
-    let Limit(limit) = query.get("limit")?.unwrap_or_default();
+    let limit: PageLimit = query.get("limit")?.unwrap_or_default();
     let Wait(time) = query.get("wait")?.unwrap_or(Wait(app.config.wait));
     let now = app.feed.read(&topics, &after, limit).await?;
     if now.is_news() || time.is_zero() || request.method() == Method::HEAD {
@@ -35,7 +33,7 @@ pub(crate) async fn poll<B>(
         debug!("at the subscriber limit");
         return Err(Problem::unavailable(
             format!("{} polls are waiting already", app.config.max_subscribers),
-            retry_after(rand::random()),
+            retry_after(),
         ));
     };
     let time = wait::shortened(time, rand::random());
@@ -61,27 +59,4 @@ fn answer(app: &App, page: &Page) -> Response<AnswerBody> {
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Seconds until a refused client asks again: 5 to 10, by `random` from 0 to 1, so that those who
-/// are refused together do not come back together.
-fn retry_after(random: f64) -> u64 {
-    (5.0 + 5.0 * random).round() as u64
-}
-
-/// `limit=`: how many messages a page has at most, 1 to 500, by default 100. Its bytes are limited
-/// to 1 MiB, and it always has room for one message.
-#[derive(Default)]
-struct Limit(PageLimit);
-
-impl FromStr for Limit {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let messages = text.parse().ok().filter(|limit| (1..=500).contains(limit));
-        Ok(Self(PageLimit {
-            messages: messages.ok_or("a limit is a whole number from 1 to 500")?,
-            ..PageLimit::default()
-        }))
-    }
 }

@@ -28,11 +28,18 @@ impl FromStr for Wait {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let seconds = text.parse().ok().filter(|seconds| *seconds <= LONGEST);
+        // Only as it would be printed: no sign, no zero in front.
+        let is_one = |seconds: &u64| *seconds <= LONGEST && seconds.to_string() == text;
+        let seconds = text.parse().ok().filter(is_one);
         seconds
             .map(|seconds| Self(Duration::from_secs(seconds)))
             .ok_or_else(|| format!("a wait is a whole number of seconds from 0 to {LONGEST}"))
     }
+}
+
+/// `--wait`, in the same words.
+pub(crate) fn knob(text: &str) -> Result<Duration, String> {
+    text.parse().map(|Wait(time)| time)
 }
 
 /// Waits until `topics` have news after `after`, for at most `time`. The page is empty if the time

@@ -4,6 +4,7 @@ mod setup;
 
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use common::{
     Feed, Retention,
     harness::{End, TestServer, contract::MAX_MESSAGE},
@@ -203,4 +204,21 @@ async fn full() -> (Feed, TestServer) {
     }
     until_waiting(&feed, 2).await;
     (feed, server)
+}
+
+#[test]
+fn a_knob_takes_no_time_that_means_nothing() {
+    let parse = |knob, value| Config::try_parse_from(["long-polling", knob, value]).is_ok();
+    for knob in ["--read-timeout", "--stall"] {
+        assert!(!parse(knob, "0") && parse(knob, "0.1"), "{knob}");
+    }
+    for (wait, taken) in [
+        ("0", true),
+        ("55", true),
+        ("56", false),
+        ("300", false),
+        ("0.5", false),
+    ] {
+        assert_eq!(parse("--wait", wait), taken, "{wait}");
+    }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use common::{
     Feed, Retention,
-    harness::{End, TestServer, Wire},
+    harness::{End, PATIENCE, TestServer, Wire},
 };
 use long_polling::Config;
 use setup::{publish, start, start_with, until_waiting};
+use tokio::time::timeout;
 
 const HALF: &str = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
@@ -126,7 +127,11 @@ async fn in_flight(server: &TestServer) -> Wire {
 }
 
 async fn wait_until_refused(server: &TestServer) {
-    while Wire::try_connect(server.addr()).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let refused = async {
+        while Wire::try_connect(server.addr()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = timeout(PATIENCE, refused).await;
+    came.expect("the listener is closed");
 }
