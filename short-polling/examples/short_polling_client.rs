@@ -35,7 +35,7 @@ use tokio::{
 /// Asks for news again and again: prints `no`, or the messages.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// What to poll: http://HOST:PORT/topics/a,b
+    /// What to poll: http://HOST:PORT/topics/a,b, and a query such as ?limit=10 if need be
     pub url: Uri,
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "earliest")]
@@ -137,7 +137,7 @@ impl Reader {
     /// # Errors
     /// If there was no answer, or one that is not 200 or 304. The cursor stands.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<Duration, Failure> {
-        let path = format!("{}?after={}", self.args.url.path(), self.after);
+        let path = with(&self.args.url, &format!("after={}", self.after));
         let (head, body) = self.server.get(&path, self.etag.as_deref()).await?;
         let more = match head.status {
             StatusCode::OK => self.take(&body, output)?,
@@ -223,6 +223,14 @@ impl Server {
         self.open = Some(connection);
         Ok((head, body))
     }
+}
+
+/// The URL's path and query, with ours behind.
+fn with(url: &Uri, parameters: &str) -> String {
+    let before = url
+        .query()
+        .map_or("?".to_owned(), |query| format!("?{query}&"));
+    format!("{}{before}{parameters}", url.path())
 }
 
 type Connection = SendRequest<Empty<Bytes>>;

@@ -20,7 +20,9 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use common::{
+    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+};
 use tokio::net::TcpListener;
 
 /// Short polling: the client asks every few seconds, and most answers are no.
@@ -41,10 +43,10 @@ pub struct Config {
     pub max_message: usize,
     /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
     /// Polls come well within it, so that a client keeps its connection.
-    #[arg(long, default_value = "75", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "75", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Seconds for which a client may take no byte of what is written to it.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub stall: Duration,
     /// Seconds from the signal until what is still open is cut.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
@@ -52,9 +54,9 @@ pub struct Config {
     /// A page's origin that may publish and read from a browser; repeatable.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
-    /// Seconds between two polls that clients are asked to keep; each answer says up to a fifth
-    /// more or less, so that they spread.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    /// Seconds between two polls that clients are asked to keep. Each answer says up to a fifth
+    /// more or less, so that they spread; at most half of --read-timeout, and at least a second.
+    #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
 }
 

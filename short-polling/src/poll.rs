@@ -1,7 +1,5 @@
 //! One poll: the page, and the fields that go with it.
 
-use std::str::FromStr;
-
 use bytes::Bytes;
 use common::{After, Page, PageLimit, Problem, Query, Topics};
 use http_body_util::Full;
@@ -21,7 +19,7 @@ pub(crate) async fn poll<B>(
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Earliest);
-    let Limit(limit) = query.get("limit")?.unwrap_or_default();
+    let limit: PageLimit = query.get("limit")?.unwrap_or_default();
     let page = app.feed.read(&topics, &after, limit).await?;
     let etag = conditional::etag(&page);
     let mut response = Response::new(Full::default());
@@ -53,23 +51,6 @@ fn put_fields(app: &App, etag: String, response: &mut Response<Full<Bytes>>) {
         (header::ETAG, etag),
         (hint::POLL_INTERVAL, again.into()),
     ]);
-}
-
-/// `limit=`: how many messages a page has at most, 1 to 500, by default 100. Its bytes are limited
-/// to 1 MiB, and it always has room for one message.
-#[derive(Default)]
-struct Limit(PageLimit);
-
-impl FromStr for Limit {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let messages = text.parse().ok().filter(|limit| (1..=500).contains(limit));
-        Ok(Self(PageLimit {
-            messages: messages.ok_or("a limit is a whole number from 1 to 500")?,
-            ..PageLimit::default()
-        }))
-    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ fn limits() -> Vec<Row> {
         not_a_limit("501"),
         not_a_limit("-1"),
         not_a_limit("1.0"),
+        not_a_limit("+5"),
+        not_a_limit("007"),
         not_a_limit("all"),
         not_a_limit("99999999999999999999"),
         row("limit=", "parameter limit is empty"),

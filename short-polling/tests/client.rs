@@ -188,6 +188,17 @@ async fn a_connection_that_the_server_closed_in_between_is_no_failure() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn the_client_keeps_the_urls_query() {
+    let listener = WireListener::bind().await;
+    let url = format!("http://{}/topics/news?limit=1", listener.addr());
+    let mut reader = Reader::new(Args::parse_from(["client", &url])).unwrap();
+    tokio::spawn(async move { reader.run(&mut std::io::sink()).await });
+    let request = listener.accept().await.read_head().await;
+    let line = "GET /topics/news?limit=1&after=earliest HTTP/1.1\r\n";
+    assert!(request.starts_with(line), "{request}");
+}
+
 #[test]
 fn the_backoff_is_full_jitter_up_to_half_a_minute() {
     let bounds = [1, 2, 3, 5, 6, 100].map(|failures| backoff(failures, 1.0).as_secs());

@@ -4,6 +4,7 @@ mod setup;
 
 use std::time::Duration;
 
+use clap::Parser;
 use common::{
     Feed, Retention,
     harness::{End, TestServer, contract::MAX_MESSAGE},
@@ -131,4 +132,12 @@ async fn hint(server: &TestServer) -> u64 {
     let reply = server.get("/topics/news").await;
     let hint = reply.header("x-poll-interval").expect("there is a hint");
     hint.parse().expect("a hint is whole seconds")
+}
+
+#[test]
+fn a_knob_takes_no_time_that_means_nothing() {
+    let parse = |knob, value| Config::try_parse_from(["short-polling", knob, value]).is_ok();
+    for knob in ["--read-timeout", "--stall", "--poll-interval"] {
+        assert!(!parse(knob, "0") && parse(knob, "0.1"), "{knob}");
+    }
 }

@@ -4,9 +4,10 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::{End, Wire};
+use common::harness::{End, PATIENCE, TestServer, Wire};
 use setup::start;
 use short_polling::Config;
+use tokio::time::timeout;
 
 const HALF: &str = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
@@ -63,7 +64,7 @@ async fn what_does_not_end_within_the_drain_is_cut() {
 
 /// A connection whose second request is half there: the first one's answer shows that the server
 /// has it.
-async fn in_flight(server: &common::harness::TestServer) -> Wire {
+async fn in_flight(server: &TestServer) -> Wire {
     let mut wire = server.wire().await;
     wire.send(format!(
         "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n{HALF}"
@@ -73,8 +74,12 @@ async fn in_flight(server: &common::harness::TestServer) -> Wire {
     wire
 }
 
-async fn wait_until_refused(server: &common::harness::TestServer) {
-    while Wire::try_connect(server.addr()).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+async fn wait_until_refused(server: &TestServer) {
+    let refused = async {
+        while Wire::try_connect(server.addr()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = timeout(PATIENCE, refused).await;
+    came.expect("the listener is closed");
 }
