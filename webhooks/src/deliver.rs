@@ -1,7 +1,7 @@
 //! One attempt: resolve, connect, send, and hear the answer to its end, all within one deadline.
 //!
-//! The other side is a stranger. It may be slow, endless, or point us elsewhere: only a 2xx that is
-//! complete within the deadline counts, and no redirect is followed.
+//! The other side is a stranger. It may be slow, endless, or point us elsewhere: only a 2xx counts
+//! that is complete, or longer than 16 KiB, within the deadline, and no redirect is followed.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ use crate::{
     guard::{Guard, Unresolved},
     schedule::retry_after,
     sign::sign,
-    verify::standard::Secret,
+    verify::{standard::Secret, unix_seconds},
 };
 
 /// Of the answer's body no more than this is read; what it says does not matter.
@@ -213,11 +213,4 @@ async fn hear_out(mut body: Incoming) -> Result<(), hyper::Error> {
         }
     }
     Ok(())
-}
-
-/// A clock before 1970 counts as 1970.
-pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }

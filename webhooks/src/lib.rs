@@ -12,7 +12,6 @@
 //!   when to try again;
 //! - `receiver.rs` hands what comes to [`verify`], and what is genuine to `inbox.rs`.
 
-mod body;
 mod deliver;
 mod endpoint;
 mod endpoints;

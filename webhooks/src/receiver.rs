@@ -17,13 +17,13 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::{
-    App, Limits, Program, body,
-    deliver::unix_seconds,
+    App, Limits, Program,
     inbox::Inbox,
     route, serve,
     verify::{
         Refusal, Tolerance, Unverified,
         standard::{self, Secret},
+        unix_seconds,
     },
 };
 
@@ -131,7 +131,7 @@ impl Receiver {
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let now = unix_seconds(SystemTime::now());
         let headers = request.headers().clone();
-        let body = Unverified::new(body::json(request, app.config.publish_limits()).await?);
+        let body = Unverified::new(route::read_json(app, request).await?);
         let event = standard::verify(body, pairs(&headers), &self.secrets, now, self.tolerance)
             .map_err(not_believed)?;
         self.inbox.store(&event).await?;

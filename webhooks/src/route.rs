@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use common::{Problem, publish};
+use common::{Problem, is_json, publish, read_body};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -11,7 +11,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{App, Program, body, endpoints::Endpoints};
+use crate::{App, Program, endpoints::Endpoints};
 
 /// Answers one request.
 pub(crate) async fn route(
@@ -85,7 +85,7 @@ async fn register(
     endpoints: &Endpoints,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
-    let body = body::json(request, app.config.publish_limits()).await?;
+    let body = read_json(app, request).await?;
     let endpoint = endpoints.register(&body).await?;
     let secret = endpoint.secrets[0].reveal();
     let mut response = json(StatusCode::CREATED, endpoint.to_json(Some(secret)));
@@ -118,6 +118,16 @@ fn one<B>(
         "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(missing()),
     }
+}
+
+/// The whole body, byte for byte, of a request that says it is JSON. To insist on that also keeps out
+/// what a browser's form may send without a preflight.
+pub(crate) async fn read_json(app: &App, request: Request<Incoming>) -> Result<Bytes, Problem> {
+    if !is_json(&request) {
+        let detail = "Content-Type is not application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    read_body(request, app.config.publish_limits()).await
 }
 
 /// Whether the request only reads.

@@ -5,7 +5,11 @@
 //! the other: code that asks for a `Verified<Event>` cannot be handed bytes that nobody checked.
 //! These files depend on the crates for HMAC, SHA-2 and base64 alone; take them as they are.
 
-use std::{fmt, ops::Deref, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    time::{Duration, SystemTime},
+};
 
 pub mod standard;
 
@@ -43,6 +47,13 @@ impl<T> Deref for Verified<T> {
     fn deref(&self) -> &T {
         &self.0
     }
+}
+
+/// The time in the form that the schemes sign and verify. A clock before 1970 counts as 1970.
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 /// How far the signed time may be from ours. What is older may be a replay.

@@ -3,7 +3,7 @@
 //! Source: <https://github.com/standard-webhooks/standard-webhooks>, `spec/standard-webhooks.md`.
 //! Where its libraries disagree about a malformed header, this file takes the strict side.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -160,9 +160,9 @@ fn signature(token: &[u8]) -> Option<[u8; 32]> {
 
 fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refusal> {
     let (age, ahead) = (now.saturating_sub(timestamp), timestamp.saturating_sub(now));
-    if age > tolerance.past.as_secs() {
+    if Duration::from_secs(age) > tolerance.past {
         Err(Refusal::TooOld(age))
-    } else if ahead > tolerance.future.as_secs() {
+    } else if Duration::from_secs(ahead) > tolerance.future {
         Err(Refusal::TooNew(ahead))
     } else {
         Ok(())
