@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use common::{Cursor, Problem};
-use hyper::StatusCode;
+use common::{Cursor, Problem, retry_after};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tracing::{error, info};
 use url::Url;
@@ -64,7 +63,7 @@ impl Endpoints {
 
     fn start(&self, endpoint: Arc<Endpoint>, after: Cursor) -> Result<(), Problem> {
         let mut running = self.running();
-        let unavailable = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        let unavailable = |detail: &str| Problem::unavailable(detail, retry_after());
         let running = running.as_mut().ok_or_else(|| unavailable("draining"))?;
         if running.len() >= self.max {
             let detail = format!("there are {} endpoints already (--max-endpoints)", self.max);

@@ -29,7 +29,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::{Args, Parser};
 use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use crate::{
     endpoints::Endpoints,
@@ -106,21 +106,17 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Attempts that may run at one time, over all endpoints: one for each that is slow, and as many
-    /// again for those that are well.
-    fn attempts(&self) -> usize {
-        self.max_endpoints.saturating_mul(2).max(CONCURRENCY)
-    }
-
     /// Lowers the limits to the descriptors that the process may have: half of them for those who
-    /// call, half for those who are called.
+    /// call, half for those who are called. Every endpoint has its own, so that none waits for
+    /// another's.
     pub fn fit(&mut self) {
-        let wanted = self.limits.max_connections.saturating_add(self.attempts());
+        let attempts = self.max_endpoints.saturating_mul(CONCURRENCY);
+        let wanted = self.limits.max_connections.saturating_add(attempts);
         let fitting = fit_descriptors(wanted);
         if fitting < wanted {
             let half = (fitting / 2).max(1);
             self.limits.max_connections = self.limits.max_connections.min(half);
-            self.max_endpoints = self.max_endpoints.min(half / 2);
+            self.max_endpoints = self.max_endpoints.min((half / CONCURRENCY).max(1));
         }
     }
 
@@ -135,7 +131,6 @@ impl Config {
             schedule: self.schedule.clone(),
             attempt_timeout: self.attempt_timeout,
             drain: self.limits.drain,
-            slots: Arc::new(Semaphore::new(self.attempts())),
         }
     }
 }

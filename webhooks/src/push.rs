@@ -1,9 +1,9 @@
 //! One endpoint's loop: it drains the feed by a cursor of its own and owes every message to its
 //! endpoint until it is delivered or dead.
 //!
-//! Endpoints share nothing but the feed and the attempts' total number, so a slow or dead one
-//! delays only itself. Within one endpoint a message that failed waits apart, by the time of its
-//! next attempt, and newer ones go ahead.
+//! Endpoints share nothing but the feed, so a slow or dead one delays only itself. Within one
+//! endpoint a message that failed waits apart, by the time of its next attempt, and newer ones go
+//! ahead.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,9 +13,9 @@ use std::{
 
 use common::{Cursor, Feed, FeedError, Message, Page, PageLimit};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, interval, sleep_until, timeout_at},
 };
 use tracing::error;
 
@@ -27,11 +27,15 @@ use crate::{
 };
 
 /// Attempts of one endpoint at one time, as long as it is well. One that fails gets them one at a
-/// time until one succeeds: it need not be flooded, and takes no other's place in `slots`.
+/// time until one succeeds: it need not be flooded.
 pub(crate) const CONCURRENCY: usize = 8;
 /// Messages of one endpoint that may wait for their next attempt. Beyond, newer ones stay in the
 /// feed, whose retention bounds them.
 const MAX_WAITING: usize = 1_000;
+/// And their bytes, which the feed may have let go of already. The last message may go beyond.
+const MAX_WAITING_BYTES: usize = 8 << 20;
+/// How often the cursor of an endpoint without news is moved to the head.
+const PASS_BY: Duration = Duration::from_secs(15);
 /// How long to leave a feed alone that failed.
 const FEED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -43,8 +47,6 @@ pub(crate) struct Outbound {
     pub(crate) schedule: Schedule,
     pub(crate) attempt_timeout: Duration,
     pub(crate) drain: Duration,
-    /// One permit for each attempt that may run, over all endpoints.
-    pub(crate) slots: Arc<Semaphore>,
 }
 
 /// A message that is owed to the endpoint.
@@ -66,6 +68,8 @@ pub(crate) struct Push {
     in_flight: HashMap<Id, Delivery>,
     /// By the time of the next attempt; the message's number makes the key unique.
     waiting: BTreeMap<(Instant, u64), Delivery>,
+    /// Bytes of the messages in both.
+    bytes: usize,
     /// The last attempt failed.
     failing: bool,
     /// The endpoint asked to be left alone until then.
@@ -81,6 +85,7 @@ impl Push {
             attempts: JoinSet::new(),
             in_flight: HashMap::new(),
             waiting: BTreeMap::new(),
+            bytes: 0,
             failing: false,
             resume: Instant::now(),
         }
@@ -89,20 +94,22 @@ impl Push {
     /// Delivers until `stopping`, then claims no more and finishes what is in flight. What is still
     /// owed then is [`Push::owed`].
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Self {
+        let mut quiet = interval(PASS_BY);
         loop {
             let free = self.free();
             let due = self.due();
             let after = self.after.into();
             let limit = PageLimit {
                 messages: free,
-                ..PageLimit::default()
+                bytes: MAX_WAITING_BYTES.saturating_sub(self.bytes),
             };
             // Chance decides between news and retries, so that neither starves the other.
             tokio::select! {
-                _ = stopping.wait_for(|stop| *stop) => break,
+                () = stop(&mut stopping) => break,
                 Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
                 page = self.outbound.feed.next(&self.endpoint.topics, &after, limit), if free > 0 => self.claim(page),
                 () = sleep_until(due.unwrap_or(self.resume)), if due.is_some() => self.retry(),
+                _ = quiet.tick() => self.pass_by().await,
             }
             self.report();
         }
@@ -118,7 +125,8 @@ impl Push {
     /// How many messages may be claimed now.
     fn free(&self) -> usize {
         let paused = self.resume > Instant::now();
-        if paused || self.waiting.len() + self.in_flight.len() >= MAX_WAITING {
+        let count = self.waiting.len() + self.in_flight.len();
+        if paused || count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES {
             return 0;
         }
         self.free_slots()
@@ -153,8 +161,21 @@ impl Push {
         self.after = page.next;
         for message in page.messages {
             if self.endpoint.wants(&message) {
+                self.bytes += message.json.len();
                 self.attempt(Delivery { message, failed: 0 });
             }
+        }
+    }
+
+    /// Without news the cursor moves to the head, so that what the feed lets go of in other topics
+    /// does not look like a gap in these.
+    async fn pass_by(&mut self) {
+        let after = self.after.into();
+        let (feed, topics) = (&self.outbound.feed, &self.endpoint.topics);
+        if let Ok(page) = feed.read(topics, &after, PageLimit::default()).await
+            && !page.is_news()
+        {
+            self.after = page.next;
         }
     }
 
@@ -171,17 +192,15 @@ impl Push {
 
     fn attempt(&mut self, delivery: Delivery) {
         let message = delivery.message.clone();
-        let slots = self.outbound.slots.clone();
         let attempt = Attempt {
             guard: self.outbound.guard,
             url: self.endpoint.url.clone(),
             secrets: self.endpoint.secrets.clone(),
             deadline: self.outbound.attempt_timeout,
         };
-        let task = self.attempts.spawn(async move {
-            let _slot = slots.acquire().await.expect("nobody closes the slots");
-            attempt.run(&message).await
-        });
+        let task = self
+            .attempts
+            .spawn(async move { attempt.run(&message).await });
         self.in_flight.insert(task.id(), delivery);
     }
 
@@ -205,6 +224,8 @@ impl Push {
             let key = (Instant::now() + delay, delivery.message.id.seq);
             let failed = attempt;
             self.waiting.insert(key, Delivery { failed, ..delivery });
+        } else {
+            self.bytes -= delivery.message.json.len();
         }
     }
 
@@ -244,6 +265,12 @@ impl Push {
     }
 }
 
+/// Resolves when the server drains.
+async fn stop(stopping: &mut watch::Receiver<bool>) {
+    // That nobody is left to say so says it too.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
 fn panicked(error: &JoinError) -> Outcome {
     error!(%error, "an attempt's task failed");
     Outcome {
@@ -251,5 +278,56 @@ fn panicked(error: &JoinError) -> Outcome {
         duration: Duration::ZERO,
         remote: None,
         result: Err(Failure::Panicked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Data, Draft, Retention};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::endpoint::Registration;
+
+    fn outbound(feed: Feed) -> Arc<Outbound> {
+        Arc::new(Outbound {
+            feed,
+            guard: Guard::default(),
+            schedule: Schedule::default(),
+            attempt_timeout: Duration::ZERO,
+            drain: Duration::ZERO,
+        })
+    }
+
+    fn endpoint(after: Cursor) -> Arc<Endpoint> {
+        let registration = r#"{"url":"http://127.0.0.1:1/","topics":["quiet"]}"#;
+        let registration: Registration = serde_json::from_str(registration).unwrap();
+        Arc::new(Endpoint::new(registration.parse().unwrap(), after))
+    }
+
+    async fn publish(feed: &Feed, topic: &str) {
+        let draft = Draft::new(Data::text("hello"));
+        feed.publish(topic.parse().unwrap(), draft).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_let_go_in_other_topics_is_no_gap_to_a_quiet_endpoint() {
+        // A new topic takes the old one's place.
+        let feed = Feed::new(Retention {
+            topics: 1,
+            idle: Duration::ZERO,
+            ..Retention::default()
+        });
+        let endpoint = endpoint(feed.head());
+        let push = Push::new(outbound(feed.clone()), endpoint.clone(), feed.head());
+        let (_stop, stopping) = watch::channel(false);
+        tokio::spawn(push.run(stopping));
+        publish(&feed, "a").await;
+        sleep(PASS_BY).await;
+        assert_eq!(endpoint.status().after, feed.head());
+        publish(&feed, "quiet").await;
+        sleep(Duration::from_millis(1)).await; // it is claimed before the time goes on
+        assert_eq!(endpoint.status().after, feed.head());
+        assert!(endpoint.deliveries_json().contains(r#""gaps":[]"#));
     }
 }

@@ -1,4 +1,5 @@
 //! Every limit at its boundary.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
 
@@ -37,6 +38,8 @@ async fn at_the_endpoint_limit_one_more_is_refused_and_the_rest_goes_on() {
     let registration = json!({"url": sink.url(), "topics": ["a"]}).to_string();
     let refused = send_json(&sender, "/endpoints", &registration).await;
     assert_eq!(refused.status, 503);
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((5..=10).contains(&seconds), "{seconds}");
     assert_eq!(
         refused.json()["detail"],
         "there are 2 endpoints already (--max-endpoints)"
@@ -255,4 +258,54 @@ async fn of_one_endpoint_a_thousand_messages_wait_and_newer_ones_stay_in_the_fee
     register(&sender, &good.url()).await;
     publish(&sender, "news").await;
     assert_eq!(good.answers(OK).await, "news");
+}
+
+#[tokio::test]
+async fn of_one_endpoint_eight_mebibytes_wait_and_newer_messages_stay_in_the_feed() {
+    let feed = Feed::new(Retention {
+        topic_bytes: 32 << 20,
+        ..Retention::default()
+    });
+    let config = Config {
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let sender = start_with(feed.clone(), config).await;
+    let path = register(&sender, &unreachable().await).await;
+    for _ in 0..12 {
+        let draft = Draft::new(Data::text(&"x".repeat(1 << 20)));
+        feed.publish("a".parse().unwrap(), draft).await.unwrap();
+    }
+    let waits = |endpoint: &Value| endpoint["in_flight"] == 0 && endpoint["waiting"] == 8;
+    let full = endpoint(&sender, &path, waits).await;
+    assert!(full["after"].as_str().unwrap().ends_with("-8"), "{full}");
+}
+
+#[tokio::test]
+async fn endpoints_that_hang_take_no_attempt_from_another() {
+    let config = Config {
+        max_endpoints: 4,
+        ..local()
+    };
+    let sender = start(config).await;
+    let hanging = Sink::open().await;
+    let mut paths = Vec::new();
+    for _ in 0..3 {
+        paths.push(register(&sender, &hanging.url()).await);
+    }
+    for n in 0..8 {
+        publish(&sender, &n.to_string()).await;
+    }
+    for path in &paths {
+        endpoint(&sender, path, |endpoint| endpoint["in_flight"] == 8).await;
+    }
+    let good = Sink::open().await;
+    register(&sender, &good.url()).await;
+    publish(&sender, "news").await;
+    assert_eq!(good.answers(OK).await, "news");
+}
+
+/// A URL that nobody listens at.
+async fn unreachable() -> String {
+    Sink::open().await.url()
 }
