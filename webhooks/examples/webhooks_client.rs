@@ -12,8 +12,8 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
-    sync::Mutex,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -30,8 +30,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use webhooks::verify::{
-    Tolerance, Unverified,
-    standard::{Secret, verify},
+    Tolerance, Unverified, Verified,
+    standard::{Event, Secret, verify},
+    unix_seconds,
 };
 
 /// The largest body that is taken.
@@ -42,6 +43,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
 /// How often to look whether the sender still knows us, and how long at most between two tries.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long to leave the listener alone when the system is out of something.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Registers at a sender of webhooks and prints what it is sent.
 #[derive(Debug, Clone, Parser)]
@@ -78,8 +81,7 @@ pub async fn run(
     let listener = TcpListener::bind(args.listen).await?;
     let inbox = Inbox {
         secret: Secret::from_random(rand::random()),
-        seen: Mutex::default(),
-        output: Mutex::new(output),
+        kept: Mutex::new(Kept::to(output)),
     };
     let registration = serde_json::json!({
         "url": format!("http://{}/webhook", listener.local_addr()?),
@@ -88,23 +90,28 @@ pub async fn run(
     });
     tokio::select! {
         refused = stay_registered(&args.sender, registration.to_string()) => Err(refused),
-        ended = receive(listener, inbox.into()) => ended,
+        never = receive(listener, inbox.into()) => match never {},
     }
 }
 
-/// What came, each id once.
 struct Inbox<W> {
     secret: Secret,
-    seen: Mutex<(HashSet<String>, VecDeque<String>)>,
-    output: Mutex<W>,
+    kept: Mutex<Kept<W>>,
 }
 
 async fn receive(
     listener: TcpListener,
-    inbox: std::sync::Arc<Inbox<impl Write + Send + 'static>>,
-) -> Result<Infallible, Box<dyn Error + Send + Sync>> {
+    inbox: Arc<Inbox<impl Write + Send + 'static>>,
+) -> Infallible {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                eprintln!("cannot accept: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let inbox = inbox.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| async {
@@ -137,13 +144,11 @@ impl<W: Write> Inbox<W> {
         };
         let fields = head.headers.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
+        let now = unix_seconds(SystemTime::now());
         let body = Unverified::new(body.to_bytes());
         let secrets = std::slice::from_ref(&self.secret);
         match verify(body, fields, secrets, now, Tolerance::default()) {
-            Ok(event) if self.is_new(&event.id) => self.print(&event.body),
-            Ok(_) => StatusCode::OK, // a repeat
+            Ok(event) => self.keep(&event),
             Err(refusal) => {
                 eprintln!("not believed: {refusal}");
                 StatusCode::UNAUTHORIZED
@@ -151,28 +156,51 @@ impl<W: Write> Inbox<W> {
         }
     }
 
-    fn is_new(&self, id: &str) -> bool {
-        let mut seen = self.seen.lock().expect("nothing panics under this lock");
-        let (ids, by_age) = &mut *seen;
-        if !ids.insert(id.to_owned()) {
-            return false;
+    /// If it cannot be kept, the sender is told to send it again.
+    fn keep(&self, event: &Verified<Event<Bytes>>) -> StatusCode {
+        let mut kept = self.kept.lock().expect("nothing panics under this lock");
+        match kept.keep(&event.id, &event.body) {
+            Ok(()) => StatusCode::OK,
+            Err(error) => {
+                eprintln!("cannot keep {}: {error}", event.id);
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
-        by_age.push_back(id.to_owned());
-        if by_age.len() > REMEMBERED
-            && let Some(oldest) = by_age.pop_front()
-        {
-            ids.remove(&oldest);
+    }
+}
+
+/// What came, each id once. A real back end has both in one database: the ids and the events.
+struct Kept<W> {
+    output: W,
+    ids: HashSet<String>,
+    /// The same, oldest first.
+    by_age: VecDeque<String>,
+}
+
+impl<W: Write> Kept<W> {
+    fn to(output: W) -> Self {
+        Self {
+            output,
+            ids: HashSet::new(),
+            by_age: VecDeque::new(),
         }
-        true
     }
 
-    /// A real back end stores the event here, and says 503 if it cannot.
-    fn print(&self, body: &[u8]) -> StatusCode {
-        let mut output = self.output.lock().expect("nothing panics under this lock");
-        match output.write_all(&[body, b"\n"].concat()) {
-            Ok(()) => StatusCode::OK,
-            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    /// Stores an event that is new. Only then its id is remembered: what failed comes again, and must
+    /// not look like a repeat.
+    fn keep(&mut self, id: &str, body: &[u8]) -> io::Result<()> {
+        if self.ids.contains(id) {
+            return Ok(());
         }
+        self.output.write_all(&[body, b"\n"].concat())?;
+        self.ids.insert(id.to_owned());
+        self.by_age.push_back(id.to_owned());
+        if self.by_age.len() > REMEMBERED
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        Ok(())
     }
 }
 
@@ -193,8 +221,14 @@ async fn stay_registered(sender: &Uri, registration: String) -> Box<dyn Error + 
             Ok((StatusCode::OK, ..)) => failures = 0,
             Ok((StatusCode::NOT_FOUND, ..)) if place.take().is_some() => continue,
             Ok((status, _, body)) if status.is_client_error() => return body.into(),
-            Ok((status, ..)) => failures = 1 + log(failures, &status),
-            Err(error) => failures = 1 + log(failures, &error),
+            Ok((status, ..)) => {
+                eprintln!("the sender: {status}; trying again");
+                failures += 1;
+            }
+            Err(error) => {
+                eprintln!("the sender: {error}; trying again");
+                failures += 1;
+            }
         }
         sleep(if failures == 0 {
             LOOK
@@ -203,11 +237,6 @@ async fn stay_registered(sender: &Uri, registration: String) -> Box<dyn Error + 
         })
         .await;
     }
-}
-
-fn log(failures: u32, reason: &dyn std::fmt::Display) -> u32 {
-    eprintln!("the sender: {reason}; trying again");
-    failures
 }
 
 /// Full jitter: anything up to a bound that doubles with each failure.
