@@ -3,7 +3,7 @@
 
 mod setup;
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use common::{
     Drained, Feed, Retention,
@@ -37,6 +37,11 @@ async fn start(config: Config) -> (TestServer, oneshot::Receiver<io::Result<Drai
     (server.await, told)
 }
 
+/// Waits until the listener is gone.
+async fn refuses(addr: SocketAddr) {
+    soon(async { while Wire::try_connect(addr).await.is_ok() {} }).await;
+}
+
 fn lost(drained: io::Result<Drained>) -> usize {
     let error = drained.unwrap_err().into_inner().unwrap();
     error.downcast::<Lost>().unwrap().0
@@ -67,7 +72,7 @@ async fn an_attempt_in_flight_is_finished() {
     let mut called = sink.called().await;
     sender.shut_down();
     // The listener is gone, and the attempt is not.
-    while Wire::try_connect(sender.addr()).await.is_ok() {}
+    refuses(sender.addr()).await;
     called.wire.send(OK).await;
     assert!(stop(sender, told).await.is_ok());
 }
@@ -132,7 +137,7 @@ async fn a_receiver_finishes_the_request_in_flight() {
     wire.send("Expect: 100-continue\r\n\r\n").await;
     wire.expect("HTTP/1.1 100 Continue\r\n\r\n").await;
     server.shut_down();
-    while Wire::try_connect(server.addr()).await.is_ok() {}
+    refuses(server.addr()).await;
     wire.send("{}").await;
     assert_eq!(wire.read_response().await.status, 401);
     assert_eq!(
@@ -149,7 +154,6 @@ async fn a_receiver_finishes_the_request_in_flight() {
 mod process {
     use std::{
         io::{BufRead, BufReader},
-        net::SocketAddr,
         process::{Child, Command, Stdio},
     };
 
