@@ -5,6 +5,8 @@
 //! 127.0.0.1 need no rule of their own. A name is resolved once for each connection, every answer is
 //! judged, and the judged address is the one that is dialed: an answer that changes in between
 //! changes nothing.
+//!
+//! https is not spoken yet: only `http://` is ever called, and that only with `--allow-http`.
 
 use std::{
     fmt, io,
@@ -17,10 +19,10 @@ use url::{Host, Url};
 /// The most addresses of one name that are looked at.
 const MAX_ADDRESSES: usize = 16;
 
-/// What is allowed beyond https to public addresses.
+/// What is allowed. Without `http` nothing is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Guard {
-    /// Plain `http://`.
+    /// Plain `http://`, to public addresses.
     pub http: bool,
     /// This machine: 127.0.0.0/8 and ::1.
     pub loopback: bool,
