@@ -10,7 +10,6 @@ use hyper::{
     body::{Body, Incoming},
     header::{self, HeaderMap, HeaderValue},
 };
-
 use tracing::info;
 
 use crate::{

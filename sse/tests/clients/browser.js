@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import path from "node:path";
 import {
   FaultProxy, Listener, Server, allUpWith, check, checkAllHold, freePort, listenInPage,
-  startChromium, startNginx, until,
+  startChromium, startNginx,
 } from "./kit.js";
 
 const STREAMS = 20;
