@@ -1,0 +1,28 @@
+//! The program itself: its first line, its signals, its exit codes.
+#![cfg(unix)]
+
+use common::harness::{Ending, EventReader, Process};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
+const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
+
+#[tokio::test]
+async fn at_a_signal_an_open_stream_is_ended_and_the_exit_code_is_0() {
+    let server = Process::start(PROGRAM, &[]).await;
+    let mut stream = EventReader::connect(server.addr(), "/topics/a").await;
+    stream.next().await.expect("a stream begins with a block");
+    server.signal("TERM");
+    while stream.next().await.is_some() {}
+    assert_eq!(stream.ending(), Some(Ending::Complete));
+    assert_eq!(server.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_exits_at_once_with_1() {
+    let server = Process::start(PROGRAM, &["--drain", "60"]).await;
+    let _stuck = server.in_flight(HALF).await;
+    server.signal("TERM");
+    server.refuses().await;
+    server.signal("INT");
+    assert_eq!(server.exit_code().await, Some(1));
+}
