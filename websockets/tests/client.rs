@@ -1,4 +1,5 @@
 //! The example client, against a server whose every frame is the test's.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../examples/websockets_client.rs"]
 #[allow(dead_code, unreachable_pub, reason = "its main is not called here")]
