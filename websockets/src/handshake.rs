@@ -20,7 +20,8 @@ pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
 }
 
 /// The 101 that turns this connection into a websocket. An offer of permessage-deflate is declined
-/// by not answering it.
+/// by not answering it: a connection of Python's `websockets` takes 64 to 316 KiB with it, and 14
+/// without.
 ///
 /// # Errors
 /// What a refused client can do about it: 426 with the protocol or the version to ask for, 405 for

@@ -65,7 +65,7 @@ pub struct Config {
     /// Seconds that a pinged client has to answer; any byte will do.
     #[arg(long, default_value = "10", value_parser = positive_seconds, value_name = "SECONDS")]
     pub pong: Duration,
-    /// Serve /echo, which sends every message back: for conformance suites and for measuring.
+    /// Serve /echo, which sends every message back: what a test of the protocol talks to.
     #[arg(long)]
     pub echo: bool,
 }
