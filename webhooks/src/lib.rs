@@ -28,7 +28,9 @@ pub mod verify;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::{Args, Parser};
-use common::{Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, seconds};
+use common::{
+    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -85,10 +87,10 @@ pub struct Limits {
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
     /// Seconds for a request's head, then for its body; also how long an idle connection is kept.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Seconds for which a client may take no byte of what is written to it.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
     pub stall: Duration,
     /// Seconds from the signal until what is still open is cut.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]

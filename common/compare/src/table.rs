@@ -43,7 +43,7 @@ fn notes(config: &Config) -> String {
          byte on; what TCP itself adds, such as its handshake, is not counted. Our clients send \
          no header field but the necessary; a browser sends many with each request. With short \
          polling all three follow from the interval: polls half as far apart halve the latency \
-         and double the requests. The text rates no SSE; that row is ours.\n"
+         and double the requests. The rule of thumb leaves SSE out; that row is ours.\n"
     )
 }
 
