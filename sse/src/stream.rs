@@ -114,7 +114,8 @@ impl Subscriber {
                 self.subscription.after = next.into();
                 blocks
             }
-            Err(error) => self.end(&error),
+            // Boxed: a stream that lives need not hold the room for its end.
+            Err(error) => Box::pin(self.end(&error)).await,
         }
     }
 
@@ -150,11 +151,15 @@ impl Subscriber {
         Ok((blocks, page.next))
     }
 
-    /// A stream ends between two blocks, and the client is told when to come again.
-    fn end(&mut self, error: &FeedError) -> Bytes {
+    /// A stream ends between two blocks, and the client is told when to come again. Not all at
+    /// once: whoever takes the clients over has to accept every one of them.
+    async fn end(&mut self, error: &FeedError) -> Bytes {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
+        let config = &self.app.config;
+        let open = config.max_subscribers - self.app.subscribers.available_permits();
+        sleep(spread(open, config.drain).mul_f64(rand::random())).await;
         self.state = State::Ended;
         event::farewell(self.retry()).into()
     }
@@ -164,7 +169,40 @@ impl Subscriber {
     }
 }
 
+/// The time over which so many streams end: a thousand a second, but the last one by half of the
+/// drain, so that there is time to write.
+fn spread(open: usize, drain: Duration) -> Duration {
+    let open = u32::try_from(open).unwrap_or(u32::MAX);
+    Duration::from_millis(1).saturating_mul(open).min(drain / 2)
+}
+
 /// Up to half as much again, so that clients that lost the same server do not come back together.
 pub(crate) fn jittered(retry: Duration) -> Duration {
     retry.mul_f64(rand::random_range(1.0..=1.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_streams_end_at_once_and_many_over_half_of_the_drain() {
+        let drain = Duration::from_secs(10);
+        assert_eq!(spread(0, drain), Duration::ZERO);
+        assert_eq!(spread(20, drain), Duration::from_millis(20));
+        assert_eq!(spread(5_000, drain), Duration::from_secs(5));
+        assert_eq!(spread(usize::MAX, drain), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_retry_is_up_to_half_as_long_again() {
+        let retry = Duration::from_secs(2);
+        let drawn: Vec<Duration> = (0..1_000).map(|_| jittered(retry)).collect();
+        assert!(
+            drawn
+                .iter()
+                .all(|drawn| (retry..=retry * 3 / 2).contains(drawn))
+        );
+        assert!(drawn.iter().max() > drawn.iter().min());
+    }
 }
