@@ -81,9 +81,11 @@ fn retry(retry: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{convert::Infallible, sync::Arc};
 
     use common::{Data, Draft, Feed, PageLimit, Reason, Retention};
+    use eventsource_stream::EventStream;
+    use futures_util::{FutureExt, StreamExt, stream};
     use proptest::prelude::*;
 
     use super::*;
@@ -171,6 +173,21 @@ mod tests {
         })
     }
 
+    /// The same by a parser that nobody here wrote.
+    fn theirs(bytes: Vec<u8>) -> Vec<Event> {
+        let stream = EventStream::new(stream::iter([Ok::<_, Infallible>(bytes)]));
+        let ours = |event: eventsource_stream::Event| Event {
+            event: event.event,
+            data: event.data,
+            id: event.id,
+        };
+        stream
+            .map(|event| ours(event.unwrap()))
+            .collect::<Vec<_>>()
+            .now_or_never()
+            .unwrap()
+    }
+
     proptest! {
         /// Whatever was published, each message is one event of type `message`, and nothing else is.
         #[test]
@@ -185,7 +202,8 @@ mod tests {
                     id: message.id.to_string(),
                 })
                 .collect();
-            prop_assert_eq!(events, expected);
+            prop_assert_eq!(&events, &expected);
+            prop_assert_eq!(theirs(bytes), expected);
         }
     }
 }

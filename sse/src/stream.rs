@@ -183,7 +183,92 @@ pub(crate) fn jittered(retry: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use common::{Data, Draft, Feed, Retention};
+    use http_body_util::BodyExt;
+    use tokio::time::{Instant, advance, timeout};
+
     use super::*;
+    use crate::Config;
+
+    const HEARTBEAT: Duration = Duration::from_secs(15);
+
+    async fn publish(feed: &Feed, text: &str) -> Cursor {
+        let draft = Draft::new(Data::text(text));
+        feed.publish("a".parse().unwrap(), draft).await.unwrap().id
+    }
+
+    /// A stream of the topic `a`, past its opening block, and its server.
+    async fn open(feed: &Feed) -> (EventBody, Arc<App>) {
+        let app = Arc::new(App::new(feed, Config::default(), "[::]:0".parse().unwrap()));
+        let subscription = Subscription {
+            topics: "a".parse().unwrap(),
+            after: After::Latest,
+            heartbeat: Heartbeat::Checkpoint,
+        };
+        let place = app.subscribers.clone().try_acquire_owned().unwrap();
+        let mut body = body(&app, subscription, place);
+        assert!(block(&mut body).await.starts_with(": hello\n"));
+        (body, app)
+    }
+
+    async fn block(body: &mut EventBody) -> String {
+        let frame = body.frame().await.expect("the stream goes on").unwrap();
+        String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_heartbeat_comes_after_fifteen_seconds_of_silence_and_traffic_puts_it_off() {
+        let feed = Feed::new(Retention::default());
+        let (mut body, _app) = open(&feed).await;
+        let start = Instant::now();
+        assert_eq!(block(&mut body).await, format!("id: {}\n\n", feed.head()));
+        assert_eq!(start.elapsed().as_secs(), HEARTBEAT.as_secs());
+        advance(Duration::from_secs(10)).await;
+        let id = publish(&feed, "news").await;
+        assert!(
+            block(&mut body)
+                .await
+                .starts_with(&format!("id: {id}\ndata: "))
+        );
+        assert_eq!(start.elapsed().as_secs(), 25);
+        assert_eq!(block(&mut body).await, format!("id: {id}\n\n"));
+        assert_eq!(start.elapsed().as_secs(), 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_published_as_the_heartbeat_falls_due_is_sent_and_not_skipped() {
+        // Which of the two the stream looks at first is drawn by `select!`.
+        for _ in 0..50 {
+            let feed = Feed::new(Retention::default());
+            let (mut body, _app) = open(&feed).await;
+            let mut next = Box::pin(block(&mut body));
+            assert!(timeout(Duration::ZERO, &mut next).await.is_err());
+            advance(HEARTBEAT).await;
+            let id = publish(&feed, "news").await;
+            assert!(next.await.starts_with(&format!("id: {id}\ndata: ")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_end_over_half_of_the_drain() {
+        let feed = Feed::new(Retention::default());
+        let (mut body, app) = open(&feed).await;
+        // As if nearly all places were taken.
+        app.subscribers.try_acquire_many(9_990).unwrap().forget();
+        let start = Instant::now();
+        app.feed.close();
+        assert!(
+            block(&mut body)
+                .await
+                .starts_with(": the server is going away\nretry: ")
+        );
+        assert!(
+            start.elapsed() <= Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(body.frame().await.is_none());
+    }
 
     #[test]
     fn few_streams_end_at_once_and_many_over_half_of_the_drain() {
