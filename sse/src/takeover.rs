@@ -10,7 +10,7 @@
 //! the client has not taken yet, if the stream's request was pipelined behind it. hyper 1.12 writes
 //! an answer out before it parses the next head, but does not promise to; [`Watched`] sees every
 //! write and flush, and nothing is taken over between a write and a successful flush. The tests
-//! below and in `tests/takeover.rs` would fail if hyper changed what this rests on.
+//! below and in `tests/takeover.rs` hold that an earlier answer arrives whole.
 
 use std::{
     convert::Infallible,
