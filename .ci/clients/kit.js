@@ -1,4 +1,5 @@
-// What the checks share: the server under test, nginx, a proxy that cuts, and the rule of delivery.
+// What the checks with real clients share: the server under test, nginx, a proxy that cuts, and the rule
+// of delivery. Copied beside the checks of a member before they run.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -75,7 +76,7 @@ export class Server {
     const server = new Server();
     server.args = args;
     const listen = ["--listen", `127.0.0.1:${port}`];
-    Object.assign(server, start(process.env.SSE_SERVER, [...listen, ...args]));
+    Object.assign(server, start(process.env.SERVER, [...listen, ...args]));
     const lines = readline.createInterface({ input: server.child.stdout });
     const [, url] = (await new Promise((resolve) => lines.once("line", resolve))).match(/(http:.*)/);
     server.url = url;
@@ -252,7 +253,7 @@ export class FaultProxy {
 
 // An nginx with its default configuration but for the text of `http`, which is given its folder.
 export async function startNginx(http, ports) {
-  const folder = mkdtempSync(path.join(tmpdir(), "sse-nginx-"));
+  const folder = mkdtempSync(path.join(tmpdir(), "nginx-"));
   const file = path.join(folder, "nginx.conf");
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
   writeFileSync(file, `
