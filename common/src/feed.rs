@@ -145,7 +145,7 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        Ok(self.page(topics, after, limit))
+        Ok(told(self.look(|log| log.read(topics, after, limit))))
     }
 
     /// The same, but waits until there is a message or a gap. Dropping the future frees the wait
@@ -182,19 +182,10 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> Option<Result<Page, FeedError>> {
-        let page = self.page(topics, after, limit);
-        if page.is_news() {
-            return Some(Ok(page));
+        match self.look(|log| log.news(topics, after, limit)) {
+            Some(page) => Some(Ok(told(page))),
+            None => self.is_closed().then_some(Err(FeedError::Closed)),
         }
-        self.is_closed().then_some(Err(FeedError::Closed))
-    }
-
-    fn page(&self, topics: &Topics, after: &After, limit: PageLimit) -> Page {
-        let page = self.look(|log| log.read(topics, after, limit));
-        if let Some(gap) = &page.gap {
-            info!("gap {}", gap.to_json());
-        }
-        page
     }
 
     /// The position of the last message.
@@ -243,6 +234,14 @@ impl Feed {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.shared.state.write().expect(UNPOISONED))
     }
+}
+
+/// No gap is silent.
+fn told(page: Page) -> Page {
+    if let Some(gap) = &page.gap {
+        info!("gap {}", gap.to_json());
+    }
+    page
 }
 
 impl State {

@@ -181,6 +181,15 @@ impl Log {
         }
     }
 
+    /// What is newer than `after`, if there is anything to tell.
+    pub(crate) fn news(&self, topics: &Topics, after: &After, limit: PageLimit) -> Option<Page> {
+        // Who waits has mostly read all there is, and is here twice before each wait.
+        if *after == After::Cursor(self.head()) {
+            return None;
+        }
+        Some(self.read(topics, after, limit)).filter(Page::is_news)
+    }
+
     /// What is newer than `after`.
     pub(crate) fn read(&self, topics: &Topics, after: &After, limit: PageLimit) -> Page {
         let (start, gap) = self.start(topics, after);
@@ -319,7 +328,7 @@ impl Log {
             .count();
         let complete = admitted == found.len();
         (
-            found.into_iter().take(admitted).cloned().collect(),
+            found.into_iter().take(admitted).map(Arc::clone).collect(),
             complete,
         )
     }
