@@ -3,7 +3,7 @@
 //! Nothing that is written here can hold a line end: ids are cursors, data is JSON on one line.
 //! So no field can be injected, and each block is whole.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use common::{Cursor, Gap, Message, Page};
 
@@ -64,7 +64,7 @@ pub fn page(page: &Page) -> Vec<u8> {
 /// No `event:` line: it would keep messages from `onmessage`, and a message of type `gap` or
 /// `error` would pass for the server's own event.
 fn push_message(blocks: &mut Vec<u8>, message: &Message) {
-    blocks.extend_from_slice(format!("id: {}\ndata: ", message.id).as_bytes());
+    write!(blocks, "id: {}\ndata: ", message.id).expect("a Vec takes any bytes");
     blocks.extend_from_slice(&message.json);
     blocks.extend_from_slice(b"\n\n");
 }

@@ -14,17 +14,25 @@ use tracing::info;
 
 use crate::{
     App, event,
-    stream::{self, Subscription},
+    stream::{self, EventBody, Subscriber, Subscription},
 };
 
 /// An answer that is all there, or one that goes on.
-pub(crate) type AnswerBody = Either<Full<Bytes>, stream::EventBody>;
+pub(crate) type Answer = Either<Full<Bytes>, Subscriber>;
+
+/// The answer as hyper writes it.
+pub(crate) fn body(answer: Answer) -> Either<Full<Bytes>, EventBody> {
+    match answer {
+        Either::Left(whole) => Either::Left(whole),
+        Either::Right(subscriber) => Either::Right(stream::body(subscriber)),
+    }
+}
 
 /// Answers one request.
 pub(crate) async fn route(
     app: Arc<App>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> Result<Response<Answer>, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
     let mut response = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Left));
@@ -32,10 +40,7 @@ pub(crate) async fn route(
     Ok(response)
 }
 
-async fn answer(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Problem> {
+async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     admit(&request)?;
@@ -73,7 +78,7 @@ fn subscribe<B>(
     app: &Arc<App>,
     topics: &str,
     request: &Request<B>,
-) -> Result<Response<AnswerBody>, Problem> {
+) -> Result<Response<Answer>, Problem> {
     let subscription = Subscription {
         topics: topics.parse().map_err(Problem::bad_request)?,
         after: after(request)?,
@@ -84,7 +89,7 @@ fn subscribe<B>(
     let body = if request.method() == Method::HEAD {
         Either::Left(Full::default())
     } else if let Ok(place) = app.subscribers.clone().try_acquire_owned() {
-        Either::Right(stream::body(app, subscription, place))
+        Either::Right(Subscriber::new(app, subscription, place))
     } else {
         info!("a stream is refused: at the subscriber limit");
         // Any status but 200 would end a browser's EventSource for good.
@@ -122,7 +127,7 @@ fn event_stream_fields(headers: &mut HeaderMap) {
     headers.extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
 }
 
-fn text(content_type: &'static str, body: &'static str) -> Response<AnswerBody> {
+fn text(content_type: &'static str, body: &'static str) -> Response<Answer> {
     let mut response = Response::new(Either::Left(Full::from(body)));
     response
         .headers_mut()

@@ -8,6 +8,7 @@ use std::{
 };
 
 use common::{Drained, StallGuard};
+use futures_util::TryFutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -86,7 +87,8 @@ fn connection(
 
 async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
-    let service = service_fn(|request| route::route(app.clone(), request));
+    let answer = |request| route::route(app.clone(), request);
+    let service = service_fn(|request| answer(request).map_ok(|answer| answer.map(route::body)));
     let mut connection = pin!(http(&app).serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,

@@ -1,6 +1,6 @@
 //! The answer that goes on: replay, live, heartbeat, end.
 //!
-//! A subscriber has no queue. It pulls a page when hyper asks for more body, which hyper does only
+//! A subscriber has no queue. It pulls a page when the connection asks for more, which it does only
 //! when the socket takes bytes; a slow reader costs its cursor and nothing else.
 
 use std::{convert::Infallible, pin::Pin, str::FromStr, sync::Arc, time::Duration};
@@ -10,14 +10,13 @@ use common::{After, Cursor, FeedError, PageLimit, Topics};
 use futures_util::{Stream, stream::unfold};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tokio::{sync::OwnedSemaphorePermit, time::sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep},
+};
 use tracing::warn;
 
 use crate::{App, event};
-
-/// The body of an event stream.
-pub(crate) type EventBody =
-    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
 /// What a client asked for.
 pub(crate) struct Subscription {
@@ -48,32 +47,14 @@ impl FromStr for Heartbeat {
     }
 }
 
-/// The body of one stream. `place` is the subscriber's permit.
-pub(crate) fn body(
-    app: &Arc<App>,
-    subscription: Subscription,
-    place: OwnedSemaphorePermit,
-) -> EventBody {
-    let state = State::Opening;
-    let subscriber = Subscriber {
-        app: app.clone(),
-        subscription,
-        state,
-        _place: place,
-    };
-    let blocks = unfold(subscriber, async |mut subscriber| {
-        let blocks = subscriber.next().await?;
-        Some((Ok(Frame::data(blocks)), subscriber))
-    });
-    StreamBody::new(Box::pin(blocks))
-}
-
 /// One open stream.
-struct Subscriber {
+pub(crate) struct Subscriber {
     app: Arc<App>,
     /// What is still asked for: its `after` is what was handed to the connection last.
     subscription: Subscription,
     state: State,
+    /// Rings at the end of the silence, or before it.
+    alarm: Pin<Box<Sleep>>,
     /// Freed when the stream ends, however it ends.
     _place: OwnedSemaphorePermit,
 }
@@ -85,8 +66,23 @@ enum State {
 }
 
 impl Subscriber {
-    /// The next whole blocks; `None` ends the stream.
-    async fn next(&mut self) -> Option<Bytes> {
+    /// A stream that begins. `place` is its permit.
+    pub(crate) fn new(
+        app: &Arc<App>,
+        subscription: Subscription,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            app: app.clone(),
+            subscription,
+            state: State::Opening,
+            alarm: Box::pin(sleep(app.config.heartbeat)),
+            _place: place,
+        }
+    }
+
+    /// The next whole blocks; `None` ends the stream. Whoever asks has written the last ones.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
             State::Opening => Some(self.open()),
             State::Live => Some(self.live().await),
@@ -94,7 +90,7 @@ impl Subscriber {
         }
     }
 
-    fn open(&mut self) -> Bytes {
+    fn open(&mut self) -> Vec<u8> {
         self.state = State::Live;
         let Subscription { topics, after, .. } = &mut self.subscription;
         let start = self.app.feed.position(topics, after);
@@ -104,10 +100,10 @@ impl Subscriber {
         event::opening(self.retry(), start).into()
     }
 
-    async fn live(&mut self) -> Bytes {
-        let told = tokio::select! {
-            told = self.news() => told,
-            () = sleep(self.app.config.heartbeat) => self.silence().await,
+    async fn live(&mut self) -> Vec<u8> {
+        let told = match self.news().await {
+            Some(told) => told,
+            None => self.checkpoint().await,
         };
         match told {
             Ok((blocks, next)) => {
@@ -119,20 +115,19 @@ impl Subscriber {
         }
     }
 
-    /// Waits for a page: its blocks, and the position after them.
-    async fn news(&self) -> Result<(Bytes, Cursor), FeedError> {
+    /// Waits for a page: its blocks, and the position after them. `None` is silence for too long.
+    async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
         let Subscription { topics, after, .. } = &self.subscription;
-        let page = self
-            .app
-            .feed
-            .next(topics, after, PageLimit::default())
-            .await?;
-        Ok((event::page(&page).into(), page.next))
+        let news = self.app.feed.next(topics, after, PageLimit::default());
+        tokio::select! {
+            page = news => Some(page.map(|page| (event::page(&page), page.next))),
+            () = silence(&mut self.alarm, self.app.config.heartbeat) => None,
+        }
     }
 
     /// Breaks the silence with the feed's position; or with news that came this very moment, which
     /// the position must not skip.
-    async fn silence(&self) -> Result<(Bytes, Cursor), FeedError> {
+    async fn checkpoint(&self) -> Result<(Vec<u8>, Cursor), FeedError> {
         let Subscription {
             topics,
             after,
@@ -144,7 +139,7 @@ impl Subscriber {
             .read(topics, after, PageLimit::default())
             .await?;
         let blocks = match heartbeat {
-            _ if page.is_news() => event::page(&page).into(),
+            _ if page.is_news() => event::page(&page),
             Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
             Heartbeat::Event => event::heartbeat(page.next).into(),
         };
@@ -153,7 +148,7 @@ impl Subscriber {
 
     /// A stream ends between two blocks, and the client is told when to come again. Not all at
     /// once: whoever takes the clients over has to accept every one of them.
-    async fn end(&mut self, error: &FeedError) -> Bytes {
+    async fn end(&mut self, error: &FeedError) -> Vec<u8> {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
@@ -167,6 +162,32 @@ impl Subscriber {
     fn retry(&self) -> Duration {
         jittered(self.app.config.retry)
     }
+}
+
+/// Resolves after so much time. The alarm is put off when it rings too early, and not at every
+/// message: that would cost as much as the message.
+async fn silence(alarm: &mut Pin<Box<Sleep>>, limit: Duration) {
+    let end = Instant::now() + limit;
+    loop {
+        alarm.as_mut().await;
+        if Instant::now() >= end {
+            return;
+        }
+        alarm.as_mut().reset(end);
+    }
+}
+
+/// The body of an event stream, for hyper.
+pub(crate) type EventBody =
+    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
+
+/// The stream as hyper wants it.
+pub(crate) fn body(subscriber: Subscriber) -> EventBody {
+    let blocks = unfold(subscriber, async |mut subscriber| {
+        let blocks = subscriber.next().await?;
+        Some((Ok(Frame::data(blocks.into())), subscriber))
+    });
+    StreamBody::new(Box::pin(blocks))
 }
 
 /// The time over which so many streams end: a thousand a second, but the last one by half of the
@@ -206,7 +227,7 @@ mod tests {
             heartbeat: Heartbeat::Checkpoint,
         };
         let place = app.subscribers.clone().try_acquire_owned().unwrap();
-        let mut body = body(&app, subscription, place);
+        let mut body = body(Subscriber::new(&app, subscription, place));
         assert!(block(&mut body).await.starts_with(": hello\n"));
         (body, app)
     }

@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use common::StallGuard;
-use http_body_util::{BodyExt, Either};
+use http_body_util::{Either, Full};
 use hyper::{Request, Response, Version, body::Incoming, http::response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -37,12 +37,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{
-    App,
-    route::{self, AnswerBody},
-    serve,
-    stream::EventBody,
-};
+use crate::{App, route, serve, stream::Subscriber};
 
 /// One connection, as `serve::connection` is with plain hyper. A stream is its last answer: the
 /// body ends where the connection does (RFC 9112 §6.3, rule 8).
@@ -54,9 +49,10 @@ pub(crate) fn connection(
     // Boxed, so that hyper's room is free again once the stream is open.
     let parsing = Box::pin(parse(stream, app, draining));
     async move {
-        match parsing.await {
-            Ok(Some((mut socket, mut answer))) => {
-                if let Err(error) = write(&mut socket, &mut answer).await {
+        // Used where it lies: what is moved has room in the future twice.
+        match &mut parsing.await {
+            Ok(Some((socket, stream))) => {
+                if let Err(error) = write(socket, stream).await {
                     debug!(%error, "stream ended");
                 }
             }
@@ -71,7 +67,7 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
-) -> hyper::Result<Option<(StallGuard<S>, Answer)>> {
+) -> hyper::Result<Option<(StallGuard<S>, Taken)>> {
     let desk = Arc::new(Desk::default());
     let io = Watched {
         io: StallGuard::new(stream, app.config.stall),
@@ -81,38 +77,38 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let (mut drain, mut told) = (pin!(draining.changed()), false);
-    let response = poll_fn(|task| {
+    let taken = poll_fn(|task| {
         if !told && drain.as_mut().poll(task).is_ready() {
             told = true;
             Pin::new(&mut http).graceful_shutdown();
         }
         let served = Pin::new(&mut http).poll(task).map_ok(|()| None);
         desk.take()
-            .map_or(served, |response| Poll::Ready(Ok(Some(response))))
+            .map_or(served, |taken| Poll::Ready(Ok(Some(taken))))
     });
-    let Some(response) = response.await? else {
+    let Some(taken) = taken.await? else {
         return Ok(None);
     };
     // What was read beyond the head is dropped: a request behind a stream has no turn.
-    Ok(Some((http.into_parts().io.into_inner().io, response)))
+    Ok(Some((http.into_parts().io.into_inner().io, taken)))
 }
 
-/// An answer to be written without hyper.
-struct Answer {
+/// A stream to be written without hyper.
+struct Taken {
     head: Vec<u8>,
-    body: EventBody,
+    subscriber: Subscriber,
 }
 
 /// What the service inside hyper and the task around it tell each other.
 #[derive(Default)]
 struct Desk {
-    taken: Mutex<Option<Answer>>,
+    taken: Mutex<Option<Taken>>,
     /// hyper holds bytes of an earlier answer.
     unflushed: AtomicBool,
 }
 
 impl Desk {
-    fn take(&self) -> Option<Answer> {
+    fn take(&self) -> Option<Taken> {
         let unflushed = self.unflushed.load(Ordering::Relaxed);
         self.taken
             .lock()
@@ -121,31 +117,31 @@ impl Desk {
     }
 }
 
-/// The route's answer; a streaming one goes to the desk, and hyper waits for it for ever.
+/// The route's answer; a stream goes to the desk, and hyper waits for it for ever.
 async fn answer(
     app: Arc<App>,
     desk: Arc<Desk>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let version = request.version();
     let (head, body) = route::route(app, request).await?.into_parts();
     match body {
-        Either::Left(_) => Ok(Response::from_parts(head, body)),
-        Either::Right(body) => {
+        Either::Left(body) => Ok(Response::from_parts(head, body)),
+        Either::Right(subscriber) => {
             let head = encode(version, &head);
             *desk.taken.lock().expect("nothing panics under this lock") =
-                Some(Answer { head, body });
+                Some(Taken { head, subscriber });
             pending().await
         }
     }
 }
 
-/// Writes the answer until its body or the client ends it.
-async fn write(socket: &mut StallGuard<TcpStream>, answer: &mut Answer) -> io::Result<()> {
-    socket.write_all(&std::mem::take(&mut answer.head)).await?;
+/// Writes the stream until it ends or the client does.
+async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut Taken) -> io::Result<()> {
+    socket.write_all(&std::mem::take(&mut stream.head)).await?;
     loop {
         let blocks = tokio::select! {
-            blocks = blocks(&mut answer.body) => blocks,
+            blocks = stream.subscriber.next() => blocks,
             left = left(socket.get_ref()) => return left,
         };
         match blocks {
@@ -153,11 +149,6 @@ async fn write(socket: &mut StallGuard<TcpStream>, answer: &mut Answer) -> io::R
             None => return socket.shutdown().await,
         }
     }
-}
-
-async fn blocks(body: &mut EventBody) -> Option<Bytes> {
-    let Ok(frame) = body.frame().await?;
-    Some(frame.into_data().unwrap_or_default())
 }
 
 /// The head's bytes (RFC 9112 §4). hyper would have added the date and the framing.
@@ -276,13 +267,13 @@ mod tests {
             answers.read_to_string(&mut written).await.unwrap();
             written
         });
-        let (mut socket, answer) = parsing
+        let (mut socket, taken) = parsing
             .await
             .unwrap()
             .unwrap()
             .expect("a stream was asked for");
         socket.shutdown().await.unwrap();
-        assert!(answer.head.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        assert!(taken.head.starts_with(b"HTTP/1.1 200 OK\r\n"));
         let written = reading.await.unwrap();
         let (head, body) = written.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
@@ -291,5 +282,17 @@ mod tests {
             "{} bytes",
             body.len()
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_keeps_of_its_connection_is_small() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let app = App::new(&Feed::new(Retention::default()), Config::default(), address);
+        let (_drain, draining) = watch::channel(false);
+        let size = size_of_val(&connection(stream, Arc::new(app), draining));
+        // 760 with rustc 1.95; ten thousand of them are open.
+        assert!(size <= 800, "{size} bytes");
     }
 }
