@@ -11,6 +11,7 @@
 use std::{collections::HashMap, hash::Hash, task::Waker};
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::sync::Mutex;
 
@@ -50,7 +51,7 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
         Waiter {
             wakers: self,
             keys,
-            places: Vec::new(),
+            places: SmallVec::new(),
         }
     }
 
@@ -73,6 +74,13 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
 }
 
 impl Waiting {
+    fn enter(&mut self, waker: &Waker) -> Place {
+        Place {
+            generation: self.generation,
+            index: self.wakers.insert(waker.clone()),
+        }
+    }
+
     fn wake(self) {
         self.wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
@@ -82,8 +90,8 @@ impl Waiting {
 pub(crate) struct Waiter<'a, K: Hash + Eq + Clone> {
     wakers: &'a Wakers<K>,
     keys: &'a [K],
-    /// Empty until registered, then one for each key.
-    places: Vec<Place>,
+    /// Empty until registered, then one for each key. Most wait for one.
+    places: SmallVec<[Place; 1]>,
 }
 
 /// Where a waiter's waker is in its key's slab, if the slab is still of that generation.
@@ -118,22 +126,17 @@ impl<K: Hash + Eq + Clone> Waiter<'_, K> {
 
 impl<K: Hash + Eq + Clone> State<K> {
     fn enter(&mut self, key: &K, waker: &Waker) -> Place {
-        if !self.waiting.contains_key(key) {
-            self.generation += 1;
-            let empty = Waiting {
-                generation: self.generation,
-                wakers: Slab::new(),
-            };
-            self.waiting.insert(key.clone(), empty);
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            return waiting.enter(waker);
         }
-        let waiting = self
-            .waiting
-            .get_mut(key)
-            .expect("it was there or was inserted");
-        Place {
-            generation: waiting.generation,
-            index: waiting.wakers.insert(waker.clone()),
-        }
+        self.generation += 1;
+        let mut waiting = Waiting {
+            generation: self.generation,
+            wakers: Slab::new(),
+        };
+        let place = waiting.enter(waker);
+        self.waiting.insert(key.clone(), waiting);
+        place
     }
 
     fn waker_at(&mut self, key: &K, place: Place) -> Option<&mut Waker> {

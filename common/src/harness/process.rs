@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use tokio::{
@@ -54,6 +55,43 @@ impl Process {
     /// A client with a connection for each request.
     pub fn client(&self) -> Client {
         Client::new(self.addr)
+    }
+
+    /// The memory that it has resident, in bytes, as `/proc` tells.
+    ///
+    /// # Panics
+    ///
+    /// If it has exited, or there is no `/proc`.
+    #[cfg(target_os = "linux")]
+    pub fn resident(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        1_024 * kib.expect("a process has a VmRSS in kB")
+    }
+
+    /// The processor time that it has used so far, to a hundredth of a second, as `/proc` tells.
+    ///
+    /// # Panics
+    ///
+    /// If it has exited, or there is no `/proc`.
+    #[cfg(target_os = "linux")]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // The second field is a name in parentheses; user and system time are the 14th and 15th.
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks
+            .map(|ticks| ticks.parse::<u64>().expect("ticks are a number"))
+            .sum();
+        Duration::from_millis(10 * ticks) // USER_HZ is 100
+    }
+
+    #[cfg(target_os = "linux")]
+    fn proc(&self, file: &str) -> String {
+        let pid = self.child.id().expect("it was not waited for");
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// A connection on which the server has `request`, or the half of one: it went with another,
