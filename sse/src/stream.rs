@@ -120,6 +120,7 @@ impl Subscriber {
         let Subscription { topics, after, .. } = &self.subscription;
         let news = self.app.feed.next(topics, after, PageLimit::default());
         tokio::select! {
+            biased; // Who was woken was most likely woken by news.
             page = news => Some(page.map(|page| (event::page(&page), page.next))),
             () = silence(&mut self.alarm, self.app.config.heartbeat) => None,
         }

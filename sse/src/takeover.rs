@@ -141,6 +141,7 @@ async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut Taken) -> io::Re
     socket.write_all(&std::mem::take(&mut stream.head)).await?;
     loop {
         let blocks = tokio::select! {
+            biased; // While there is something to write, writing tells of a client that left.
             blocks = stream.subscriber.next() => blocks,
             left = left(socket.get_ref()) => return left,
         };
