@@ -36,8 +36,9 @@ pub fn poll_interval(
     let by_load = (load * f64::from(SELDOMER)).max(1.0);
     let longest = longest(idle);
     let middle = (by_silence.as_secs_f64() * by_load).min(longest as f64 / (1.0 + JITTER));
-    let from = (middle * (1.0 - JITTER)).floor().max(1.0);
-    let to = (middle * (1.0 + JITTER)).ceil();
+    let from = (middle * (1.0 - JITTER)).round().max(1.0);
+    // There are two to pick from even where a fifth is less than a second.
+    let to = (middle * (1.0 + JITTER)).round().max(from + 1.0);
     let picked = from + (random * (to - from + 1.0)).floor();
     (picked as u64).min(longest)
 }
@@ -69,7 +70,7 @@ mod tests {
         for (silence, least, most) in [
             (0, 1, 2),
             (4, 1, 2),
-            (8, 1, 3),
+            (8, 2, 3),
             (20, 4, 6),
             (40, 8, 12),
             (80, 16, 24),
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(hints(0, 1.0), (3, 5), "a busy topic");
         assert_eq!(
             hints(80, 1.0),
-            (24, 37),
+            (25, 37),
             "a quiet one, up to half of the idle timer"
         );
     }
