@@ -10,7 +10,8 @@ use common::{
     harness::{End, TestServer, contract::MAX_MESSAGE},
 };
 use setup::{small, start, start_with};
-use short_polling::Config;
+use short_polling::{Config, hint};
+use tokio::time::sleep;
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -154,6 +155,22 @@ fn an_interval_that_an_idle_connection_does_not_outlive_is_refused() {
         assert_eq!(check(interval, read_timeout), Ok(()));
         assert!(check(interval, shorter).is_err());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
+    let server = start(Config::default()).await;
+    let mut wire = server.wire().await;
+    let longest = hint::longest(Config::default().read_timeout);
+    for _ in 0..3 {
+        wire.send(GET).await;
+        assert_eq!(wire.read_response().await.status, 200);
+        sleep(Duration::from_secs(longest)).await;
+    }
+    sleep(Duration::from_secs(longest)).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
 }
 
 async fn hint(server: &TestServer) -> u64 {
