@@ -111,7 +111,7 @@ impl Browsers {
         let host = host(request)?;
         if let Some(host) = &host
             && self.loopback
-            && !self.is_own_host(host)
+            && !self.is_own_host(host.as_str())
         {
             let detail = format!(
                 "Host {host} is not a loopback name, nor of an allowed origin (--allow-origin)"
@@ -119,7 +119,7 @@ impl Browsers {
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         match request.headers().get(header::ORIGIN) {
-            Some(origin) if changes && !self.is_own_origin(origin, host.as_deref()) => {
+            Some(origin) if changes && !self.is_own_origin(origin, host.as_ref()) => {
                 let detail = format!(
                     "Origin {} is not allowed (--allow-origin)",
                     origin.to_str().unwrap_or("(not text)")
@@ -141,13 +141,13 @@ impl Browsers {
                 .any(|origin| origin.host().eq_ignore_ascii_case(host))
     }
 
-    fn is_own_origin(&self, origin: &HeaderValue, host: Option<&str>) -> bool {
+    fn is_own_origin(&self, origin: &HeaderValue, host: Option<&Authority>) -> bool {
         let origin = origin
             .to_str()
             .ok()
             .and_then(|text| text.parse::<Origin>().ok());
         origin.is_some_and(|origin| {
-            self.allowed.contains(&origin) || host.is_some_and(|host| origin.is_host(host))
+            self.allowed.contains(&origin) || host.is_some_and(|host| origin.is_host(host.as_str()))
         })
     }
 
@@ -205,7 +205,7 @@ impl Browsers {
 }
 
 /// The authority that the request is for (RFC 9112 §3.2). Only HTTP/1.0 may leave it out.
-fn host<B>(request: &Request<B>) -> Result<Option<String>, Problem> {
+fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Problem> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -217,16 +217,16 @@ fn host<B>(request: &Request<B>) -> Result<Option<String>, Problem> {
         None => return Err(Problem::bad_request("Host is missing")),
     };
     // An absolute request target overrides the field.
-    Ok(request.uri().authority().map(ToString::to_string).or(field))
+    Ok(request.uri().authority().cloned().or(field))
 }
 
-fn authority(value: &HeaderValue) -> Result<String, Problem> {
+fn authority(value: &HeaderValue) -> Result<Authority, Problem> {
     let authority = value
         .to_str()
         .ok()
         .and_then(|text| text.parse::<Authority>().ok());
     match authority {
-        Some(authority) if !authority.as_str().contains('@') => Ok(authority.to_string()),
+        Some(authority) if !authority.as_str().contains('@') => Ok(authority),
         _ => Err(Problem::bad_request("Host is not HOST[:PORT]")),
     }
 }

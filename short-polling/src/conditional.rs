@@ -9,8 +9,8 @@
 //! A gap is news too, and stands behind the position. The ETag of the quiet answer that follows is
 //! a plain one again, and that answer a 200, once.
 //!
-//! Weak, because `next` may differ between two answers of one ETag. Strong ones would also be lost
-//! on the way: nginx removes them when it compresses.
+//! Weak, because `next` may differ between two answers of one ETag. A strong one would also change
+//! on the way: nginx makes it weak when it compresses, and until 1.7.3 it took it away.
 
 use common::Page;
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
@@ -27,25 +27,28 @@ pub fn etag(page: &Page) -> String {
     }
 }
 
-/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or is `*`. What
-/// does not parse names nothing: to answer 200 is never wrong.
+/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or is `*`, as any
+/// topic has a page. What does not parse names nothing: to answer 200 is never wrong.
 pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
     let wanted = opaque(etag.as_bytes()).map(|(opaque, _)| opaque);
-    request.get_all(IF_NONE_MATCH).iter().any(|field| {
-        let list = field.as_bytes().trim_ascii();
-        list == b"*" || tags(list).any(|tag| Some(tag) == wanted)
-    })
+    let mut fields = request.get_all(IF_NONE_MATCH).iter();
+    let (first, second) = (fields.next(), fields.next());
+    // Several fields are one list (RFC 9110 §5.3), in which `*` stands alone.
+    let is_any =
+        second.is_none() && first.is_some_and(|field| field.as_bytes().trim_ascii() == b"*");
+    let mut all = [first, second].into_iter().flatten().chain(fields);
+    is_any || all.any(|list| tags(list.as_bytes()).any(|tag| Some(tag) == wanted))
 }
 
-/// The opaque parts of a list's ETags, until one is malformed.
+/// The opaque parts of a list's ETags, until one is malformed or no comma follows it.
 fn tags(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         while let [b',' | b' ' | b'\t', rest @ ..] = list {
             list = rest;
         }
         let (tag, rest) = opaque(list)?;
-        list = rest;
-        Some(tag)
+        list = rest.trim_ascii_start();
+        matches!(list, [] | [b',', ..]).then_some(tag)
     })
 }
 
@@ -114,9 +117,17 @@ mod tests {
             "W/ \"m3k9qf-42\"",
             "*, \"a\"",
             "'m3k9qf-42'",
+            "\"m3k9qf-42\" \"a\"",
+            "\"m3k9qf-42\"W/\"a\"",
+            "\"a\" \"m3k9qf-42\"",
         ] {
             assert!(!is_known(&[malformed]), "{malformed:?}");
         }
+        assert!(!is_known(&["*", "\"a\""]) && !is_known(&["*", "*"]));
+        assert!(
+            is_known(&["\"m3k9qf-42\", what"]),
+            "before the malformed one"
+        );
     }
 
     #[test]

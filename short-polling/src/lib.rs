@@ -9,11 +9,13 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
 //! - `poll.rs` is the answer to one poll: the page and its fields;
-//! - [`conditional`] decides between 200 and 304, [`hint`] when to ask again.
+//! - [`conditional`] decides between 200 and 304;
+//! - [`hint`] says when to ask again, from what `pulse.rs` feels of the feed and the server.
 
 pub mod conditional;
 pub mod hint;
 mod poll;
+mod pulse;
 mod route;
 mod serve;
 
@@ -24,6 +26,8 @@ use common::{
     Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
 };
 use tokio::net::TcpListener;
+
+use crate::pulse::Pulse;
 
 /// Short polling: the client asks every few seconds, and most answers are no.
 #[derive(Debug, Clone, Parser)]
@@ -54,8 +58,9 @@ pub struct Config {
     /// A page's origin that may publish and read from a browser; repeatable.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
-    /// Seconds between two polls that clients are asked to keep. Each answer says up to a fifth
-    /// more or less, so that they spread; at most half of --read-timeout, and at least a second.
+    /// Seconds between two polls that clients are asked to keep. A topic that is busy is polled up
+    /// to five times as often, one that is quiet or a server that is loaded up to four times less;
+    /// each answer differs by up to a fifth. At most half of --read-timeout.
     #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
 }
@@ -78,6 +83,22 @@ impl Config {
         self.max_connections = fit_descriptors(self.connections());
     }
 
+    /// Whether clients that obey the hint find their connection open: half of `read_timeout` is a
+    /// second at least, and admits `poll_interval`. If not, [`hint::longest`] is all they hear.
+    ///
+    /// # Errors
+    /// What has to be longer than what.
+    pub fn check(&self) -> Result<(), String> {
+        let needed = (2 * self.poll_interval).max(Duration::from_secs(2));
+        if self.read_timeout >= needed {
+            return Ok(());
+        }
+        let needed = needed.as_secs_f64();
+        Err(format!(
+            "--read-timeout is at least 2 and twice --poll-interval: {needed}"
+        ))
+    }
+
     fn publish_limits(&self) -> PublishLimits {
         PublishLimits {
             max_message: self.max_message,
@@ -91,6 +112,7 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) feed: Feed,
     pub(crate) browsers: Browsers,
+    pub(crate) pulse: Pulse,
 }
 
 /// Response fields that scripts of other origins may read.
@@ -106,10 +128,19 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let app = App {
+    let base = config.poll_interval;
+    let app = Arc::new(App {
         feed: feed.handle(),
         browsers: Browsers::new(config.allow_origin.clone(), listener.local_addr()?, EXPOSED),
+        pulse: Pulse::new(
+            feed.head().seq,
+            base * hint::ORDINARY,
+            base * hint::ORDINARY * hint::SELDOMER,
+        ),
         config,
-    };
-    Ok(serve::serve(listener, Arc::new(app), shutdown).await)
+    });
+    tokio::select! {
+        drained = serve::serve(listener, app.clone(), shutdown) => Ok(drained),
+        never = app.pulse.beat(&app.feed) => match never {},
+    }
 }

@@ -19,6 +19,8 @@ async fn main() -> ExitCode {
 }
 
 async fn start(mut config: Config) -> io::Result<()> {
+    let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
+    config.check().map_err(invalid)?;
     config.fit();
     let feed = Feed::new(Retention {
         messages: config.retain,

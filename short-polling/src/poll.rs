@@ -28,7 +28,7 @@ pub(crate) async fn poll<B>(
     } else {
         put_page(&page, &mut response);
     }
-    put_fields(app, etag, &mut response);
+    put_fields(etag, next_poll(app, &page), &mut response);
     Ok(response)
 }
 
@@ -40,16 +40,26 @@ fn put_page(page: &Page, response: &mut Response<Full<Bytes>>) {
     );
 }
 
+/// When to ask again.
+fn next_poll(app: &App, page: &Page) -> u64 {
+    let (config, pulse) = (&app.config, &app.pulse);
+    hint::poll_interval(
+        config.poll_interval,
+        config.read_timeout,
+        pulse.silence(page.last.seq),
+        pulse.load(),
+        rand::random(),
+    )
+}
+
 /// What a 200 and its 304 have in common (RFC 9110 §15.4.5).
-fn put_fields(app: &App, etag: String, response: &mut Response<Full<Bytes>>) {
-    let config = &app.config;
-    let again = hint::poll_interval(config.poll_interval, config.read_timeout, rand::random());
+fn put_fields(etag: String, next_poll: u64, response: &mut Response<Full<Bytes>>) {
     let etag = HeaderValue::try_from(etag).expect("cursors and words are visible ASCII");
     response.headers_mut().extend([
         // May be stored, is never used without asking.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::ETAG, etag),
-        (hint::POLL_INTERVAL, again.into()),
+        (hint::POLL_INTERVAL, next_poll.into()),
     ]);
 }
 

@@ -42,17 +42,18 @@ async fn answer(
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
     }
-    let path = request.uri().path().to_owned();
-    match (path.as_str(), path.strip_prefix("/topics/")) {
+    let path = request.uri().path();
+    match (path, path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
         ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => poll::poll(app, topics, &request).await,
         (_, Some(topic)) if request.method() == Method::POST => {
-            publish(&app.feed, app.config.publish_limits(), topic, request).await
+            let topic = topic.to_owned();
+            publish(&app.feed, app.config.publish_limits(), &topic, request).await
         }
         (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        _ => Err(Problem::not_found(&path)),
+        _ => Err(Problem::not_found(path)),
     }
 }
 

@@ -70,6 +70,26 @@ async fn the_client_obeys_the_hint() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_client_backs_off_and_not_for_less_than_retry_after() {
+    let listener = WireListener::bind().await;
+    let mut reader = reader(listener.addr(), &[]);
+    tokio::spawn(async move { reader.run(&mut std::io::sink()).await });
+    let mut peer = listener.accept().await;
+    request(&mut peer).await;
+    let unavailable = "503 Service Unavailable";
+    for (retry_after, backoff) in [(3, 1), (0, 2), (3, 4)] {
+        let field = format!("Retry-After: {retry_after}\r\n");
+        answer(&mut peer, unavailable, &field, "").await;
+        let refused = Instant::now();
+        request(&mut peer).await;
+        let waited = refused.elapsed().as_secs_f64();
+        // Timers are exact to a millisecond.
+        let bounds = f64::from(retry_after)..f64::from(retry_after + backoff) + 0.01;
+        assert!(bounds.contains(&waited), "{waited} of {bounds:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_client_asks_after_the_last_answer_with_its_etag() {
     let listener = WireListener::bind().await;

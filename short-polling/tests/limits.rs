@@ -10,7 +10,8 @@ use common::{
     harness::{End, TestServer, contract::MAX_MESSAGE},
 };
 use setup::{small, start, start_with};
-use short_polling::Config;
+use short_polling::{Config, hint};
+use tokio::time::sleep;
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -113,7 +114,7 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
 
 #[tokio::test]
 async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
-    for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 37..=37), (20, 75, 16..=24)] {
+    for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 25..=37), (20, 75, 16..=24)] {
         let config = Config {
             poll_interval: Duration::from_secs(interval),
             read_timeout: Duration::from_secs(read_timeout),
@@ -126,6 +127,50 @@ async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
         }
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn the_hint_is_shorter_while_the_topic_is_busy_and_others_do_not_count() {
+    let server = start(Config::default()).await;
+    server.post("/topics/other", "x").await;
+    let ordinary = hint(&server).await;
+    server.post("/topics/news", "x").await;
+    let busy = hint(&server).await;
+    assert!(
+        (4..=6).contains(&ordinary) && busy <= 2,
+        "{ordinary}, {busy}"
+    );
+    server.stop().await;
+}
+
+#[test]
+fn an_interval_that_an_idle_connection_does_not_outlive_is_refused() {
+    let check = |interval, read_timeout| {
+        let args = ["short-polling", "--poll-interval", interval];
+        let timeout = ["--read-timeout", read_timeout];
+        Config::parse_from([&args[..], &timeout].concat()).check()
+    };
+    assert_eq!(Config::default().check(), Ok(()));
+    for (interval, read_timeout, shorter) in [("37.5", "75", "74.9"), ("0.1", "2", "1.9")] {
+        assert_eq!(check(interval, read_timeout), Ok(()));
+        assert!(check(interval, shorter).is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
+    let server = start(Config::default()).await;
+    let mut wire = server.wire().await;
+    let longest = hint::longest(Config::default().read_timeout);
+    for _ in 0..3 {
+        wire.send(GET).await;
+        assert_eq!(wire.read_response().await.status, 200);
+        sleep(Duration::from_secs(longest)).await;
+    }
+    sleep(Duration::from_secs(longest)).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
 }
 
 async fn hint(server: &TestServer) -> u64 {
