@@ -14,7 +14,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use common::{Cursor, Feed, FeedError, Page, PageLimit, Topics};
+use common::{After, Feed, FeedError, Page, PageLimit, Topics};
 use tokio::time::sleep;
 
 /// The longest wait that a client may ask for, in seconds: proxies give up after 60.
@@ -50,18 +50,17 @@ pub(crate) fn knob(text: &str) -> Result<Duration, String> {
 pub(crate) async fn wait(
     feed: &Feed,
     topics: &Topics,
-    after: Cursor,
+    after: &After,
     limit: PageLimit,
     time: Duration,
 ) -> Result<Page, FeedError> {
-    let after = after.into();
     let news = tokio::select! {
-        news = feed.next(topics, &after, limit) => Some(news),
+        news = feed.next(topics, after, limit) => Some(news),
         () = sleep(time) => None,
     };
     match news {
         // The deadline, or the drain: an empty page, or else news that came this very moment.
-        None | Some(Err(FeedError::Closed)) => feed.read(topics, &after, limit).await,
+        None | Some(Err(FeedError::Closed)) => feed.read(topics, after, limit).await,
         Some(news) => news,
     }
 }
@@ -102,7 +101,9 @@ mod tests {
 
     async fn wait_for_news(feed: &Feed, time: Duration) -> Page {
         let (topics, limit) = ("news".parse().unwrap(), PageLimit::default());
-        wait(feed, &topics, feed.head(), limit, time).await.unwrap()
+        wait(feed, &topics, &feed.head().into(), limit, time)
+            .await
+            .unwrap()
     }
 
     #[tokio::test(start_paused = true)]
