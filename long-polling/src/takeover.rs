@@ -82,16 +82,19 @@ async fn serve(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut last = false;
     while !last && client.asks(app.config.read_timeout, draining).await? {
-        let Some(request) = Box::pin(parse(client, app, draining)).await? else {
-            break;
+        let (version, closes, answer) = match Box::pin(parse(client, app, draining)).await? {
+            Some(request) => (
+                request.version(),
+                is_last(&request),
+                route::route(app.clone(), request),
+            ),
+            None => break,
         };
-        let version = request.version();
-        last = is_last(&request);
         let answer = tokio::select! {
-            Ok(answer) = route::route(app.clone(), request) => answer,
+            Ok(answer) = answer => answer,
             left = client.left() => return Ok(left?),
         };
-        last |= *draining.borrow();
+        last = closes || *draining.borrow();
         Box::pin(client.write(version, last, answer)).await?;
     }
     Ok(())
@@ -320,5 +323,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<'_, S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.client.socket).poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Feed, Retention};
+    use tokio::io::{AsyncReadExt, join, simplex};
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn a_wait_behind_an_answer_that_is_not_written_yet_waits_for_it() {
+        let path = "x".repeat(8_000);
+        let (requests, mut sender) = simplex(16_384);
+        let (mut answers, server) = simplex(1_000);
+        let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        let wait = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+        let asked = [early.as_str(), wait].concat();
+        sender.write_all(asked.as_bytes()).await.unwrap();
+
+        let address = "[::]:0".parse().unwrap();
+        let app = Arc::new(App::new(
+            &Feed::new(Retention::default()),
+            Config::default(),
+            address,
+        ));
+        let reading = tokio::spawn(async move {
+            let mut written = String::new();
+            answers.read_to_string(&mut written).await.unwrap();
+            written
+        });
+        let mut client = Client {
+            socket: StallGuard::new(join(requests, server), app.config.stall),
+            early: Vec::new(),
+        };
+        let (_drain, mut draining) = watch::channel(false);
+        let parsed = parse(&mut client, &app, &mut draining).await.unwrap();
+        assert_eq!(parsed.expect("a poll was sent").uri(), "/topics/a");
+        assert_eq!(client.early, b"GET /next");
+        client.socket.shutdown().await.unwrap();
+        let written = reading.await.unwrap();
+        let (head, body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert!(
+            body.contains(&path) && body.ends_with('}'),
+            "{} bytes",
+            body.len()
+        );
+    }
+
+    #[test]
+    fn a_client_ends_its_connection_by_the_word_or_by_an_old_version() {
+        let ends = |version, values: &[&str]| {
+            let request = Request::builder().version(version);
+            let request = values.iter().fold(request, |request, value| {
+                request.header("connection", *value)
+            });
+            is_last(&request.body(()).unwrap())
+        };
+        assert!(!ends(Version::HTTP_11, &[]) && !ends(Version::HTTP_11, &["keep-alive, closed"]));
+        assert!(ends(Version::HTTP_11, &["close"]) && ends(Version::HTTP_11, &["te , Close"]));
+        assert!(ends(Version::HTTP_11, &["te", "close"]));
+        assert!(ends(Version::HTTP_10, &[]) && ends(Version::HTTP_10, &["keep-alive"]));
     }
 }
