@@ -1,7 +1,8 @@
 //! The wait: one race of news, deadline and drain.
 //!
-//! A fourth runner is not seen below: the client. When it leaves, hyper drops the future of its
-//! answer, and the wait with it, which frees its place in the feed and its permit. Leaving is
+//! A fourth runner is not seen below: the client. When it leaves, whoever polls the future of its
+//! answer drops it (hyper, or `takeover.rs`), and the wait with it, which frees its place in the feed
+//! and its permit. Leaving is
 //!
 //! - a FIN, also of one direction: who will send nothing more is taken for gone (a half-close looks
 //!   the same as a close until something is written to it);
@@ -9,8 +10,9 @@
 //!
 //! Not leaving is a second request that is pipelined behind the first: its bytes are kept, and it
 //! is answered in its turn. But with bytes unread hyper looks no further, and whoever pipelines and
-//! leaves is not missed before the wait is over. That is one reason why every wait has a deadline;
-//! a client that vanished without a FIN is the other.
+//! leaves is not missed before the wait is over; `takeover.rs` reads on, and misses at once whoever
+//! pipelined no more than it keeps. That is one reason why every wait has a deadline; a client that
+//! vanished without a FIN is the other.
 
 use std::{str::FromStr, time::Duration};
 
