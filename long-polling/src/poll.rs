@@ -40,9 +40,9 @@ impl Poll {
     }
 
     /// What is newer than `after`, as soon as there is something or the wait is over.
-    pub(crate) async fn answer(&self, app: &App) -> Result<Response<AnswerBody>, Problem> {
+    pub(crate) async fn answer(&mut self, app: &App) -> Result<Response<AnswerBody>, Problem> {
         // Up to here there was nothing. From here on, `latest` is an ordinary position.
-        let start = {
+        self.after = {
             let now = app.feed.read(&self.topics, &self.after, self.limit).await?;
             if now.is_news() || self.time.is_zero() {
                 return Ok(answer(app, &now));
@@ -57,7 +57,7 @@ impl Poll {
             ));
         };
         let time = wait::shortened(self.time, rand::random());
-        let page = wait::wait(&app.feed, &self.topics, &start, self.limit, time).await?;
+        let page = wait::wait(&app.feed, &self.topics, &self.after, self.limit, time).await?;
         Ok(answer(app, &page))
     }
 }

@@ -58,7 +58,7 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
         ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => {
-            let (app, poll) = (app.clone(), Poll::of(app, topics, &request)?);
+            let (app, mut poll) = (app.clone(), Poll::of(app, topics, &request)?);
             Ok(Box::pin(async move { poll.answer(&app).await }))
         }
         (_, Some(topic)) if request.method() == Method::POST => {
