@@ -331,11 +331,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<'_, S> {
 #[cfg(test)]
 mod tests {
     use common::{Feed, Retention};
-    use tokio::{
-        io::{AsyncReadExt, join, simplex},
-        net::TcpListener,
-        time::Instant,
-    };
+    use tokio::io::{AsyncReadExt, join, simplex};
 
     use super::*;
     use crate::Config;
@@ -378,28 +374,6 @@ mod tests {
             "{} bytes",
             body.len()
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_is_kept_for_the_read_timeout_and_not_longer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connecting = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, mut asker) = tokio::join!(listener.accept(), connecting);
-        let client = Client {
-            socket: StallGuard::new(accepted.unwrap().0, Duration::from_secs(30)),
-            early: Vec::new(),
-        };
-        let (drain, mut draining) = watch::channel(false);
-        let (limit, started) = (Duration::from_secs(30), Instant::now());
-        assert!(!client.asks(limit, &mut draining).await.unwrap());
-        assert_eq!(started.elapsed(), limit);
-
-        tokio::time::resume();
-        asker.as_mut().unwrap().write_all(b"G").await.unwrap();
-        assert!(client.asks(limit, &mut draining).await.unwrap());
-        client.socket.get_ref().try_read(&mut [0; 2]).unwrap();
-        drain.send_replace(true);
-        assert!(!client.asks(limit, &mut draining).await.unwrap());
     }
 
     #[test]
