@@ -9,11 +9,14 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
 //! - `poll.rs` is the answer to one poll: at once, after a wait, or not now;
-//! - `wait.rs` is the wait: one race of news, deadline and drain.
+//! - `wait.rs` is the wait: one race of news, deadline and drain;
+//! - `takeover.rs` is an addition, without which the server is whole: it takes a waiting poll out of
+//!   hyper, which keeps 16 KiB of buffers for it.
 
 mod poll;
 mod route;
 mod serve;
+mod takeover;
 mod wait;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -59,6 +62,9 @@ pub struct Config {
     /// sixteenth earlier, so that clients spread.
     #[arg(long, default_value = "25", value_parser = wait::knob, value_name = "SECONDS")]
     pub wait: Duration,
+    /// Whether a poll waits outside of hyper, which saves its buffers: `false` is plain hyper.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub takeover: bool,
 }
 
 impl Default for Config {
@@ -102,8 +108,16 @@ pub(crate) struct App {
     pub(crate) subscribers: Semaphore,
 }
 
-/// Response fields that scripts of other origins may read.
-const EXPOSED: &str = "Retry-After";
+impl App {
+    fn new(feed: &Feed, config: Config, listener: SocketAddr) -> Self {
+        Self {
+            feed: feed.handle(),
+            browsers: Browsers::new(config.allow_origin.clone(), listener, "Retry-After"),
+            subscribers: Semaphore::new(config.max_subscribers),
+            config,
+        }
+    }
+}
 
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.drain`.
 ///
@@ -115,11 +129,6 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let app = App {
-        feed: feed.handle(),
-        browsers: Browsers::new(config.allow_origin.clone(), listener.local_addr()?, EXPOSED),
-        subscribers: Semaphore::new(config.max_subscribers),
-        config,
-    };
+    let app = App::new(&feed, config, listener.local_addr()?);
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }

@@ -1,5 +1,7 @@
 //! One poll: answered at once, after a wait, or told to come again.
 
+use std::time::Duration;
+
 use common::{After, Page, PageLimit, Problem, Query, Topics, retry_after};
 use http_body_util::Full;
 use hyper::{
@@ -14,32 +16,50 @@ use crate::{
     wait::{self, Wait},
 };
 
-/// What is newer than `after`, as soon as there is something or the wait is over.
-pub(crate) async fn poll<B>(
-    app: &App,
-    topics: &str,
-    request: &Request<B>,
-) -> Result<Response<AnswerBody>, Problem> {
-    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
-    let query = Query::of(request.uri());
-    let after = query.get("after")?.unwrap_or(After::Earliest);
-    let limit: PageLimit = query.get("limit")?.unwrap_or_default();
-    let Wait(time) = query.get("wait")?.unwrap_or(Wait(app.config.wait));
-    let now = app.feed.read(&topics, &after, limit).await?;
-    if now.is_news() || time.is_zero() || request.method() == Method::HEAD {
-        return Ok(answer(app, &now));
+/// What a client asks for.
+pub(crate) struct Poll {
+    topics: Topics,
+    after: After,
+    limit: PageLimit,
+    /// How long the answer may take.
+    time: Duration,
+}
+
+impl Poll {
+    pub(crate) fn of<B>(app: &App, topics: &str, request: &Request<B>) -> Result<Self, Problem> {
+        let topics = topics.parse().map_err(Problem::bad_request)?;
+        let query = Query::of(request.uri());
+        let Wait(time) = query.get("wait")?.unwrap_or(Wait(app.config.wait));
+        let at_once = request.method() == Method::HEAD;
+        Ok(Self {
+            topics,
+            after: query.get("after")?.unwrap_or(After::Earliest),
+            limit: query.get("limit")?.unwrap_or_default(),
+            time: if at_once { Duration::ZERO } else { time },
+        })
     }
-    let Ok(_place) = app.subscribers.try_acquire() else {
-        debug!("at the subscriber limit");
-        return Err(Problem::unavailable(
-            format!("{} polls are waiting already", app.config.max_subscribers),
-            retry_after(),
-        ));
-    };
-    let time = wait::shortened(time, rand::random());
-    // Up to `next` there was nothing. From there on, `latest` is an ordinary position.
-    let page = wait::wait(&app.feed, &topics, now.next, limit, time).await?;
-    Ok(answer(app, &page))
+
+    /// What is newer than `after`, as soon as there is something or the wait is over.
+    pub(crate) async fn answer(&mut self, app: &App) -> Result<Response<AnswerBody>, Problem> {
+        // Up to here there was nothing. From here on, `latest` is an ordinary position.
+        self.after = {
+            let now = app.feed.read(&self.topics, &self.after, self.limit).await?;
+            if now.is_news() || self.time.is_zero() {
+                return Ok(answer(app, &now));
+            }
+            now.next.into()
+        };
+        let Ok(_place) = app.subscribers.try_acquire() else {
+            debug!("at the subscriber limit");
+            return Err(Problem::unavailable(
+                format!("{} polls are waiting already", app.config.max_subscribers),
+                retry_after(),
+            ));
+        };
+        let time = wait::shortened(self.time, rand::random());
+        let page = wait::wait(&app.feed, &self.topics, &self.after, self.limit, time).await?;
+        Ok(answer(app, &page))
+    }
 }
 
 fn answer(app: &App, page: &Page) -> Response<AnswerBody> {

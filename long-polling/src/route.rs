@@ -1,6 +1,6 @@
 //! From request to answer.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use common::{Problem, publish};
@@ -11,48 +11,64 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{App, poll};
+use crate::{App, poll::Poll};
 
 /// Late or not, an answer comes as a whole.
 pub(crate) type AnswerBody = Full<Bytes>;
 
-/// Answers one request.
-pub(crate) async fn route(
+/// An answer to come. Boxed, each kind by itself: ten thousand polls wait in one, and need not hold
+/// the room of a publish.
+type Answer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
+
+/// Answers one request, which is read before the first wait and dropped: its parts are parts of
+/// hyper's buffer, and keep the whole of it.
+pub(crate) fn route(
     app: Arc<App>,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
-    let answered = answer(&app, request).await;
-    let mut response = answered.unwrap_or_else(Problem::into_response);
-    app.browsers.finish(allowed_origin, &mut response);
-    Ok(response)
+    let allowed_origin =
+        allowed_origin.and_then(|part| HeaderValue::from_bytes(part.as_bytes()).ok());
+    let answer = answer(&app, request);
+    async move {
+        let answered = match answer {
+            Ok(answer) => answer.await,
+            Err(problem) => Err(problem),
+        };
+        let mut response = answered.unwrap_or_else(Problem::into_response);
+        app.browsers.finish(allowed_origin, &mut response);
+        Ok(response)
+    }
 }
 
-async fn answer(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Problem> {
+fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     admit(&request)?;
     if let Some(preflight) = app.browsers.preflight(&request) {
-        return Ok(preflight);
+        return Ok(now(preflight));
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
     }
-    let path = request.uri().path().to_owned();
-    match (path.as_str(), path.strip_prefix("/topics/")) {
+    let path = request.uri().path();
+    match (path, path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
         ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (_, Some(topics)) if reads => poll::poll(app, topics, &request).await,
+        (_, Some(topics)) if reads => {
+            let (app, mut poll) = (app.clone(), Poll::of(app, topics, &request)?);
+            Ok(Box::pin(async move { poll.answer(&app).await }))
+        }
         (_, Some(topic)) if request.method() == Method::POST => {
-            publish(&app.feed, app.config.publish_limits(), topic, request).await
+            let (app, topic) = (app.clone(), topic.to_owned());
+            Ok(Box::pin(async move {
+                publish(&app.feed, app.config.publish_limits(), &topic, request).await
+            }))
         }
         (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        _ => Err(Problem::not_found(&path)),
+        _ => Err(Problem::not_found(path)),
     }
 }
 
@@ -61,10 +77,14 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn text(content_type: &'static str, body: &'static str) -> Response<AnswerBody> {
+fn text(content_type: &'static str, body: &'static str) -> Answer {
     let mut response = Response::new(Full::from(body));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    now(response)
+}
+
+fn now(response: Response<AnswerBody>) -> Answer {
+    Box::pin(ready(Ok(response)))
 }

@@ -1,6 +1,11 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{Drained, StallGuard};
 use hyper::{server::conn::http1, service::service_fn};
@@ -13,7 +18,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::{App, route};
+use crate::{App, route, takeover};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -65,7 +70,21 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// One connection from its first byte to its last.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+///
+/// Differs: a poll may wait without hyper.
+fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    draining: watch::Receiver<bool>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    if app.config.takeover {
+        Box::pin(takeover::connection(stream, app, draining))
+    } else {
+        Box::pin(with_hyper(stream, app, draining))
+    }
+}
+
+async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let service = service_fn(|request| route::route(app.clone(), request));
     let mut connection = pin!(http(&app).serve_connection(io, service));

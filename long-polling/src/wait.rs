@@ -1,7 +1,8 @@
 //! The wait: one race of news, deadline and drain.
 //!
-//! A fourth runner is not seen below: the client. When it leaves, hyper drops the future of its
-//! answer, and the wait with it, which frees its place in the feed and its permit. Leaving is
+//! A fourth runner is not seen below: the client. When it leaves, whoever polls the future of its
+//! answer drops it (hyper, or `takeover.rs`), and the wait with it, which frees its place in the feed
+//! and its permit. Leaving is
 //!
 //! - a FIN, also of one direction: who will send nothing more is taken for gone (a half-close looks
 //!   the same as a close until something is written to it);
@@ -9,12 +10,13 @@
 //!
 //! Not leaving is a second request that is pipelined behind the first: its bytes are kept, and it
 //! is answered in its turn. But with bytes unread hyper looks no further, and whoever pipelines and
-//! leaves is not missed before the wait is over. That is one reason why every wait has a deadline;
-//! a client that vanished without a FIN is the other.
+//! leaves is not missed before the wait is over; `takeover.rs` reads on, and misses at once whoever
+//! pipelined no more than it keeps. That is one reason why every wait has a deadline; a client that
+//! vanished without a FIN is the other.
 
 use std::{str::FromStr, time::Duration};
 
-use common::{Cursor, Feed, FeedError, Page, PageLimit, Topics};
+use common::{After, Feed, FeedError, Page, PageLimit, Topics};
 use tokio::time::sleep;
 
 /// The longest wait that a client may ask for, in seconds: proxies give up after 60.
@@ -50,18 +52,17 @@ pub(crate) fn knob(text: &str) -> Result<Duration, String> {
 pub(crate) async fn wait(
     feed: &Feed,
     topics: &Topics,
-    after: Cursor,
+    after: &After,
     limit: PageLimit,
     time: Duration,
 ) -> Result<Page, FeedError> {
-    let after = after.into();
     let news = tokio::select! {
-        news = feed.next(topics, &after, limit) => Some(news),
+        news = feed.next(topics, after, limit) => Some(news),
         () = sleep(time) => None,
     };
     match news {
         // The deadline, or the drain: an empty page, or else news that came this very moment.
-        None | Some(Err(FeedError::Closed)) => feed.read(topics, &after, limit).await,
+        None | Some(Err(FeedError::Closed)) => feed.read(topics, after, limit).await,
         Some(news) => news,
     }
 }
@@ -102,7 +103,9 @@ mod tests {
 
     async fn wait_for_news(feed: &Feed, time: Duration) -> Page {
         let (topics, limit) = ("news".parse().unwrap(), PageLimit::default());
-        wait(feed, &topics, feed.head(), limit, time).await.unwrap()
+        wait(feed, &topics, &feed.head().into(), limit, time)
+            .await
+            .unwrap()
     }
 
     #[tokio::test(start_paused = true)]

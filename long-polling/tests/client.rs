@@ -15,8 +15,7 @@ use common::{
     Feed, Retention,
     harness::{Wire, WireListener},
 };
-use long_polling::Config;
-use setup::{publish, start, start_with, until_waiting};
+use setup::{config, publish, start, start_with, until_waiting};
 
 const EMPTY: &str = r#"{"messages":[],"next":"e-7","more":false,"gap":null}"#;
 
@@ -39,7 +38,7 @@ async fn the_client_sends_a_new_request_at_once() {
 #[tokio::test]
 async fn the_client_prints_each_message_once() {
     let feed = Feed::new(Retention::default());
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let (mut reader, mut printed) = (reader(server.addr(), &[]), Vec::new());
     for n in 0..3 {
         let later = async {
@@ -60,7 +59,7 @@ async fn the_client_prints_each_message_once() {
 
 #[tokio::test]
 async fn the_client_prints_a_gap() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let (mut reader, mut printed) = (reader(server.addr(), &["--after", "old-1"]), Vec::new());
     reader.poll(&mut printed).await.unwrap();
     let printed = String::from_utf8(printed).unwrap();

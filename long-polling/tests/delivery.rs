@@ -11,7 +11,7 @@ use common::{
 use hyper::Method;
 use long_polling::Config;
 use serde_json::{Value, json};
-use setup::{publish, start, start_with, until_waiting};
+use setup::{config, publish, start, start_with, until_waiting};
 use tokio::time::advance;
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn what_is_there_already_is_answered_at_once() {
 async fn when_the_time_is_up_the_page_is_empty_and_its_cursor_new() {
     let config = Config {
         wait: Duration::from_millis(50),
-        ..Config::default()
+        ..config()
     };
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), config).await;
@@ -187,7 +187,7 @@ async fn a_gap_ends_a_wait_before_it_begins() {
         messages: 1,
         ..Retention::default()
     });
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let first = publish(&feed, "news", "0").await;
     let second = publish(&feed, "news", "1").await;
     publish(&feed, "news", "2").await;
@@ -210,7 +210,7 @@ async fn a_gap_ends_a_wait_before_it_begins() {
 async fn an_allowed_origin_may_read_when_to_come_again() {
     let config = Config {
         allow_origin: vec!["https://a.example".parse().unwrap()],
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let client = server.client();
@@ -231,7 +231,7 @@ async fn an_allowed_origin_may_read_when_to_come_again() {
 
 async fn server() -> (Feed, TestServer) {
     let feed = Feed::new(Retention::default());
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     (feed, server)
 }
 

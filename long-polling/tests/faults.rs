@@ -15,13 +15,13 @@ use common::{
     harness::{End, Fault, FaultProxy, Faults, TestServer, Wire},
 };
 use long_polling::Config;
-use setup::{publish, small, start, start_with, until_waiting};
+use setup::{config, publish, small, start, start_with, until_waiting};
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_client_that_shut_its_sending_side_counts_as_gone() {
-    let (feed, server) = server(Config::default()).await;
+    let (feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
     let mut wire = Wire::connect(proxy.addr()).await;
     wire.send(GET).await;
@@ -34,7 +34,7 @@ async fn a_client_that_shut_its_sending_side_counts_as_gone() {
 
 #[tokio::test]
 async fn a_reset_frees_the_wait_at_once() {
-    let (feed, server) = server(Config::default()).await;
+    let (feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
     let mut wire = Wire::connect(proxy.addr()).await;
     wire.send(GET).await;
@@ -49,7 +49,7 @@ async fn a_reset_frees_the_wait_at_once() {
 async fn a_leaving_that_is_not_seen_ends_with_the_wait() {
     let config = Config {
         wait: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     };
     let (feed, server) = server(config).await;
     let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
@@ -64,7 +64,7 @@ async fn a_leaving_that_is_not_seen_ends_with_the_wait() {
 
 #[tokio::test]
 async fn a_wait_starts_when_the_head_is_complete() {
-    let (feed, server) = server(Config::default()).await;
+    let (feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Fault::ByteAtATime).await;
     let mut wire = Wire::connect(proxy.addr()).await;
     let (most, last) = GET.split_at(GET.len() - 1);
@@ -85,7 +85,7 @@ async fn a_wait_is_no_stall() {
     let config = Config {
         stall: Duration::from_millis(20),
         wait: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     };
     let (_feed, server) = server(config).await;
     assert_eq!(server.get("/topics/news").await.status, 200);
@@ -94,7 +94,7 @@ async fn a_wait_is_no_stall() {
 
 #[tokio::test]
 async fn what_is_published_while_an_answer_travels_is_in_the_next() {
-    let (feed, server) = server(Config::default()).await;
+    let (feed, server) = server(config()).await;
     let delay = Fault::Delay(Duration::from_millis(20));
     let proxy = FaultProxy::start(server.addr(), delay).await;
     let (mut reader, mut printed) = (reader(&proxy), Vec::new());
@@ -118,7 +118,7 @@ async fn an_unread_answer_is_cut_after_the_stall() {
         max_connections: Some(1),
         max_message: 2 << 20,
         stall: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     for _ in 0..4 {
@@ -153,7 +153,7 @@ async fn a_poll_that_broke_off_is_asked_again_and_misses_nothing() {
         Faults::down(Fault::CutAfter(400)),
         Faults::up(Fault::CutAfter(20)),
     ] {
-        let server = start(Config::default()).await;
+        let server = start(config()).await;
         let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
         let (mut reader, mut printed) = (reader(&proxy), Vec::new());
         server.post("/topics/news", "n0").await;
@@ -176,7 +176,7 @@ async fn a_poll_that_broke_off_is_asked_again_and_misses_nothing() {
 
 #[tokio::test]
 async fn a_poll_without_an_answer_is_ended_by_the_client() {
-    let (_feed, server) = server(Config::default()).await;
+    let (_feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::Blackhole)).await;
     let (mut reader, mut printed) = (reader(&proxy), Vec::new());
     server.post("/topics/news", "n0").await;
@@ -192,7 +192,7 @@ async fn a_poll_without_an_answer_is_ended_by_the_client() {
 
 #[tokio::test]
 async fn half_a_request_publishes_nothing() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let proxy = FaultProxy::start(server.addr(), Faults::up(Fault::CutAfter(80))).await;
     let head = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n";
     let mut wire = Wire::connect(proxy.addr()).await;

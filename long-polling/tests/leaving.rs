@@ -9,7 +9,7 @@ use common::{
     harness::{TestServer, Wire},
 };
 use long_polling::Config;
-use setup::{publish, start_with, until_waiting};
+use setup::{config, publish, start_with, until_waiting};
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -76,7 +76,7 @@ async fn server(wait: Duration) -> (Feed, TestServer) {
     let config = Config {
         max_subscribers: 1,
         wait,
-        ..Config::default()
+        ..config()
     };
     let server = start_with(feed.clone(), config).await;
     (feed, server)

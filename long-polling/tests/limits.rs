@@ -11,7 +11,7 @@ use common::{
 };
 use hyper::Method;
 use long_polling::Config;
-use setup::{publish, small, start, start_with, until_waiting};
+use setup::{config, publish, small, start, start_with, until_waiting};
 
 const GET: &str = "GET /topics/news?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -19,7 +19,7 @@ const GET: &str = "GET /topics/news?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
     let config = Config {
         max_connections: Some(1),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let (mut first, mut second) = (server.wire().await, server.wire().await);
@@ -90,7 +90,7 @@ async fn a_wait_that_ends_makes_room_for_the_next() {
 async fn a_poll_without_a_wait_waits_as_long_as_the_knob_says() {
     let config = Config {
         wait: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let started = Instant::now();
@@ -105,7 +105,7 @@ async fn a_poll_without_a_wait_waits_as_long_as_the_knob_says() {
 async fn a_wait_outlives_the_read_timeout() {
     let config = Config {
         read_timeout: Duration::from_millis(50),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut wire = server.wire().await;
@@ -126,7 +126,7 @@ async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
 
 #[tokio::test]
 async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     for _ in 0..501 {
         server.post("/topics/news", "x").await;
     }
@@ -142,7 +142,7 @@ async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default(
 async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
     let config = Config {
         max_message: 2 << 20,
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     for size in [400_000, 600_000, 600_000, 1_200_000, 10] {
@@ -167,7 +167,7 @@ async fn as_many_messages_are_kept_as_the_feed_retains() {
         messages: 3,
         ..Retention::default()
     });
-    let server = start_with(feed, Config::default()).await;
+    let server = start_with(feed, config()).await;
     for n in 0..5 {
         server.post("/topics/news", n.to_string()).await;
     }
@@ -193,7 +193,7 @@ async fn full() -> (Feed, TestServer) {
     let feed = Feed::new(Retention::default());
     let config = Config {
         max_subscribers: 2,
-        ..Config::default()
+        ..config()
     };
     let server = start_with(feed.clone(), config).await;
     for _ in 0..2 {

@@ -10,14 +10,14 @@ use common::{
     harness::{End, PATIENCE, TestServer, Wire},
 };
 use long_polling::Config;
-use setup::{publish, start, start_with, until_waiting};
+use setup::{config, publish, start, start_with, until_waiting};
 use tokio::time::timeout;
 
 const HALF: &str = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
 #[tokio::test]
 async fn a_server_without_connections_ends_at_once() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let drained = server.stop().await;
     assert_eq!((drained.finished, drained.cut), (0, 0));
 }
@@ -25,7 +25,7 @@ async fn a_server_without_connections_ends_at_once() {
 #[tokio::test]
 async fn every_wait_is_answered_at_once_and_its_connection_closed() {
     let feed = Feed::new(Retention::default());
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let next = publish(&feed, "other", "x").await;
     let mut waiting = vec![];
     for _ in 0..20 {
@@ -54,8 +54,8 @@ async fn every_wait_is_answered_at_once_and_its_connection_closed() {
 #[tokio::test]
 async fn servers_that_share_a_feed_drain_one_by_one() {
     let feed = Feed::new(Retention::default());
-    let one = start_with(feed.clone(), Config::default()).await;
-    let two = start_with(feed.clone(), Config::default()).await;
+    let one = start_with(feed.clone(), config()).await;
+    let two = start_with(feed.clone(), config()).await;
     let get = async |server: &TestServer| server.get("/topics/news?wait=55").await.json();
     let publish = async {
         until_waiting(&feed, 2).await;
@@ -72,7 +72,7 @@ async fn servers_that_share_a_feed_drain_one_by_one() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_newcomer_is_refused() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut idle = server.wire().await;
     idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
@@ -86,7 +86,7 @@ async fn an_idle_connection_is_closed_and_a_newcomer_is_refused() {
 
 #[tokio::test]
 async fn a_publish_in_flight_is_finished() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = in_flight(&server).await;
     server.shut_down();
     wait_until_refused(&server).await;
@@ -105,7 +105,7 @@ async fn a_publish_in_flight_is_finished() {
 async fn what_does_not_end_within_the_drain_is_cut() {
     let config = Config {
         drain: Duration::from_millis(50),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut wire = in_flight(&server).await;

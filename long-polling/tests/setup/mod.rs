@@ -13,6 +13,15 @@ use common::{
 use long_polling::{Config, run};
 use tokio::{task::yield_now, time::timeout};
 
+/// The defaults. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
+pub(crate) fn config() -> Config {
+    let takeover = std::env::var("TAKEOVER").map_or(true, |value| value != "off");
+    Config {
+        takeover,
+        ..Config::default()
+    }
+}
+
 /// A server of its own feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(Feed::new(Retention::default()), config).await
@@ -28,7 +37,7 @@ pub(crate) fn small() -> Config {
     Config {
         max_message: MAX_MESSAGE,
         read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
-        ..Config::default()
+        ..config()
     }
 }
 

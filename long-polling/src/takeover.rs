@@ -1,0 +1,393 @@
+//! Density, an addition to plain hyper: a poll that waits costs a socket and a position, and so does
+//! a connection between two polls.
+//!
+//! hyper keeps a read and a write buffer of 8 KiB each for as long as a connection lives. A client
+//! that waits, or has not asked yet, needs neither. So hyper is made anew for each request, when its
+//! first byte is there: it parses the head, and what a client may wait for, a `GET`, is taken out of
+//! it together with the socket, before anything is answered. Everything of hyper is dropped, the
+//! route answers as ever, and the answer is written here. All else hyper serves itself.
+//!
+//! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
+//! waiting for a service that never answers. What it could still hold is an *earlier* answer that
+//! the client has not taken yet, to a `POST` that the `GET` was pipelined behind. hyper 1.12 writes
+//! an answer out before it parses the next head, but does not promise to; [`Lent`] sees every write
+//! and flush, and nothing is taken over between a write and a successful flush. The tests below and
+//! in `tests/takeover.rs` hold that an earlier answer arrives whole. A `GET` with a body stays with
+//! hyper (and is refused), so the next request begins where the taken one ended.
+//!
+//! What the client says during a wait is kept for its turn, up to [`EARLY`] bytes; then nothing is
+//! read until the answer is out. The end of what it says, or a reset, means that it has left.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{pending, poll_fn},
+    io::{self, IoSlice, Write},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use common::StallGuard;
+use http_body_util::BodyExt;
+use hyper::{
+    Method, Request, Response, Version,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::sleep,
+};
+use tracing::debug;
+
+use crate::{
+    App,
+    route::{self, AnswerBody},
+    serve,
+};
+
+/// So much of what a client says during a wait is kept.
+const EARLY: usize = 8 * 1_024;
+
+/// One connection, as `serve::connection` is with plain hyper.
+pub(crate) async fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    mut draining: watch::Receiver<bool>,
+) {
+    let mut client = Client {
+        socket: StallGuard::new(stream, app.config.stall),
+        early: Vec::new(),
+    };
+    if let Err(error) = serve(&mut client, &app, &mut draining).await {
+        debug!(%error, "connection ended");
+    }
+}
+
+/// Request after request: waits for its first byte, has it parsed, answers it. What takes room and
+/// is soon over is boxed, so that who waits does not hold it.
+async fn serve(
+    client: &mut Client<TcpStream>,
+    app: &Arc<App>,
+    draining: &mut watch::Receiver<bool>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut last = false;
+    while !last && client.asks(app.config.read_timeout, draining).await? {
+        let (version, closes, answer) = match Box::pin(parse(client, app, draining)).await? {
+            Some(request) => (
+                request.version(),
+                is_last(&request),
+                route::route(app.clone(), request),
+            ),
+            None => break,
+        };
+        let answer = tokio::select! {
+            // First: an answer that is there already goes out, also to who will say no more.
+            biased;
+            Ok(answer) = answer => answer,
+            left = client.left() => return Ok(left?),
+        };
+        last = closes || *draining.borrow();
+        Box::pin(client.write(version, last, answer)).await?;
+    }
+    Ok(())
+}
+
+/// A connection without hyper.
+struct Client<S> {
+    socket: StallGuard<S>,
+    /// What was read beyond the last head.
+    early: Vec<u8>,
+}
+
+impl Client<TcpStream> {
+    /// Waits until the client asks something, or leaves, which hyper finds out. `false` if it does
+    /// neither for too long, or the server drains.
+    async fn asks(
+        &self,
+        limit: Duration,
+        draining: &mut watch::Receiver<bool>,
+    ) -> io::Result<bool> {
+        if !self.early.is_empty() {
+            return Ok(true);
+        }
+        tokio::select! {
+            ready = self.readable() => ready.map(|()| true),
+            () = sleep(limit) => Ok(false),
+            _ = draining.changed() => Ok(false),
+        }
+    }
+
+    /// Resolves when the client has left.
+    async fn left(&mut self) -> io::Result<()> {
+        while self.early.len() < EARLY {
+            self.readable().await?;
+            let mut bytes = [0; 1_024];
+            let room = bytes.len().min(EARLY - self.early.len());
+            match self.socket.get_ref().try_read(&mut bytes[..room]) {
+                Ok(0) => return Ok(()),
+                Ok(read) => self.early.extend_from_slice(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pending().await
+    }
+
+    /// `TcpStream::readable`, without its place in a list of tasks that wait: there is one.
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        poll_fn(|task| self.socket.get_ref().poll_read_ready(task))
+    }
+
+    async fn write(
+        &mut self,
+        version: Version,
+        last: bool,
+        answer: Response<AnswerBody>,
+    ) -> io::Result<()> {
+        let bytes = encode(version, last, answer).await;
+        self.socket.write_all(&bytes).await?;
+        if last {
+            self.socket.shutdown().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets hyper read, and answer what is not for us, until there is a request that is. `None` if the
+/// connection has ended.
+async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Client<S>,
+    app: &Arc<App>,
+    draining: &mut watch::Receiver<bool>,
+) -> hyper::Result<Option<Request<Incoming>>> {
+    let desk = Desk::default();
+    let io = Lent {
+        client,
+        desk: &desk,
+    };
+    let service = service_fn(|request| hand_over(app, &desk, request));
+    let mut http = serve::http(app).serve_connection(TokioIo::new(io), service);
+    let (mut drain, mut told) = (pin!(draining.changed()), false);
+    let request = poll_fn(|task| {
+        if !told && drain.as_mut().poll(task).is_ready() {
+            told = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        let served = Pin::new(&mut http).poll(task).map_ok(|()| None);
+        desk.take()
+            .map_or(served, |request| Poll::Ready(Ok(Some(request))))
+    });
+    let request = request.await?;
+    let read_beyond = http.into_parts().read_buf;
+    // Copied: as a part of hyper's buffer it would keep the whole of it, even if it is empty.
+    client.early.splice(..0, read_beyond);
+    Ok(request)
+}
+
+/// The service inside hyper. What is taken out is put on the desk, and hyper waits for ever.
+async fn hand_over(
+    app: &Arc<App>,
+    desk: &Desk,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    if request.method() != Method::GET || !request.body().is_end_stream() {
+        return route::route(app.clone(), request).await;
+    }
+    *desk.request.lock().expect(UNPOISONED) = Some(request);
+    pending().await
+}
+
+/// What the service inside hyper and the task around it tell each other.
+#[derive(Default)]
+struct Desk {
+    request: Mutex<Option<Request<Incoming>>>,
+    /// hyper holds bytes of an earlier answer.
+    unflushed: AtomicBool,
+}
+
+impl Desk {
+    fn take(&self) -> Option<Request<Incoming>> {
+        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        let mut request = self.request.lock().expect(UNPOISONED);
+        request.take_if(|_| !unflushed)
+    }
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";
+
+/// Whether the connection ends with this answer (RFC 9112 §9.3). HTTP/1.0 would have to ask for
+/// more, and is not heard.
+fn is_last<B>(request: &Request<B>) -> bool {
+    let closes = |value: &HeaderValue| {
+        let value = value.to_str().unwrap_or_default();
+        let mut options = value.split(',');
+        options.any(|option| option.trim().eq_ignore_ascii_case("close"))
+    };
+    let connection = request.headers().get_all(header::CONNECTION);
+    request.version() != Version::HTTP_11 || connection.iter().any(closes)
+}
+
+/// The answer's bytes (RFC 9112 §4), as hyper would have written them.
+async fn encode(version: Version, last: bool, answer: Response<AnswerBody>) -> Vec<u8> {
+    let (mut head, body) = answer.into_parts();
+    let Ok(body) = body.collect().await.map(|body| body.to_bytes());
+    if last && version == Version::HTTP_11 {
+        head.headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let mut bytes = Vec::with_capacity(512 + body.len());
+    write!(bytes, "{version:?} {}\r\n", head.status).expect(INFALLIBLE);
+    for (name, value) in &head.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let length = body.len();
+    write!(bytes, "content-length: {length}\r\ndate: {date}\r\n\r\n").expect(INFALLIBLE);
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+const INFALLIBLE: &str = "a Vec takes any bytes";
+
+/// A connection while hyper has it: what was read early is read first, and whether what was written
+/// has been flushed is noted.
+struct Lent<'a, S> {
+    client: &'a mut Client<S>,
+    desk: &'a Desk,
+}
+
+impl<S> Lent<'_, S> {
+    fn unflushed<T>(&self, written: T) -> T {
+        self.desk.unflushed.store(true, Ordering::Relaxed);
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lent<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let early = &mut self.client.early;
+        if early.is_empty() {
+            return Pin::new(&mut self.client.socket).poll_read(task, buffer);
+        }
+        let first = early.len().min(buffer.remaining());
+        buffer.put_slice(&early[..first]);
+        early.drain(..first);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.client.socket).poll_write(task, bytes);
+        self.unflushed(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.client.socket).poll_write_vectored(task, slices);
+        self.unflushed(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.client.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.client.socket).poll_flush(task);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.desk.unflushed.store(false, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.client.socket).poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Feed, Retention};
+    use tokio::io::{AsyncReadExt, join, simplex};
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn a_wait_behind_an_answer_that_is_not_written_yet_waits_for_it() {
+        let path = "x".repeat(8_000);
+        let (requests, mut sender) = simplex(16_384);
+        let (mut answers, server) = simplex(1_000);
+        let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        let wait = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+        let asked = [early.as_str(), wait].concat();
+        sender.write_all(asked.as_bytes()).await.unwrap();
+
+        let address = "[::]:0".parse().unwrap();
+        let app = Arc::new(App::new(
+            &Feed::new(Retention::default()),
+            Config::default(),
+            address,
+        ));
+        let reading = tokio::spawn(async move {
+            let mut written = String::new();
+            answers.read_to_string(&mut written).await.unwrap();
+            written
+        });
+        let mut client = Client {
+            socket: StallGuard::new(join(requests, server), app.config.stall),
+            early: Vec::new(),
+        };
+        let (_drain, mut draining) = watch::channel(false);
+        let parsed = parse(&mut client, &app, &mut draining).await.unwrap();
+        assert_eq!(parsed.expect("a poll was sent").uri(), "/topics/a");
+        assert_eq!(client.early, b"GET /next");
+        client.socket.shutdown().await.unwrap();
+        let written = reading.await.unwrap();
+        let (head, body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert!(
+            body.contains(&path) && body.ends_with('}'),
+            "{} bytes",
+            body.len()
+        );
+    }
+
+    #[test]
+    fn a_client_ends_its_connection_by_the_word_or_by_an_old_version() {
+        let ends = |version, values: &[&str]| {
+            let request = Request::builder().version(version);
+            let request = values.iter().fold(request, |request, value| {
+                request.header("connection", *value)
+            });
+            is_last(&request.body(()).unwrap())
+        };
+        assert!(!ends(Version::HTTP_11, &[]) && !ends(Version::HTTP_11, &["keep-alive, closed"]));
+        assert!(ends(Version::HTTP_11, &["close"]) && ends(Version::HTTP_11, &["te , Close"]));
+        assert!(ends(Version::HTTP_11, &["te", "close"]));
+        assert!(ends(Version::HTTP_10, &[]) && ends(Version::HTTP_10, &["keep-alive"]));
+    }
+}

@@ -1,0 +1,203 @@
+//! What leaves hyper is answered in the same bytes, in its turn, and loses nothing. Each test holds
+//! on plain hyper too, but for those that say `takeover: true`.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod setup;
+
+use common::{
+    Feed, Retention,
+    harness::{End, Wire},
+};
+use long_polling::Config;
+use setup::{config, publish, small, start, start_with, until_waiting};
+
+const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const WAIT: &str = "GET /topics/news?after=latest HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
+const PAGES: usize = 1_500;
+
+#[tokio::test]
+async fn every_answer_has_the_bytes_that_hyper_would_have_written() {
+    let feed = Feed::new(Retention::default());
+    publish(&feed, "news", "hello").await;
+    let both = [true, false].map(|takeover| Config {
+        takeover,
+        allow_origin: vec!["https://a.example".parse().unwrap()],
+        max_subscribers: 0,
+        ..Config::default()
+    });
+    let [ours, hypers] = both.map(|config| start_with(feed.clone(), config));
+    let (ours, hypers) = (ours.await, hypers.await);
+    for line in [
+        "GET / HTTP/1.1",
+        "GET /topics/news HTTP/1.1",
+        "GET /topics/news?limit=0 HTTP/1.1",
+        "GET /topics/other?wait=0 HTTP/1.1",
+        "GET /nothing HTTP/1.1",
+        "GET http://localhost/healthz HTTP/1.1",
+        "GET /healthz HTTP/1.0",
+        "HEAD /topics/news HTTP/1.1",
+        "OPTIONS / HTTP/1.1",
+    ] {
+        for fields in [
+            "",
+            "Connection: close\r\n",
+            "Connection: te, Close\r\n",
+            "Content-Length: 0\r\n",
+            "Upgrade: h2c\r\nConnection: upgrade\r\n",
+            "Expect: 100-continue\r\n",
+            "Origin: https://a.example\r\n",
+            "Host: elsewhere.example\r\n",
+        ] {
+            let request = format!("{line}\r\nHost: localhost\r\n{fields}\r\n");
+            let (mut here, mut there) = (ours.wire().await, hypers.wire().await);
+            here.send(&request).await;
+            there.send(&request).await;
+            let (here, there) = (whole(&mut here, line).await, whole(&mut there, line).await);
+            assert_eq!(here, there, "{request}");
+        }
+    }
+    ours.stop().await;
+    hypers.stop().await;
+}
+
+/// A whole answer, without its date.
+async fn whole(wire: &mut Wire, line: &str) -> String {
+    let (head, body) = if line.starts_with("HEAD ") {
+        (wire.read_head().await, String::new())
+    } else {
+        let answer = wire.read_response().await;
+        let body = answer.text().to_owned();
+        (answer.head, body)
+    };
+    let lines = head.lines().filter(|line| !line.starts_with("date: "));
+    lines.chain([&*body]).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn a_wait_behind_answers_that_the_client_has_not_read_follows_them_whole() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = Wire::connect_narrow(server.addr(), 4_096).await;
+    let path = "x".repeat(14_000);
+    let early = format!("POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
+    wire.send([PAGE.repeat(PAGES).as_str(), &early, WAIT].concat())
+        .await;
+    for _ in 0..PAGES {
+        assert_eq!(wire.read_response().await.status, 200);
+    }
+    let answer = wire.read_response().await;
+    assert!(answer.status == 404 && answer.text().contains(&path));
+    until_waiting(&feed, 1).await;
+    publish(&feed, "news", "after all of it").await;
+    assert!(
+        wire.read_response()
+            .await
+            .text()
+            .contains("after all of it")
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn requests_may_come_byte_by_byte_and_one_behind_the_other() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = server.wire().await;
+    wire.send_bytewise([HEALTH, WAIT].concat()).await;
+    assert_eq!(wire.read_response().await.text(), "ok\n");
+    until_waiting(&feed, 1).await;
+    wire.send_bytewise(HEALTH).await;
+    publish(&feed, "news", "hello").await;
+    assert!(wire.read_response().await.text().contains("hello"));
+    assert_eq!(wire.read_response().await.text(), "ok\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_does_not_run_into_the_request_behind_it() {
+    let server = start(config()).await;
+    let mut wire = server.wire().await;
+    let inner = "GET /inner HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let last = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let length = inner.len();
+    wire.send(format!(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{inner}{last}"
+    ))
+    .await;
+    let answer = wire.read_response().await;
+    assert!(answer.status == 400 && answer.text().contains("a GET has no body"));
+    let (_, rest) = wire.closed().await;
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(!rest.contains("inner"), "{rest}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_during_a_wait_is_kept_and_more_than_is_kept_waits_in_the_socket() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = server.wire().await;
+    wire.send(WAIT).await;
+    until_waiting(&feed, 1).await;
+    let requests = 1_000; // 46 KB
+    wire.send(HEALTH.repeat(requests)).await;
+    publish(&feed, "news", "hello").await;
+    assert!(wire.read_response().await.text().contains("hello"));
+    for _ in 0..requests {
+        assert_eq!(wire.read_response().await.text(), "ok\n");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_pipelines_and_leaves_is_missed_at_once() {
+    let takeover = Config {
+        takeover: true,
+        ..Config::default()
+    };
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), takeover).await;
+    for leave in ["close", "reset", "half-close"] {
+        let mut wire = server.wire().await;
+        wire.send(WAIT).await;
+        until_waiting(&feed, 1).await;
+        wire.send(HEALTH).await;
+        match leave {
+            "close" => drop(wire),
+            "reset" => wire.reset(),
+            _ => {
+                wire.half_close().await;
+                assert_eq!(wire.closed().await.1, b"");
+            }
+        }
+        until_waiting(&feed, 0).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_client_is_answered_and_its_connection_closed() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /topics/news HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    until_waiting(&feed, 1).await;
+    publish(&feed, "news", "hello").await;
+    let answer = wire.read_response().await;
+    assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n") && answer.text().contains("hello"));
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_asked_before_is_closed_when_it_is_idle_for_too_long() {
+    let server = start(small()).await;
+    let mut wire = server.wire().await;
+    wire.send(HEALTH).await;
+    assert_eq!(wire.read_response().await.text(), "ok\n");
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
+    server.stop().await;
+}
