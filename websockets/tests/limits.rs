@@ -10,7 +10,7 @@ use common::{
     harness::{End, Frame, PATIENCE, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake},
 };
 use serde_json::json;
-use setup::{ask, config, feed, is_alive, publish, small, start, start_with};
+use setup::{ask, config, feed, frame, is_alive, publish, small, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
@@ -262,4 +262,26 @@ fn a_time_that_means_nothing_at_0_is_not_0() {
         assert!(parse("0").is_err(), "{knob}");
         assert!(parse("0.1").is_ok(), "{knob}");
     }
+}
+
+#[tokio::test]
+async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1008() {
+    let server = start(config()).await;
+    let mut session = server.websocket("/topics").await;
+    let text = format!("{:1024}", r#"{"ping":{}}"#).into_bytes();
+    let last = text.len() - 1;
+    let piece = |index: usize, byte: &u8, fin: bool| Frame {
+        fin,
+        ..Frame::client(if index == 0 { 1 } else { 0 }, [*byte])
+    };
+    for (index, byte) in text.iter().enumerate() {
+        session.send_frame(piece(index, byte, index == last)).await;
+    }
+    assert_eq!(frame(&mut session).await, json!({"pong": {}}));
+    for (index, byte) in text.iter().enumerate() {
+        session.send_frame(piece(index, byte, false)).await;
+    }
+    assert_eq!(session.expect_close().await.0, 1008);
+    drop(session);
+    server.stop().await;
 }
