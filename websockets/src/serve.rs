@@ -110,6 +110,8 @@ pub(crate) struct Upgraded<S> {
 }
 
 /// The connection as long as it is hyper's. Some if it ends by an upgrade.
+///
+/// Differs: it returns what it upgraded.
 async fn with_hyper(
     stream: TcpStream,
     app: &Arc<App>,
