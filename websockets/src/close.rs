@@ -10,6 +10,7 @@
 //! | 1003 | a binary message | no |
 //! | 1007 | a text message that is not UTF-8 | no |
 //! | 1008 | no answer to a ping | yes |
+//! | 1008 | a message of too many fragments | no |
 //! | 1009 | a message over the limit | no |
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
@@ -26,7 +27,7 @@ use tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use crate::socket::Socket;
+use crate::socket::{Reset, Socket, TooManyFragments};
 
 /// How long a peer has for its part of the closing.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -69,6 +70,13 @@ impl Ending {
 impl From<Error> for Ending {
     fn from(error: Error) -> Self {
         match error {
+            Error::Io(ref io)
+                if io
+                    .get_ref()
+                    .is_some_and(|cause| cause.is::<TooManyFragments>()) =>
+            {
+                Self::failed(CloseCode::Policy, &error)
+            }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Self::Gone(error)
             }
@@ -91,13 +99,19 @@ impl fmt::Display for Ending {
 }
 
 /// Ends the connection as `ending` asks for, in bounded time. What was pushed before is written
-/// first; what the peer sends from now on is not acted upon.
-pub(crate) async fn close<S>(mut socket: Socket<S>, ending: Ending)
+/// first; what the peer sends from now on is not acted upon. False if the peer could not be told,
+/// since it took no byte: it is reset.
+pub(crate) async fn close<S>(mut socket: Socket<S>, ending: Ending) -> bool
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Reset,
 {
     // A peer that takes longer is cut off, whatever it was in the middle of.
     let _ = timeout(CLOSING, goodbye(&mut socket, ending)).await;
+    let told = socket.unsent() == 0;
+    if !told {
+        socket.reset();
+    }
+    told
 }
 
 async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Error>
@@ -106,10 +120,10 @@ where
 {
     match ending {
         Ending::Gone(error) => return Err(error),
-        Ending::ByPeer => handshake(socket).await,
+        Ending::ByPeer => socket.handshake().await?,
         Ending::Ours(frame) => {
             socket.close(frame).await?;
-            handshake(socket).await;
+            socket.handshake().await?;
         }
         Ending::Failed(frame) => socket.close(frame).await?,
     }
@@ -117,14 +131,6 @@ where
     // with unread bytes would reset the connection, and a reset can overtake the close frame.
     socket.shutdown().await?;
     socket.discard().await.map_err(io::Error::into)
-}
-
-/// Until both close frames are over, or the peer is gone.
-async fn handshake<S>(socket: &mut Socket<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    while socket.next(true).await.is_ok() {}
 }
 
 #[cfg(test)]

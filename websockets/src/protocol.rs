@@ -22,7 +22,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use common::{Cursor, Gap, Message, Problem, Published};
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{json, value::RawValue};
@@ -111,14 +110,9 @@ pub(crate) fn parse(text: &str) -> Result<Command<'_>, Problem> {
         .map_err(|error| Problem::bad_request(format!("not a command: {error}")))
 }
 
-/// The message's one encoding in its envelope.
-pub(crate) fn message(message: &Message) -> Bytes {
-    const ENVELOPE: &[u8] = b"{\"message\":";
-    let mut frame = Vec::with_capacity(ENVELOPE.len() + message.json.len() + 1);
-    frame.extend_from_slice(ENVELOPE);
-    frame.extend_from_slice(&message.json);
-    frame.push(b'}');
-    frame.into()
+/// The message in its envelope.
+pub(crate) fn message(message: &Message) -> Vec<u8> {
+    [b"{\"message\":", &message.json[..], b"}"].concat()
 }
 
 pub(crate) fn gap(gap: &Gap) -> String {

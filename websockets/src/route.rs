@@ -18,16 +18,22 @@ use hyper::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{App, handshake, session::Asked};
+use crate::{App, handshake, session::Asked, socket::Limits};
 
-/// The longest message of /echo in bytes.
-const MAX_ECHO: usize = 16 * 1024 * 1024;
+/// Frames that a message may come in.
+const MAX_FRAGMENTS: u32 = 1_024;
+/// What the tests of the protocol send to /echo: messages of 16 MiB, and of 65,536 frames.
+const ECHO: Limits = Limits {
+    message: 16 * 1024 * 1024,
+    fragments: 65_536,
+};
 
 /// A session that begins when the 101 is written.
 pub(crate) struct Opening {
+    /// For those who let hyper write it.
     pub(crate) upgrade: OnUpgrade,
     pub(crate) asked: Asked,
-    pub(crate) max_message: usize,
+    pub(crate) limits: Limits,
     /// Freed when the session ends, however it ends.
     pub(crate) place: OwnedSemaphorePermit,
 }
@@ -111,14 +117,17 @@ fn open(
             retry_after(),
         ));
     };
-    let max_message = match asked {
-        Asked::Echo => MAX_ECHO,
-        Asked::Feed { .. } => app.config.max_message,
+    let limits = match asked {
+        Asked::Echo => ECHO,
+        Asked::Feed { .. } => Limits {
+            message: app.config.max_message,
+            fragments: MAX_FRAGMENTS,
+        },
     };
     *opening.lock().expect("nothing panics under this lock") = Some(Opening {
         upgrade: upgrade::on(&mut request),
         asked,
-        max_message,
+        limits,
         place,
     });
     Ok(switching)

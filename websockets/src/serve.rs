@@ -1,8 +1,8 @@
 //! The accept loop, one connection, and the drain.
 //!
-//! It differs from the other members' in one thing: a connection goes on as a session when hyper has
-//! upgraded it. hyper considers it done then, and its graceful shutdown does not know of it; so the
-//! same task goes on with the session, which is thereby in the same limit and the same drain.
+//! It differs from the other members' in one thing: a connection may go on as a session. hyper
+//! considers it done then, and its graceful shutdown does not know of it; so the same task goes on
+//! with the session, which is thereby in the same limit and the same drain.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
     task::{JoinError, JoinSet},
     time::{sleep, timeout_at},
 };
@@ -25,8 +25,9 @@ use tracing::{debug, error, info, warn};
 use crate::{
     App,
     route::{self, Opening},
-    session,
+    session::{self, Asked},
     socket::Socket,
+    takeover,
 };
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
@@ -80,38 +81,44 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// One connection from its first byte to its last.
 ///
-/// Differs: when hyper has upgraded it, the same task goes on with the session.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
-    let Some(opening) = exchange(io, &app, &mut draining).await else {
-        return;
-    };
-    let Opening {
-        upgrade,
-        asked,
-        max_message,
-        place: _place,
-    } = opening;
-    match upgrade.await {
-        Ok(upgraded) => {
-            let parts = upgraded
-                .downcast::<TokioIo<StallGuard<TcpStream>>>()
-                .expect("it is the io that hyper was given");
-            let socket = Socket::new(parts.io.into_inner(), parts.read_buf, max_message);
-            session::run(app, socket, asked, draining).await;
+/// Differs: it may go on as a session.
+fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    mut draining: watch::Receiver<bool>,
+) -> impl Future<Output = ()> {
+    // Boxed by themselves, so that hyper's room is free again once the session is open.
+    Box::pin(async move {
+        let upgraded = if app.config.takeover {
+            Box::pin(takeover::without_hyper(stream, &app, &mut draining)).await
+        } else {
+            Box::pin(with_hyper(stream, &app, &mut draining)).await
+        };
+        if let Some(upgraded) = upgraded {
+            session::run(app, upgraded.socket, upgraded.asked, draining).await;
+            drop(upgraded.place);
         }
-        Err(error) => debug!(%error, "connection ended"),
-    }
+    })
+}
+
+/// A connection that is hyper's no more.
+pub(crate) struct Upgraded<S> {
+    pub(crate) socket: Socket<S>,
+    pub(crate) asked: Asked,
+    /// Freed when the session ends, however it ends.
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 /// The connection as long as it is hyper's. Some if it ends by an upgrade.
-async fn exchange(
-    io: TokioIo<StallGuard<TcpStream>>,
+///
+/// Differs: it returns what it upgraded.
+async fn with_hyper(
+    stream: TcpStream,
     app: &Arc<App>,
     draining: &mut watch::Receiver<bool>,
-) -> Option<Opening> {
-    // The route knows what the session is to be, and this task lives it: through here one goes to
-    // the other.
+) -> Option<Upgraded<StallGuard<TcpStream>>> {
+    let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
+    // The route knows what the session is to be: through here it tells.
     let opening = Mutex::new(None);
     let service = service_fn(|request| route::route(app.clone(), &opening, request));
     let mut connection = pin!(http(app).serve_connection(io, service).with_upgrades());
@@ -125,10 +132,25 @@ async fn exchange(
     if let Err(error) = served {
         debug!(%error, "connection ended");
     }
-    opening
+    let opening = opening
         .lock()
         .expect("nothing panics under this lock")
-        .take()
+        .take();
+    upgraded(opening?).await
+}
+
+async fn upgraded(opening: Opening) -> Option<Upgraded<StallGuard<TcpStream>>> {
+    let upgraded = opening.upgrade.await;
+    let upgraded = upgraded.inspect_err(|error| debug!(%error, "connection ended"));
+    let parts = upgraded
+        .ok()?
+        .downcast::<TokioIo<StallGuard<TcpStream>>>()
+        .expect("it is the io that hyper was given");
+    Some(Upgraded {
+        socket: Socket::new(parts.io.into_inner(), &parts.read_buf, opening.limits),
+        asked: opening.asked,
+        place: opening.place,
+    })
 }
 
 /// hyper's server side of HTTP/1, with every limit that it has.

@@ -1,6 +1,6 @@
 //! A session: one task, one `select!` over socket, feed, time and shutdown.
 //!
-//! There is no queue. A page is pulled from the feed when all before it is written, so a peer that
+//! There is no queue. What one read brought is answered with one write. A page is pulled from the feed when all before it is written, so a peer that
 //! does not read costs its socket and a page, and pushes back as far as the feed, where it falls
 //! behind and is told of the gap. A peer that sends and does not read what is answered is not read
 //! any further, and its own socket fills.
@@ -10,7 +10,11 @@
 //! client keeps is the same: per subscription, the last id that it got, to subscribe after when it
 //! comes back.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use common::{
     After, Cursor, Data, Draft, Feed, FeedError, Page, PageLimit, Problem, Published, Topic, Topics,
@@ -22,14 +26,15 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use crate::{
     App,
     close::{self, Ending},
+    frames,
     protocol::{self, Command, Publish, Received, Ref, Subscribe},
-    socket::{Event, Socket},
+    socket::{Event, Reset, Socket},
 };
 
 /// What one page may carry: about what a socket takes at once.
@@ -39,7 +44,8 @@ const PAGE: PageLimit = PageLimit {
 };
 /// When so many bytes wait to be written, nothing more is read: the answers would have no place.
 const MAX_UNSENT: usize = 64 * 1024;
-/// Subscriptions of one session.
+/// Subscriptions of one session. Of publishes that are not acknowledged there is one: the next frame
+/// is read when its `ack` is pushed, and no further frame while [`MAX_UNSENT`] of answers wait.
 const MAX_SUBSCRIPTIONS: usize = 16;
 /// Topics of all subscriptions of one session. Whatever happens in a session, its wait in the feed is
 /// made again, under a lock that all share: this bounds the work that one frame causes.
@@ -64,16 +70,18 @@ pub(crate) async fn run<S>(
     asked: Asked,
     draining: watch::Receiver<bool>,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Reset,
 {
-    let mut session = Session::new(app, socket, draining);
-    let ending = match session.open(asked) {
-        Ok(()) => session.live().await,
-        Err(ending) => ending,
-    };
+    let mut session = Session::new(app.clone(), socket, draining);
+    session.open(asked);
+    let ending = session.live().await;
     let (published, received) = (session.published, session.received);
     debug!(%ending, published, received, "session ended");
-    close::close(session.socket, ending).await;
+    // Boxed: a session that lives need not hold the room for its end.
+    if !Box::pin(close::close(session.socket, ending)).await {
+        let stalled = app.stalled.fetch_add(1, Ordering::Relaxed) + 1;
+        info!(stalled, "reset a peer that took no byte");
+    }
 }
 
 struct Session<S> {
@@ -90,6 +98,8 @@ struct Session<S> {
     /// How often quiet subscriptions are moved on, and when next.
     beat: Duration,
     beat_at: Instant,
+    /// When it is this session's turn to leave, once the server drains.
+    leave_at: Option<Instant>,
     /// Whether the client wants to be told then where it stands.
     heartbeat: bool,
     /// Messages that the client published.
@@ -115,20 +125,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             echo: false,
             pinged: None,
             excused: now,
+            leave_at: None,
             heartbeat: false,
             published: 0,
             received: 0,
         }
     }
 
-    fn open(&mut self, asked: Asked) -> Result<(), Ending> {
+    fn open(&mut self, asked: Asked) {
         let Asked::Feed {
             subscription,
             heartbeat,
         } = asked
         else {
             self.echo = true;
-            return Ok(());
+            return;
         };
         if let Some(every) = heartbeat {
             self.heartbeat = true;
@@ -137,21 +148,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if let Some((topics, after)) = subscription {
             let next = self.subscriptions.add(topics, after);
-            self.socket.push_text(protocol::subscribed(None, next))?;
+            self.socket.push_text(&protocol::subscribed(None, next));
         }
-        Ok(())
     }
 
     /// Goes on until one side ends it.
     async fn live(&mut self) -> Ending {
         loop {
             let unsent = self.socket.unsent();
-            let tick_at = self.tick_at();
+            let (tick_at, stays) = (self.tick_at(), self.leave_at.is_none());
             let step = tokio::select! {
                 event = self.socket.next(unsent < MAX_UNSENT) => self.handle(event).await,
-                page = self.subscriptions.next(), if unsent == 0 => self.deliver(page),
+                page = self.subscriptions.next(), if unsent == 0 && stays => self.deliver(page),
                 () = sleep_until(tick_at) => self.tick().await,
-                () = drain(&mut self.draining) => Err(restart()),
+                () = drain(&mut self.draining), if stays => self.plan_to_leave(),
             };
             if let Err(ending) = step {
                 return ending;
@@ -163,17 +173,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Event::Received(message) = event? else {
             return Ok(()); // All is written: there is room for a page.
         };
-        match message {
-            Message::Text(_) | Message::Binary(_) if self.echo => Ok(self.socket.push(message)?),
-            Message::Text(text) => self.obey(&text).await,
-            Message::Binary(_) => Err(Ending::ours(CloseCode::Unsupported, "text messages only")),
-            Message::Close(_) => Err(Ending::ByPeer),
-            // tungstenite answers pings; a pong was life, as any byte is.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
+        self.take(message).await?;
+        while self.socket.unsent() < MAX_UNSENT
+            && let Some(message) = self.socket.buffered()
+        {
+            self.take(message?).await?;
         }
+        Ok(())
     }
 
-    async fn obey(&mut self, text: &str) -> Result<(), Ending> {
+    async fn take(&mut self, message: Message) -> Result<(), Ending> {
+        match message {
+            Message::Text(_) | Message::Binary(_) if self.echo => self.socket.push_back(&message),
+            // Boxed, as publishing is rare where thousands listen.
+            Message::Text(text) => Box::pin(self.obey(&text)).await,
+            Message::Binary(_) => {
+                return Err(Ending::ours(CloseCode::Unsupported, "text messages only"));
+            }
+            Message::Close(_) => return Err(Ending::ByPeer),
+            // tungstenite answers pings; a pong was life, as any byte is.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, text: &str) {
         let answer = match protocol::parse(text) {
             Ok(Command::Publish(publish)) => {
                 let published = self.publish(&publish).await;
@@ -189,13 +213,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 answer(unsubscribe.reference, next, subscribed)
             }
             Ok(Command::Received(received)) => match self.note(&received) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return,
                 Err(problem) => protocol::error(None, &problem),
             },
             Ok(Command::Ping {}) => protocol::pong(),
             Err(problem) => protocol::error(None, &problem),
         };
-        Ok(self.socket.push_text(answer)?)
+        self.socket.push_text(&answer);
     }
 
     async fn publish(&mut self, publish: &Publish<'_>) -> Result<Published, Problem> {
@@ -245,46 +269,74 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn deliver(&mut self, page: Result<Page, FeedError>) -> Result<(), Ending> {
-        let page = page.map_err(|error| match error {
-            FeedError::Closed => restart(),
-            error => {
+        match page {
+            Ok(page) => self.push_page(&page),
+            Err(FeedError::Closed) => return self.plan_to_leave(),
+            Err(error) => {
                 warn!(%error, "the feed failed a session");
-                Ending::ours(CloseCode::Error, "the feed failed")
+                return Err(Ending::ours(CloseCode::Error, "the feed failed"));
             }
-        })?;
-        if let Some(gap) = &page.gap {
-            self.socket.push_text(protocol::gap(gap))?;
         }
-        for message in &page.messages {
-            self.socket.push_text(protocol::message(message))?;
+        Ok(())
+    }
+
+    fn push_page(&mut self, page: &Page) {
+        if let Some(gap) = &page.gap {
+            self.socket.push_text(&protocol::gap(gap));
+        }
+        if !page.messages.is_empty() {
+            self.socket.push_frames(frames::of(&page.messages));
         }
         if page.gap.is_some() {
             // Until here the client's position was the old one: cut off in between, it hears of the
             // gap again.
-            self.tell_position()?;
+            self.tell_position();
         }
+    }
+
+    fn tell_position(&mut self) {
+        if let Some(next) = self.subscriptions.position() {
+            self.socket.push_text(&protocol::heartbeat(next));
+        }
+    }
+
+    /// Sessions do not leave all at once: whoever takes the clients over has to accept every one of
+    /// them.
+    fn plan_to_leave(&mut self) -> Result<(), Ending> {
+        let config = &self.app.config;
+        let open = config.max_subscribers - self.app.subscribers.available_permits();
+        let wait = spread(open, config.drain).mul_f64(rand::random());
+        self.leave_at.get_or_insert(Instant::now() + wait);
         Ok(())
     }
 
-    fn tell_position(&mut self) -> Result<(), Ending> {
-        if let Some(next) = self.subscriptions.position() {
-            self.socket.push_text(protocol::heartbeat(next))?;
+    /// The last of what was published, as far as the peer takes it, and then a close.
+    async fn leave(&mut self) -> Ending {
+        while self.socket.unsent() < MAX_UNSENT
+            && let Some(page) = self.subscriptions.read().await
+        {
+            self.push_page(&page);
         }
-        Ok(())
+        Ending::ours(CloseCode::Restart, "the server restarts")
     }
 
     /// When there is something to do without anything happening.
     fn tick_at(&self) -> Instant {
-        self.beat_at.min(self.check_at())
+        let tick_at = self.beat_at.min(self.check_at());
+        self.leave_at
+            .map_or(tick_at, |leave_at| leave_at.min(tick_at))
     }
 
     async fn tick(&mut self) -> Result<(), Ending> {
         let now = Instant::now();
+        if self.leave_at.is_some_and(|leave_at| leave_at <= now) {
+            return Err(Box::pin(self.leave()).await);
+        }
         if self.beat_at <= now {
             self.beat_at = now + self.beat;
-            self.subscriptions.pass_by_quiet().await;
+            Box::pin(self.subscriptions.pass_by_quiet()).await;
             if self.heartbeat {
-                self.tell_position()?;
+                self.tell_position();
             }
         }
         if self.check_at() <= now {
@@ -296,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// When a silent peer is to be pinged, or given up.
     fn check_at(&self) -> Instant {
         match self.unanswered_ping() {
-            Some(pinged) => pinged + self.app.config.pong,
+            Some(pinged) => pinged + self.app.config.pong(),
             None => self.socket.heard().max(self.excused) + self.app.config.ping,
         }
     }
@@ -316,9 +368,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.unanswered_ping().is_some() {
             return Err(Ending::ours(CloseCode::Policy, "no answer to a ping"));
         }
-        let payload = rand::random::<[u8; 4]>().to_vec();
         self.pinged = Some(now);
-        Ok(self.socket.push(Message::Ping(payload.into()))?)
+        self.socket.push_ping(rand::random());
+        Ok(())
     }
 }
 
@@ -380,6 +432,16 @@ impl Subscriptions {
 
     /// The next page of any subscription.
     async fn next(&mut self) -> Result<Page, FeedError> {
+        // One is the rule, and waits without the rest of the machinery.
+        if let [Subscription { topics, after }] = &mut self.all[..] {
+            let page = self.feed.next(topics, after, PAGE).await?;
+            *after = page.next.into();
+            return Ok(page);
+        }
+        Box::pin(self.next_of_any()).await
+    }
+
+    async fn next_of_any(&mut self) -> Result<Page, FeedError> {
         if self.all.is_empty() {
             return pending().await;
         }
@@ -392,6 +454,18 @@ impl Subscriptions {
         self.all[index].after = page.next.into();
         self.all.rotate_left(index + 1);
         Ok(page)
+    }
+
+    /// A page of news, if there is one now.
+    async fn read(&mut self) -> Option<Page> {
+        for Subscription { topics, after } in &mut self.all {
+            let page = self.feed.read(topics, after, PAGE).await;
+            if let Some(page) = page.ok().filter(Page::is_news) {
+                *after = page.next.into();
+                return Some(page);
+            }
+        }
+        None
     }
 
     /// Up to where everything of all subscriptions was sent, if that can be told.
@@ -428,8 +502,11 @@ async fn drain(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
 }
 
-fn restart() -> Ending {
-    Ending::ours(CloseCode::Restart, "the server restarts")
+/// The time over which so many sessions leave: a thousand a second, but the last one by half of the
+/// drain, so that there is time for its closing.
+fn spread(open: usize, drain: Duration) -> Duration {
+    let open = u32::try_from(open).unwrap_or(u32::MAX);
+    Duration::from_millis(1).saturating_mul(open).min(drain / 2)
 }
 
 fn parse_topics(names: &[String]) -> Result<Topics, Problem> {

@@ -1,20 +1,25 @@
-//! tungstenite on any `AsyncRead + AsyncWrite`.
+//! tungstenite on any `AsyncRead + AsyncWrite`, at the price of a bare socket while it is idle.
 //!
-//! Its `WebSocketContext` does no I/O of its own: it takes the stream at every call. So a stream
-//! that exists for the time of one poll, and says `WouldBlock` where the real one says `Pending`,
-//! is all that it needs. Nothing is held between two polls: every future here can be dropped at any
-//! await and made again.
+//! Its `WebSocketContext` does no I/O of its own: it takes a stream at every call. The stream that it
+//! is given here are two buffers, [`Buffers`]: bytes that have come, and bytes to be written. So one
+//! read may bring many messages, and one write takes all that was answered to them. Between two
+//! messages the context has nothing to remember, and is dropped with every buffer that grew;
+//! `boundary.rs` knows when that is. Nothing is in the air between two polls: every future here can
+//! be dropped at any await and made again.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, Read, Write},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use common::StallGuard;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::Instant,
 };
 use tungstenite::{
@@ -22,29 +27,44 @@ use tungstenite::{
     protocol::{
         CloseFrame, Role, WebSocketConfig, WebSocketContext,
         frame::{
-            Frame,
-            coding::{Data, OpCode},
+            FrameHeader,
+            coding::{Control, Data, OpCode},
         },
     },
 };
 
-/// What one read takes; allocated with the socket. tungstenite's own 128 KiB would be most of a
-/// session's memory.
-const READ_BUFFER: usize = 4 * 1024;
-/// What is gathered before tungstenite itself would write. Here it writes at a flush only.
-const WRITE_BUFFER: usize = 16 * 1024;
-/// A last guard. A session stays far below: it writes a page or a few answers, and only then more.
-const MAX_WRITE_BUFFER: usize = 16 * 1024 * 1024;
+use crate::boundary::Boundary;
 
-/// The longest header of a frame that a server sends.
-const MAX_HEADER: usize = 10;
+/// What one read takes at most.
+const READ: usize = 64 * 1024;
+/// How much of it tungstenite takes at a time; it clears as much whenever it asks for more.
+const READ_BUFFER: usize = 4 * 1024;
+
+thread_local! {
+    /// Where the sockets of a thread read to, one after the other.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// What a peer may send.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of a message, and of a frame: tungstenite reserves what a frame's header announces.
+    pub(crate) message: usize,
+    /// Frames of a message.
+    pub(crate) fragments: u32,
+}
 
 /// A websocket, the server's side.
 pub(crate) struct Socket<S> {
     io: S,
-    context: WebSocketContext,
-    /// Bytes that were pushed since all was written the last time.
-    unsent: usize,
+    max_message: usize,
+    buffers: Buffers,
+    /// None between two messages.
+    context: Option<Box<WebSocketContext>>,
+    /// A close frame has been seen or sent: the context has to remember it.
+    closing: bool,
+    /// Frames to be written before [`Buffers::out`], which other sockets may write as well.
+    shared: Bytes,
     /// When the last byte came.
     heard: Instant,
 }
@@ -58,32 +78,33 @@ pub(crate) enum Event {
     Written,
 }
 
+/// A peer that broke [`Limits::fragments`].
+#[derive(Debug, thiserror::Error)]
+#[error("a message of too many fragments")]
+pub(crate) struct TooManyFragments;
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// A socket on an upgraded connection. `early` is what came with the handshake, `max_message`
-    /// holds for a frame as for a whole message: tungstenite reserves what a frame's header
-    /// announces.
-    pub(crate) fn new(io: S, early: Bytes, max_message: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(MAX_WRITE_BUFFER.max(max_message.saturating_mul(8)))
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
+    /// A socket on an upgraded connection. `early` is what came with the handshake.
+    pub(crate) fn new(io: S, early: &[u8], limits: Limits) -> Self {
         Self {
             io,
-            context: WebSocketContext::from_partially_read(
-                early.into(),
-                Role::Server,
-                Some(config),
-            ),
-            unsent: 0,
+            max_message: limits.message,
+            buffers: Buffers {
+                come: Bytes::copy_from_slice(early),
+                ended: false,
+                boundary: Boundary::new(limits.fragments),
+                out: Vec::new(),
+            },
+            context: None,
+            closing: false,
+            shared: Bytes::new(),
             heard: Instant::now(),
         }
     }
 
-    /// At most so many bytes wait to be written; 0 if all is written.
+    /// So many bytes wait to be written.
     pub(crate) fn unsent(&self) -> usize {
-        self.unsent
+        self.shared.len() + self.buffers.out.len()
     }
 
     /// When the peer's last byte came.
@@ -91,50 +112,145 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.heard
     }
 
-    /// Queues a text message; [`next`](Self::next) writes it.
-    pub(crate) fn push_text(&mut self, text: impl Into<Bytes>) -> Result<(), Error> {
-        let frame = Frame::message(text, OpCode::Data(Data::Text), true);
-        self.push(Message::Frame(frame))
+    /// Queues a text message, as all that is pushed; [`next`](Self::next) writes it.
+    pub(crate) fn push_text(&mut self, text: &str) {
+        frame(
+            text.as_bytes(),
+            OpCode::Data(Data::Text),
+            &mut self.buffers.out,
+        );
     }
 
-    /// Queues a message; [`next`](Self::next) writes it.
-    pub(crate) fn push(&mut self, message: Message) -> Result<(), Error> {
-        self.unsent += message.len() + MAX_HEADER;
-        match self.context.write(&mut Shut, message) {
-            // It is in the buffer, and only the write that was tried at once is refused.
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            pushed => pushed,
+    /// Queues a ping.
+    pub(crate) fn push_ping(&mut self, payload: [u8; 4]) {
+        let opcode = OpCode::Control(Control::Ping);
+        frame(&payload, opcode, &mut self.buffers.out);
+    }
+
+    /// Queues a message of the peer's own to it.
+    pub(crate) fn push_back(&mut self, message: &Message) {
+        let opcode = OpCode::Data(if message.is_text() {
+            Data::Text
+        } else {
+            Data::Binary
+        });
+        let payload: &[u8] = match message {
+            Message::Text(text) => text.as_ref(),
+            Message::Binary(bytes) => bytes,
+            _ => return,
+        };
+        frame(payload, opcode, &mut self.buffers.out);
+    }
+
+    /// Queues whole frames, without a copy if they are the first.
+    pub(crate) fn push_frames(&mut self, frames: Bytes) {
+        if self.unsent() == 0 {
+            self.shared = frames;
+        } else {
+            self.buffers.out.extend_from_slice(&frames);
         }
     }
 
     /// The next thing that happens: reads if `reading`, and writes what was pushed once there is
-    /// nothing more to read, so that the answers to what came together leave together.
+    /// nothing more to read.
     pub(crate) async fn next(&mut self, reading: bool) -> Result<Event, Error> {
         poll_fn(|task| {
             if reading && let Poll::Ready(message) = self.poll_read(task) {
                 return Poll::Ready(message.map(Event::Received));
             }
-            if self.unsent == 0 {
+            if self.unsent() == 0 {
                 return Poll::Pending;
             }
-            ready!(self.poll(task, |context, io| context.flush(io)))?;
-            self.unsent = 0;
+            ready!(self.poll_write(task))?;
             Poll::Ready(Ok(Event::Written))
         })
         .await
     }
 
     fn poll_read(&mut self, task: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        let message = ready!(self.poll(task, |context, io| context.read(io)))?;
-        if matches!(message, Message::Ping(_) | Message::Close(_)) {
-            self.unsent += message.len() + MAX_HEADER; // tungstenite has queued the answer
+        loop {
+            if let Some(message) = self.buffered() {
+                return Poll::Ready(message);
+            }
+            ready!(self.poll_fill(task))?;
         }
-        Poll::Ready(Ok(message))
+    }
+
+    /// The next message of what has come already.
+    pub(crate) fn buffered(&mut self) -> Option<Result<Message, Error>> {
+        if self.context.is_none() && self.buffers.is_dry() {
+            return None;
+        }
+        match self.call(|context, buffers| context.read(buffers)) {
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                if self.buffers.boundary.at_rest() && !self.closing {
+                    self.context = None;
+                }
+                None
+            }
+            Ok(message) => {
+                self.closing |= message.is_close();
+                if matches!(message, Message::Ping(_) | Message::Close(_)) {
+                    // The answer is queued in the context. After a close it is the last, and
+                    // tungstenite says so by an error.
+                    let _ = self.call(|context, buffers| context.flush(buffers));
+                }
+                Some(Ok(message))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// One call of tungstenite's.
+    fn call<T>(&mut self, call: impl FnOnce(&mut WebSocketContext, &mut Buffers) -> T) -> T {
+        let max_message = self.max_message;
+        let context = self.context.get_or_insert_with(|| context(max_message));
+        call(context, &mut self.buffers)
+    }
+
+    fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = Pin::new(&mut self.io);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(io.poll_read(task, &mut buffer))?;
+            self.heard = Instant::now();
+            self.buffers.ended = buffer.filled().is_empty();
+            self.buffers.come = Bytes::copy_from_slice(buffer.filled());
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Writes all that was pushed.
+    fn poll_write(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.shared.has_remaining() {
+            let written = ready!(poll_some(&mut self.io, task, &self.shared))?;
+            self.shared.advance(written);
+        }
+        let out = &mut self.buffers.out;
+        while !out.is_empty() {
+            let written = ready!(poll_some(&mut self.io, task, out))?;
+            out.drain(..written);
+        }
+        self.shared = Bytes::new();
+        *out = Vec::new();
+        Pin::new(&mut self.io).poll_flush(task)
     }
 
     /// Writes all that was pushed, and then a close frame.
     pub(crate) async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
-        poll_fn(|task| self.poll(task, |context, io| context.close(io, Some(frame.clone())))).await
+        self.closing = true;
+        self.call(|context, buffers| context.close(buffers, Some(frame)))?;
+        self.finish().await
+    }
+
+    /// Reads until both close frames are over, or the peer is gone, and writes what is left.
+    pub(crate) async fn handshake(&mut self) -> Result<(), Error> {
+        while self.next(true).await.is_ok() {}
+        self.finish().await
+    }
+
+    async fn finish(&mut self) -> Result<(), Error> {
+        Ok(poll_fn(|task| self.poll_write(task)).await?)
     }
 
     /// Says that nothing more will be written (FIN).
@@ -144,86 +260,115 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Reads to the end, and understands nothing of it.
     pub(crate) async fn discard(&mut self) -> io::Result<()> {
-        poll_fn(|task| {
-            loop {
-                // On the stack of the poll: the task keeps no buffer for it.
-                let mut scratch = [0; 1024];
-                let mut buffer = ReadBuf::new(&mut scratch);
-                ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer))?;
-                if buffer.filled().is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        })
-        .await
-    }
-
-    /// One call of tungstenite's.
-    fn poll<T>(
-        &mut self,
-        task: &mut Context<'_>,
-        call: impl FnOnce(&mut WebSocketContext, &mut Polled<'_, '_, S>) -> Result<T, Error>,
-    ) -> Poll<Result<T, Error>> {
-        let mut io = Polled {
-            io: &mut self.io,
-            task,
-            heard: &mut self.heard,
-        };
-        match call(&mut self.context, &mut io) {
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
-            done => Poll::Ready(done),
+        while !self.buffers.ended {
+            poll_fn(|task| self.poll_fill(task)).await?;
         }
+        Ok(())
     }
 }
 
-/// The stream for the time of one poll. Where it would block, the task is woken when it would not.
-struct Polled<'a, 'b, S> {
-    io: &'a mut S,
-    task: &'a mut Context<'b>,
-    heard: &'a mut Instant,
+impl<S: Reset> Socket<S> {
+    /// Drops the connection together with what the peer did not take.
+    pub(crate) fn reset(self) {
+        self.io.reset();
+    }
 }
 
-impl<S: AsyncRead + Unpin> Read for Polled<'_, '_, S> {
+/// A stream that can be given up.
+pub(crate) trait Reset {
+    /// Once it is dropped, nothing is kept for a peer that reads no more (RST).
+    fn reset(&self);
+}
+
+impl Reset for StallGuard<TcpStream> {
+    fn reset(&self) {
+        // It fails only on a socket that is closed already.
+        let _ = self.get_ref().set_zero_linger();
+    }
+}
+
+/// What tungstenite takes for a stream.
+struct Buffers {
+    /// Bytes of the peer that are not understood yet.
+    come: Bytes,
+    /// There will be no others.
+    ended: bool,
+    /// Where among its frames the peer is, before `come`.
+    boundary: Boundary,
+    /// What is to be written.
+    out: Vec<u8>,
+}
+
+impl Buffers {
+    fn is_dry(&self) -> bool {
+        self.come.is_empty() && !self.ended
+    }
+}
+
+impl Read for Buffers {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(bytes);
-        blocking(Pin::new(&mut *self.io).poll_read(self.task, &mut buffer))?;
-        *self.heard = Instant::now();
-        Ok(buffer.filled().len())
+        if self.come.is_empty() {
+            self.come = Bytes::new(); // An empty slice still holds the allocation.
+            return if self.ended {
+                Ok(0)
+            } else {
+                Err(ErrorKind::WouldBlock.into())
+            };
+        }
+        let most = bytes.len().min(self.come.len());
+        let taken = self.boundary.advance(&self.come[..most]);
+        if taken == 0 {
+            return Err(io::Error::other(TooManyFragments));
+        }
+        self.come.copy_to_slice(&mut bytes[..taken]);
+        Ok(taken)
     }
 }
 
-impl<S: AsyncWrite + Unpin> Write for Polled<'_, '_, S> {
+impl Write for Buffers {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.io).poll_write(self.task, bytes))
+        self.out.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        blocking(Pin::new(&mut *self.io).poll_flush(self.task))
+        Ok(())
     }
 }
 
-fn blocking<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
-    match polled {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
-    }
+fn context(max_message: usize) -> Box<WebSocketContext> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(max_message))
+        .max_frame_size(Some(max_message));
+    Box::new(WebSocketContext::new(Role::Server, Some(config)))
 }
 
-/// A stream that takes nothing now, for calls that only queue.
-struct Shut;
-
-impl Read for Shut {
-    fn read(&mut self, _bytes: &mut [u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
+/// Appends a frame. It is not masked: a server's never is (§5.1).
+fn frame(payload: &[u8], opcode: OpCode, out: &mut Vec<u8>) {
+    let header = FrameHeader {
+        opcode,
+        ..FrameHeader::default()
+    };
+    let length = payload.len() as u64;
+    out.reserve(header.len(length) + payload.len());
+    header.format(length, out).expect("a Vec takes any bytes");
+    out.extend_from_slice(payload);
 }
 
-impl Write for Shut {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
+/// Appends a text message as it is on the wire.
+pub(crate) fn text_frame(text: &[u8], out: &mut Vec<u8>) {
+    frame(text, OpCode::Data(Data::Text), out);
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Err(ErrorKind::WouldBlock.into())
+fn poll_some<S: AsyncWrite + Unpin>(
+    io: &mut S,
+    task: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(io).poll_write(task, bytes)) {
+        Ok(0) => Poll::Ready(Err(ErrorKind::WriteZero.into())),
+        written => Poll::Ready(written),
     }
 }

@@ -7,12 +7,12 @@ use common::{
     harness::{Frame, WsWire, handshake},
 };
 use serde_json::json;
-use setup::{ask, data, feed, publish, start, start_with};
+use setup::{ask, config, data, feed, publish, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
 async fn the_four_arrows_of_the_diagram() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     // Client ->> Server: HTTP Handshake (Upgrade: websocket); Server -->> Client: 101
     let mut client = server.websocket("/topics/alerts").await;
     assert!(
@@ -48,7 +48,7 @@ async fn the_four_arrows_of_the_diagram() {
 #[tokio::test]
 async fn a_message_is_the_documented_bytes() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics/a?after=earliest").await;
     let start = feed.head();
     let opened = format!(r#"{{"subscribed":{{"next":"{start}"}}}}"#);
@@ -81,7 +81,7 @@ async fn a_message_is_the_documented_bytes() {
 #[tokio::test]
 async fn a_client_that_comes_back_after_its_last_id_misses_nothing_and_gets_nothing_twice() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut last = "earliest".to_owned();
     let mut got = Vec::new();
     for round in 0..5 {
@@ -106,7 +106,7 @@ async fn a_client_that_comes_back_after_its_last_id_misses_nothing_and_gets_noth
 #[tokio::test]
 async fn a_subscription_has_a_cursor_of_its_own() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let old = publish(&feed, "old", "old 1").await;
     publish(&feed, "old", "old 2").await;
     let mut client = server.websocket("/topics").await;
@@ -138,7 +138,7 @@ async fn a_subscription_has_a_cursor_of_its_own() {
 #[tokio::test]
 async fn a_topic_is_in_one_subscription_only() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics/a,b").await;
     client.next_json().await;
     let again = json!({"subscribe": {"topics": ["c", "b"], "after": "earliest", "ref": 1}});
@@ -173,7 +173,7 @@ async fn a_topic_is_in_one_subscription_only() {
 #[tokio::test]
 async fn a_busy_subscription_does_not_starve_another() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics").await;
     for n in 0..900 {
         publish(&feed, "busy", &format!("{n} {}", "x".repeat(1000))).await;
@@ -196,7 +196,7 @@ async fn a_busy_subscription_does_not_starve_another() {
 #[tokio::test]
 async fn the_same_key_publishes_once() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics").await;
     let publish = json!({"publish": {"topic": "a", "data": 1, "key": "k", "ref": 1}});
     let first = ask(&mut client, publish.clone()).await;
@@ -217,7 +217,7 @@ async fn a_reader_behind_the_feed_is_told_of_the_gap() {
         ..Retention::default()
     };
     let feed = Feed::new(retention);
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let first = publish(&feed, "a", "0").await.id;
     for n in 1..30 {
         publish(&feed, "a", &n.to_string()).await;
@@ -240,7 +240,7 @@ async fn a_reader_behind_the_feed_is_told_of_the_gap() {
 #[tokio::test]
 async fn a_cursor_of_another_life_is_a_foreign_gap() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     publish(&feed, "a", "here").await;
     let mut client = server.websocket("/topics/a?after=another-7").await;
     assert_eq!(client.next_text().await, r#"{"subscribed":{"next":null}}"#);
@@ -258,7 +258,7 @@ async fn a_cursor_of_another_life_is_a_foreign_gap() {
 
 #[tokio::test]
 async fn what_comes_with_the_handshake_is_not_lost() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     let mut bytes = handshake("localhost", "/topics", &[]).into_bytes();
     bytes.extend(Frame::text(r#"{"ping":{}}"#).encode());
@@ -271,7 +271,7 @@ async fn what_comes_with_the_handshake_is_not_lost() {
 
 #[tokio::test]
 async fn a_connection_can_ask_before_it_upgrades() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     for _ in 0..2 {
         wire.send("GET /topics HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -290,7 +290,7 @@ async fn a_connection_can_ask_before_it_upgrades() {
 
 #[tokio::test]
 async fn pings_are_answered_with_their_payload_and_pongs_with_nothing() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut client = server.websocket("/topics").await;
     client.send_frame(Frame::pong("unasked")).await;
     client.send_frame(Frame::ping("payload")).await;
@@ -305,7 +305,7 @@ async fn pings_are_answered_with_their_payload_and_pongs_with_nothing() {
 
 #[tokio::test]
 async fn fragments_are_one_message_and_control_frames_may_come_between() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut client = server.websocket("/topics").await;
     let part = |opcode, payload: &str, fin| Frame {
         fin,
@@ -324,7 +324,7 @@ async fn fragments_are_one_message_and_control_frames_may_come_between() {
 #[tokio::test]
 async fn heartbeats_say_where_the_client_stands() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics/quiet?heartbeat=1").await;
     client.next_json().await;
     publish(&feed, "other", "not for this client").await;
@@ -336,14 +336,14 @@ async fn heartbeats_say_where_the_client_stands() {
 
 #[tokio::test]
 async fn echo_is_off_unless_it_is_asked_for() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     wire.send(handshake("localhost", "/echo", &[])).await;
     assert_eq!(wire.read_response().await.status, 404);
     server.stop().await;
     let config = Config {
         echo: true,
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut client = server.websocket("/echo").await;

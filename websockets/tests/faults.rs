@@ -9,7 +9,7 @@ use common::{
     harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire},
 };
 use serde_json::json;
-use setup::{ask, data, feed, frame, is_alive, publish, start_with, until_waiters};
+use setup::{ask, config, data, feed, frame, is_alive, publish, start_with, until_waiters};
 use websockets::Config;
 
 struct Scene {
@@ -65,14 +65,13 @@ impl Scene {
 fn impatient() -> Config {
     Config {
         ping: Duration::from_millis(100),
-        pong: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     }
 }
 
 #[tokio::test]
 async fn through_a_good_network_a_half_close_ends_the_session() {
-    let scene = Scene::new(Config::default(), Fault::Pass).await;
+    let scene = Scene::new(config(), Fault::Pass).await;
     let mut session = scene.session("earliest").await;
     publish(&scene.feed, "a", "1").await;
     assert_eq!(data(&mut session).await, "1");
@@ -83,7 +82,7 @@ async fn through_a_good_network_a_half_close_ends_the_session() {
 
 #[tokio::test]
 async fn byte_at_a_time_the_same_messages_come_and_go() {
-    let scene = Scene::new(Config::default(), Fault::ByteAtATime).await;
+    let scene = Scene::new(config(), Fault::ByteAtATime).await;
     let mut session = scene.session("earliest").await;
     let text = "é😀".repeat(100);
     let say = json!({"publish": {"topic": "a", "data": text, "ref": 1}});
@@ -100,9 +99,8 @@ async fn byte_at_a_time_the_same_messages_come_and_go() {
 #[tokio::test]
 async fn a_pong_that_is_late_but_in_time_keeps_the_session() {
     let config = Config {
-        ping: Duration::from_millis(50),
-        pong: Duration::from_secs(10),
-        ..Config::default()
+        ping: Duration::from_secs(2),
+        ..config()
     };
     let scene = Scene::new(config, Fault::Delay(Duration::from_millis(100))).await;
     let mut session = scene.session("latest").await;
@@ -119,7 +117,7 @@ async fn a_pong_that_is_late_but_in_time_keeps_the_session() {
 async fn a_stalled_reader_is_cut_and_resumes_from_its_cursor() {
     let config = Config {
         stall: Duration::from_millis(200),
-        ..Config::default()
+        ..config()
     };
     let scene = Scene::new(config, Fault::Pass).await;
     let mut session = scene.session("latest").await;
@@ -166,7 +164,7 @@ async fn a_session_whose_way_down_is_swallowed_gets_no_pong_and_is_closed() {
 
 #[tokio::test]
 async fn after_a_reset_nothing_is_lost_and_nothing_repeated() {
-    let scene = Scene::new(Config::default(), Fault::Pass).await;
+    let scene = Scene::new(config(), Fault::Pass).await;
     let mut session = scene.session("latest").await;
     let last = publish(&scene.feed, "a", "1").await.id.to_string();
     assert_eq!(data(&mut session).await, "1");
@@ -180,7 +178,7 @@ async fn after_a_reset_nothing_is_lost_and_nothing_repeated() {
 
 #[tokio::test]
 async fn a_client_that_is_told_of_the_end_too_early_resumes() {
-    let scene = Scene::new(Config::default(), Fault::Pass).await;
+    let scene = Scene::new(config(), Fault::Pass).await;
     let mut session = scene.session("latest").await;
     let last = publish(&scene.feed, "a", "1").await.id.to_string();
     assert_eq!(data(&mut session).await, "1");
@@ -194,7 +192,7 @@ async fn a_client_that_is_told_of_the_end_too_early_resumes() {
 
 #[tokio::test]
 async fn a_half_close_on_the_way_up_ends_the_session() {
-    let scene = Scene::new(Config::default(), Fault::Pass).await;
+    let scene = Scene::new(config(), Fault::Pass).await;
     let mut session = scene.session("latest").await;
     scene.proxy.set(Faults::up(Fault::HalfClose));
     assert_eq!(session.wire().closed().await, (End::Eof, Vec::new()));
@@ -204,7 +202,7 @@ async fn a_half_close_on_the_way_up_ends_the_session() {
 #[tokio::test]
 async fn a_frame_that_is_cut_on_the_way_down_is_given_again() {
     for bytes in [1, 2, 3, 50] {
-        let scene = Scene::new(Config::default(), Fault::Pass).await;
+        let scene = Scene::new(config(), Fault::Pass).await;
         let mut session = scene.session("latest").await;
         let last = publish(&scene.feed, "a", "1").await.id.to_string();
         assert_eq!(data(&mut session).await, "1");
@@ -219,7 +217,7 @@ async fn a_frame_that_is_cut_on_the_way_down_is_given_again() {
 #[tokio::test]
 async fn a_frame_that_is_cut_on_the_way_up_is_no_message() {
     for bytes in [1, 2, 5, 30] {
-        let scene = Scene::new(Config::default(), Fault::Pass).await;
+        let scene = Scene::new(config(), Fault::Pass).await;
         let mut session = scene.session("latest").await;
         scene.proxy.set(Faults::up(Fault::CutAfter(bytes)));
         let say = json!({"publish": {"topic": "a", "data": 1, "ref": 1}});

@@ -4,7 +4,7 @@ mod setup;
 
 use common::harness::{TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
-use setup::{is_alive, start};
+use setup::{config, is_alive, start};
 use websockets::Config;
 
 /// A whole handshake; each row changes one thing.
@@ -202,7 +202,7 @@ const ROWS: &[Row] = &[
 
 #[tokio::test]
 async fn what_is_no_handshake_is_refused_by_name() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     for Row(this, that, status, fields, detail) in ROWS {
         let request = GOOD.replacen(this, that, 1);
         let mut wire = server.wire().await;
@@ -231,7 +231,7 @@ async fn is_served(server: &TestServer) {
 
 #[tokio::test]
 async fn the_answer_is_these_bytes() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     wire.send(GOOD).await;
     let head = wire.read_head().await;
@@ -252,7 +252,7 @@ async fn the_answer_is_these_bytes() {
 
 #[tokio::test]
 async fn tokens_may_be_in_lists_over_several_lines_in_any_case() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let request = "GET /topics HTTP/1.1\r\nhost: localhost\r\n\
         upgrade: h2c,\tWebSocket\r\nCONNECTION: keep-alive , foo\r\nConnection:upGRADE\r\n\
         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\
@@ -273,7 +273,7 @@ async fn tokens_may_be_in_lists_over_several_lines_in_any_case() {
 
 #[tokio::test]
 async fn a_subprotocol_is_echoed_only_if_it_was_offered() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let session = server.websocket("/topics").await;
     assert_eq!(session.header("sec-websocket-protocol"), None);
     drop(session);
@@ -284,7 +284,7 @@ async fn a_subprotocol_is_echoed_only_if_it_was_offered() {
 async fn an_own_or_allowed_origin_may_upgrade_and_so_may_none() {
     let config = Config {
         allow_origin: vec!["https://app.example".parse().unwrap()],
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let own = server.url("");
@@ -303,7 +303,7 @@ async fn an_own_or_allowed_origin_may_upgrade_and_so_may_none() {
 
 #[tokio::test]
 async fn head_is_answered_as_get_without_a_body() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     wire.send("HEAD /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
@@ -318,7 +318,7 @@ async fn head_is_answered_as_get_without_a_body() {
 
 #[tokio::test]
 async fn a_refused_connection_can_go_on() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire: Wire = server.wire().await;
     wire.send(GOOD.replace("13", "12")).await;
     assert_eq!(wire.read_response().await.status, 426);

@@ -6,13 +6,12 @@ use common::{
     Feed,
     harness::{End, Frame, TestServer, WsWire},
 };
-use setup::{data, feed, publish, start_with, until_waiters};
-use websockets::Config;
+use setup::{config, data, feed, publish, start_with, until_waiters};
 
 /// Two sessions of one topic; the second one stays.
 async fn two() -> (TestServer, Feed, WsWire, WsWire) {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let (leaves, mut stays) = (
         server.websocket("/topics/a").await,
         server.websocket("/topics/a").await,
@@ -89,7 +88,7 @@ async fn what_comes_after_the_close_is_not_acted_upon() {
 #[tokio::test]
 async fn sessions_that_come_and_go_leave_no_waiter() {
     let feed = feed();
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     for _ in 0..10 {
         let mut sessions = Vec::new();
         for n in 0..20 {

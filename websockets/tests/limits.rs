@@ -10,14 +10,14 @@ use common::{
     harness::{End, Frame, PATIENCE, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake},
 };
 use serde_json::json;
-use setup::{ask, feed, is_alive, publish, small, start, start_with};
+use setup::{ask, config, feed, frame, is_alive, publish, small, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
 async fn one_more_than_the_subscribers_is_told_when_to_come_again_before_the_upgrade() {
     let config = Config {
         max_subscribers: 2,
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let first = server.websocket("/topics/a").await;
@@ -58,7 +58,7 @@ async fn until_upgraded(server: &TestServer) {
 async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
     let config = Config {
         max_connections: Some(1),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut first = server.websocket("/topics").await;
@@ -104,7 +104,7 @@ async fn a_message_of_the_limit_is_taken_and_one_byte_more_is_1009() {
 
 #[tokio::test]
 async fn a_session_has_sixteen_subscriptions() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut session = server.websocket("/topics/first").await;
     session.next_json().await;
     let subscribe = |n: usize| json!({"subscribe": {"topics": [format!("t{n}")], "ref": n}});
@@ -128,7 +128,7 @@ async fn a_session_has_sixteen_subscriptions() {
 
 #[tokio::test]
 async fn a_session_has_64_topics_however_they_are_spread() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let topics = |of: &str, count| -> Vec<_> { (0..count).map(|n| format!("{of}{n}")).collect() };
     let path = format!("/topics/{}", topics("path", 40).join(","));
     let mut session = server.websocket(&path).await;
@@ -154,8 +154,7 @@ async fn a_session_has_64_topics_however_they_are_spread() {
 async fn a_silent_client_is_pinged_and_given_up_when_it_does_not_answer() {
     let config = Config {
         ping: Duration::from_millis(50),
-        pong: Duration::from_millis(100),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut answers = server.websocket("/topics").await;
@@ -194,7 +193,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let config = Config {
         stall: Duration::from_millis(200),
         max_subscribers: 1,
-        ..Config::default()
+        ..config()
     };
     let feed = feed();
     let server = start_with(feed.clone(), config).await;
@@ -210,7 +209,7 @@ async fn a_client_that_reads_slowly_is_told_of_the_gap_and_goes_on() {
         messages: 3,
         ..Retention::default()
     });
-    let server = start_with(feed.clone(), Config::default()).await;
+    let server = start_with(feed.clone(), config()).await;
     let mut slow = fill(&feed, &server).await;
     slow.next_json().await;
     let (mut ids, mut gaps) = (Vec::new(), Vec::new());
@@ -236,7 +235,7 @@ async fn a_client_that_reads_slowly_is_told_of_the_gap_and_goes_on() {
 async fn a_client_that_only_sends_is_cut_after_the_stall_and_others_are_served() {
     let config = Config {
         stall: Duration::from_millis(200),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
@@ -258,9 +257,31 @@ async fn a_client_that_only_sends_is_cut_after_the_stall_and_others_are_served()
 
 #[test]
 fn a_time_that_means_nothing_at_0_is_not_0() {
-    for knob in ["--ping", "--pong", "--stall", "--read-timeout"] {
+    for knob in ["--ping", "--stall", "--read-timeout"] {
         let parse = |value| Config::try_parse_from(["websockets", knob, value]);
         assert!(parse("0").is_err(), "{knob}");
         assert!(parse("0.1").is_ok(), "{knob}");
     }
+}
+
+#[tokio::test]
+async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1008() {
+    let server = start(config()).await;
+    let mut session = server.websocket("/topics").await;
+    let text = format!("{:1024}", r#"{"ping":{}}"#).into_bytes();
+    let last = text.len() - 1;
+    let piece = |index: usize, byte: &u8, fin: bool| Frame {
+        fin,
+        ..Frame::client(if index == 0 { 1 } else { 0 }, [*byte])
+    };
+    for (index, byte) in text.iter().enumerate() {
+        session.send_frame(piece(index, byte, index == last)).await;
+    }
+    assert_eq!(frame(&mut session).await, json!({"pong": {}}));
+    for (index, byte) in text.iter().enumerate() {
+        session.send_frame(piece(index, byte, false)).await;
+    }
+    assert_eq!(session.expect_close().await.0, 1008);
+    drop(session);
+    server.stop().await;
 }

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use common::harness::{End, Wire, handshake};
 use serde_json::json;
-use setup::{ask, data, feed, publish, start, start_with};
+use setup::{ask, config, data, feed, publish, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
 async fn a_server_without_connections_ends_at_once() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let drained = server.stop().await;
     assert_eq!((drained.finished, drained.cut), (0, 0));
 }
 
 #[tokio::test]
 async fn every_session_is_closed_with_1012_and_the_server_closes_first() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut sessions = Vec::new();
     for path in ["/topics", "/topics/a", "/topics/a,b?after=earliest"] {
         sessions.push(server.websocket(path).await);
@@ -42,7 +42,7 @@ async fn every_session_is_closed_with_1012_and_the_server_closes_first() {
 
 #[tokio::test]
 async fn what_was_answered_before_the_drain_arrives_before_the_close() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut session = server.websocket("/topics").await;
     let publish = json!({"publish": {"topic": "a", "data": 1, "ref": 1}});
     assert!(ask(&mut session, publish).await["ack"].is_object());
@@ -55,7 +55,7 @@ async fn what_was_answered_before_the_drain_arrives_before_the_close() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut idle = server.wire().await;
     idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
@@ -70,7 +70,7 @@ async fn an_idle_connection_is_closed() {
 async fn what_does_not_end_within_the_drain_is_cut() {
     let config = Config {
         drain: Duration::from_millis(50),
-        ..Config::default()
+        ..config()
     };
     let server = start(config).await;
     let mut session = server.websocket("/topics").await;
@@ -83,7 +83,7 @@ async fn what_does_not_end_within_the_drain_is_cut() {
 #[tokio::test]
 async fn a_client_that_comes_to_the_next_server_has_missed_nothing() {
     let feed = feed();
-    let first = start_with(feed.clone(), Config::default()).await;
+    let first = start_with(feed.clone(), config()).await;
     let mut session = first.websocket("/topics/a").await;
     session.next_json().await;
     let last = publish(&feed, "a", "before").await.id;
@@ -93,7 +93,7 @@ async fn a_client_that_comes_to_the_next_server_has_missed_nothing() {
     drop(session);
     first.stop().await;
     publish(&feed, "a", "in between").await;
-    let second = start_with(feed.clone(), Config::default()).await;
+    let second = start_with(feed.clone(), config()).await;
     let mut session = second.websocket(&format!("/topics/a?after={last}")).await;
     session.next_json().await;
     assert_eq!(data(&mut session).await, "in between");
@@ -103,7 +103,7 @@ async fn a_client_that_comes_to_the_next_server_has_missed_nothing() {
 
 #[tokio::test]
 async fn a_handshake_in_flight_when_the_drain_begins_does_not_hold_it_up() {
-    let server = start(Config::default()).await;
+    let server = start(config()).await;
     let mut wire = server.wire().await;
     let request = handshake("localhost", "/topics", &[]);
     let (beginning, _) = request.split_at(request.len() - 2);

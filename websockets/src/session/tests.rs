@@ -1,15 +1,18 @@
 //! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
 
-use common::{Browsers, Data, Retention, harness::Frame};
+use common::{Data, Retention, harness::Frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-    sync::Semaphore,
     task::JoinHandle,
     time::{advance, timeout},
 };
 
 use super::*;
-use crate::Config;
+use crate::{Config, socket::Limits};
+
+impl Reset for DuplexStream {
+    fn reset(&self) {}
+}
 
 /// The peer's end of a session with these many bytes in each direction.
 struct Peer {
@@ -24,15 +27,14 @@ struct Peer {
 impl Peer {
     fn new(asked: Asked, buffer: usize) -> Self {
         let feed = Feed::new(Retention::default());
-        let app = App {
-            config: Config::default(),
-            feed: feed.clone(),
-            browsers: Browsers::new(Vec::new(), ([127, 0, 0, 1], 1).into(), ""),
-            subscribers: Arc::new(Semaphore::new(1)),
-        };
+        let app = App::new(&feed, Config::default(), ([127, 0, 0, 1], 1).into());
         let (io, server) = duplex(buffer);
         let (drain, draining) = watch::channel(false);
-        let socket = Socket::new(server, Default::default(), 65_536);
+        let limits = Limits {
+            message: 65_536,
+            fragments: 10,
+        };
+        let socket = Socket::new(server, b"", limits);
         let session = tokio::spawn(run(Arc::new(app), socket, asked, draining));
         Self {
             io,

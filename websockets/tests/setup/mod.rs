@@ -14,6 +14,15 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use websockets::{Config, run};
 
+/// The defaults. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
+pub(crate) fn config() -> Config {
+    let takeover = std::env::var("TAKEOVER").map_or(true, |value| value != "off");
+    Config {
+        takeover,
+        ..Config::default()
+    }
+}
+
 /// A server of its own feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(feed(), config).await
@@ -33,7 +42,7 @@ pub(crate) fn small() -> Config {
     Config {
         max_message: MAX_MESSAGE,
         read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
-        ..Config::default()
+        ..config()
     }
 }
 

@@ -1,0 +1,276 @@
+//! Density, an addition to plain hyper: an idle session costs a socket and a few cursors.
+//!
+//! hyper's way to hand over an upgraded connection is to pack what it still holds into a box, behind
+//! a channel, and its buffers have grown by then. None of it is needed: hyper parses the head and the
+//! route answers as ever; but before any byte of the 101 is written, the socket is taken back,
+//! everything of hyper is dropped, and the head is written here. What was read beyond the request's
+//! head are the session's first frames.
+//!
+//! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
+//! waiting for a service that never answers. What it could still hold is an *earlier* answer that
+//! the client has not taken yet, if the upgrade was pipelined behind it. hyper 1.12 writes an answer
+//! out before it parses the next head, but does not promise to; [`Watched`] sees every write and
+//! flush, and nothing is taken over between a write and a successful flush. The tests below and in
+//! `tests/takeover.rs` hold that an earlier answer arrives whole.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    io::{self, IoSlice, Write},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use common::StallGuard;
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, http::response, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::watch,
+};
+use tracing::debug;
+
+use crate::{
+    App,
+    route::{self, Opening},
+    serve::{self, Upgraded},
+    socket::Socket,
+};
+
+/// One connection as long as it is hyper's, as `serve::with_hyper` is. Some if it goes on as a session.
+pub(crate) async fn without_hyper<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    app: &Arc<App>,
+    draining: &mut watch::Receiver<bool>,
+) -> Option<Upgraded<StallGuard<S>>> {
+    let taken = match parse(stream, app, draining).await {
+        Ok(taken) => taken?,
+        Err(error) => {
+            debug!(%error, "connection ended");
+            return None;
+        }
+    };
+    let Taken {
+        mut io,
+        early,
+        answer,
+    } = taken;
+    if let Err(error) = io.write_all(&answer.head).await {
+        debug!(%error, "connection ended");
+        return None;
+    }
+    Some(Upgraded {
+        socket: Socket::new(io, &early, answer.opening.limits),
+        asked: answer.opening.asked,
+        place: answer.opening.place,
+    })
+}
+
+/// What hyper gave back.
+struct Taken<S> {
+    io: StallGuard<S>,
+    /// Read beyond the request's head.
+    early: Bytes,
+    answer: Answer,
+}
+
+/// Lets hyper answer until a session opens.
+async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    app: &Arc<App>,
+    draining: &mut watch::Receiver<bool>,
+) -> hyper::Result<Option<Taken<S>>> {
+    let desk = Arc::new(Desk::default());
+    let io = Watched {
+        io: StallGuard::new(stream, app.config.stall),
+        desk: desk.clone(),
+    };
+    let builder = serve::http(app);
+    let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
+    let (mut drain, mut told) = (pin!(draining.changed()), false);
+    let answered = poll_fn(|task| {
+        if !told && drain.as_mut().poll(task).is_ready() {
+            told = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        let served = Pin::new(&mut http).poll(task).map_ok(|()| None);
+        desk.take()
+            .map_or(served, |answer| Poll::Ready(Ok(Some(answer))))
+    });
+    let Some(answer) = answered.await? else {
+        return Ok(None);
+    };
+    let parts = http.into_parts();
+    Ok(Some(Taken {
+        io: parts.io.into_inner().io,
+        early: parts.read_buf,
+        answer,
+    }))
+}
+
+/// A 101 to be written without hyper.
+struct Answer {
+    head: Vec<u8>,
+    opening: Opening,
+}
+
+/// What the service inside hyper and the task around it tell each other.
+#[derive(Default)]
+struct Desk {
+    taken: Mutex<Option<Answer>>,
+    /// hyper holds bytes of an earlier answer.
+    unflushed: AtomicBool,
+}
+
+impl Desk {
+    fn take(&self) -> Option<Answer> {
+        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        self.taken
+            .lock()
+            .expect("nothing panics under this lock")
+            .take_if(|_| !unflushed)
+    }
+}
+
+/// The route's answer; one that opens a session goes to the desk, and hyper waits for it for ever.
+async fn answer(
+    app: Arc<App>,
+    desk: Arc<Desk>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let opening = Mutex::new(None);
+    let response = route::route(app, &opening, request).await?;
+    let Some(opening) = opening
+        .into_inner()
+        .expect("nothing panics under this lock")
+    else {
+        return Ok(response);
+    };
+    let head = encode(&response.into_parts().0);
+    *desk.taken.lock().expect("nothing panics under this lock") = Some(Answer { head, opening });
+    pending().await
+}
+
+/// The head's bytes (RFC 9112 §4). hyper would have added the date.
+fn encode(head: &response::Parts) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    write!(bytes, "date: {date}\r\n\r\n").expect("a Vec takes any bytes");
+    bytes
+}
+
+/// Notes whether what was written has been flushed.
+struct Watched<S> {
+    io: StallGuard<S>,
+    desk: Arc<Desk>,
+}
+
+impl<S> Watched<S> {
+    fn unflushed<T>(&self, written: T) -> T {
+        self.desk.unflushed.store(true, Ordering::Relaxed);
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(task, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(task, bytes);
+        self.unflushed(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(task, slices);
+        self.unflushed(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(task);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.desk.unflushed.store(false, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Feed, Retention};
+    use tokio::io::{AsyncReadExt, join, simplex};
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn a_session_behind_an_answer_that_is_not_written_yet_waits_for_it() {
+        let path = "x".repeat(8_000);
+        let (requests, mut client) = simplex(16_384);
+        let (mut answers, server) = simplex(1_000);
+        let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        client.write_all(early.as_bytes()).await.unwrap();
+        let upgrade = common::harness::handshake("a", "/topics", &[]) + "first frames";
+        client.write_all(upgrade.as_bytes()).await.unwrap();
+
+        let address = "[::]:0".parse().unwrap();
+        let app = App::new(&Feed::new(Retention::default()), Config::default(), address);
+        let (_drain, mut draining) = watch::channel(false);
+        let parsing = tokio::spawn(async move {
+            parse(join(requests, server), &Arc::new(app), &mut draining).await
+        });
+        let mut written = String::new();
+        let reading = tokio::spawn(async move {
+            answers.read_to_string(&mut written).await.unwrap();
+            written
+        });
+        let taken = parsing.await.unwrap().unwrap();
+        let mut taken = taken.expect("a session was asked for");
+        taken.io.shutdown().await.unwrap();
+        assert_eq!(taken.early, "first frames");
+        let head = taken.answer.head;
+        assert!(head.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+        let written = reading.await.unwrap();
+        let (head, body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert!(
+            body.contains(&path) && body.ends_with('}'),
+            "{}",
+            body.len()
+        );
+    }
+}
