@@ -2,7 +2,14 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::{future::Future, time::Duration};
+use std::{
+    env, fs,
+    future::Future,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use common::{
     Feed, Retention,
@@ -49,16 +56,54 @@ pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
     TestServer::start(|listener, shutdown| webhooks::run(listener, feed, config, shutdown)).await
 }
 
-/// A receiver with [`SECRET`], and the feed to which it publishes.
-pub(crate) async fn receiver() -> (TestServer, Feed) {
-    let config = receiver::Config {
+/// A folder of the test's own, gone with it.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("webhooks-{}-{number}", process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn inbox(&self) -> PathBuf {
+        self.0.join("inbox.sqlite")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A folder that stays in the temporary one harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A receiver with [`SECRET`], with its inbox in `scratch`.
+pub(crate) fn receiving(scratch: &Scratch) -> receiver::Config {
+    receiver::Config {
         secret: vec![SECRET.parse().unwrap()],
+        inbox: scratch.inbox(),
         limits: small(),
         ..receiver::Config::default()
-    };
+    }
+}
+
+/// A receiver with [`SECRET`], and the feed to which it publishes.
+pub(crate) async fn receiver() -> (TestServer, Feed) {
+    let scratch = Scratch::new();
+    let config = receiving(&scratch);
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
-    let run = |listener, shutdown| receiver::run(listener, published, config, shutdown);
+    let run = async move |listener, shutdown| {
+        let _scratch = scratch;
+        receiver::run(listener, published, config, shutdown).await
+    };
     (TestServer::start(run).await, feed)
 }
 
