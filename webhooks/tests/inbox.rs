@@ -240,10 +240,11 @@ async fn what_is_not_handled_at_the_end_is_handled_by_the_next_start() {
 async fn an_inbox_is_one_processs() {
     let scratch = Scratch::new();
     let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    assert_eq!(server.get("/healthz").await.status, 200);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let feed = Feed::new(Retention::default());
     let second = receiver::run(listener, feed, receiving(&scratch), std::future::pending());
-    let error: io::Error = second.await.unwrap_err();
+    let error: io::Error = soon(second).await.unwrap_err();
     assert!(error.to_string().ends_with("another process has it open"));
     server.stop().await;
 }
