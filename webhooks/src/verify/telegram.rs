@@ -48,9 +48,8 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     Ok(Verified(Event { body, secret }))
 }
 
-/// A token is compared by its MAC: that takes the same time wherever two tokens differ, and whatever
-/// their lengths. The key is no secret, so the token is not to be guessed from its tag only as far as
-/// it is random.
+/// Tokens are compared by their MACs: that takes the same time wherever two differ, and does not tell
+/// how long the right one is.
 fn tag(token: &[u8]) -> Tag {
     let mac = Hmac::<Sha256>::new_from_slice(TOKEN.as_bytes());
     let mac = mac.expect("HMAC takes keys of any length");
