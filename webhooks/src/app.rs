@@ -57,7 +57,7 @@ pub(crate) struct App {
 
 /// Which of the two programs this is.
 pub(crate) enum Program {
-    Receiver(Receiver),
+    Receiver(Arc<Receiver>),
     Sender(Arc<Endpoints>),
 }
 

@@ -135,7 +135,12 @@ pub async fn run_with(
     ));
     let drain = config.limits.drain;
     let receiver = Receiver::new(&config, inbox.clone());
-    let app = App::new(&listener, &feed, config.limits, Program::Receiver(receiver))?;
+    let app = App::new(
+        &listener,
+        &feed,
+        config.limits,
+        Program::Receiver(Arc::new(receiver)),
+    )?;
     let mut ending = inbox.ending();
     drop(inbox);
     let shutdown = async {
@@ -318,19 +323,19 @@ impl Effects for Publish {
 
 /// Inside: a count, which would show if it were done twice.
 fn count(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
-    database
-        .prepare_cached(
+    let count = |database: &Connection| {
+        let mut count = database.prepare_cached(
+            "INSERT INTO counts VALUES (?1, ?2, 1) ON CONFLICT DO UPDATE SET events = events + 1",
+        )?;
+        count.execute([source, kind]).map(drop)
+    };
+    count(database).or_else(|_| {
+        database.execute_batch(
             "CREATE TABLE IF NOT EXISTS counts
              (source TEXT, type TEXT, events INTEGER, PRIMARY KEY (source, type)) STRICT",
-        )?
-        .execute([])?;
-    database
-        .prepare_cached(
-            "INSERT INTO counts VALUES (?1, ?2, 1)
-             ON CONFLICT DO UPDATE SET events = events + 1",
-        )?
-        .execute([source, kind])?;
-    Ok(())
+        )?;
+        count(database)
+    })
 }
 
 fn topic(event: &Event) -> Topic {

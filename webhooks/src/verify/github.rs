@@ -7,9 +7,10 @@
 
 use std::{fmt, str::FromStr};
 
-use hmac::Mac;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
-use super::{BadSecret, Refusal, Unverified, Verified, fields, hmac, lower_hex};
+use super::{BadSecret, Refusal, Unverified, Verified, fields, keyed, lower_hex, mac};
 
 /// `sha256=HEX`.
 pub const SIGNATURE: &str = "x-hub-signature-256";
@@ -39,14 +40,14 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     let signature = digits.and_then(lower_hex).ok_or(Refusal::Malformed(
         "X-Hub-Signature-256 is not sha256= and 64 lower-case hexadecimal digits",
     ))?;
-    let fits = |secret: &Secret| hmac(&secret.0, &[body.as_ref()]).finalize() == signature;
+    let fits = |secret: &Secret| mac(&secret.0, &[body.as_ref()]).finalize() == signature;
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event { body, secret }))
 }
 
 /// The key as it was typed into GitHub: any text of one line.
 #[derive(Clone)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Hmac<Sha256>);
 
 impl FromStr for Secret {
     type Err = BadSecret;
@@ -60,7 +61,7 @@ impl FromStr for Secret {
                 "GitHub's secret is one line, and this has a break",
             ));
         }
-        Ok(Self(text.into()))
+        Ok(Self(keyed(text.as_bytes())))
     }
 }
 

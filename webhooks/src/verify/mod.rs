@@ -177,11 +177,14 @@ fn fields<'h, const N: usize>(
 /// they differ.
 type Tag = CtOutput<Hmac<Sha256>>;
 
-fn hmac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
-    let mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
-    parts
-        .iter()
-        .fold(mac, |mac: Hmac<Sha256>, part| mac.chain_update(part))
+/// A key, ready for use: what HMAC does with the key alone is done once and not at each request.
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Hmac<Sha256> {
+    let update = |mac: Hmac<Sha256>, part: &&[u8]| mac.chain_update(part);
+    parts.iter().fold(keyed.clone(), update)
 }
 
 /// Canonical decimal digits: no sign, no leading zero, no space. The libraries that parse loosely

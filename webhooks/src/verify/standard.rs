@@ -10,7 +10,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use super::{
-    BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, hmac,
+    BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, keyed,
 };
 
 /// The event's id: the same at every attempt, and what a receiver deduplicates by.
@@ -78,7 +78,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 /// The scheme's MAC. The timestamp goes in as the text that is in the header: a number that was
 /// parsed and printed again might be another text.
 pub(crate) fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Hmac<Sha256> {
-    hmac(&secret.0, &[id, b".", timestamp, b".", body])
+    super::mac(&secret.keyed, &[id, b".", timestamp, b".", body])
 }
 
 /// The three header fields, each there exactly once.
@@ -132,8 +132,11 @@ fn signature(token: &[u8]) -> Option<Tag> {
 
 /// A key as both sides keep it: `whsec_` and the base64 of its bytes. Stripe's secrets look the same
 /// and are not: there the whole text is the key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+#[derive(Clone)]
+pub struct Secret {
+    key: Vec<u8>,
+    keyed: Hmac<Sha256>,
+}
 
 /// What a secret's text begins with.
 const PREFIX: &str = "whsec_";
@@ -145,19 +148,24 @@ impl Secret {
     const MIN: usize = 16;
     const MAX: usize = 64;
 
+    fn new(key: Vec<u8>) -> Self {
+        let keyed = keyed(&key);
+        Self { key, keyed }
+    }
+
     /// A new secret of these random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
-        Self(bytes.into())
+        Self::new(bytes.into())
     }
 
     /// How many bytes the key has.
     pub fn size(&self) -> usize {
-        self.0.len()
+        self.key.len()
     }
 
     /// The text to hand to the other side, once.
     pub fn reveal(&self) -> String {
-        format!("{PREFIX}{}", STANDARD.encode(&self.0))
+        format!("{PREFIX}{}", STANDARD.encode(&self.key))
     }
 }
 
@@ -179,7 +187,7 @@ impl FromStr for Secret {
                 "a secret is whsec_BASE64: its key is not of 16 to 64 bytes",
             ));
         }
-        Ok(Self(key))
+        Ok(Self::new(key))
     }
 }
 

@@ -9,9 +9,10 @@ use std::{fmt, str::FromStr};
 
 use super::{
     BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, fields,
-    hmac, lower_hex, timestamp,
+    keyed, lower_hex, mac, timestamp,
 };
-use hmac::Mac;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 /// `t=SECONDS,v1=HEX`, with another `v1` while a secret is being rolled. `v0` is for tests.
 pub const SIGNATURE: &str = "stripe-signature";
@@ -46,7 +47,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     ))?;
     check_time(timestamp, now, tolerance)?;
     let fits = |secret: &Secret| {
-        let tag = hmac(&secret.0, &[t, b".", body.as_ref()]).finalize();
+        let tag = mac(&secret.0, &[t, b".", body.as_ref()]).finalize();
         signatures.contains(&tag)
     };
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
@@ -80,7 +81,7 @@ fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
 /// A key as both sides keep it: the whole text, `whsec_` included. The secrets of Standard Webhooks
 /// look the same and are not: there `whsec_` is followed by the base64 of the key.
 #[derive(Clone)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Hmac<Sha256>);
 
 impl FromStr for Secret {
     type Err = BadSecret;
@@ -94,7 +95,7 @@ impl FromStr for Secret {
                 "Stripe's secret has no white space, and this has",
             ));
         }
-        Ok(Self(text.into()))
+        Ok(Self(keyed(text.as_bytes())))
     }
 }
 
