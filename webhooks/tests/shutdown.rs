@@ -9,7 +9,7 @@ use common::{
     Drained, Feed, Retention,
     harness::{Client, End, TestServer, Wire},
 };
-use setup::{FAILED, OK, Sink, endpoint, local, publish, receiver, register, soon};
+use setup::{FAILED, OK, Scratch, Sink, endpoint, local, publish, receiver, register, soon};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use webhooks::{Config, Lost, run, schedule::Schedule};
 
@@ -190,11 +190,15 @@ mod process {
 
     #[tokio::test]
     async fn a_signal_ends_it_with_0_and_a_loss_with_1() {
-        let receiver = env!("CARGO_BIN_EXE_receiver");
+        let (receiver, scratch) = (env!("CARGO_BIN_EXE_receiver"), Scratch::new());
+        let inbox = scratch.inbox();
+        let inbox = inbox.to_str().unwrap();
         let sender = env!("CARGO_BIN_EXE_webhooks");
         let flags = ["--allow-http", "--allow-loopback"];
         assert_eq!(
-            Process::start(receiver, &[]).exit_code_after("-TERM").await,
+            Process::start(receiver, &["--inbox", inbox])
+                .exit_code_after("-TERM")
+                .await,
             Some(0)
         );
         assert_eq!(

@@ -1,19 +1,32 @@
-//! The published vectors of Standard Webhooks, true and false ones.
+//! The vectors of the four schemes, true and false ones.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
 use webhooks::{
     sign::sign,
     verify::{
-        Refusal, Tolerance, Unverified, Verified,
+        Refusal, Tolerance, Unverified, Verified, github,
         standard::{Event, Secret, verify},
+        stripe, telegram,
     },
 };
 
+fn all() -> Value {
+    serde_json::from_str(include_str!("vectors.json")).unwrap()
+}
+
 fn vectors() -> Value {
-    let all: Value = serde_json::from_str(include_str!("vectors.json")).unwrap();
-    all["standard_webhooks_v1"].clone()
+    all()["standard_webhooks_v1"].clone()
+}
+
+/// The vectors in a list of a scheme. A list that is empty would prove nothing.
+fn list(scheme: &str, name: &str) -> Vec<Value> {
+    let list = all()[scheme][name].as_array().unwrap().clone();
+    assert!(!list.is_empty());
+    list
 }
 
 fn text<'v>(vector: &'v Value, field: &str) -> &'v str {
@@ -102,5 +115,88 @@ fn during_a_rotation_either_secret_fits_and_is_told() {
     ] {
         let judged = judge(&secrets, request, &[header], now);
         assert_eq!(judged.map(|event| event.secret), fits);
+    }
+}
+
+fn body(vector: &Value) -> Unverified<Bytes> {
+    Unverified::new(Bytes::from(text(vector, "payload").to_owned()))
+}
+
+/// The header field of a case: none, one, or several.
+fn headers(name: &'static str, value: &Value) -> Vec<(&'static str, Vec<u8>)> {
+    let values = match value {
+        Value::Null => vec![],
+        Value::Array(values) => values.clone(),
+        value => vec![value.clone()],
+    };
+    let field = |value: Value| (name, value.as_str().unwrap().into());
+    values.into_iter().map(field).collect()
+}
+
+fn stripe(vector: &Value, secret: &str, now: u64, tolerance: u64) -> Result<(), Refusal> {
+    // A secret that cannot be configured fits nothing.
+    let secret: stripe::Secret = secret.parse().map_err(|_| Refusal::Mismatch)?;
+    let window = Duration::from_secs(tolerance);
+    let tolerance = Tolerance {
+        past: window,
+        future: window,
+    };
+    let fields = headers(stripe::SIGNATURE, &vector["header"]);
+    let fields = fields.iter().map(|(name, value)| (*name, &value[..]));
+    stripe::verify(body(vector), fields, &[secret], now, tolerance).map(drop)
+}
+
+#[test]
+fn stripes_vectors_are_genuine() {
+    for vector in list("stripe_v1", "vectors") {
+        let now = vector["timestamp"].as_u64().unwrap();
+        let judged = stripe(&vector, text(&vector, "secret"), now, 300);
+        assert_eq!(judged, Ok(()), "{}", vector["name"]);
+    }
+    let rolled = &all()["stripe_v1"]["rolled"];
+    let now = rolled["timestamp"].as_u64().unwrap();
+    for secret in rolled["verifies_with"].as_array().unwrap() {
+        let judged = stripe(rolled, secret.as_str().unwrap(), now, 300);
+        assert_eq!(judged, Ok(()), "{secret}");
+    }
+    assert_eq!(stripe(rolled, "other", now, 300), Err(Refusal::Mismatch));
+}
+
+#[test]
+fn stripes_cases_are_judged_as_the_vectors_say() {
+    for case in list("stripe_v1", "cases") {
+        let now = case["now"].as_u64().unwrap();
+        let tolerance = case["tolerance"].as_u64().unwrap();
+        let judged = stripe(&case, text(&case, "secret"), now, tolerance);
+        let accepts = text(&case, "expect").starts_with("accept");
+        assert_eq!(judged.is_ok(), accepts, "{}: {judged:?}", case["name"]);
+    }
+}
+
+#[test]
+fn githubs_vectors_and_cases_are_judged_as_they_say() {
+    let cases = list("github_sha256", "cases");
+    for case in list("github_sha256", "vectors").into_iter().chain(cases) {
+        let secret: github::Secret = text(&case, "secret").parse().unwrap();
+        let fields = headers("X-Hub-Signature-256", &case["header"]);
+        let fields = fields.iter().map(|(name, value)| (*name, &value[..]));
+        let judged = github::verify(body(&case), fields, &[secret]);
+        let accepts = case["expect"].as_str().unwrap_or("accept");
+        let accepts = accepts.starts_with("accept");
+        assert_eq!(judged.is_ok(), accepts, "{}: {judged:?}", case["name"]);
+    }
+}
+
+#[test]
+fn telegrams_cases_are_judged_as_they_say() {
+    for case in list("telegram", "cases") {
+        let secret: Result<telegram::Secret, _> = text(&case, "configured").parse();
+        let expected = text(&case, "expect");
+        assert_eq!(secret.is_err(), expected.starts_with("config-error"));
+        let Ok(secret) = secret else { continue };
+        let fields = headers(telegram::TOKEN, &case["header"]);
+        let fields = fields.iter().map(|(name, value)| (*name, &value[..]));
+        let judged = telegram::verify(Unverified::new("{}"), fields, &[secret]);
+        assert_eq!(judged.is_ok(), expected == "accept", "{}", case["name"]);
     }
 }

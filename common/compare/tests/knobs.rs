@@ -9,7 +9,7 @@ use clap::{Arg, Command, CommandFactory};
 const MOST_KNOBS: usize = 12;
 
 /// Knobs that say it in each program's own words.
-const OWN_HELP: [(&str, &str); 6] = [
+const OWN_HELP: [(&str, &str); 5] = [
     (
         "max-connections",
         "derived where there are subscribers, and says so",
@@ -20,7 +20,6 @@ const OWN_HELP: [(&str, &str); 6] = [
     ),
     ("max-subscribers", "streams, sessions, waiting polls"),
     ("read-timeout", "short polling says why it is longer"),
-    ("retain", "the receiver keeps events, not messages by topic"),
     ("takeover", "streams, sessions"),
 ];
 

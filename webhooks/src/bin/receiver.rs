@@ -21,10 +21,7 @@ async fn main() -> ExitCode {
 async fn start(mut config: Config) -> io::Result<()> {
     config.fit();
     let shutdown = shutdown_signal();
-    let feed = Feed::new(Retention {
-        messages: config.retain,
-        ..Retention::default()
-    });
+    let feed = Feed::new(Retention::default());
     let listener = listen(config.listen).await?;
     run(listener, feed, config, shutdown).await?;
     Ok(())

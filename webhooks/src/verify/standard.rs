@@ -3,13 +3,15 @@
 //! Source: <https://github.com/standard-webhooks/standard-webhooks>, `spec/standard-webhooks.md`.
 //! Where its libraries disagree about a malformed header, this file takes the strict side.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use super::{Refusal, Tolerance, Unverified, Verified};
+use super::{
+    BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, keyed,
+};
 
 /// The event's id: the same at every attempt, and what a receiver deduplicates by.
 pub const ID: &str = "webhook-id";
@@ -18,12 +20,12 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// `v1,BASE64`, several separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
+/// What Svix, whose scheme became the standard, calls the same fields. They count where none of the
+/// standard's names is used: the two sets are never mixed.
+const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
+
 /// The longest id in bytes.
 const MAX_ID: usize = 255;
-/// The most digits of a timestamp: enough for the next 29,000 years.
-const MAX_DIGITS: usize = 12;
-/// The most signatures on one request: each costs a comparison with each secret.
-const MAX_SIGNATURES: usize = 16;
 
 /// One request that was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,21 +55,21 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     tolerance: Tolerance,
 ) -> Result<Verified<Event<B>>, Refusal> {
     let Unverified(body) = body;
-    let fields = Fields::of(headers)?;
-    let id = id(fields.id)?;
-    let timestamp = timestamp(fields.timestamp)?;
-    let signatures = signatures(fields.signature)?;
-    check_time(timestamp, now, tolerance)?;
+    let [id, timestamp, signature] = fields(headers)?;
+    let event_id = checked_id(id)?;
+    let time = super::timestamp(timestamp).ok_or(Refusal::Malformed(
+        "webhook-timestamp is not a whole number of seconds",
+    ))?;
+    let signatures = signatures(signature)?;
+    check_time(time, now, tolerance)?;
     let fits = |secret: &Secret| {
-        let mac = mac(secret, fields.id, fields.timestamp, body.as_ref());
-        // The crate compares in constant time, and a length other than 32 never fits.
-        let fits = |signature: &[u8; 32]| mac.clone().verify_slice(signature).is_ok();
-        signatures.iter().any(fits)
+        let tag = mac(secret, id, timestamp, body.as_ref()).finalize();
+        signatures.contains(&tag)
     };
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event {
-        id: id.to_owned(),
-        timestamp,
+        id: event_id.to_owned(),
+        timestamp: time,
         body,
         secret,
     }))
@@ -76,45 +78,25 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 /// The scheme's MAC. The timestamp goes in as the text that is in the header: a number that was
 /// parsed and printed again might be another text.
 pub(crate) fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Hmac<Sha256> {
-    let mac = Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
-    [id, b".", timestamp, b".", body]
-        .iter()
-        .fold(mac, |mac, part| mac.chain_update(part))
+    super::mac(&secret.keyed, &[id, b".", timestamp, b".", body])
 }
 
 /// The three header fields, each there exactly once.
-struct Fields<'h> {
-    id: &'h [u8],
-    timestamp: &'h [u8],
-    signature: &'h [u8],
+fn fields<'h>(
+    headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+) -> Result<[&'h [u8]; 3], Refusal> {
+    let [a, b, c] = [ID, TIMESTAMP, SIGNATURE];
+    let [d, e, f] = SVIX;
+    let [a, b, c, d, e, f] = super::fields(headers, [a, b, c, d, e, f])?;
+    let (names, found) = match ([a, b, c], [d, e, f]) {
+        ([None, None, None], svix) if svix != [None; 3] => (SVIX, svix),
+        (standard, _) => ([ID, TIMESTAMP, SIGNATURE], standard),
+    };
+    let at = |at: usize| found[at].ok_or(Refusal::Absent(names[at]));
+    Ok([at(0)?, at(1)?, at(2)?])
 }
 
-impl<'h> Fields<'h> {
-    fn of(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Result<Self, Refusal> {
-        let (mut id, mut timestamp, mut signature) = (None, None, None);
-        for (name, value) in headers {
-            let (field, repeated) = if name.eq_ignore_ascii_case(ID) {
-                (&mut id, "webhook-id is repeated")
-            } else if name.eq_ignore_ascii_case(TIMESTAMP) {
-                (&mut timestamp, "webhook-timestamp is repeated")
-            } else if name.eq_ignore_ascii_case(SIGNATURE) {
-                (&mut signature, "webhook-signature is repeated")
-            } else {
-                continue;
-            };
-            if field.replace(value).is_some() {
-                return Err(Refusal::Malformed(repeated));
-            }
-        }
-        Ok(Self {
-            id: id.ok_or(Refusal::Absent(ID))?,
-            timestamp: timestamp.ok_or(Refusal::Absent(TIMESTAMP))?,
-            signature: signature.ok_or(Refusal::Absent(SIGNATURE))?,
-        })
-    }
-}
-
-fn id(field: &[u8]) -> Result<&str, Refusal> {
+fn checked_id(field: &[u8]) -> Result<&str, Refusal> {
     let visible = field.iter().all(u8::is_ascii_graphic);
     str::from_utf8(field)
         .ok()
@@ -124,21 +106,8 @@ fn id(field: &[u8]) -> Result<&str, Refusal> {
         ))
 }
 
-/// Canonical decimal digits: no sign, no leading zero, no space.
-fn timestamp(field: &[u8]) -> Result<u64, Refusal> {
-    let digits = field.iter().all(u8::is_ascii_digit);
-    let canonical = field == b"0" || !field.starts_with(b"0");
-    str::from_utf8(field)
-        .ok()
-        .filter(|_| digits && canonical && field.len() <= MAX_DIGITS)
-        .and_then(|text| text.parse().ok())
-        .ok_or(Refusal::Malformed(
-            "webhook-timestamp is not a whole number of seconds",
-        ))
-}
-
 /// The `v1` signatures among the tokens.
-fn signatures(field: &[u8]) -> Result<Vec<[u8; 32]>, Refusal> {
+fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
     let tokens = field
         .split(|byte| *byte == b' ')
         .filter(|token| !token.is_empty());
@@ -153,26 +122,21 @@ fn signatures(field: &[u8]) -> Result<Vec<[u8; 32]>, Refusal> {
 }
 
 /// `v1,` and the canonical base64 of 32 bytes, or else none.
-fn signature(token: &[u8]) -> Option<[u8; 32]> {
+fn signature(token: &[u8]) -> Option<Tag> {
     let encoded = token.strip_prefix(b"v1,")?;
-    STANDARD.decode(encoded).ok()?.try_into().ok()
-}
-
-fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refusal> {
-    let (age, ahead) = (now.saturating_sub(timestamp), timestamp.saturating_sub(now));
-    if Duration::from_secs(age) > tolerance.past {
-        Err(Refusal::TooOld(age))
-    } else if Duration::from_secs(ahead) > tolerance.future {
-        Err(Refusal::TooNew(ahead))
-    } else {
-        Ok(())
-    }
+    let mut bytes = [0; 33]; // what 44 characters could hold
+    let length = STANDARD.decode_slice(encoded, &mut bytes).ok()?;
+    let bytes: [u8; 32] = bytes[..length].try_into().ok()?;
+    Some(Tag::new(bytes.into()))
 }
 
 /// A key as both sides keep it: `whsec_` and the base64 of its bytes. Stripe's secrets look the same
 /// and are not: there the whole text is the key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+#[derive(Clone)]
+pub struct Secret {
+    key: Vec<u8>,
+    keyed: Hmac<Sha256>,
+}
 
 /// What a secret's text begins with.
 const PREFIX: &str = "whsec_";
@@ -184,19 +148,24 @@ impl Secret {
     const MIN: usize = 16;
     const MAX: usize = 64;
 
+    fn new(key: Vec<u8>) -> Self {
+        let keyed = keyed(&key);
+        Self { key, keyed }
+    }
+
     /// A new secret of these random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
-        Self(bytes.into())
+        Self::new(bytes.into())
     }
 
     /// How many bytes the key has.
     pub fn size(&self) -> usize {
-        self.0.len()
+        self.key.len()
     }
 
     /// The text to hand to the other side, once.
     pub fn reveal(&self) -> String {
-        format!("{PREFIX}{}", STANDARD.encode(&self.0))
+        format!("{PREFIX}{}", STANDARD.encode(&self.key))
     }
 }
 
@@ -205,18 +174,20 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, BadSecret> {
         if text.contains(|c: char| c.is_whitespace()) {
-            return Err(BadSecret("it has white space"));
+            return Err(BadSecret("a secret is whsec_BASE64: it has white space"));
         }
-        let encoded = text
-            .strip_prefix(PREFIX)
-            .ok_or(BadSecret("it does not begin with whsec_"))?;
-        let key = STANDARD
-            .decode(encoded)
-            .map_err(|_| BadSecret("what follows whsec_ is not base64"))?;
+        let encoded = text.strip_prefix(PREFIX).ok_or(BadSecret(
+            "a secret is whsec_BASE64: it does not begin with whsec_",
+        ))?;
+        let key = STANDARD.decode(encoded).map_err(|_| {
+            BadSecret("a secret is whsec_BASE64: what follows whsec_ is not base64")
+        })?;
         if !(Self::MIN..=Self::MAX).contains(&key.len()) {
-            return Err(BadSecret("its key is not of 16 to 64 bytes"));
+            return Err(BadSecret(
+                "a secret is whsec_BASE64: its key is not of 16 to 64 bytes",
+            ));
         }
-        Ok(Self(key))
+        Ok(Self::new(key))
     }
 }
 
@@ -225,15 +196,3 @@ impl fmt::Debug for Secret {
         f.write_str("whsec_…")
     }
 }
-
-/// The text is not a Standard Webhooks secret. It is not repeated here: it may be almost one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadSecret(&'static str);
-
-impl fmt::Display for BadSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a secret is whsec_BASE64: {}", self.0)
-    }
-}
-
-impl std::error::Error for BadSecret {}

@@ -2,18 +2,27 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::{future::Future, time::Duration};
+use std::{
+    env, fs,
+    future::Future,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use common::{
     Feed, Retention,
     harness::{
-        PATIENCE, TestServer, Wire,
+        Client, PATIENCE, Reply, TestServer, Wire,
         contract::{MAX_MESSAGE, READ_TIMEOUT},
     },
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
-use webhooks::{Config, Limits, receiver, schedule::Schedule};
+use webhooks::{Config, Limits, receiver, schedule::Schedule, sign::sign};
 
 /// The secret of the official example.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -49,17 +58,196 @@ pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
     TestServer::start(|listener, shutdown| webhooks::run(listener, feed, config, shutdown)).await
 }
 
-/// A receiver with [`SECRET`], and the feed to which it publishes.
-pub(crate) async fn receiver() -> (TestServer, Feed) {
-    let config = receiver::Config {
+/// A folder of the test's own, gone with it.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("webhooks-{}-{number}", process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn inbox(&self) -> PathBuf {
+        self.0.join("inbox.sqlite")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A folder that stays in the temporary one harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A receiver with [`SECRET`], with its inbox in `scratch`.
+pub(crate) fn receiving(scratch: &Scratch) -> receiver::Config {
+    receiver::Config {
         secret: vec![SECRET.parse().unwrap()],
+        inbox: scratch.inbox(),
         limits: small(),
         ..receiver::Config::default()
-    };
+    }
+}
+
+/// A receiver with [`SECRET`], and the feed to which it publishes.
+pub(crate) async fn receiver() -> (TestServer, Feed) {
+    let scratch = Scratch::new();
+    let config = receiving(&scratch);
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
-    let run = |listener, shutdown| receiver::run(listener, published, config, shutdown);
+    let run = async move |listener, shutdown| {
+        let _scratch = scratch;
+        receiver::run(listener, published, config, shutdown).await
+    };
     (TestServer::start(run).await, feed)
+}
+
+/// The receiver as it is shipped, with [`SECRET`]. Dropped, it is killed.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+}
+
+/// How a program ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
+}
+
+impl Program {
+    pub(crate) fn start(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiver"));
+        command.args(["--listen", "127.0.0.1:0", "--secret", SECRET, "--inbox"]);
+        command.arg(scratch.inbox());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        adjust(&mut command);
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let addr = line.trim().strip_prefix("listening on http://").unwrap();
+        let addr = addr.parse().unwrap();
+        Self { child, addr }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    pub(crate) async fn wire(&self) -> Wire {
+        Wire::connect(self.addr).await
+    }
+
+    /// SIGKILL: nothing is written or said any more.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits.
+    pub(crate) async fn stop(self) -> Ended {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        self.ended().await
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(mut self) -> Ended {
+        let wait = move || {
+            let mut log = String::new();
+            let mut stderr = self.child.stderr.take().unwrap();
+            stderr.read_to_string(&mut log).unwrap();
+            let code = self.child.wait().unwrap().code();
+            Ended { code, log }
+        };
+        tokio::task::spawn_blocking(wait).await.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
+
+/// The fields that sign this body now, with [`SECRET`].
+pub(crate) fn signed(id: &str, body: &str) -> [(&'static str, String); 3] {
+    sign(&[SECRET.parse().unwrap()], id, now(), body.as_bytes())
+}
+
+/// A genuine event's bytes.
+pub(crate) fn request(id: &str) -> String {
+    let fields = signed(id, EVENT).map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!(
+        "POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\n\r\n{EVENT}",
+        fields.concat(),
+        EVENT.len()
+    )
+}
+
+/// Sends a genuine event.
+pub(crate) async fn send(client: &Client, id: &str) -> Reply {
+    let mut request = client.post("/webhook", EVENT);
+    for (name, value) in signed(id, EVENT) {
+        request = request.header(name, &value);
+    }
+    let request = request.header("content-type", "application/json");
+    request.send().await
+}
+
+/// A payload of everyday shape.
+pub(crate) const EVENT: &str = r#"{"type":"payment.succeeded","data":{"status":"success"}}"#;
+
+/// All events of the list, page by page.
+pub(crate) async fn events(client: &Client) -> Vec<Value> {
+    let mut events = Vec::new();
+    loop {
+        let after = events
+            .last()
+            .map_or(0, |event: &Value| event["seq"].as_i64().unwrap());
+        let page = client
+            .get(&format!("/events?after={after}"))
+            .send()
+            .await
+            .json();
+        events.extend(page["events"].as_array().unwrap().clone());
+        if page["more"] == false {
+            return events;
+        }
+    }
+}
+
+/// The ids of all events, in their order.
+pub(crate) async fn listed(client: &Client) -> Vec<String> {
+    let id = |event: &Value| event["id"].as_str().unwrap().to_owned();
+    events(client).await.iter().map(id).collect()
+}
+
+/// The list, as soon as all its events are so.
+pub(crate) async fn when_all(client: &Client, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
+    soon(async {
+        loop {
+            let events = events(client).await;
+            if events.iter().all(&is_so) {
+                return events;
+            }
+        }
+    })
+    .await
 }
 
 /// Registers `url` for the topic `a`, with [`SECRET`], and returns the endpoint's path.
@@ -77,11 +265,7 @@ pub(crate) async fn register_as(sender: &TestServer, registration: Value) -> Str
     reply.header("location").unwrap().to_owned()
 }
 
-pub(crate) async fn send_json(
-    server: &TestServer,
-    path: &str,
-    body: &str,
-) -> common::harness::Reply {
+pub(crate) async fn send_json(server: &TestServer, path: &str, body: &str) -> Reply {
     let client = server.client();
     let request = client.post(path, body.to_owned());
     request

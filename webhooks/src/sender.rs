@@ -1,0 +1,129 @@
+//! The sender: its knobs, and [`run`].
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Parser;
+use common::{Drained, Feed, fit_descriptors};
+use tokio::net::TcpListener;
+
+use crate::{
+    App, Limits, Program,
+    endpoints::Endpoints,
+    guard::Guard,
+    push::{CONCURRENCY, Outbound},
+    schedule::Schedule,
+    serve,
+};
+
+/// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "webhooks", version)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Registered endpoints; one more is refused.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub max_endpoints: usize,
+    /// Messages kept per topic.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub retain: usize,
+    /// Call endpoints by plain http.
+    #[arg(long)]
+    pub allow_http: bool,
+    /// Call endpoints on this machine.
+    #[arg(long)]
+    pub allow_loopback: bool,
+    /// Call endpoints on private networks.
+    #[arg(long)]
+    pub allow_private: bool,
+    /// What both programs have.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// From the first lookup to the last byte of the answer. Not on the command line.
+    #[arg(skip = ATTEMPT_TIMEOUT)]
+    pub attempt_timeout: Duration,
+    /// When to try again. Not on the command line.
+    #[arg(skip = Schedule::default())]
+    pub schedule: Schedule,
+}
+
+impl Default for Config {
+    /// The command line's defaults.
+    fn default() -> Self {
+        Self::try_parse_from(["webhooks"]).expect("every knob has a default")
+    }
+}
+
+impl Config {
+    /// Lowers the limits to the descriptors that the process may have: half of them for those who
+    /// call, half for those who are called. Every endpoint has its own, so that none waits for
+    /// another's.
+    pub fn fit(&mut self) {
+        let attempts = self.max_endpoints.saturating_mul(CONCURRENCY);
+        let wanted = self.limits.max_connections.saturating_add(attempts);
+        let fitting = fit_descriptors(wanted);
+        if fitting < wanted {
+            let half = (fitting / 2).max(1);
+            self.limits.max_connections = self.limits.max_connections.min(half);
+            self.max_endpoints = self.max_endpoints.min((half / CONCURRENCY).max(1));
+        }
+    }
+
+    fn outbound(&self, feed: Feed) -> Outbound {
+        Outbound {
+            feed,
+            guard: Guard {
+                http: self.allow_http,
+                loopback: self.allow_loopback,
+                private: self.allow_private,
+            },
+            schedule: self.schedule.clone(),
+            attempt_timeout: self.attempt_timeout,
+            drain: self.limits.drain,
+        }
+    }
+}
+
+/// Sends what is published to `feed`, and serves the endpoints' management on `listener`, until
+/// `shutdown` resolves. Then nothing more is claimed, and what is in flight is finished within
+/// `config.limits.drain`.
+///
+/// # Errors
+/// If the listener has no address. And if accepted work was lost: the queues are in memory, so
+/// messages that an endpoint has not got by the end, waiting retries included, will never arrive.
+/// The error counts them, and `main` turns it into exit code 1.
+pub async fn run(
+    listener: TcpListener,
+    feed: Feed,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
+    let outbound = config.outbound(feed.handle());
+    let endpoints = Arc::new(Endpoints::new(outbound, config.max_endpoints));
+    let program = Program::Sender(endpoints.clone());
+    let app = App::new(&listener, &feed, config.limits, program)?;
+    let shutdown = async {
+        shutdown.await;
+        endpoints.stop();
+    };
+    let served = serve::serve(listener, Arc::new(app), shutdown);
+    let (drained, left) = tokio::join!(served, endpoints.drained());
+    let mut lost = 0;
+    for push in left {
+        // Only now, when the last publisher has its answer.
+        lost += push.owed().await;
+    }
+    match lost {
+        0 => Ok(drained),
+        lost => Err(io::Error::other(Lost(lost))),
+    }
+}
+
+/// So many deliveries of accepted messages were neither made nor given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("deliveries that were owed and are lost with this process: {0}")]
+pub struct Lost(pub usize);

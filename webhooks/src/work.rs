@@ -1,0 +1,161 @@
+//! What is done with the events that the inbox has stored.
+//!
+//! - Effects **inside** the inbox's own transaction happen exactly once: they are committed together
+//!   with the record that the event is handled.
+//! - **Other** effects, a mail, a call, a message, happen at least once: a crash may come after the
+//!   effect and before the record. They carry the event's id as their key, so that whoever is at the
+//!   other end can tell a repeat.
+//!
+//! An attempt that fails is made again, later each time, and after the last the event is dead: kept,
+//! listed with its error, and not touched again. Order is not promised: a retry comes after what is newer.
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{error, warn};
+
+use crate::{
+    inbox::{Event, Inbox, Inside, Settled, due, millis},
+    schedule::Schedule,
+};
+
+/// Attempts that are under way at the same time.
+const CONCURRENCY: usize = 64;
+/// How long to leave an inbox alone that could not take a result or did not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is done with each event.
+pub trait Effects: Send + Sync + 'static {
+    /// Does what is to be done elsewhere, with the event's source and id as its key: it may be done
+    /// again. Returns what is to be done [inside](Inside).
+    ///
+    /// # Errors
+    /// Why it could not be done now, for the list.
+    fn apply(&self, event: &Event) -> impl Future<Output = Result<Inside, String>> + Send;
+}
+
+/// How events are attempted.
+#[derive(Debug, Clone)]
+pub struct Attempts {
+    /// When to try again.
+    pub schedule: Schedule,
+    /// How long one may take outside.
+    pub timeout: Duration,
+}
+
+impl Default for Attempts {
+    /// Eight attempts in 31 hours, a minute each.
+    fn default() -> Self {
+        let delays = [1, 10, 60, 600, 3_600, 21_600, 86_400];
+        Self {
+            schedule: Schedule::new(delays.map(Duration::from_secs)),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Handles events until `stop`, and then finishes those that it has begun.
+pub(crate) async fn work<E: Effects>(
+    inbox: Inbox,
+    effects: Arc<E>,
+    attempts: Attempts,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut running = JoinSet::new();
+    let mut claimed = HashSet::new();
+    loop {
+        let free = CONCURRENCY - claimed.len();
+        let (events, next) = claim(&inbox, &claimed, free).await;
+        for event in events {
+            claimed.insert(event.seq);
+            running.spawn(attempt(
+                inbox.clone(),
+                effects.clone(),
+                attempts.clone(),
+                event,
+            ));
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(ended) = running.join_next() => {
+                release(&mut claimed, ended.ok());
+                while let Some(ended) = running.try_join_next() { release(&mut claimed, ended.ok()) }
+            }
+            () = inbox.news.notified(), if claimed.len() < CONCURRENCY => {}
+            () = sleep(next), if claimed.len() < CONCURRENCY => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
+    claimed.remove(&seq.expect("an attempt's task catches the panics of its effects"));
+}
+
+/// What is due and free, and how long until more is.
+async fn claim(inbox: &Inbox, claimed: &HashSet<i64>, free: usize) -> (Vec<Event>, Duration) {
+    let (now, claimed) = (millis(SystemTime::now()), claimed.iter().copied().collect());
+    let claimed: Vec<i64> = claimed;
+    let found = inbox.read(move |database| due(database, now, &claimed, free));
+    match found.await {
+        Ok((events, next)) => {
+            let until = next.map_or(u64::MAX, |next| next.abs_diff(now));
+            (events, Duration::from_millis(until).min(LONGEST))
+        }
+        Err(error) => {
+            error!(%error, "the inbox cannot be read");
+            (Vec::new(), PAUSE)
+        }
+    }
+}
+
+/// The clock may be set meanwhile: what is due is looked for from time to time.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// One attempt from the effects to their record. Returns the event's number.
+async fn attempt<E: Effects>(
+    inbox: Inbox,
+    effects: Arc<E>,
+    attempts: Attempts,
+    event: Event,
+) -> i64 {
+    let (seq, id, failed) = (event.seq, event.id.clone(), event.attempts + 1);
+    let limit = attempts.timeout;
+    // A task of its own, so that a panic is its own too.
+    let apply = tokio::spawn(async move { timeout(limit, effects.apply(&event)).await });
+    let outcome = match apply.await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(format!("it took longer than {} s", limit.as_secs_f64())),
+        Err(_) => Err("it panicked".to_owned()),
+    };
+    let delay = attempts.schedule.delay(failed, rand::random());
+    if let Err(error) = &outcome {
+        warn!(
+            id,
+            failed,
+            error,
+            dead = delay.is_none(),
+            "an event is not handled"
+        );
+    }
+    let settled = Settled {
+        seq,
+        outcome,
+        retry: delay.map(|delay| SystemTime::now() + delay),
+    };
+    if let Err(error) = inbox.settle(settled).await {
+        // The event is still due, and its effects outside will be repeated.
+        warn!(id, %error, "an attempt is not recorded");
+        sleep(PAUSE).await;
+    }
+    seq
+}

@@ -1,0 +1,93 @@
+//! A disk that is full and a disk on which a sync fails: real system calls that really fail, by a
+//! small library that the receiver's process is started with. The C compiler that built SQLite builds it.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Command,
+};
+
+use setup::{Program, Scratch, listed, send, soon, when_all};
+
+/// A receiver whose disk fails on demand.
+struct Disk {
+    scratch: Scratch,
+    library: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let library = scratch.path().join("faults.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk/faults.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-o"]).arg(&library);
+        assert!(cc.arg(source).arg("-ldl").status().unwrap().success());
+        Self { scratch, library }
+    }
+
+    fn start(&self) -> Program {
+        Program::start(&self.scratch, |receiver| {
+            receiver.env("LD_PRELOAD", &self.library);
+            receiver.env("DISK_FAULTS", self.scratch.path());
+        })
+    }
+
+    fn begins(&self, fault: &str) {
+        File::create(self.scratch.path().join(fault)).unwrap();
+    }
+
+    fn ends(&self, fault: &str) {
+        fs::remove_file(self.scratch.path().join(fault)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_answer_is_503_until_there_is_room() {
+    let disk = Disk::new();
+    let receiver = disk.start();
+    let client = receiver.client();
+    assert_eq!(send(&client, "before").await.status, 200);
+    disk.begins("full");
+    let refused = send(&client, "lost").await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds));
+    disk.ends("full");
+    assert_eq!(send(&client, "after").await.status, 200);
+    assert_eq!(listed(&client).await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_accepted_and_the_process_says_so() {
+    let disk = Disk::new();
+    let receiver = disk.start();
+    let client = receiver.client();
+    assert_eq!(send(&client, "before").await.status, 200);
+    when_all(&client, |event| event["state"] == "handled").await;
+    let mut kept = receiver.wire().await;
+    disk.begins("sync");
+    assert_eq!(send(&client, "unsure").await.status, 503);
+    disk.ends("sync");
+    // The disk is well again, and nobody knows what is on it. On a connection that was there already:
+    if kept.try_send(setup::request("later")).await.is_ok() {
+        let (_, answer) = kept.closed().await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let ended = soon(receiver.ended()).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.log.contains("the inbox has failed"), "{}", ended.log);
+
+    // The next one reads what there really is, and the sender comes again.
+    let receiver = disk.start();
+    let client = receiver.client();
+    assert_eq!(send(&client, "unsure").await.status, 200);
+    assert_eq!(send(&client, "later").await.status, 200);
+    let listed = listed(&client).await;
+    assert_eq!(listed, ["before", "unsure", "later"]);
+}

@@ -1,0 +1,250 @@
+//! What the receiver does with what it has stored: effects, retries, restarts.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{
+    Feed, Retention,
+    harness::{PATIENCE, TestServer},
+};
+use rusqlite::Connection;
+use setup::{Scratch, listed, receiving, send, soon, when_all};
+use tokio::{net::TcpListener, sync::Notify};
+use webhooks::{
+    inbox::{Event, Inside},
+    receiver,
+    schedule::Schedule,
+    work::{Attempts, Effects},
+};
+
+/// What an attempt does, by its number from 0.
+struct Script<F>(F, AtomicUsize);
+
+impl<F, O> Effects for Script<F>
+where
+    F: Fn(usize) -> O + Send + Sync + 'static,
+    O: Future<Output = Result<Inside, String>> + Send,
+{
+    fn apply(&self, _: &Event) -> impl Future<Output = Result<Inside, String>> + Send {
+        (self.0)(self.1.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// A receiver that tries twice more, at once, and has these effects.
+async fn start(
+    scratch: &Scratch,
+    adjust: impl FnOnce(&mut receiver::Config),
+    effects: impl Effects,
+) -> TestServer {
+    let mut config = receiving(scratch);
+    config.attempts = Attempts {
+        schedule: Schedule::new([Duration::ZERO; 2]),
+        ..Attempts::default()
+    };
+    adjust(&mut config);
+    let feed = Feed::new(Retention::default());
+    let run = |listener, shutdown| receiver::run_with(listener, feed, effects, config, shutdown);
+    TestServer::start(run).await
+}
+
+fn script<F, O>(attempt: F) -> Script<F>
+where
+    F: Fn(usize) -> O,
+{
+    Script(attempt, AtomicUsize::new(0))
+}
+
+/// One more row in `done`, inside the transaction.
+fn row() -> Inside {
+    Box::new(|database| {
+        database.execute_batch("CREATE TABLE IF NOT EXISTS done (n); INSERT INTO done VALUES (1)")
+    })
+}
+
+/// The rows in `done` once the receiver is gone.
+fn done(scratch: &Scratch) -> u32 {
+    let database = Connection::open(scratch.inbox()).unwrap();
+    database
+        .query_row("SELECT count(*) FROM done", [], |row| row.get(0))
+        .unwrap()
+}
+
+fn settled(event: &serde_json::Value) -> bool {
+    event["state"] != "waiting"
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once() {
+    let scratch = Scratch::new();
+    // Elsewhere, then inside after half of it was done, then by a panic inside, and each time nothing
+    // inside remains.
+    let effects = script(async |attempt| match attempt {
+        0 => Err("the mail server is away".to_owned()),
+        1 => Ok(Box::new(|database: &Connection| {
+            row()(database)?;
+            database.execute_batch("INSERT INTO nowhere VALUES (1)")
+        }) as Inside),
+        2 => Ok(Box::new(|database: &Connection| -> rusqlite::Result<()> {
+            row()(database).unwrap();
+            panic!("a panic inside")
+        }) as Inside),
+        _ => Ok(row()),
+    });
+    let tries = |config: &mut receiver::Config| {
+        config.attempts.schedule = Schedule::new([Duration::ZERO; 3]);
+    };
+    let server = start(&scratch, tries, effects).await;
+    let client = server.client();
+    assert_eq!(send(&client, "m").await.status, 200);
+    let events = when_all(&client, settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    // A repeat of what is handled is not handled again.
+    assert_eq!(send(&client, "m").await.status, 200);
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn after_the_last_attempt_an_event_is_dead_and_listed_with_its_error() {
+    let scratch = Scratch::new();
+    let effects = script(async |attempt| match attempt {
+        1 => panic!("a panic outside"),
+        _ => Err(format!("attempt {attempt} failed")),
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    let client = server.client();
+    send(&client, "m").await;
+    when_all(&client, settled).await;
+    let dead = server.get("/events?state=dead").await.json();
+    let event = &dead["events"][0];
+    assert_eq!((&event["id"], &event["attempts"]), (&"m".into(), &3.into()));
+    assert_eq!(event["error"], "attempt 2 failed");
+    for state in ["waiting", "handled"] {
+        let none = server.get(&format!("/events?state={state}")).await.json();
+        assert_eq!(none["events"].as_array().unwrap().len(), 0);
+    }
+    // To its sender it is stored, as it was.
+    assert_eq!(send(&client, "m").await.status, 200);
+    assert_eq!(server.get("/events?state=x").await.status, 400);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_answer_does_not_wait_for_the_effects() {
+    let (scratch, go) = (Scratch::new(), Arc::new(Notify::new()));
+    let gate = go.clone();
+    let effects = script(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            Ok(row())
+        }
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    let client = server.client();
+    // More than are handled at the same time.
+    for number in 0..100 {
+        let reply = send(&client, &format!("m{number}")).await;
+        assert_eq!(reply.status, 200);
+    }
+    let waiting = server.get("/events?state=waiting").await.json();
+    assert_eq!(waiting["events"].as_array().unwrap().len(), 100);
+    let open = async {
+        loop {
+            go.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = open => {}
+        _ = when_all(&client, |event| event["state"] == "handled") => {}
+    }
+    server.stop().await;
+    assert_eq!(done(&scratch), 100);
+}
+
+#[tokio::test]
+async fn an_effect_that_never_ends_is_an_attempt_that_failed() {
+    let scratch = Scratch::new();
+    let short = |config: &mut receiver::Config| config.attempts.timeout = setup::SHORT;
+    let effects = script(async |attempt| match attempt {
+        0 => std::future::pending().await,
+        _ => Ok(row()),
+    });
+    let server = start(&scratch, short, effects).await;
+    send(&server.client(), "m").await;
+    let events = when_all(&server.client(), settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    server.stop().await;
+}
+
+/// A disk that hangs is one whose thread is busy.
+#[tokio::test]
+async fn a_store_that_takes_too_long_is_answered_503() {
+    let (scratch, (go, gate)) = (Scratch::new(), std::sync::mpsc::channel::<()>());
+    let gate = Arc::new(std::sync::Mutex::new(gate));
+    let effects = script(move |_| {
+        let gate = gate.clone();
+        let inside: Inside = Box::new(move |_| {
+            // Let go of by the sender's end.
+            let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
+            Ok(())
+        });
+        async { Ok(inside) }
+    });
+    let short = |config: &mut receiver::Config| config.store_timeout = setup::SHORT;
+    let server = start(&scratch, short, effects).await;
+    let client = server.client();
+    assert_eq!(send(&client, "first").await.status, 200);
+    let refused = soon(async {
+        loop {
+            let reply = send(&client, "second").await;
+            if reply.status != 200 {
+                break reply;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    drop(go);
+    soon(async { while send(&client, "second").await.status != 200 {} }).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_handled_at_the_end_is_handled_by_the_next_start() {
+    let scratch = Scratch::new();
+    let never = script(async |_| std::future::pending().await);
+    let soon_cut = |config: &mut receiver::Config| config.limits.drain = setup::SHORT;
+    let server = start(&scratch, soon_cut, never).await;
+    send(&server.client(), "m").await;
+    server.stop().await;
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    when_all(&server.client(), |event| event["state"] == "handled").await;
+    assert_eq!(listed(&server.client()).await, ["m"]);
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn an_inbox_is_one_processs() {
+    let scratch = Scratch::new();
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let feed = Feed::new(Retention::default());
+    let second = receiver::run(listener, feed, receiving(&scratch), std::future::pending());
+    let error: io::Error = soon(second).await.unwrap_err();
+    assert!(error.to_string().ends_with("another process has it open"));
+    server.stop().await;
+}
