@@ -188,7 +188,8 @@ async fn latencies() -> Vec<f64> {
     while feed.waiters() == 0 {
         sleep(Duration::from_millis(1)).await; // The stream is open and waits.
     }
-    stream.read(&mut buffer).await.expect("the stream begins");
+    let begun = stream.read(&mut buffer).await.expect("the stream begins");
+    assert!(begun > 0);
     let mut latencies = Vec::new();
     for _ in 0..1_000 {
         let draft = Draft::new(Data::text(&"x".repeat(TEXT)));
@@ -196,7 +197,8 @@ async fn latencies() -> Vec<f64> {
         feed.publish("a".parse().expect("a topic"), draft)
             .await
             .expect("one topic fits");
-        stream.read(&mut buffer).await.expect("the stream goes on");
+        let read = stream.read(&mut buffer).await.expect("the stream goes on");
+        assert!(read > 0, "the stream goes on");
         latencies.push(published.elapsed().as_secs_f64() * 1e6);
     }
     server.abort();

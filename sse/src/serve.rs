@@ -85,6 +85,7 @@ fn connection(
     }
 }
 
+/// Differs: a stream becomes a body that hyper asks for its blocks.
 async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let answer = |request| route::route(app.clone(), request);
