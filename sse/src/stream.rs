@@ -18,6 +18,13 @@ use tracing::warn;
 
 use crate::{App, event};
 
+/// One write: enough messages to be worth it, and all that a reader who stalls keeps of the feed in
+/// memory, if no message is longer.
+const PAGE: PageLimit = PageLimit {
+    messages: 100,
+    bytes: 8 * 1_024,
+};
+
 /// What a client asked for.
 pub(crate) struct Subscription {
     pub(crate) topics: Topics,
@@ -118,7 +125,7 @@ impl Subscriber {
     /// Waits for a page: its blocks, and the position after them. `None` is silence for too long.
     async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
         let Subscription { topics, after, .. } = &self.subscription;
-        let news = self.app.feed.next(topics, after, PageLimit::default());
+        let news = self.app.feed.next(topics, after, PAGE);
         tokio::select! {
             biased; // Who was woken was most likely woken by news.
             page = news => Some(page.map(|page| (event::page(&page), page.next))),
@@ -134,11 +141,7 @@ impl Subscriber {
             after,
             heartbeat,
         } = &self.subscription;
-        let page = self
-            .app
-            .feed
-            .read(topics, after, PageLimit::default())
-            .await?;
+        let page = self.app.feed.read(topics, after, PAGE).await?;
         let blocks = match heartbeat {
             _ if page.is_news() => event::page(&page),
             Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
