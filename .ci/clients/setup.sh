@@ -16,6 +16,7 @@ step() { # step NAME COMMAND…: runs it and says how long it took
 missing_packages() { # the packages of those tools that are missing
     command -v nginx >/dev/null || echo nginx
     command -v chromium >/dev/null || echo chromium
+    command -v jq >/dev/null || echo jq
     command -v openssl >/dev/null || echo openssl
     command -v npm >/dev/null || printf '%s\n' nodejs npm
     python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
@@ -34,7 +35,7 @@ install_packages() {
 
 client_tools() { # client_tools PYTHON_PACKAGE…: the tools, the checks in $WORK, the server's binary
     install_packages
-    cp .ci/clients/kit.js "$MEMBER"/tests/clients/* -r "$WORK"
+    cp .ci/clients/* "$MEMBER"/tests/clients/* -r "$WORK"
     (cd "$WORK" && npm install --silent --no-audit --no-fund)
     python3 -m venv "$WORK/venv"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@"

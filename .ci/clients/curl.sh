@@ -11,7 +11,7 @@ while :; do
             200)
                 jq -c '{status: 200, page: {ids: [.messages[].id], gap}}' "$folder/page"
                 after=$(jq -r .next "$folder/page")
-                mv "$folder/new" "$folder/etag"
+                mv "$folder/new" "$folder/etag" # empty if there is none
                 ;;
             304) echo '{"status":304}' ;;
             *) echo "{\"failure\":\"$status\"}" ;;

@@ -25,7 +25,7 @@ with requests.Session() as session:
             else:
                 answer.raise_for_status()
                 page = answer.json()
-                after, etag = page["next"], answer.headers["ETag"]
+                after, etag = page["next"], answer.headers.get("ETag")
                 ids = [message["id"] for message in page["messages"]]
                 tell(status=200, page={"ids": ids, "gap": page["gap"]})
         except requests.RequestException as failure:

@@ -26,7 +26,7 @@ async def main():
                     else:
                         answer.raise_for_status()
                         page = await answer.json()
-                        after, etag = page["next"], answer.headers["ETag"]
+                        after, etag = page["next"], answer.headers.get("ETag")
                         ids = [message["id"] for message in page["messages"]]
                         tell(status=200, page={"ids": ids, "gap": page["gap"]})
             except (aiohttp.ClientError, asyncio.TimeoutError) as failure:

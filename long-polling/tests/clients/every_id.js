@@ -1,0 +1,25 @@
+// Clients that nobody here wrote are given every id or told that it is gone: straight, and through
+// nginx with its default configuration. FRONT says which. The last wait of an epoch is ended by the
+// drain, the others by news or their deadline.
+
+import { check, freePort, startNginx } from "./kit.js";
+import { everyId } from "./polling.js";
+
+async function nginx(port) {
+  const front = await freePort();
+  const location = `location / { proxy_pass http://127.0.0.1:${port}; }`;
+  await startNginx(() => `server { listen 127.0.0.1:${front}; ${location} }`, [front]);
+  return front;
+}
+
+const pollers = await everyId({
+  ids: 10_000,
+  restarts: 20,
+  retain: 100,
+  args: [],
+  query: "&limit=50&wait=5",
+  pause: 5, // whoever is refused while the server restarts does not spin
+  front: process.env.FRONT === "nginx" ? nginx : undefined,
+});
+check(pollers.some(({ gaps }) => gaps > 20), "somebody falls behind what is kept");
+process.exit(0);
