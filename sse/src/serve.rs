@@ -135,3 +135,23 @@ fn log_panic(ended: Result<(), JoinError>) {
         error!(%error, "a connection's task failed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_not_ended_by_the_deadline_is_cut_and_counted() {
+        let mut connections = JoinSet::new();
+        connections.spawn(sleep(Duration::from_secs(9)));
+        connections.spawn(pending());
+        let started = Instant::now();
+        let drained = drained(connections, Duration::from_secs(10)).await;
+        assert_eq!((drained.finished, drained.cut), (1, 1));
+        assert_eq!(started.elapsed().as_secs(), 10);
+    }
+}

@@ -242,7 +242,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use common::{Feed, Retention};
-    use tokio::io::{AsyncReadExt, join, simplex};
+    use tokio::{
+        io::{AsyncReadExt, join, simplex},
+        time::Instant,
+    };
 
     use super::*;
     use crate::Config;
@@ -283,6 +286,23 @@ mod tests {
             "{} bytes",
             body.len()
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_ends_the_connection_after_thirty_seconds() {
+        let (requests, mut client) = simplex(16_384);
+        let (_answers, server) = simplex(16_384);
+        client
+            .write_all(b"GET /topics/a HTTP/1.1\r\n")
+            .await
+            .unwrap();
+        let address = "[::]:0".parse().unwrap();
+        let app = App::new(&Feed::new(Retention::default()), Config::default(), address);
+        let (_drain, draining) = watch::channel(false);
+        let started = Instant::now();
+        let parsed = parse(join(requests, server), Arc::new(app), draining).await;
+        assert!(!matches!(parsed, Ok(Some(_))));
+        assert_eq!(started.elapsed().as_secs(), 30);
     }
 
     #[tokio::test]
