@@ -16,7 +16,10 @@ use common::{
     harness::{Client, Ending, EventReader, Process},
 };
 use socket2::{Domain, Socket, Type};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{MissedTickBehavior, interval},
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const CROWD: usize = 10_000;
@@ -25,15 +28,19 @@ const OTHERS: usize = 200;
 /// Messages a second, of 1 KiB each.
 const RATE: u32 = 1_000;
 
-fn raise_descriptors() {
+/// One crowd at a time: both have not descriptors enough.
+static STAGE: Mutex<()> = Mutex::const_new(());
+
+async fn enter() -> MutexGuard<'static, ()> {
     let fitting = fit_descriptors(CROWD + OTHERS);
     assert_eq!(fitting, CROWD + OTHERS, "too few descriptors");
+    STAGE.lock().await
 }
 
 #[tokio::test]
 #[ignore = "needs 10,300 descriptors"]
 async fn ten_thousand_streams_drain_in_time_each_with_a_whole_last_block() {
-    raise_descriptors();
+    let _stage = enter().await;
     let server = Process::start(PROGRAM, &["--drain", "10"]).await;
     let mut streams = Vec::with_capacity(CROWD);
     for _ in 0..CROWD {
@@ -63,7 +70,7 @@ async fn ten_thousand_streams_drain_in_time_each_with_a_whole_last_block() {
 #[tokio::test]
 #[ignore = "needs 10,300 descriptors and 80 s"]
 async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() {
-    raise_descriptors();
+    let _stage = enter().await;
     let server = Process::start(PROGRAM, &["--stall", "600"]).await;
     let alone = publish(&Client::keep_alive(server.addr()).await, 10).await;
     let _stalled: Vec<Socket> = (0..CROWD).map(|_| never_reads(server.addr())).collect();

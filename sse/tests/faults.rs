@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{
     Feed, Retention,
-    harness::{Client, EventReader, Fault, FaultProxy, Faults, PATIENCE, Wire},
+    harness::{Client, EventReader, Fault, FaultProxy, Faults, PATIENCE, TestServer, Wire},
 };
 use setup::{config, start_with};
 use sse::Config;
@@ -48,10 +48,7 @@ async fn read_all(proxy: &FaultProxy, after: &str, last: u64) -> Vec<u64> {
 
 async fn published(count: u64) -> Feed {
     let feed = Feed::new(Retention::default());
-    for _ in 0..count {
-        let draft = common::Draft::new(common::Data::text("news"));
-        feed.publish("a".parse().unwrap(), draft).await.unwrap();
-    }
+    publish(&feed, count).await;
     feed
 }
 
@@ -89,6 +86,116 @@ async fn waiting(feed: &Feed, wanted: usize) {
     timeout(PATIENCE, counted)
         .await
         .expect("so many streams wait");
+}
+
+async fn publish(feed: &Feed, count: u64) {
+    for _ in 0..count {
+        let draft = common::Draft::new(common::Data::text("news"));
+        feed.publish("a".parse().unwrap(), draft).await.unwrap();
+    }
+}
+
+/// The first ten messages through a network that holds, on a stream that then waits for more.
+async fn ten_messages(proxy: &FaultProxy, feed: &Feed) -> (EventReader, String) {
+    let start = common::Cursor {
+        seq: 0,
+        ..feed.head()
+    };
+    let start = [("Last-Event-ID", start.to_string())];
+    let start = start.each_ref().map(|(name, id)| (*name, id.as_str()));
+    let mut stream = EventReader::connect_with(proxy.addr(), "/topics/a", &start).await;
+    let last = feed.head().to_string();
+    while stream.next().await.unwrap().id() != Some(&last) {}
+    waiting(feed, 1).await;
+    (stream, last)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_torn_or_half_closed_is_gone_at_once_and_resumes() {
+    for (fault, client_ends) in [
+        (Faults::from(Fault::Reset), false),
+        (Faults::up(Fault::HalfClose), false),
+        (Faults::down(Fault::HalfClose), true),
+    ] {
+        let feed = published(10).await;
+        let server = start_with(feed.clone(), config()).await;
+        let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
+        let (mut stream, last) = ten_messages(&proxy, &feed).await;
+        proxy.set(fault);
+        if client_ends {
+            assert!(stream.next().await.is_none(), "it hears of the end");
+            drop(stream);
+        }
+        waiting(&feed, 0).await;
+        proxy.set(Fault::Pass);
+        publish(&feed, 10).await;
+        let ids = read_all(&proxy, &last, 20).await;
+        assert_eq!(ids, (11..=20).collect::<Vec<u64>>(), "{fault:?}");
+        drop(proxy);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn no_heartbeat_comes_through_a_black_hole_and_the_client_that_misses_it_resumes() {
+    let feed = published(10).await;
+    let heartbeat = Duration::from_millis(50);
+    let config = Config {
+        heartbeat,
+        ..config()
+    };
+    let server = start_with(feed.clone(), config).await;
+    let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
+    let (mut stream, last) = ten_messages(&proxy, &feed).await;
+    assert_eq!(stream.next().await.unwrap().id(), Some(last.as_str()));
+    proxy.set(Faults::down(Fault::Blackhole));
+    publish(&feed, 10).await;
+    let missed = async {
+        // One may have been on its way.
+        while stream.next().await.unwrap().data().is_none() {}
+    };
+    assert!(
+        timeout(heartbeat * 10, missed).await.is_err(),
+        "nothing comes"
+    );
+    proxy.set(Fault::Pass);
+    drop(stream);
+    let ids = read_all(&proxy, &last, 20).await;
+    assert_eq!(ids, (11..=20).collect::<Vec<u64>>());
+    drop(proxy);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_whose_leaving_is_not_seen_is_missed_at_the_next_write() {
+    let feed = published(10).await;
+    let config = Config {
+        max_subscribers: 1,
+        ..config()
+    };
+    let server = start_with(feed.clone(), config).await;
+    let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
+    let (stream, _) = ten_messages(&proxy, &feed).await;
+    proxy.set(Faults::up(Fault::Blackhole));
+    drop(stream);
+    assert_eq!(
+        comments_of_one_more(&server).await,
+        [" at the subscriber limit"]
+    );
+    let written = async {
+        while comments_of_one_more(&server).await != [" hello"] {
+            publish(&feed, 1).await;
+        }
+    };
+    timeout(PATIENCE, written).await.expect("a write fails");
+    drop(proxy);
+    server.stop().await;
+}
+
+/// What a further stream is told in its first block.
+async fn comments_of_one_more(server: &TestServer) -> Vec<String> {
+    let mut stream = server.events("/topics/a").await;
+    stream.next().await.unwrap().comments
 }
 
 #[tokio::test]
@@ -153,14 +260,7 @@ async fn a_stalled_network_is_cut_after_the_stall_and_the_client_comes_back() {
         );
     }
     // Its place is free again, though the network still stalls: it was cut.
-    let place_is_free = async {
-        loop {
-            let mut stream = server.events("/topics/a").await;
-            if stream.next().await.unwrap().comments == [" hello"] {
-                break;
-            }
-        }
-    };
+    let place_is_free = async { while comments_of_one_more(&server).await != [" hello"] {} };
     timeout(PATIENCE, place_is_free)
         .await
         .expect("the stalled stream is cut");
