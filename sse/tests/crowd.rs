@@ -89,8 +89,11 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
         after <= before + before / 20,
         "{before} bytes, then {after}"
     );
-    // Below a millisecond it is the machine's, not ours.
-    assert!(crowded <= 2 * alone.max(Duration::from_millis(1)));
+    // Some milliseconds are the machine's; to wake ten thousand would take many more.
+    assert!(
+        crowded <= 2 * alone.max(Duration::from_millis(5)),
+        "{crowded:?}"
+    );
 
     let mut one_more = EventReader::connect(server.addr(), "/topics/a").await;
     let refused = one_more.next().await.unwrap();
