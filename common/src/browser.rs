@@ -185,7 +185,9 @@ impl Browsers {
     pub fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let value = request.get(header::ORIGIN)?;
         let origin: Origin = value.to_str().ok()?.parse().ok()?;
-        self.allowed.contains(&origin).then(|| value.clone())
+        // Copied: a clone is a part of hyper's read buffer, and keeps the whole of it while an answer waits.
+        let copy = || HeaderValue::from_bytes(value.as_bytes()).expect("it is a field's value");
+        self.allowed.contains(&origin).then(copy)
     }
 
     /// Puts on an answer what browsers need: `nosniff`, `Vary`, and for an allowed origin CORS.

@@ -27,8 +27,6 @@ pub(crate) fn route(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
-    let allowed_origin =
-        allowed_origin.and_then(|part| HeaderValue::from_bytes(part.as_bytes()).ok());
     let answer = answer(&app, request);
     async move {
         let answered = match answer {
