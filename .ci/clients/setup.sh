@@ -35,7 +35,8 @@ install_packages() {
 
 client_tools() { # client_tools PYTHON_PACKAGE…: the tools, the checks in $WORK, the server's binary
     install_packages
-    cp .ci/clients/* "$MEMBER"/tests/clients/* -r "$WORK"
+    cp -r .ci/clients/. "$WORK"
+    cp -r "$MEMBER"/tests/clients/. "$WORK" # a member's own stand above the shared ones
     (cd "$WORK" && npm install --silent --no-audit --no-fund)
     python3 -m venv "$WORK/venv"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@"
