@@ -332,10 +332,9 @@ impl Shared {
     }
 
     /// Shows a message that is on the disk.
-    pub(crate) fn append(&self, message: crate::Message, now: Instant) {
-        let topic = message.topic.clone();
-        self.change(|log| log.push(Arc::new(message), now));
-        self.wakers.wake(&topic);
+    pub(crate) fn append(&self, topic: &Topic, message: crate::Message, now: Instant) {
+        self.change(|log| log.push(topic, message, now));
+        self.wakers.wake(topic);
     }
 }
 

@@ -380,8 +380,9 @@ impl Job for Publish {
             duplicate: false,
         }) = answer
         {
-            let message = Message::encode(id, publish.topic, publish.draft, publish.time);
-            publish.shared.append(message, publish.now);
+            let topic = publish.topic;
+            let message = Message::encode(id, topic.clone(), publish.draft, publish.time);
+            publish.shared.append(&topic, message, publish.now);
         }
         // Whoever asked may have given up.
         let _ = publish.reply.send(answer);

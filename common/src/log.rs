@@ -149,44 +149,40 @@ impl Log {
         now: Instant,
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
-        self.admit(topic, now)?;
+        self.make_room_for(topic, now)?;
         let id = self.at(self.head + 1);
         let message = Message::encode(id, topic.clone(), draft, time);
-        self.push(Arc::new(message), now);
+        self.push(topic, message, now);
         Ok(id)
     }
 
-    /// Makes room for a message of this topic.
-    pub(crate) fn admit(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
-        self.make_room_for(topic, now)?;
-        self.ring(topic, now).published = now;
-        Ok(())
-    }
-
-    fn ring(&mut self, topic: &Topic, now: Instant) -> &mut Ring {
-        if !self.topics.contains_key(topic) {
-            self.changed(topic);
-        }
-        let floor = self.floor;
-        let topic = self.topics.entry(topic.clone());
-        topic.or_insert_with(|| Ring::new(floor, now))
-    }
-
-    /// Takes the next message, whose topic was admitted.
-    pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
-        let topic = message.topic.clone();
+    /// Takes the next message, for which there is room.
+    pub(crate) fn push(&mut self, topic: &Topic, message: Message, now: Instant) {
         self.head = message.id.seq;
         self.bytes += message.cost();
         if let Some(filed) = &mut self.filed {
             filed.in_memory += message.cost();
         }
-        let ring = self.ring(&topic, now);
-        ring.push(message);
+        let ring = self.ring(topic, now);
+        ring.push(Arc::new(message));
         if ring.len() == 1 {
             self.oldest.insert(self.head, topic.clone());
         }
-        self.trim(&topic);
+        self.trim(topic);
         self.page_out();
+    }
+
+    /// The topic's ring, which has news now.
+    fn ring(&mut self, topic: &Topic, now: Instant) -> &mut Ring {
+        let (topics, filed, floor) = (&mut self.topics, &mut self.filed, self.floor);
+        let ring = topics.entry(topic.clone()).or_insert_with(|| {
+            if let Some(filed) = filed {
+                filed.unsaved.topics.insert(topic.clone());
+            }
+            Ring::new(floor, now)
+        });
+        ring.published = now;
+        ring
     }
 
     fn make_room_for(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
@@ -479,6 +475,13 @@ impl Log {
         Ok(log)
     }
 
+    /// Makes room for a message of this topic, which is going to come.
+    pub(crate) fn admit(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
+        self.make_room_for(topic, now)?;
+        self.ring(topic, now);
+        Ok(())
+    }
+
     /// What lies at or below its topic's mark was let go of, and is in the file for other reasons.
     fn restore_one(&mut self, topic: &Topic, older: Older, published: Instant) {
         if older.seq <= self.mark(topic) {
@@ -486,7 +489,6 @@ impl Log {
         }
         self.bytes += older.cost as usize;
         let ring = self.ring(topic, published);
-        ring.published = published;
         ring.bytes += older.cost as usize;
         ring.older.push_back(older);
         if ring.len() == 1 {
