@@ -119,7 +119,8 @@ impl Feed {
     /// [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
         if let Some(journal) = &self.journal {
-            return journal.publish(&self.shared, topic, draft, None).await;
+            // In a box of its own, for the sake of those who wait and never publish to a file.
+            return Box::pin(journal.publish(&self.shared, topic, draft, None)).await;
         }
         let append = |state: &mut State| {
             state
@@ -149,7 +150,7 @@ impl Feed {
         let fingerprint = fingerprint(&draft);
         if let Some(journal) = &self.journal {
             let once = Some((key, fingerprint));
-            return journal.publish(&self.shared, topic, draft, once).await;
+            return Box::pin(journal.publish(&self.shared, topic, draft, once)).await;
         }
         let publish = |state: &mut State| state.publish_once(&topic, draft, key, fingerprint);
         let published = self.shared.change_state(publish)?;
@@ -171,11 +172,12 @@ impl Feed {
     ) -> Result<Page, FeedError> {
         loop {
             let found = self.shared.look(|log| log.read(topics, after, limit));
-            if found.filed.is_empty() {
-                return Ok(told(found.page));
-            }
-            if let Some(page) = fetch(self.journal.clone(), found).await? {
-                return Ok(told(page));
+            let fetch = match self.whole(found) {
+                Ok(page) => return Ok(page),
+                Err(fetch) => fetch,
+            };
+            if let Some(page) = fetch.await? {
+                return Ok(page);
             }
         }
     }
@@ -206,7 +208,7 @@ impl Feed {
                     fetching = None;
                     match fetched {
                         Ok(None) => {} // let go of in the meantime: look again
-                        Ok(Some(page)) => return Poll::Ready(Ok(told(page))),
+                        Ok(Some(page)) => return Poll::Ready(Ok(page)),
                         Err(error) => return Poll::Ready(Err(error)),
                     }
                 }
@@ -218,10 +220,11 @@ impl Feed {
                 }
                 match news {
                     None => return Poll::Pending,
-                    Some(Ok(found)) if !found.filed.is_empty() => {
-                        fetching = Some(Box::pin(fetch(self.journal.clone(), found)));
-                    }
-                    Some(found) => return Poll::Ready(found.map(|found| told(found.page))),
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    Some(Ok(found)) => match self.whole(found) {
+                        Ok(page) => return Poll::Ready(Ok(page)),
+                        Err(fetch) => fetching = Some(fetch),
+                    },
                 }
             }
         })
@@ -237,6 +240,14 @@ impl Feed {
             Some(found) => Some(Ok(found)),
             None => self.is_closed().then_some(Err(FeedError::Closed)),
         }
+    }
+
+    /// The page that was found, or else how to come by the part of it that is in the file alone.
+    fn whole(&self, found: Found) -> Result<Page, Fetch> {
+        if found.filed.is_empty() {
+            return Ok(told(found.page));
+        }
+        Err(Box::pin(fetch(self.journal.clone(), found)))
     }
 
     /// The position of the last message.
@@ -299,7 +310,7 @@ async fn fetch(journal: Option<Arc<Journal>>, found: Found) -> Result<Option<Pag
     };
     messages.append(&mut page.messages);
     page.messages = messages;
-    Ok(Some(page))
+    Ok(Some(told(page)))
 }
 
 impl Shared {
