@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, fit_descriptors};
+use common::{Drained, Feed, FeedSource, fit_descriptors};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -31,6 +31,12 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
+    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
+    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    pub feed: FeedSource,
+    /// Begin another history in the feed's file: for an old copy of it that was restored.
+    #[arg(long)]
+    pub new_epoch: bool,
     /// Call endpoints by plain http.
     #[arg(long)]
     pub allow_http: bool,

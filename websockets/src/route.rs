@@ -70,7 +70,10 @@ async fn answer(
     let path = request.uri().path().to_owned();
     match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         ("/topics", _) if reads => open(app, opening, feed(None, &request)?, request),
         (_, Some(topics)) if reads => open(app, opening, feed(Some(topics), &request)?, request),
