@@ -29,13 +29,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use common::StallGuard;
 use http_body_util::BodyExt;
 use hyper::{
-    Method, Request, Response, Version,
+    Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header::{self, HeaderValue},
     service::service_fn,
@@ -45,7 +45,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     sync::watch,
-    time::sleep,
+    time::{Instant, sleep_until},
 };
 use tracing::debug;
 
@@ -80,26 +80,30 @@ async fn serve(
     app: &Arc<App>,
     draining: &mut watch::Receiver<bool>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut last = false;
-    while !last && client.asks(app.config.read_timeout, draining).await? {
-        let (version, closes, answer) = match Box::pin(parse(client, app, draining)).await? {
-            Some(request) => (
-                request.version(),
-                is_last(&request),
-                route::route(app.clone(), request),
-            ),
-            None => break,
+    loop {
+        // One limit for the time until a head comes and for the head, as hyper's is.
+        let deadline = Instant::now() + app.config.read_timeout;
+        if !client.asks(deadline, draining).await? {
+            return Ok(());
+        }
+        let request = match Box::pin(parse(client, app, deadline, draining)).await? {
+            Parsed::Poll(request) => request,
+            Parsed::Answered => continue,
+            Parsed::Ended => return Ok(()),
         };
+        let (version, closes) = (request.version(), is_last(&request));
         let answer = tokio::select! {
             // First: an answer that is there already goes out, also to who will say no more.
             biased;
-            Ok(answer) = answer => answer,
+            Ok(answer) = route::route(app.clone(), request) => answer,
             left = client.left() => return Ok(left?),
         };
-        last = closes || *draining.borrow();
+        let last = closes || *draining.borrow();
         Box::pin(client.write(version, last, answer)).await?;
+        if last {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// A connection without hyper.
@@ -111,19 +115,20 @@ struct Client<S> {
 
 impl Client<TcpStream> {
     /// Waits until the client asks something, or leaves, which hyper finds out. `false` if it does
-    /// neither for too long, or the server drains.
+    /// neither in time, or the server drains.
     async fn asks(
         &self,
-        limit: Duration,
+        deadline: Instant,
         draining: &mut watch::Receiver<bool>,
     ) -> io::Result<bool> {
         if !self.early.is_empty() {
             return Ok(true);
         }
         tokio::select! {
+            biased; // Who was woken was most likely woken by a request.
             ready = self.readable() => ready.map(|()| true),
-            () = sleep(limit) => Ok(false),
-            _ = draining.changed() => Ok(false),
+            () = sleep_until(deadline) => Ok(false),
+            _ = draining.wait_for(|drain| *drain) => Ok(false),
         }
     }
 
@@ -163,35 +168,56 @@ impl Client<TcpStream> {
     }
 }
 
-/// Lets hyper read, and answer what is not for us, until there is a request that is. `None` if the
-/// connection has ended.
+/// What came of a request.
+enum Parsed {
+    /// It is taken out, and the connection with it.
+    Poll(Request<Incoming>),
+    /// hyper has answered it, and the connection is taken back.
+    Answered,
+    /// hyper has ended the connection.
+    Ended,
+}
+
+/// Lets hyper read, and answer what is not for us, until the connection can be taken back.
 async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Client<S>,
     app: &Arc<App>,
+    deadline: Instant,
     draining: &mut watch::Receiver<bool>,
-) -> hyper::Result<Option<Request<Incoming>>> {
+) -> hyper::Result<Parsed> {
     let desk = Desk::default();
     let io = Lent {
         client,
         desk: &desk,
     };
     let service = service_fn(|request| hand_over(app, &desk, request));
-    let mut http = serve::http(app).serve_connection(TokioIo::new(io), service);
-    let (mut drain, mut told) = (pin!(draining.changed()), false);
-    let request = poll_fn(|task| {
-        if !told && drain.as_mut().poll(task).is_ready() {
+    let mut http = serve::http(app)
+        .header_read_timeout(deadline - Instant::now())
+        .serve_connection(TokioIo::new(io), service);
+    let (mut drain, mut told) = (pin!(draining.wait_for(|drain| *drain)), false);
+    let parsed = poll_fn(|task| {
+        let served = Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
+        if let Some(request) = desk.take() {
+            return Poll::Ready(Ok(Parsed::Poll(request)));
+        }
+        if served.is_ready() || told {
+            return served;
+        }
+        if desk.is_cleared() {
+            return Poll::Ready(Ok(Parsed::Answered));
+        }
+        if drain.as_mut().poll(task).is_ready() {
             told = true;
             Pin::new(&mut http).graceful_shutdown();
+            return Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
         }
-        let served = Pin::new(&mut http).poll(task).map_ok(|()| None);
-        desk.take()
-            .map_or(served, |request| Poll::Ready(Ok(Some(request))))
+        Poll::Pending
     });
-    let request = request.await?;
+    let parsed = parsed.await?;
     let read_beyond = http.into_parts().read_buf;
     // Copied: as a part of hyper's buffer it would keep the whole of it, even if it is empty.
     client.early.splice(..0, read_beyond);
-    Ok(request)
+    Ok(parsed)
 }
 
 /// The service inside hyper. What is taken out is put on the desk, and hyper waits for ever.
@@ -200,17 +226,28 @@ async fn hand_over(
     desk: &Desk,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    if request.method() != Method::GET || !request.body().is_end_stream() {
-        return route::route(app.clone(), request).await;
+    desk.answered.store(false, Ordering::Relaxed);
+    let has_body = !request.body().is_end_stream();
+    if request.method() == Method::GET && !has_body {
+        *desk.request.lock().expect(UNPOISONED) = Some(request);
+        return pending().await;
     }
-    *desk.request.lock().expect(UNPOISONED) = Some(request);
-    pending().await
+    let answer = route::route(app.clone(), request).await?;
+    // Unless all of a body was read, as a publish that is taken was, hyper knows better what is the
+    // rest of it and what the next request.
+    if !has_body || answer.status() == StatusCode::CREATED {
+        desk.unflushed.store(true, Ordering::Relaxed);
+        desk.answered.store(true, Ordering::Relaxed);
+    }
+    Ok(answer)
 }
 
 /// What the service inside hyper and the task around it tell each other.
 #[derive(Default)]
 struct Desk {
     request: Mutex<Option<Request<Incoming>>>,
+    /// hyper has an answer to the last request, which was read to its end.
+    answered: AtomicBool,
     /// hyper holds bytes of an earlier answer.
     unflushed: AtomicBool,
 }
@@ -220,6 +257,11 @@ impl Desk {
         let unflushed = self.unflushed.load(Ordering::Relaxed);
         let mut request = self.request.lock().expect(UNPOISONED);
         request.take_if(|_| !unflushed)
+    }
+
+    /// Whether nothing is left to do for hyper.
+    fn is_cleared(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
     }
 }
 
@@ -362,8 +404,12 @@ mod tests {
             early: Vec::new(),
         };
         let (_drain, mut draining) = watch::channel(false);
-        let parsed = parse(&mut client, &app, &mut draining).await.unwrap();
-        assert_eq!(parsed.expect("a poll was sent").uri(), "/topics/a");
+        let deadline = Instant::now() + app.config.read_timeout;
+        let parsed = parse(&mut client, &app, deadline, &mut draining).await;
+        let Parsed::Poll(request) = parsed.unwrap() else {
+            panic!("a poll was sent");
+        };
+        assert_eq!(request.uri(), "/topics/a");
         assert_eq!(client.early, b"GET /next");
         client.socket.shutdown().await.unwrap();
         let written = reading.await.unwrap();
