@@ -59,17 +59,20 @@ use crate::{
 const EARLY: usize = 8 * 1_024;
 
 /// One connection, as `serve::connection` is with plain hyper.
-pub(crate) async fn connection(
+pub(crate) fn connection(
     stream: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
-) {
+) -> impl Future<Output = ()> {
     let mut client = Client {
         socket: StallGuard::new(stream, app.config.stall),
         early: Vec::new(),
     };
-    if let Err(error) = serve(&mut client, &app, &mut draining).await {
-        debug!(%error, "connection ended");
+    // Captured and used where it lies: what is moved has room in the future twice.
+    async move {
+        if let Err(error) = serve(&mut client, &app, &mut draining).await {
+            debug!(%error, "connection ended");
+        }
     }
 }
 
@@ -86,16 +89,20 @@ async fn serve(
         if !client.asks(deadline, draining).await? {
             return Ok(());
         }
-        let request = match Box::pin(parse(client, app, deadline, draining)).await? {
-            Parsed::Poll(request) => request,
-            Parsed::Answered => continue,
-            Parsed::Ended => return Ok(()),
-        };
-        let (version, closes) = (request.version(), is_last(&request));
+        let (version, closes, answer) =
+            match Box::pin(parse(client, app, deadline, draining)).await? {
+                Parsed::Poll(request) => (
+                    request.version(),
+                    is_last(&request),
+                    route::route(app.clone(), request),
+                ),
+                Parsed::Answered => continue,
+                Parsed::Ended => return Ok(()),
+            };
         let answer = tokio::select! {
             // First: an answer that is there already goes out, also to who will say no more.
             biased;
-            Ok(answer) = route::route(app.clone(), request) => answer,
+            Ok(answer) = answer => answer,
             left = client.left() => return Ok(left?),
         };
         let last = closes || *draining.borrow();
@@ -121,14 +128,14 @@ impl Client<TcpStream> {
         deadline: Instant,
         draining: &mut watch::Receiver<bool>,
     ) -> io::Result<bool> {
-        if !self.early.is_empty() {
-            return Ok(true);
+        if !self.early.is_empty() || *draining.borrow() {
+            return Ok(!self.early.is_empty());
         }
         tokio::select! {
             biased; // Who was woken was most likely woken by a request.
             ready = self.readable() => ready.map(|()| true),
             () = sleep_until(deadline) => Ok(false),
-            _ = draining.wait_for(|drain| *drain) => Ok(false),
+            _ = draining.changed() => Ok(false),
         }
     }
 
@@ -194,7 +201,7 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     let mut http = serve::http(app)
         .header_read_timeout(deadline - Instant::now())
         .serve_connection(TokioIo::new(io), service);
-    let (mut drain, mut told) = (pin!(draining.wait_for(|drain| *drain)), false);
+    let (mut drain, mut told) = (pin!(draining.changed()), false);
     let parsed = poll_fn(|task| {
         let served = Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
         if let Some(request) = desk.take() {
@@ -435,5 +442,17 @@ mod tests {
         assert!(ends(Version::HTTP_11, &["close"]) && ends(Version::HTTP_11, &["te , Close"]));
         assert!(ends(Version::HTTP_11, &["te", "close"]));
         assert!(ends(Version::HTTP_10, &[]) && ends(Version::HTTP_10, &["keep-alive"]));
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_keeps_while_it_waits_is_small() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let app = App::new(&Feed::new(Retention::default()), Config::default(), address);
+        let (_drain, draining) = watch::channel(false);
+        let size = size_of_val(&connection(stream, Arc::new(app), draining));
+        // 488 with rustc 1.95; ten thousand of them are open.
+        assert!(size <= 512, "{size} bytes");
     }
 }
