@@ -385,27 +385,27 @@ mod tests {
     use super::*;
     use crate::Config;
 
-    #[tokio::test]
-    async fn a_wait_behind_an_answer_that_is_not_written_yet_waits_for_it() {
-        let path = "x".repeat(8_000);
+    fn app() -> Arc<App> {
+        let feed = Feed::new(Retention::default());
+        Arc::new(App::new(
+            &feed,
+            Config::default(),
+            "[::]:0".parse().unwrap(),
+        ))
+    }
+
+    /// What comes of `asked`, and what is kept of it; and what the client is sent, whose side of
+    /// the connection holds a thousand bytes.
+    async fn parsed(asked: &str) -> (Parsed, Vec<u8>, String) {
         let (requests, mut sender) = simplex(16_384);
         let (mut answers, server) = simplex(1_000);
-        let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
-        let wait = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
-        let asked = [early.as_str(), wait].concat();
         sender.write_all(asked.as_bytes()).await.unwrap();
-
-        let address = "[::]:0".parse().unwrap();
-        let app = Arc::new(App::new(
-            &Feed::new(Retention::default()),
-            Config::default(),
-            address,
-        ));
         let reading = tokio::spawn(async move {
             let mut written = String::new();
             answers.read_to_string(&mut written).await.unwrap();
             written
         });
+        let app = app();
         let mut client = Client {
             socket: StallGuard::new(join(requests, server), app.config.stall),
             early: Vec::new(),
@@ -413,13 +413,23 @@ mod tests {
         let (_drain, mut draining) = watch::channel(false);
         let deadline = Instant::now() + app.config.read_timeout;
         let parsed = parse(&mut client, &app, deadline, &mut draining).await;
-        let Parsed::Poll(request) = parsed.unwrap() else {
+        client.socket.shutdown().await.unwrap();
+        (parsed.unwrap(), client.early, reading.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_wait_behind_an_answer_that_is_not_written_yet_waits_for_it() {
+        let path = "x".repeat(8_000);
+        let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        let wait = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+        let (parsed, kept, written) = parsed(&[&early, wait].concat()).await;
+        let Parsed::Poll(request) = parsed else {
             panic!("a poll was sent");
         };
-        assert_eq!(request.uri(), "/topics/a");
-        assert_eq!(client.early, b"GET /next");
-        client.socket.shutdown().await.unwrap();
-        let written = reading.await.unwrap();
+        assert_eq!(
+            (request.uri().path(), &kept[..]),
+            ("/topics/a", &b"GET /next"[..])
+        );
         let (head, body) = written.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
         assert!(
@@ -427,6 +437,26 @@ mod tests {
             "{} bytes",
             body.len()
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_back_when_its_answer_is_written() {
+        let publish = "POST /topics/a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+        let head = "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+        let long = format!("HEAD /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(8_000));
+        for (asked, status) in [
+            (publish, "201 Created"),
+            (head, "200 OK"),
+            (&long, "404 Not Found"),
+        ] {
+            let (parsed, kept, written) = parsed(&[asked, "GET /next"].concat()).await;
+            assert!(matches!(parsed, Parsed::Answered), "{asked}");
+            assert_eq!(kept, b"GET /next");
+            assert!(
+                written.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{written}"
+            );
+        }
     }
 
     #[test]
@@ -449,9 +479,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
-        let app = App::new(&Feed::new(Retention::default()), Config::default(), address);
         let (_drain, draining) = watch::channel(false);
-        let size = size_of_val(&connection(stream, Arc::new(app), draining));
+        let size = size_of_val(&connection(stream, app(), draining));
         // 488 with rustc 1.95; ten thousand of them are open.
         assert!(size <= 512, "{size} bytes");
     }
