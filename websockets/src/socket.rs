@@ -236,6 +236,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Pin::new(&mut self.io).poll_flush(task)
     }
 
+    /// Writes of what was pushed as much as the socket takes now.
+    pub(crate) async fn write_some(&mut self) -> Result<(), Error> {
+        if self.unsent() == 0 {
+            return Ok(());
+        }
+        poll_fn(|task| match self.poll_write(task) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            _ => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
     /// Writes all that was pushed, and then a close frame.
     pub(crate) async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
         self.closing = true;
@@ -269,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
 impl<S: Reset> Socket<S> {
     /// Drops the connection together with what the peer did not take.
-    pub(crate) fn reset(self) {
+    pub(crate) fn reset(&self) {
         self.io.reset();
     }
 }

@@ -40,17 +40,18 @@ use tracing::debug;
 use crate::{
     App,
     route::{self, Opening},
-    serve::{self, Upgraded},
+    serve,
+    session::Session,
     socket::Socket,
 };
 
 /// One connection as long as it is hyper's, as `serve::with_hyper` is. Some if it goes on as a session.
 pub(crate) async fn without_hyper<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    app: &Arc<App>,
-    draining: &mut watch::Receiver<bool>,
-) -> Option<Upgraded<StallGuard<S>>> {
-    let taken = match parse(stream, app, draining).await {
+    app: Arc<App>,
+    mut draining: watch::Receiver<bool>,
+) -> Option<Session<StallGuard<S>>> {
+    let taken = match parse(stream, &app, &mut draining).await {
         Ok(taken) => taken?,
         Err(error) => {
             debug!(%error, "connection ended");
@@ -66,11 +67,14 @@ pub(crate) async fn without_hyper<S: AsyncRead + AsyncWrite + Unpin>(
         debug!(%error, "connection ended");
         return None;
     }
-    Some(Upgraded {
-        socket: Socket::new(io, &early, answer.opening.limits),
-        asked: answer.opening.asked,
-        place: answer.opening.place,
-    })
+    let Opening {
+        asked,
+        limits,
+        place,
+        ..
+    } = answer.opening;
+    let socket = Socket::new(io, &early, limits);
+    Some(Session::new(&app, socket, asked, place))
 }
 
 /// What hyper gave back.

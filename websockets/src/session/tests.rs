@@ -1,6 +1,6 @@
 //! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
 
-use common::{Data, Retention, harness::Frame};
+use common::{Data, Draft, Feed, Retention, harness::Frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Config, socket::Limits};
+use crate::{Config, socket::Limits, subscriptions::PAGE};
 
 impl Reset for DuplexStream {
     fn reset(&self) {}
@@ -35,7 +35,10 @@ impl Peer {
             fragments: 10,
         };
         let socket = Socket::new(server, b"", limits);
-        let session = tokio::spawn(run(Arc::new(app), socket, asked, draining));
+        let app = Arc::new(app);
+        let place = app.subscribers.clone().try_acquire_owned().unwrap();
+        let mut session = Session::new(&app, socket, asked, place);
+        let session = tokio::spawn(async move { session.run(draining).await });
         Self {
             io,
             feed,
