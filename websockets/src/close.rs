@@ -88,6 +88,12 @@ impl From<Error> for Ending {
     }
 }
 
+impl From<io::Error> for Ending {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error.into())
+    }
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

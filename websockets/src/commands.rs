@@ -18,7 +18,6 @@ const MAX_TOPICS: usize = 64;
 
 /// What its client has asked of a session.
 pub(crate) struct Client {
-    feed: Feed,
     pub(crate) subscriptions: Subscriptions,
     /// Messages that the client published.
     pub(crate) published: u64,
@@ -30,7 +29,6 @@ impl Client {
     /// One that has asked for nothing yet.
     pub(crate) fn new(feed: &Feed) -> Self {
         Self {
-            feed: feed.clone(),
             subscriptions: Subscriptions::new(feed.clone()),
             published: 0,
             received: 0,
@@ -38,10 +36,10 @@ impl Client {
     }
 
     /// Obeys one command. The answer is a frame's text, if there is any.
-    pub(crate) async fn obey(&mut self, text: &str) -> Option<String> {
+    pub(crate) async fn obey(&mut self, feed: &Feed, text: &str) -> Option<String> {
         Some(match protocol::parse(text) {
             Ok(Command::Publish(publish)) => {
-                let published = self.publish(&publish).await;
+                let published = self.publish(feed, &publish).await;
                 answer(publish.reference, published, protocol::ack)
             }
             Ok(Command::Subscribe(subscribe)) => {
@@ -62,7 +60,7 @@ impl Client {
         })
     }
 
-    async fn publish(&mut self, publish: &Publish<'_>) -> Result<Published, Problem> {
+    async fn publish(&mut self, feed: &Feed, publish: &Publish<'_>) -> Result<Published, Problem> {
         let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
         let kind = publish.kind.as_deref().map(str::parse).transpose();
         let draft = Draft {
@@ -70,10 +68,10 @@ impl Client {
             data: Data::json(publish.data.get().as_bytes()).map_err(Problem::bad_request)?,
         };
         let published = match &publish.key {
-            None => self.feed.publish(topic, draft).await?,
+            None => feed.publish(topic, draft).await?,
             Some(key) => {
                 let key = key.parse().map_err(Problem::bad_request)?;
-                self.feed.publish_once(topic, draft, key).await?
+                feed.publish_once(topic, draft, key).await?
             }
         };
         self.published += 1;

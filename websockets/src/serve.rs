@@ -85,7 +85,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 fn connection(
     stream: TcpStream,
     app: Arc<App>,
-    draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     // Boxed, so that hyper's room is free again once the session is open.
     let opening: Pin<Box<dyn Future<Output = _> + Send>> = if app.config.takeover {
@@ -96,7 +96,7 @@ fn connection(
     async move {
         // Used where it lies: what is moved has room in the future twice.
         if let Some(session) = &mut opening.await {
-            session.run(draining).await;
+            session.run(&mut draining).await;
         }
     }
 }

@@ -6,12 +6,14 @@
 //! read what is answered is not read any further, and its own socket fills.
 
 use std::{
-    pin::pin,
+    io,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use common::{After, FeedError, Page, Topics};
+use bytes::Bytes;
+use common::{After, FeedError, Topics};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, watch},
@@ -24,7 +26,7 @@ use crate::{
     App,
     close::{self, Ending},
     commands::Client,
-    frames, protocol,
+    protocol,
     socket::{Event, Reset, Socket},
 };
 
@@ -52,13 +54,10 @@ pub(crate) struct Session<S> {
     echo: bool,
     /// When the last ping was sent.
     pinged: Option<Instant>,
-    /// Silence until then does not count.
-    excused: Instant,
-    /// How often quiet subscriptions are moved on, and when next.
-    beat: Duration,
+    /// When quiet subscriptions are moved on next.
     beat_at: Instant,
-    /// Whether the client wants to be told then where it stands.
-    heartbeat: bool,
+    /// How often the client wants to be told then where it stands, if it does.
+    heartbeat: Option<Duration>,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,
     /// Freed when the session ends, however it ends.
@@ -73,17 +72,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         asked: Asked,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        let now = Instant::now();
         let mut session = Self {
             app: app.clone(),
             socket,
             client: Client::new(&app.feed),
             echo: false,
             pinged: None,
-            excused: now,
-            beat: app.config.ping,
-            beat_at: now + app.config.ping,
-            heartbeat: false,
+            beat_at: Instant::now() + app.config.ping,
+            heartbeat: None,
             leave_at: None,
             _place: place,
         };
@@ -100,11 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.echo = true;
             return;
         };
-        if let Some(every) = heartbeat {
-            self.heartbeat = true;
-            self.beat = every;
-            self.beat_at = Instant::now() + every;
-        }
+        self.heartbeat = heartbeat;
+        self.beat_at = Instant::now() + self.beat();
         if let Some((topics, after)) = subscription {
             let next = self.client.subscriptions.add(topics, after);
             self.socket.push_text(&protocol::subscribed(None, next));
@@ -112,30 +105,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Serves it to its last byte.
-    pub(crate) async fn run(&mut self, draining: watch::Receiver<bool>)
+    pub(crate) async fn run(&mut self, draining: &mut watch::Receiver<bool>)
     where
         S: Reset,
     {
         let ending = self.live(draining).await;
-        let Client {
-            published,
-            received,
-            ..
-        } = self.client;
-        debug!(%ending, published, received, "session ended");
-        // Boxed: a session that lives need not hold the room for its end.
-        if !Box::pin(close::close(&mut self.socket, ending)).await {
-            let stalled = self.app.stalled.fetch_add(1, Ordering::Relaxed) + 1;
-            info!(stalled, "reset a peer that took no byte");
-        }
+        self.end(ending).await;
     }
 
     /// Goes on until one side ends it.
-    async fn live(&mut self, mut draining: watch::Receiver<bool>) -> Ending {
+    async fn live(&mut self, draining: &mut watch::Receiver<bool>) -> Ending {
         let mut drain = pin!(draining.changed());
         let mut alarm = pin!(sleep_until(self.tick_at()));
         loop {
+            // What was pushed leaves at once, as far as the socket takes it.
+            if let Err(error) = self.socket.write_some().await {
+                return error.into();
+            }
+            // The alarm may ring early, and is put off then: not at every message, which would cost
+            // as much as the message.
+            if alarm.is_elapsed() || self.tick_at() < alarm.deadline() {
+                alarm.as_mut().reset(self.tick_at());
+            }
             let (unsent, stays) = (self.socket.unsent(), self.leave_at.is_none());
+            // Boxed is what is rare where thousands listen.
             let step = tokio::select! {
                 event = self.socket.next(unsent < MAX_UNSENT) => Box::pin(self.handle(event)).await,
                 page = self.client.subscriptions.next(), if unsent == 0 && stays => self.deliver(page),
@@ -145,25 +138,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Err(ending) = step {
                 return ending;
             }
-            // What was pushed leaves at once, as far as the socket takes it.
-            if let Err(error) = self.socket.write_some().await {
-                return error.into();
-            }
-            // The alarm rings early, and is put off then: not at every message, which would cost as
-            // much as the message.
-            if alarm.is_elapsed() || self.tick_at() < alarm.deadline() {
-                alarm.as_mut().reset(self.tick_at());
-            }
         }
     }
 
-    async fn handle(&mut self, event: Result<Event, tungstenite::Error>) -> Result<(), Ending> {
-        let Event::Received(message) = event? else {
-            return Ok(()); // All is written: there is room for a page.
-        };
-        self.take(message).await?;
+    /// Boxed: a session that lives need not hold the room for its end.
+    fn end(&mut self, ending: Ending) -> Pin<Box<impl Future<Output = ()>>>
+    where
+        S: Reset,
+    {
+        Box::pin(async move {
+            let (published, received) = (self.client.published, self.client.received);
+            debug!(%ending, published, received, "session ended");
+            if !close::close(&mut self.socket, ending).await {
+                let stalled = self.app.stalled.fetch_add(1, Ordering::Relaxed) + 1;
+                info!(stalled, "reset a peer that took no byte");
+            }
+        })
+    }
+
+    async fn handle(&mut self, event: io::Result<Event>) -> Result<(), Ending> {
+        event?; // If all is written, there is room for a page.
         while self.socket.unsent() < MAX_UNSENT
-            && let Some(message) = self.socket.buffered()
+            && let Some(message) = self.socket.message()
         {
             self.take(message?).await?;
         }
@@ -174,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match message {
             Message::Text(_) | Message::Binary(_) if self.echo => self.socket.push_back(&message),
             Message::Text(text) => {
-                if let Some(answer) = self.client.obey(&text).await {
+                if let Some(answer) = self.client.obey(&self.app.feed, &text).await {
                     self.socket.push_text(&answer);
                 }
             }
@@ -188,9 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    fn deliver(&mut self, page: Result<Page, FeedError>) -> Result<(), Ending> {
+    fn deliver(&mut self, page: Result<Bytes, FeedError>) -> Result<(), Ending> {
         match page {
-            Ok(page) => self.push_page(&page),
+            Ok(frames) => self.socket.push_frames(frames),
             Err(FeedError::Closed) => return self.plan_to_leave(),
             Err(error) => {
                 warn!(%error, "the feed failed a session");
@@ -198,20 +194,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
         Ok(())
-    }
-
-    fn push_page(&mut self, page: &Page) {
-        if let Some(gap) = &page.gap {
-            self.socket.push_text(&protocol::gap(gap));
-        }
-        if !page.messages.is_empty() {
-            self.socket.push_frames(frames::of(&page.messages));
-        }
-        if page.gap.is_some() {
-            // Until here the client's position was the old one: cut off in between, it hears of the
-            // gap again.
-            self.tell_position();
-        }
     }
 
     fn tell_position(&mut self) {
@@ -233,9 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The last of what was published, as far as the peer takes it, and then a close.
     async fn leave(&mut self) -> Ending {
         while self.socket.unsent() < MAX_UNSENT
-            && let Some(page) = self.client.subscriptions.read().await
+            && let Some(frames) = self.client.subscriptions.read().await
         {
-            self.push_page(&page);
+            self.socket.push_frames(frames);
         }
         Ending::ours(CloseCode::Restart, "the server restarts")
     }
@@ -253,9 +235,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Err(Box::pin(self.leave()).await);
         }
         if self.beat_at <= now {
-            self.beat_at = now + self.beat;
+            self.beat_at = now + self.beat();
             Box::pin(self.client.subscriptions.pass_by_quiet()).await;
-            if self.heartbeat {
+            if self.heartbeat.is_some() {
                 self.tell_position();
             }
         }
@@ -265,11 +247,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
+    fn beat(&self) -> Duration {
+        self.heartbeat.unwrap_or(self.app.config.ping)
+    }
+
     /// When a silent peer is to be pinged, or given up.
     fn check_at(&self) -> Instant {
         match self.unanswered_ping() {
             Some(pinged) => pinged + self.app.config.pong(),
-            None => self.socket.heard().max(self.excused) + self.app.config.ping,
+            None => self.socket.heard() + self.app.config.ping,
         }
     }
 
@@ -281,8 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
             // A ping would wait behind what the peer does not take: here the stall guard judges.
-            self.excused = now;
-            self.pinged = None;
+            self.socket.excuse();
             return Ok(());
         }
         if self.unanswered_ping().is_some() {

@@ -6,8 +6,11 @@
 
 use std::future::pending;
 
+use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Topic, Topics};
 use futures_util::future::select_all;
+
+use crate::{frames, protocol, socket};
 
 /// One write: enough messages to be worth it, and all that a reader who stalls keeps of the feed in
 /// memory, if no message is longer.
@@ -84,18 +87,19 @@ impl Subscriptions {
         self.all.iter().map(|one| one.topics.iter().len()).sum()
     }
 
-    /// The next page of any subscription.
-    pub(crate) async fn next(&mut self) -> Result<Page, FeedError> {
+    /// The next page of any subscription, as frames: thousands wait here, who need not have room for
+    /// the page itself.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, FeedError> {
         // One is the rule, and waits without the rest of the machinery.
         if let [Subscription { topics, after }] = &mut self.all[..] {
             let page = self.feed.next(topics, after, PAGE).await?;
             *after = page.next.into();
-            return Ok(page);
+            return Ok(self.encode(&page));
         }
         Box::pin(self.next_of_any()).await
     }
 
-    async fn next_of_any(&mut self) -> Result<Page, FeedError> {
+    async fn next_of_any(&mut self) -> Result<Bytes, FeedError> {
         if self.all.is_empty() {
             return pending().await;
         }
@@ -107,19 +111,35 @@ impl Subscriptions {
         let page = page?;
         self.all[index].after = page.next.into();
         self.all.rotate_left(index + 1);
-        Ok(page)
+        Ok(self.encode(&page))
     }
 
     /// A page of news, if there is one now.
-    pub(crate) async fn read(&mut self) -> Option<Page> {
+    pub(crate) async fn read(&mut self) -> Option<Bytes> {
         for Subscription { topics, after } in &mut self.all {
             let page = self.feed.read(topics, after, PAGE).await;
             if let Some(page) = page.ok().filter(Page::is_news) {
                 *after = page.next.into();
-                return Some(page);
+                return Some(self.encode(&page));
             }
         }
         None
+    }
+
+    fn encode(&self, page: &Page) -> Bytes {
+        let messages = frames::of(&page.messages);
+        let Some(gap) = &page.gap else {
+            return messages;
+        };
+        let mut frames = Vec::new();
+        socket::text_frame(protocol::gap(gap).as_bytes(), &mut frames);
+        frames.extend_from_slice(&messages);
+        // Until here the client's position was the old one: cut off in between, it hears of the gap
+        // again.
+        if let Some(next) = self.position() {
+            socket::text_frame(protocol::heartbeat(next).as_bytes(), &mut frames);
+        }
+        frames.into()
     }
 
     /// Up to where everything of all subscriptions was sent, if that can be told.

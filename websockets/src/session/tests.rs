@@ -29,7 +29,7 @@ impl Peer {
         let feed = Feed::new(Retention::default());
         let app = App::new(&feed, Config::default(), ([127, 0, 0, 1], 1).into());
         let (io, server) = duplex(buffer);
-        let (drain, draining) = watch::channel(false);
+        let (drain, mut draining) = watch::channel(false);
         let limits = Limits {
             message: 65_536,
             fragments: 10,
@@ -38,7 +38,7 @@ impl Peer {
         let app = Arc::new(app);
         let place = app.subscribers.clone().try_acquire_owned().unwrap();
         let mut session = Session::new(&app, socket, asked, place);
-        let session = tokio::spawn(async move { session.run(draining).await });
+        let session = tokio::spawn(async move { session.run(&mut draining).await });
         Self {
             io,
             feed,
