@@ -20,9 +20,9 @@ const MAX_TOPICS: usize = 64;
 pub(crate) struct Client {
     pub(crate) subscriptions: Subscriptions,
     /// Messages that the client published.
-    pub(crate) published: u64,
+    pub(crate) published: u32,
     /// Messages that the client said it had received.
-    pub(crate) received: u64,
+    pub(crate) received: u32,
 }
 
 impl Client {

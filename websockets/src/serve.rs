@@ -12,6 +12,7 @@ use std::{
 };
 
 use common::{Drained, StallGuard};
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -82,7 +83,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 /// One connection from its first byte to its last.
 ///
 /// Differs: it may go on as a session.
-fn connection(
+pub(crate) fn connection(
     stream: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
@@ -93,12 +94,13 @@ fn connection(
     } else {
         Box::pin(with_hyper(stream, app, draining.clone()))
     };
-    async move {
+    opening.then(|mut session| async move {
         // Used where it lies: what is moved has room in the future twice.
-        if let Some(session) = &mut opening.await {
-            session.run(&mut draining).await;
+        if let Some(session) = &mut session {
+            let ending = session.live(&mut draining).await;
+            session.end(ending).await;
         }
-    }
+    })
 }
 
 /// The connection as long as it is hyper's. Some if it goes on as a session.

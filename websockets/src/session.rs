@@ -6,7 +6,7 @@
 //! read what is answered is not read any further, and its own socket fills.
 
 use std::{
-    io,
+    num::NonZeroU16,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -27,7 +27,7 @@ use crate::{
     close::{self, Ending},
     commands::Client,
     protocol,
-    socket::{Event, Reset, Socket},
+    socket::{Reset, Socket},
 };
 
 /// When so many bytes wait to be written, nothing more is read: the answers would have no place.
@@ -39,7 +39,7 @@ pub(crate) enum Asked {
     /// A session, perhaps subscribed from the first byte, perhaps with heartbeats.
     Feed {
         subscription: Option<(Topics, After)>,
-        heartbeat: Option<Duration>,
+        heartbeat: Option<NonZeroU16>,
     },
     /// Its own messages back.
     Echo,
@@ -56,8 +56,8 @@ pub(crate) struct Session<S> {
     pinged: Option<Instant>,
     /// When quiet subscriptions are moved on next.
     beat_at: Instant,
-    /// How often the client wants to be told then where it stands, if it does.
-    heartbeat: Option<Duration>,
+    /// Every how many seconds the client wants to be told then where it stands, if it does.
+    heartbeat: Option<NonZeroU16>,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,
     /// Freed when the session ends, however it ends.
@@ -104,17 +104,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Serves it to its last byte.
-    pub(crate) async fn run(&mut self, draining: &mut watch::Receiver<bool>)
-    where
-        S: Reset,
-    {
-        let ending = self.live(draining).await;
-        self.end(ending).await;
-    }
-
     /// Goes on until one side ends it.
-    async fn live(&mut self, draining: &mut watch::Receiver<bool>) -> Ending {
+    pub(crate) async fn live(&mut self, draining: &mut watch::Receiver<bool>) -> Ending {
         let mut drain = pin!(draining.changed());
         let mut alarm = pin!(sleep_until(self.tick_at()));
         loop {
@@ -128,21 +119,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 alarm.as_mut().reset(self.tick_at());
             }
             let (unsent, stays) = (self.socket.unsent(), self.leave_at.is_none());
-            // Boxed is what is rare where thousands listen.
-            let step = tokio::select! {
-                event = self.socket.next(unsent < MAX_UNSENT) => Box::pin(self.handle(event)).await,
+            let woken = tokio::select! {
+                ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
                 page = self.client.subscriptions.next(), if unsent == 0 && stays => self.deliver(page),
-                () = &mut alarm => Box::pin(self.tick()).await,
+                () = &mut alarm => Ok(()),
                 _ = &mut drain, if stays => self.plan_to_leave(),
             };
-            if let Err(ending) = step {
+            if let Err(ending) = woken {
+                return ending;
+            }
+            // Boxed, as is the end: a session that waits need not hold the room for its work.
+            let due = alarm.is_elapsed();
+            if (due || self.socket.is_unread())
+                && let Err(ending) = Box::pin(self.work(due)).await
+            {
                 return ending;
             }
         }
     }
 
-    /// Boxed: a session that lives need not hold the room for its end.
-    fn end(&mut self, ending: Ending) -> Pin<Box<impl Future<Output = ()>>>
+    /// Ends the connection, and says how it went.
+    pub(crate) fn end(&mut self, ending: Ending) -> Pin<Box<impl Future<Output = ()>>>
     where
         S: Reset,
     {
@@ -156,12 +153,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         })
     }
 
-    async fn handle(&mut self, event: io::Result<Event>) -> Result<(), Ending> {
-        event?; // If all is written, there is room for a page.
+    async fn work(&mut self, due: bool) -> Result<(), Ending> {
         while self.socket.unsent() < MAX_UNSENT
             && let Some(message) = self.socket.message()
         {
             self.take(message?).await?;
+        }
+        if due {
+            self.tick().await?;
         }
         Ok(())
     }
@@ -232,11 +231,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn tick(&mut self) -> Result<(), Ending> {
         let now = Instant::now();
         if self.leave_at.is_some_and(|leave_at| leave_at <= now) {
-            return Err(Box::pin(self.leave()).await);
+            return Err(self.leave().await);
         }
         if self.beat_at <= now {
             self.beat_at = now + self.beat();
-            Box::pin(self.client.subscriptions.pass_by_quiet()).await;
+            self.client.subscriptions.pass_by_quiet().await;
             if self.heartbeat.is_some() {
                 self.tell_position();
             }
@@ -248,7 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn beat(&self) -> Duration {
-        self.heartbeat.unwrap_or(self.app.config.ping)
+        let seconds = |every: NonZeroU16| Duration::from_secs(every.get().into());
+        self.heartbeat.map_or(self.app.config.ping, seconds)
     }
 
     /// When a silent peer is to be pinged, or given up.

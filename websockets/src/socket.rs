@@ -71,15 +71,6 @@ pub(crate) struct Socket<S> {
     heard: Instant,
 }
 
-/// What the socket did.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// Bytes came, or their end: [`Socket::message`] knows whether they are a message.
-    Came,
-    /// All that was pushed is written.
-    Written,
-}
-
 /// A peer that broke [`Limits::fragments`].
 #[derive(Debug, thiserror::Error)]
 #[error("a message of too many fragments")]
@@ -110,6 +101,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.shared.len() + self.buffers.out.len()
     }
 
+    /// Whether there may be a message in what has come.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread
+    }
+
     /// Until when the peer was not silent, or was excused.
     pub(crate) fn heard(&self) -> Instant {
         self.heard
@@ -120,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.heard = Instant::now();
     }
 
-    /// Queues a text message, as all that is pushed; [`next`](Self::next) writes it.
+    /// Queues a text message, as all that is pushed; [`ready`](Self::ready) writes it.
     pub(crate) fn push_text(&mut self, text: &str) {
         frame(
             text.as_bytes(),
@@ -159,17 +155,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// The next thing that happens: reads if `reading`, and writes what was pushed once there is
-    /// nothing more to read.
-    pub(crate) async fn next(&mut self, reading: bool) -> io::Result<Event> {
+    /// Resolves when bytes have come, if they are to be read, or when all that was pushed is written.
+    pub(crate) async fn ready(&mut self, reading: bool) -> io::Result<()> {
         poll_fn(|task| {
             if reading && (self.unread || self.poll_fill(task)?.is_ready()) {
-                return Poll::Ready(Ok(Event::Came));
+                return Poll::Ready(Ok(()));
             }
             if self.unsent() == 0 {
                 return Poll::Pending;
             }
-            self.poll_write(task).map_ok(|()| Event::Written)
+            self.poll_write(task)
         })
         .await
     }
@@ -262,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     async fn receive(&mut self) -> Result<(), Error> {
-        self.next(true).await?;
+        self.ready(true).await?;
         self.message().transpose()?;
         Ok(())
     }

@@ -38,7 +38,10 @@ impl Peer {
         let app = Arc::new(app);
         let place = app.subscribers.clone().try_acquire_owned().unwrap();
         let mut session = Session::new(&app, socket, asked, place);
-        let session = tokio::spawn(async move { session.run(&mut draining).await });
+        let session = tokio::spawn(async move {
+            let ending = session.live(&mut draining).await;
+            session.end(ending).await;
+        });
         Self {
             io,
             feed,
@@ -162,7 +165,7 @@ async fn who_is_talking_is_not_pinged() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeats_come_as_often_as_they_were_asked_for() {
-    let every = Some(Duration::from_secs(7));
+    let every = NonZeroU16::new(7);
     let asked = Asked::Feed {
         subscription: Some(("a".parse().unwrap(), After::Latest)),
         heartbeat: every,
