@@ -28,11 +28,13 @@ async fn stay(world: &World, technique: Technique, after: &str, heard: &mut Vec<
     let mut to = Subscription::new(server, "a");
     to.after = after.to_owned();
     to.interval = Duration::from_millis(5);
-    let mut client = Client::subscribe(technique, to).await.unwrap();
+    let client = Client::subscribe(technique, to).await;
+    let mut client = client.expect("the server is there");
     let enough = heard.len() + AT_EACH;
     while heard.len() < enough {
         let news = timeout(PATIENCE, client.next()).await;
-        for news in news.expect("more is published").unwrap() {
+        let news = news.expect("more is published");
+        for news in news.expect("the connection holds") {
             match news {
                 Heard::Message(message) => heard.push(message.id),
                 Heard::Gap(gap) => panic!("{technique}: {gap:?}"),

@@ -112,7 +112,8 @@ async fn all_five_tell_the_same_story() {
         playing.spawn(async move {
             let mut world = World::with_listeners().await;
             let outcome = play(&mut world, seed).await;
-            (seed, outcome.map(|()| world.gaps()))
+            let gaps = outcome.map(|()| world.gaps());
+            Played { seed, gaps }
         });
     }
     while let Some(played) = playing.join_next().await {
@@ -122,11 +123,18 @@ async fn all_five_tell_the_same_story() {
     assert!(gaps > 0 || number("STORY_SEED").is_some());
 }
 
-/// The gaps of a story that went well.
-fn told(played: Option<Result<(u64, Result<usize, String>), JoinError>>) -> usize {
-    let (seed, outcome) = played.expect("there is one").expect("it does not panic");
+/// A story that is over: how many messages somebody was told are missing, or what went wrong.
+struct Played {
+    seed: u64,
+    gaps: Result<usize, String>,
+}
+
+fn told(played: Option<Result<Played, JoinError>>) -> usize {
+    let played = played.expect("there is one").expect("it does not panic");
+    let seed = played.seed;
     let again = format!("STORY_SEED={seed} cargo test -p compare --test story");
-    outcome.unwrap_or_else(|wrong| panic!("{wrong}\nplay it again: {again}"))
+    let gaps = played.gaps;
+    gaps.unwrap_or_else(|wrong| panic!("{wrong}\nplay it again: {again}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
