@@ -9,13 +9,15 @@
 //! - `serve.rs` accepts connections, hands each to hyper, and keeps it when hyper has upgraded it;
 //!   `takeover.rs` is an addition: it takes it back a little earlier, for the memory;
 //! - `route.rs` turns a request into an answer, `handshake.rs` is the answer that upgrades;
-//! - `session.rs` is what happens then: one task, one `select!`;
+//! - `session.rs` is what happens then: one task, one `select!`; `commands.rs` is what the client
+//!   asks of it, `subscriptions.rs` what it reads of the feed;
 //! - `socket.rs` drives tungstenite on any async stream, and `boundary.rs` knows when it is idle;
 //!   `protocol.rs` reads and writes the JSON in the frames, `frames.rs` encodes a page once for all
 //!   who read it, `close.rs` ends the session so that the peer learns why.
 
 mod boundary;
 mod close;
+mod commands;
 mod frames;
 mod handshake;
 mod protocol;
@@ -23,6 +25,7 @@ mod route;
 mod serve;
 mod session;
 mod socket;
+mod subscriptions;
 mod takeover;
 
 use std::{

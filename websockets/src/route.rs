@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     num::NonZeroU16,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -96,13 +95,12 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
 fn feed<B>(topics: Option<&str>, request: &Request<B>) -> Result<Asked, Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Latest);
-    let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
     let topics = topics.map(str::parse).transpose();
     Ok(Asked::Feed {
         subscription: topics
             .map_err(Problem::bad_request)?
             .map(|topics| (topics, after)),
-        heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
+        heartbeat: query.get::<NonZeroU16>("heartbeat")?,
     })
 }
 

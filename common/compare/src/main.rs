@@ -1,21 +1,80 @@
-//! Parse, measure, print.
+//! The command: the page, or with `--measure` the table, or one server.
 
-use std::process::ExitCode;
+use std::{env, fs, io, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
-use compare::{Config, run, table};
+use clap::{Parser, Subcommand};
+use compare::{Report, Serve, check, markdown, measure, write_into};
+
+/// Runs the five techniques side by side.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "compare", version, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Measure, and print the table.
+    #[arg(long)]
+    measure: bool,
+    /// One short run, under a minute, instead of three in less than five.
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to this file as JSON, with --measure.
+    #[arg(long, requires = "measure", value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the table and the charts into this README, between its markers, with --measure.
+    #[arg(long, requires = "measure", value_name = "README")]
+    write: Option<PathBuf>,
+    /// Measure, and fail if a ratio of this README is more than two times off.
+    #[arg(long, conflicts_with = "measure", value_name = "README")]
+    check: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Run one of the five, until a signal.
+    Serve(Serve),
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = Config::parse();
-    match run(&config).await {
-        Ok(measured) => {
-            print!("{}", table::markdown(&config, &measured));
-            ExitCode::SUCCESS
-        }
+    match run(Args::parse()).await {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(args: Args) -> io::Result<ExitCode> {
+    if let Some(Command::Serve(serve)) = args.command {
+        serve.run().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Read first: a measurement is long.
+    let readme = args.check.as_ref().map(fs::read_to_string).transpose()?;
+    let report = measure::measure(&env::current_exe()?, args.quick || !args.measure).await?;
+    match readme {
+        Some(readme) => compared(&readme, &report),
+        None => shown(&args, &report),
+    }
+}
+
+fn shown(args: &Args, report: &Report) -> io::Result<ExitCode> {
+    print!("{}", markdown(report));
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_string_pretty(report)?)?;
+    }
+    if let Some(path) = &args.write {
+        write_into(path, report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compared(readme: &str, report: &Report) -> io::Result<ExitCode> {
+    let differences = check::differences(readme, report)?;
+    differences.iter().for_each(|line| println!("{line}"));
+    match differences.is_empty() {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
     }
 }

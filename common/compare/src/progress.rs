@@ -42,5 +42,5 @@ fn draw(delivered: &AtomicUsize, total: usize) {
 fn line(delivered: usize, total: usize) -> String {
     let filled = WIDTH * delivered.min(total) / total;
     let bar = "#".repeat(filled) + &"-".repeat(WIDTH - filled);
-    format!("[{bar}] {delivered} of {total} messages delivered")
+    format!("[{bar}] {delivered} of {total} delivered")
 }

@@ -1,9 +1,13 @@
 //! The figures, checked against the harness' proxy, which counts and delays by itself.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use common::harness::{Client, Fault, FaultProxy, Faults, PATIENCE};
-use compare::{Measured, Plan, Server, Technique, measure};
+use common::harness::{Fault, FaultProxy, Faults, PATIENCE};
+use compare::{
+    Publisher, Receiver, Server, Technique,
+    measure::{Measured, Plan, Way, lane},
+};
+use serde_json::json;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -23,26 +27,36 @@ fn plan() -> Plan {
         messages: MESSAGES,
         gap,
         start: Instant::now() + gap,
+        clients: 1,
         interval: INTERVAL,
+        keep_alive: true,
         delivered: Arc::default(),
     }
 }
 
 /// One run with the proxy between the two sides of the delivery, and the bytes that it counted.
-async fn through(technique: Technique, faults: Faults) -> (Measured, u64) {
+async fn through(technique: Technique, faults: Faults, plan: Plan) -> (Technique, Measured, u64) {
     let server = Server::start(technique).await;
     let server = server.expect("a port is to be had");
-    let mut proxy = None;
-    let reroute = async |upstream: SocketAddr| {
-        let started = proxy.insert(FaultProxy::start(upstream, faults).await);
-        started.addr()
-    };
-    let measured = measure(technique, server.addr(), reroute, &plan()).await;
+    let mut way = Way::from(server.addr());
+    let proxy;
+    if technique == Technique::Webhooks {
+        let traffic = Arc::default();
+        let receiver = Receiver::listen(Arc::clone(&traffic)).await;
+        let receiver = receiver.expect("a port is to be had");
+        proxy = FaultProxy::start(receiver.addr(), faults).await;
+        way.receiver = Some(Arc::new(receiver.called_at(proxy.addr())));
+        way.traffic = Some(traffic);
+    } else {
+        proxy = FaultProxy::start(server.addr(), faults).await;
+        way.subscribe = proxy.addr();
+    }
+    let measured = lane(technique, way, None, &plan).await;
     let measured = measured.expect("all messages come");
-    let bytes = settled(&proxy.expect("every client dials"), measured.bytes).await;
+    let bytes = settled(&proxy, measured.whole.bytes).await;
     // Only now: a stream says goodbye, which nobody is there to count.
     server.stop().await.expect("it drains");
-    (measured, bytes)
+    (technique, measured, bytes)
 }
 
 /// The proxy may count the last bytes a moment after they were sent.
@@ -64,39 +78,75 @@ fn delayed(technique: Technique) -> Faults {
 }
 
 /// All five at one time: they spend it waiting.
-async fn all(faults: fn(Technique) -> Faults) -> Vec<(Measured, u64)> {
+async fn all(
+    faults: fn(Technique) -> Faults,
+    plan: fn() -> Plan,
+) -> Vec<(Technique, Measured, u64)> {
     let mut runs = JoinSet::new();
     for technique in Technique::ALL {
-        runs.spawn(through(technique, faults(technique)));
+        runs.spawn(through(technique, faults(technique), plan()));
     }
     let mut measured = runs.join_all().await;
-    measured.sort_unstable_by_key(|(measured, _)| measured.technique);
+    measured.sort_unstable_by_key(|(technique, _, _)| *technique);
     measured
 }
 
-/// And a stream asks once, a long poll and a webhook once for each message, a poll at every
-/// interval.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_and_bytes_are_those_that_go_over_the_wire() {
-    for (measured, bytes) in all(|_| Faults::default()).await {
-        let technique = measured.technique;
-        assert_eq!(measured.bytes, bytes, "{technique}");
-        let expected = match technique {
-            Technique::Sse | Technique::Websockets => 1..=1,
+async fn bytes_are_those_that_go_over_the_wire() {
+    for (technique, measured, bytes) in all(|_| Faults::default(), plan).await {
+        assert_eq!(measured.whole.bytes, bytes, "{technique}");
+        assert!(measured.steady.bytes < bytes, "{technique}");
+    }
+}
+
+/// A stream asks once, before the counting; a long poll and a webhook once for each message, a poll
+/// at every interval. Connections are kept, but for webhooks.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_and_connections_are_those_of_a_client_that_stays() {
+    for (technique, measured, _) in all(|_| Faults::default(), plan).await {
+        let steady = measured.steady;
+        let requests = match technique {
+            Technique::Sse | Technique::Websockets => 0..=0,
             Technique::LongPolling | Technique::Webhooks => 21..=21,
-            Technique::ShortPolling => 26..=34,
+            Technique::ShortPolling => 29..=34,
         };
-        let requests = measured.requests;
-        assert!(expected.contains(&requests), "{technique}: {requests}");
+        assert!(
+            requests.contains(&steady.requests),
+            "{technique}: {steady:?}"
+        );
+        let connections = if technique == Technique::Webhooks {
+            21
+        } else {
+            0
+        };
+        assert_eq!(steady.connections, connections, "{technique}");
+        let empty = steady.requests - 21.min(steady.requests);
+        assert!(
+            (empty..empty + 3).contains(&steady.empty),
+            "{technique}: {steady:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keep_alive_each_poll_has_a_connection_of_its_own() {
+    let plan = || Plan {
+        keep_alive: false,
+        ..plan()
+    };
+    for technique in [Technique::ShortPolling, Technique::LongPolling] {
+        let (_, measured, bytes) = through(technique, Faults::default(), plan()).await;
+        let steady = measured.steady;
+        assert_eq!(steady.connections, steady.requests, "{technique}");
+        assert_eq!(measured.whole.bytes, bytes, "{technique}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_network_moves_the_median_by_its_delay() {
-    let (direct, delayed) = tokio::join!(all(|_| Faults::default()), all(delayed));
-    for ((direct, _), (delayed, _)) in direct.iter().zip(&delayed) {
-        let technique = direct.technique;
-        if technique == Technique::ShortPolling {
+    let (direct, delayed) = tokio::join!(all(|_| Faults::default(), plan), all(delayed, plan));
+    for ((technique, direct, _), (_, delayed, _)) in direct.iter().zip(&delayed) {
+        if *technique == Technique::ShortPolling {
             adds_the_delay_to_what_a_poll_waits_for(delayed);
             continue;
         }
@@ -105,6 +155,23 @@ async fn a_slow_network_moves_the_median_by_its_delay() {
         let range = format!("from {before:?} to {after:?}");
         assert!((45..=60).contains(&moved), "{technique}: {range}");
     }
+}
+
+/// Every poll has its own distance from the message, so one message is enough for all distances.
+#[tokio::test(flavor = "multi_thread")]
+async fn spread_polls_wait_for_half_of_the_interval_in_the_middle() {
+    let server = Server::start(Technique::ShortPolling).await.unwrap();
+    let plan = Plan {
+        messages: 3,
+        clients: 20,
+        interval: Duration::from_secs(1),
+        ..plan()
+    };
+    let measured = lane(Technique::ShortPolling, server.addr(), None, &plan).await;
+    let measured = measured.expect("all messages come");
+    let median = measured.percentile(50).as_millis();
+    assert!((400..=620).contains(&median), "{median}");
+    assert!(measured.percentile(99) >= INTERVAL * 8, "{measured:?}");
 }
 
 /// The latency of a poll is where in the interval the message falls, which moves the median by more
@@ -124,15 +191,16 @@ fn adds_the_delay_to_what_a_poll_waits_for(delayed: &Measured) {
 async fn a_number_that_comes_twice_fails_the_run() {
     for technique in [Technique::ShortPolling, Technique::Sse] {
         let server = Server::start(technique).await.unwrap();
-        let client = Client::new(server.addr());
-        let early = client.post("/topics/compare", r#"{"seq":0}"#);
-        let early = early.header("content-type", "application/json");
-        assert_eq!(early.send().await.status, 201);
+        let mut publisher = Publisher::new(server.addr());
+        publisher
+            .publish("compare", &json!({ "seq": 0 }))
+            .await
+            .unwrap();
         let plan = Plan {
-            messages: 3,
+            messages: 2,
             ..plan()
         };
-        let failed = measure(technique, server.addr(), async |addr| addr, &plan).await;
+        let failed = lane(technique, server.addr(), None, &plan).await;
         let error = failed
             .expect_err("message 0 was published twice")
             .to_string();

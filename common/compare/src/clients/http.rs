@@ -1,14 +1,14 @@
-//! One connection, kept alive, on hyper's client half.
+//! Requests on hyper's client half.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Response,
+    Request, Response,
     body::Incoming,
     client::conn::http1::{self, SendRequest},
-    header::HOST,
+    header::{self, HOST},
     http::{request, response},
 };
 use hyper_util::rt::TokioIo;
@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::traffic::{Counted, Traffic};
 
-/// Dropped, it closes.
+/// One connection. Dropped, it closes.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -31,10 +31,7 @@ impl Connection {
     pub(super) async fn open(addr: SocketAddr, traffic: Arc<Traffic>) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        let counted = Counted {
-            io: stream,
-            traffic: traffic.clone(),
-        };
+        let counted = Counted::new(stream, traffic.clone());
         let (sender, connection) = http1::handshake(TokioIo::new(counted))
             .await
             .map_err(io::Error::other)?;
@@ -61,21 +58,53 @@ impl Connection {
         let response = self.sender.send_request(request).await;
         response.map_err(io::Error::other)
     }
-
-    /// Sends a request and reads the whole answer.
-    pub(super) async fn exchange(
-        &mut self,
-        request: request::Builder,
-        body: impl Into<Bytes>,
-    ) -> io::Result<(response::Parts, Bytes)> {
-        let (head, body) = self.send(request, body).await?.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?;
-        Ok((head, body.to_bytes()))
-    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+/// Whole exchanges with one server, over one connection that is kept or over one for each.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    addr: SocketAddr,
+    traffic: Arc<Traffic>,
+    keep_alive: bool,
+    kept: Option<Connection>,
+}
+
+impl Exchanges {
+    pub(super) fn new(addr: SocketAddr, traffic: Arc<Traffic>, keep_alive: bool) -> Self {
+        Self {
+            addr,
+            traffic,
+            keep_alive,
+            kept: None,
+        }
+    }
+
+    /// Sends a request and reads the whole answer.
+    pub(super) async fn exchange(
+        &mut self,
+        mut request: request::Builder,
+        body: impl Into<Bytes>,
+    ) -> io::Result<(response::Parts, Bytes)> {
+        let mut connection = match self.kept.take() {
+            Some(kept) => kept,
+            None => Connection::open(self.addr, self.traffic.clone()).await?,
+        };
+        if !self.keep_alive {
+            request = request.header(header::CONNECTION, "close");
+        }
+        let (head, body) = connection.send(request, body).await?.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?;
+        self.kept = self.keep_alive.then_some(connection);
+        Ok((head, body.to_bytes()))
+    }
+
+    pub(super) async fn fetch(&mut self, path: &str) -> io::Result<(response::Parts, Bytes)> {
+        self.exchange(Request::get(path), "").await
     }
 }

@@ -2,37 +2,42 @@
 
 use std::io;
 
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
-use super::{Connection, Message, Page, TOPIC, expect};
+use super::{Exchanges, Heard, Page, Subscription, expect};
 
 /// How long the server may wait with its answer, in seconds.
-const WAIT: u32 = 25;
+pub(crate) const WAIT: u32 = 25;
 
 #[derive(Debug)]
-pub(crate) struct LongPolling {
-    connection: Connection,
-    after: String,
+pub struct LongPolling {
+    exchanges: Exchanges,
+    to: Subscription,
 }
 
 impl LongPolling {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(to: Subscription) -> Self {
         Self {
-            connection,
-            after: "earliest".to_owned(),
+            exchanges: to.exchanges(),
+            to,
         }
     }
 
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Message>> {
+    pub(super) fn after(&self) -> &str {
+        &self.to.after
+    }
+
+    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
-            let path = format!("/topics/{TOPIC}?after={}&wait={WAIT}", self.after);
-            let (head, body) = self.connection.exchange(Request::get(path), "").await?;
+            let path = self.to.path(&format!("&wait={WAIT}"));
+            let (head, body) = self.exchanges.fetch(&path).await?;
             expect(StatusCode::OK, head.status, &body)?;
-            let page = Page::parse(&body)?;
-            self.after = page.next;
-            if !page.messages.is_empty() {
-                return Ok(page.messages);
+            let page: Page = serde_json::from_slice(&body)?;
+            let heard = page.turn(&mut self.to.after);
+            if !heard.is_empty() {
+                return Ok(heard);
             }
+            self.to.traffic.empty();
         }
     }
 }

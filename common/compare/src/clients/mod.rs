@@ -12,71 +12,132 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{Request, StatusCode, header::CONTENT_TYPE};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+pub use self::webhooks::Receiver;
 use self::{
-    http::Connection, long_polling::LongPolling, short_polling::ShortPolling, sse::Sse,
-    webhooks::Webhooks, websockets::Websocket,
+    http::{Connection, Exchanges},
+    long_polling::LongPolling,
+    short_polling::ShortPolling,
+    sse::Sse,
+    webhooks::Webhooks,
+    websockets::Websocket,
 };
 use crate::{Technique, traffic::Traffic};
 
-/// Each server has a feed of its own, so one topic is enough.
-const TOPIC: &str = "compare";
-
 /// What a client needs to know.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    pub(crate) server: SocketAddr,
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Where to ask, or to register.
+    pub server: SocketAddr,
+    /// Topics, joined by commas.
+    pub topics: String,
+    /// Where to begin: a cursor, or `earliest`. An endpoint always begins at the feed's head.
+    pub after: String,
     /// Between two polls, where there are any.
-    pub(crate) interval: Duration,
+    pub interval: Duration,
+    /// Whether polls keep their connection.
+    pub keep_alive: bool,
+    /// Who is called, where somebody is; `None` begins to listen.
+    pub receiver: Option<Arc<Receiver>>,
     /// Counts what the client receives with.
-    pub(crate) traffic: Arc<Traffic>,
+    pub traffic: Arc<Traffic>,
 }
 
 impl Subscription {
-    async fn dial(
-        self,
-        reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
-    ) -> io::Result<Connection> {
-        Connection::open(reroute(self.server).await, self.traffic).await
+    /// All messages of `topics` from the first on.
+    pub fn new(server: SocketAddr, topics: impl Into<String>) -> Self {
+        Self {
+            server,
+            topics: topics.into(),
+            after: "earliest".to_owned(),
+            interval: Duration::from_secs(1),
+            keep_alive: true,
+            receiver: None,
+            traffic: Arc::default(),
+        }
     }
+
+    fn path(&self, more: &str) -> String {
+        format!("/topics/{}?after={}{more}", self.topics, self.after)
+    }
+
+    fn exchanges(&self) -> Exchanges {
+        Exchanges::new(self.server, self.traffic.clone(), self.keep_alive)
+    }
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// Something was published.
+    Message(Message),
+    /// Something was published that it does not get.
+    Gap(Gap),
+}
+
+/// A message, as on every wire.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Message {
+    /// Its cursor.
+    pub id: String,
+    /// Where it was published.
+    pub topic: String,
+    /// What was published.
+    pub data: Value,
+}
+
+/// A gap, as on every wire: of `topics`, the messages in (`requested`, `resumed`] are not given.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Gap {
+    /// `trimmed`, `foreign`, `ahead`.
+    pub reason: String,
+    /// The topics that lost something.
+    pub topics: Vec<String>,
+    /// The position that was asked for.
+    pub requested: String,
+    /// Delivery goes on after this position.
+    pub resumed: String,
 }
 
 /// A client of one of the five.
 #[derive(Debug)]
-pub(crate) enum Client {
+pub enum Client {
+    /// See [`Technique::LongPolling`].
     LongPolling(LongPolling),
+    /// See [`Technique::ShortPolling`].
     ShortPolling(ShortPolling),
+    /// See [`Technique::Sse`].
     Sse(Sse),
+    /// See [`Technique::Webhooks`].
     Webhooks(Webhooks),
+    /// See [`Technique::Websockets`].
     Websocket(Websocket),
 }
 
 impl Client {
-    /// Subscribes to all messages from the first on, so that none can be lost before the client is
-    /// there. For `reroute` see [`measure`](crate::measure()).
-    pub(crate) async fn subscribe(
-        technique: Technique,
-        to: Subscription,
-        reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
-    ) -> io::Result<Self> {
-        let interval = to.interval;
+    /// Subscribes. Polls ask only when they are asked for what is next.
+    ///
+    /// # Errors
+    /// If the server is not there, or refuses.
+    pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Self> {
         Ok(match technique {
-            Technique::ShortPolling => {
-                Self::ShortPolling(ShortPolling::new(to.dial(reroute).await?, interval))
-            }
-            Technique::LongPolling => Self::LongPolling(LongPolling::new(to.dial(reroute).await?)),
-            Technique::Webhooks => Self::Webhooks(Webhooks::register(to, reroute).await?),
-            Technique::Websockets => {
-                Self::Websocket(Websocket::open(to.dial(reroute).await?).await?)
-            }
-            Technique::Sse => Self::Sse(Sse::open(to.dial(reroute).await?).await?),
+            Technique::ShortPolling => Self::ShortPolling(ShortPolling::new(to)),
+            Technique::LongPolling => Self::LongPolling(LongPolling::new(to)),
+            Technique::Webhooks => Self::Webhooks(Webhooks::register(to).await?),
+            Technique::Websockets => Self::Websocket(Websocket::open(to).await?),
+            Technique::Sse => Self::Sse(Sse::open(to).await?),
         })
     }
 
-    /// What came next, at least one message.
-    pub(crate) async fn next(&mut self) -> io::Result<Vec<Message>> {
+    /// What came next, at least one thing. A client whose `next` failed, or was dropped before it
+    /// had come back, is done for, and another one goes on from its [`Client::after`]; only that of
+    /// webhooks stands being dropped.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn next(&mut self) -> io::Result<Vec<Heard>> {
         match self {
             Self::LongPolling(client) => client.next().await,
             Self::ShortPolling(client) => client.next().await,
@@ -86,8 +147,41 @@ impl Client {
         }
     }
 
+    /// The position from which to go on.
+    pub fn after(&self) -> &str {
+        match self {
+            Self::LongPolling(client) => client.after(),
+            Self::ShortPolling(client) => client.after(),
+            Self::Sse(client) => client.after(),
+            Self::Webhooks(client) => client.after(),
+            Self::Websocket(client) => client.after(),
+        }
+    }
+
+    /// What can be heard only by asking: whoever is called does not notice that nobody calls.
+    ///
+    /// # Errors
+    /// If the sender is not there, or does not know the endpoint.
+    pub async fn check(&mut self) -> io::Result<Vec<Heard>> {
+        match self {
+            Self::Webhooks(client) => client.check().await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// After how long the server wants to be asked again, if it has said so.
+    pub fn retry(&self) -> Option<Duration> {
+        match self {
+            Self::Sse(client) => client.retry(),
+            _ => None,
+        }
+    }
+
     /// Takes leave. All that was on the wire has been counted then.
-    pub(crate) async fn close(self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn close(self) -> io::Result<()> {
         match self {
             // Nothing is under way between two polls, and a stream has no goodbye but to be dropped.
             Self::LongPolling(_) | Self::ShortPolling(_) | Self::Sse(_) => Ok(()),
@@ -97,61 +191,51 @@ impl Client {
     }
 }
 
-/// The part of a message that matters here.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Message {
-    data: Numbered,
-}
-
-#[derive(Debug, Deserialize)]
-struct Numbered {
-    seq: usize,
-}
-
-impl Message {
-    /// The number that it was published with.
-    pub(crate) fn seq(&self) -> usize {
-        self.data.seq
-    }
-}
-
 /// The answer to a poll.
 #[derive(Debug, Deserialize)]
 struct Page {
     messages: Vec<Message>,
     next: String,
     more: bool,
-    gap: Option<Value>,
+    gap: Option<Gap>,
 }
 
 impl Page {
-    fn parse(json: &[u8]) -> io::Result<Self> {
-        let page: Self = serde_json::from_slice(json)?;
-        no_gap(page.gap.as_ref())?;
-        Ok(page)
+    /// What it says, and moves the position past it.
+    fn turn(self, after: &mut String) -> Vec<Heard> {
+        *after = self.next;
+        let gap = self.gap.into_iter().map(Heard::Gap);
+        gap.chain(self.messages.into_iter().map(Heard::Message))
+            .collect()
     }
-}
-
-/// A client of this run is never so slow that messages are trimmed.
-fn no_gap(gap: Option<&Value>) -> io::Result<()> {
-    gap.map_or(Ok(()), |gap| Err(io::Error::other(format!("a gap: {gap}"))))
 }
 
 /// Publishes over one connection, which is not counted.
 #[derive(Debug)]
-pub(crate) struct Publisher(Connection);
+pub struct Publisher(Exchanges);
+
+#[derive(Debug, Deserialize)]
+struct Published {
+    id: String,
+}
 
 impl Publisher {
-    pub(crate) async fn connect(server: SocketAddr) -> io::Result<Self> {
-        Connection::open(server, Arc::default()).await.map(Self)
+    /// To this server.
+    pub fn new(server: SocketAddr) -> Self {
+        Self(Exchanges::new(server, Arc::default(), true))
     }
 
-    pub(crate) async fn publish(&mut self, seq: usize) -> io::Result<()> {
-        let body = json!({ "seq": seq, "status": "success" }).to_string();
-        let request = Request::post(format!("/topics/{TOPIC}"));
+    /// Publishes, and gives the message's id.
+    ///
+    /// # Errors
+    /// If the server is not there, or refuses.
+    pub async fn publish(&mut self, topic: &str, data: &Value) -> io::Result<String> {
+        let request = Request::post(format!("/topics/{topic}"));
         let request = request.header(CONTENT_TYPE, "application/json");
-        let (head, body) = self.0.exchange(request, body).await?;
-        expect(StatusCode::CREATED, head.status, &body)
+        let (head, body) = self.0.exchange(request, data.to_string()).await?;
+        expect(StatusCode::CREATED, head.status, &body)?;
+        let published: Published = serde_json::from_slice(&body)?;
+        Ok(published.id)
     }
 }
 

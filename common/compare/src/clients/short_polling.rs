@@ -8,56 +8,60 @@ use hyper::{
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Connection, Message, Page, TOPIC, expect};
+use super::{Exchanges, Heard, Page, Subscription, expect};
 
 #[derive(Debug)]
-pub(crate) struct ShortPolling {
-    connection: Connection,
-    after: String,
+pub struct ShortPolling {
+    exchanges: Exchanges,
+    to: Subscription,
     etag: Option<HeaderValue>,
     /// By our interval, whatever the server's `X-Poll-Interval` asks for.
     polls: Interval,
 }
 
 impl ShortPolling {
-    pub(super) fn new(connection: Connection, between: Duration) -> Self {
+    pub(super) fn new(to: Subscription) -> Self {
         // An interval of zero would be a panic: as fast as it gets, then.
-        let mut polls = interval(between.max(Duration::from_millis(1)));
+        let mut polls = interval(to.interval.max(Duration::from_millis(1)));
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            connection,
-            after: "earliest".to_owned(),
+            exchanges: to.exchanges(),
+            to,
             etag: None,
             polls,
         }
     }
 
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Message>> {
+    pub(super) fn after(&self) -> &str {
+        &self.to.after
+    }
+
+    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
             self.polls.tick().await;
-            let messages = self.poll().await?;
-            if !messages.is_empty() {
-                return Ok(messages);
+            let heard = self.poll().await?;
+            if !heard.is_empty() {
+                return Ok(heard);
             }
+            self.to.traffic.empty();
         }
     }
 
-    async fn poll(&mut self) -> io::Result<Vec<Message>> {
-        let mut request = Request::get(format!("/topics/{TOPIC}?after={}", self.after));
+    async fn poll(&mut self) -> io::Result<Vec<Heard>> {
+        let mut request = Request::get(self.to.path(""));
         if let Some(etag) = &self.etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let (head, body) = self.connection.exchange(request, "").await?;
+        let (head, body) = self.exchanges.exchange(request, "").await?;
         if head.status == StatusCode::NOT_MODIFIED {
             return Ok(Vec::new());
         }
         expect(StatusCode::OK, head.status, &body)?;
-        let page = Page::parse(&body)?;
-        self.after = page.next;
+        let page: Page = serde_json::from_slice(&body)?;
         self.etag = head.headers.get(ETAG).cloned();
         if page.more {
             self.polls.reset_immediately();
         }
-        Ok(page.messages)
+        Ok(page.turn(&mut self.to.after))
     }
 }

@@ -1,14 +1,19 @@
 //! Registers and is called: here the client is the one who listens.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::SystemTime,
 };
 
 use bytes::Bytes;
+use common::Cursor;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
@@ -27,80 +32,105 @@ use webhooks::verify::{
     standard::{Secret, verify},
 };
 
-use super::{Connection, Message, Subscription, TOPIC, expect};
+use super::{Exchanges, Gap, Heard, Message, Subscription, expect};
 use crate::traffic::{Counted, Traffic};
 
+/// Ours for every registration, so that what comes before its answer can be verified too.
+const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
+
+/// One who is called: it listens for as long as it lives, whoever registers it.
 #[derive(Debug)]
-pub(crate) struct Webhooks {
-    deliveries: mpsc::UnboundedReceiver<io::Result<Message>>,
-    closing: oneshot::Sender<()>,
-    listening: JoinHandle<io::Result<()>>,
+pub struct Receiver {
+    addr: SocketAddr,
+    /// Where to call it, if not there.
+    public: SocketAddr,
+    shared: Arc<Shared>,
+    deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
+    closing: Mutex<Option<oneshot::Sender<()>>>,
+    listening: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
-/// What each connection shares.
+/// What each of its connections shares.
 #[derive(Debug)]
-struct Receiver {
+struct Shared {
     secret: Secret,
     traffic: Arc<Traffic>,
-    deliveries: mpsc::UnboundedSender<io::Result<Message>>,
+    /// Answers 503: nothing is received.
+    paused: AtomicBool,
+    /// What was received before; repeats are dropped.
+    seen: Mutex<HashSet<String>>,
+    deliveries: mpsc::UnboundedSender<Message>,
 }
 
-/// The answer to a registration; its secret is told this one time.
-#[derive(Debug, Deserialize)]
-struct Registered {
-    secret: String,
-}
-
-impl Webhooks {
-    /// Until the secret is there, calls wait in the listener's backlog.
-    pub(super) async fn register(
-        to: Subscription,
-        reroute: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
-    ) -> io::Result<Self> {
+impl Receiver {
+    /// Listens on a free port of loopback.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let addr = reroute(listener.local_addr()?).await;
-        let secret = register(to.server, addr).await?;
+        let addr = listener.local_addr()?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
         let (closing, closed) = oneshot::channel();
-        let receiver = Receiver {
-            secret,
-            traffic: to.traffic,
+        let shared = Arc::new(Shared {
+            secret: SECRET.parse().expect("the constant is a secret"),
+            traffic,
+            paused: AtomicBool::new(false),
+            seen: Mutex::default(),
             deliveries,
-        };
+        });
+        let listening = tokio::spawn(listen(listener, shared.clone(), closed));
         Ok(Self {
-            deliveries: delivered,
-            closing,
-            listening: tokio::spawn(listen(listener, Arc::new(receiver), closed)),
+            addr,
+            public: addr,
+            shared,
+            deliveries: tokio::sync::Mutex::new(delivered),
+            closing: Mutex::new(Some(closing)),
+            listening: Mutex::new(Some(listening)),
         })
     }
 
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Message>> {
-        let message = self.deliveries.recv().await;
-        let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(vec![message?])
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// It is to be called at this address, which leads to it.
+    pub fn called_at(mut self, addr: SocketAddr) -> Self {
+        self.public = addr;
+        self
+    }
+
+    /// While it is paused it takes nothing, and the sender has to try again.
+    pub fn pause(&self, paused: bool) {
+        self.shared.paused.store(paused, Relaxed);
     }
 
     /// Waits until all answers are sent.
-    pub(super) async fn close(self) -> io::Result<()> {
+    async fn close(&self) -> io::Result<()> {
+        let closing = self.closing.lock().expect(UNPOISONED).take();
         // Gone already, it tells why.
-        let _ = self.closing.send(());
-        self.listening.await?
+        let _ = closing.map(|closing| closing.send(()));
+        let listening = self.listening.lock().expect(UNPOISONED).take();
+        match listening {
+            Some(listening) => listening.await?,
+            None => Ok(()),
+        }
     }
 }
 
-async fn register(server: SocketAddr, receiver: SocketAddr) -> io::Result<Secret> {
-    let mut connection = Connection::open(server, Arc::default()).await?;
-    let endpoint = json!({ "url": format!("http://{receiver}/webhook"), "topics": [TOPIC] });
-    let request = Request::post("/endpoints").header(CONTENT_TYPE, "application/json");
-    let (head, body) = connection.exchange(request, endpoint.to_string()).await?;
-    expect(StatusCode::CREATED, head.status, &body)?;
-    let registered: Registered = serde_json::from_slice(&body)?;
-    registered.secret.parse().map_err(io::Error::other)
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let listening = self.listening.lock().expect(UNPOISONED).take();
+        listening.inspect(JoinHandle::abort);
+    }
 }
+
+const UNPOISONED: &str = "nothing panics under this lock";
 
 async fn listen(
     listener: TcpListener,
-    receiver: Arc<Receiver>,
+    shared: Arc<Shared>,
     mut closed: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let connections = GracefulShutdown::new();
@@ -110,12 +140,9 @@ async fn listen(
             _ = &mut closed => break,
         };
         stream.set_nodelay(true)?;
-        let counted = Counted {
-            io: stream,
-            traffic: receiver.traffic.clone(),
-        };
-        let receiver = receiver.clone();
-        let service = service_fn(move |request| answer(receiver.clone(), request));
+        let counted = Counted::new(stream, shared.traffic.clone());
+        let shared = shared.clone();
+        let service = service_fn(move |request| answer(shared.clone(), request));
         let connection = http1::Builder::new().serve_connection(TokioIo::new(counted), service);
         tokio::spawn(connections.watch(connection));
     }
@@ -124,21 +151,23 @@ async fn listen(
 }
 
 async fn answer(
-    receiver: Arc<Receiver>,
+    shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    receiver.traffic.request();
-    let message = receiver.believe(request).await;
+    shared.traffic.request();
     let mut response = Response::default();
-    if message.is_err() {
-        *response.status_mut() = StatusCode::BAD_REQUEST;
+    if shared.paused.load(Relaxed) {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(response);
     }
-    // Nobody is there any more to hear it once the run is over.
-    let _ = receiver.deliveries.send(message);
+    match shared.believe(request).await {
+        Ok(message) => shared.take(message),
+        Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
+    }
     Ok(response)
 }
 
-impl Receiver {
+impl Shared {
     /// What it says, if it is genuine.
     async fn believe(&self, request: Request<Incoming>) -> io::Result<Message> {
         let (head, body) = request.into_parts();
@@ -152,4 +181,125 @@ impl Receiver {
             .map_err(io::Error::other)?;
         Ok(serde_json::from_slice(&event.body)?)
     }
+
+    /// Once: after an answer that was lost the sender calls again.
+    fn take(&self, message: Message) {
+        if self
+            .seen
+            .lock()
+            .expect(UNPOISONED)
+            .insert(message.id.clone())
+        {
+            // Nobody is there any more to hear it once the run is over.
+            let _ = self.deliveries.send(message);
+        }
+    }
+}
+
+/// The receiver, registered.
+#[derive(Debug)]
+pub struct Webhooks {
+    receiver: Arc<Receiver>,
+    /// Of the endpoints' management, which is not counted.
+    management: Exchanges,
+    endpoint: String,
+    /// All up to here was delivered, as far as the sender has told.
+    after: String,
+    /// What is to be told first.
+    gap: Option<Gap>,
+    /// How many of the endpoint's gaps were told.
+    told: usize,
+}
+
+/// What the sender says of an endpoint.
+#[derive(Debug, Deserialize)]
+struct Endpoint {
+    id: String,
+    /// All up to here was claimed for it.
+    after: String,
+    in_flight: usize,
+    waiting: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct Deliveries {
+    gaps: Vec<Gap>,
+}
+
+impl Webhooks {
+    /// An endpoint begins at the feed's head. Where that is not where an earlier one ended, the
+    /// messages between the two are a gap, which only the receiver can name.
+    pub(super) async fn register(to: Subscription) -> io::Result<Self> {
+        let receiver = match to.receiver {
+            Some(receiver) => receiver,
+            None => Arc::new(Receiver::listen(to.traffic).await?),
+        };
+        let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
+        let url = format!("http://{}/webhook", receiver.public);
+        let endpoint = json!({ "url": url, "topics": topics, "secret": SECRET });
+        let request = Request::post("/endpoints").header(CONTENT_TYPE, "application/json");
+        let mut management = Exchanges::new(to.server, Arc::default(), true);
+        let (head, body) = management.exchange(request, endpoint.to_string()).await?;
+        expect(StatusCode::CREATED, head.status, &body)?;
+        let endpoint: Endpoint = serde_json::from_slice(&body)?;
+        Ok(Self {
+            receiver,
+            management,
+            gap: between(&topics, &to.after, &endpoint.after),
+            endpoint: endpoint.id,
+            after: endpoint.after,
+            told: 0,
+        })
+    }
+
+    pub(super) fn after(&self) -> &str {
+        &self.after
+    }
+
+    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
+        if let Some(gap) = self.gap.take() {
+            return Ok(vec![Heard::Gap(gap)]);
+        }
+        let message = self.receiver.deliveries.lock().await.recv().await;
+        let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(vec![Heard::Message(message)])
+    }
+
+    /// Asks the sender whether the endpoint is still there, how far it is, and what it has lost.
+    pub(super) async fn check(&mut self) -> io::Result<Vec<Heard>> {
+        let path = format!("/endpoints/{}", self.endpoint);
+        let (head, body) = self.management.fetch(&path).await?;
+        expect(StatusCode::OK, head.status, &body)?;
+        let endpoint: Endpoint = serde_json::from_slice(&body)?;
+        if endpoint.in_flight + endpoint.waiting == 0 {
+            self.after = endpoint.after;
+        }
+        let (head, body) = self.management.fetch(&(path + "/deliveries")).await?;
+        expect(StatusCode::OK, head.status, &body)?;
+        let deliveries: Deliveries = serde_json::from_slice(&body)?;
+        let new = deliveries.gaps.into_iter().skip(self.told);
+        let new: Vec<Heard> = new.map(Heard::Gap).collect();
+        self.told += new.len();
+        Ok(new)
+    }
+
+    pub(super) async fn close(self) -> io::Result<()> {
+        self.receiver.close().await
+    }
+}
+
+/// What lies between where one endpoint ended and the next begins.
+fn between(topics: &[String], ended: &str, begins: &str) -> Option<Gap> {
+    let (from, to): (Cursor, Cursor) = (ended.parse().ok()?, begins.parse().ok()?);
+    let reason = match from.epoch == to.epoch {
+        true if from.seq >= to.seq => return None,
+        true => "trimmed",
+        false => "foreign",
+    };
+    Some(Gap {
+        reason: reason.to_owned(),
+        topics: topics.to_vec(),
+        requested: ended.to_owned(),
+        resumed: begins.to_owned(),
+    })
 }

@@ -11,7 +11,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -21,11 +20,13 @@ use tungstenite::{
     protocol::{Role, WebSocketContext},
 };
 
-use super::{Connection, Message, TOPIC, expect, no_gap};
+use super::{Connection, Gap, Heard, Message, Subscription, expect};
 use crate::traffic::Counted;
 
 #[derive(Debug)]
-pub(crate) struct Websocket {
+pub struct Websocket {
+    /// The last position that was told.
+    after: String,
     stream: Counted<TcpStream>,
     context: WebSocketContext,
     buffers: Buffers,
@@ -42,13 +43,21 @@ struct Buffers {
 #[derive(Debug, Deserialize)]
 struct Frame {
     message: Option<Message>,
-    gap: Option<Value>,
+    gap: Option<Gap>,
+    subscribed: Option<Position>,
+    heartbeat: Option<Position>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Position {
+    next: Option<String>,
 }
 
 impl Websocket {
-    pub(super) async fn open(mut connection: Connection) -> io::Result<Self> {
+    pub(super) async fn open(to: Subscription) -> io::Result<Self> {
+        let mut connection = Connection::open(to.server, to.traffic.clone()).await?;
         let key = generate_key();
-        let request = Request::get(format!("/topics/{TOPIC}?after=earliest"))
+        let request = Request::get(to.path(""))
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_VERSION, "13")
@@ -68,6 +77,7 @@ impl Websocket {
             .downcast::<TokioIo<Counted<TcpStream>>>()
             .expect("it is the io that hyper was given");
         Ok(Self {
+            after: to.after,
             stream: parts.io.into_inner(),
             context: WebSocketContext::new(Role::Client, None),
             buffers: Buffers {
@@ -77,15 +87,26 @@ impl Websocket {
         })
     }
 
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Message>> {
+    pub(super) fn after(&self) -> &str {
+        &self.after
+    }
+
+    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
             let tungstenite::Message::Text(text) = self.read().await? else {
                 continue;
             };
             let frame: Frame = serde_json::from_str(&text)?;
-            no_gap(frame.gap.as_ref())?;
             if let Some(message) = frame.message {
-                return Ok(vec![message]);
+                message.id.clone_into(&mut self.after);
+                return Ok(vec![Heard::Message(message)]);
+            }
+            if let Some(gap) = frame.gap {
+                return Ok(vec![Heard::Gap(gap)]);
+            }
+            let position = frame.heartbeat.or(frame.subscribed);
+            if let Some(next) = position.and_then(|position| position.next) {
+                self.after = next;
             }
         }
     }

@@ -1,0 +1,129 @@
+//! A member in a process of its own, and what that process uses.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::{Knobs, Technique};
+
+/// `compare serve NAME`. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Process {
+    program: PathBuf,
+    technique: Technique,
+    knobs: Knobs,
+    addr: SocketAddr,
+    child: Child,
+}
+
+impl Process {
+    /// Runs `program`, which is `compare`, on a free port.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn start(program: &Path, technique: Technique, knobs: Knobs) -> io::Result<Self> {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_on(program.to_owned(), anywhere, technique, knobs).await
+    }
+
+    async fn start_on(
+        program: PathBuf,
+        addr: SocketAddr,
+        technique: Technique,
+        knobs: Knobs,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(&program);
+        command.args(["serve", &technique.to_string(), "--until-eof"]);
+        command.args(["--listen", &addr.to_string()]);
+        command.args(["--retain", &knobs.retain.to_string()]);
+        command.args(["--max-subscribers", &knobs.max_subscribers.to_string()]);
+        command.args(["--takeover", &knobs.takeover.to_string()]);
+        if let Some(retry) = knobs.retry {
+            command.args(["--retry", &retry.as_secs_f64().to_string()]);
+        }
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn()?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).await?;
+        let addr = line.trim_end().strip_prefix("listening on http://");
+        let addr = addr.and_then(|addr| addr.parse().ok());
+        let said = || io::Error::other(format!("{technique} does not listen: {line:?}"));
+        Ok(Self {
+            program,
+            technique,
+            knobs,
+            addr: addr.ok_or_else(said)?,
+            child,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Has it drain, and starts it again in its place. Its feed is in memory: another life begins.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn restart(&mut self) -> io::Result<()> {
+        drop(self.child.stdin.take());
+        self.replace().await
+    }
+
+    /// Kills it as a crash would, and starts it again in its place.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.child.start_kill()?;
+        self.replace().await
+    }
+
+    async fn replace(&mut self) -> io::Result<()> {
+        self.child.wait().await?;
+        let (program, knobs) = (self.program.clone(), self.knobs.clone());
+        *self = Self::start_on(program, self.addr, self.technique, knobs).await?;
+        Ok(())
+    }
+
+    /// The memory that it has resident, in bytes. `None` where there is no `/proc`.
+    pub fn resident(&self) -> Option<u64> {
+        let status = fs::read_to_string(self.proc("status")?).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib * 1_024)
+    }
+
+    /// The processor time that its threads have used so far. `None` where there is no `/proc`.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let mut nanos = 0;
+        for thread in fs::read_dir(self.proc("task")?).ok()?.flatten() {
+            // In nanoseconds, where `stat` counts in hundredths of a second.
+            let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            nanos += schedstat.split(' ').next()?.parse::<u64>().ok()?;
+        }
+        Some(Duration::from_nanos(nanos))
+    }
+
+    /// Its open files and sockets. `None` where there is no `/proc`.
+    pub fn descriptors(&self) -> Option<usize> {
+        Some(fs::read_dir(self.proc("fd")?).ok()?.count())
+    }
+
+    fn proc(&self, file: &str) -> Option<PathBuf> {
+        Some(format!("/proc/{}/{file}", self.child.id()?).into())
+    }
+}

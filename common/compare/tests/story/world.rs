@@ -1,0 +1,353 @@
+//! All five servers on one feed, a client of each behind a proxy of its own, and the truth: what
+//! was published. The rule that every client is held to: each message came once or is named by a
+//! gap, never both and never neither.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use common::{
+    Cursor, Feed,
+    harness::{Fault, FaultProxy, PATIENCE},
+};
+use compare::{
+    Follower, Gap, Heard, Knobs, Publisher, Receiver, Server, State, Subscription, Technique,
+};
+use serde_json::json;
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, timeout_at},
+};
+
+/// Messages kept per topic.
+pub(crate) const RETAIN: usize = 8;
+/// What the clients subscribe to. Others are published as well.
+pub(crate) const TOPICS: [&str; 2] = ["a", "b"];
+/// How often a receiver asks after its endpoint.
+const CHECK: Duration = Duration::from_millis(20);
+/// Until who was cut off comes again, or is called again.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// What was published to the clients' topics: the topic of each, in the feed's order. Epochs in the
+/// order of their lives.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    epochs: Vec<String>,
+    topics: BTreeMap<Id, String>,
+}
+
+/// The life, and the number in it.
+pub(crate) type Id = (usize, u64);
+
+impl Truth {
+    pub(crate) fn begin(&mut self, epoch: String) {
+        self.epochs.push(epoch);
+    }
+
+    pub(crate) fn published(&mut self, id: &str, topic: &str) {
+        let id = self.id(id).expect("a server answers with its own ids");
+        self.topics.insert(id, topic.to_owned());
+    }
+
+    fn id(&self, cursor: &str) -> Option<Id> {
+        let cursor: Cursor = cursor.parse().ok()?;
+        let epoch = cursor.epoch.as_str();
+        let life = self.epochs.iter().position(|known| known == epoch)?;
+        Some((life, cursor.seq))
+    }
+
+    /// What a gap names, of what was published.
+    fn named(&self, gap: &Gap) -> BTreeSet<Id> {
+        let (Some(from), Some(to)) = (self.id(&gap.requested), self.id(&gap.resumed)) else {
+            return BTreeSet::new();
+        };
+        let between = self.topics.range((
+            std::ops::Bound::Excluded(from),
+            std::ops::Bound::Included(to),
+        ));
+        let lost = between.filter(|(_, topic)| gap.topics.contains(topic));
+        lost.map(|(id, _)| *id).collect()
+    }
+}
+
+/// One client and all that it heard.
+pub(crate) struct Listener {
+    pub(crate) technique: Technique,
+    pub(crate) follower: Follower,
+    pub(crate) proxy: FaultProxy,
+    hearing: UnboundedReceiver<Heard>,
+    pub(crate) received: Vec<Id>,
+    pub(crate) named: BTreeSet<Id>,
+}
+
+impl Listener {
+    fn take(&mut self, heard: Heard, truth: &Truth) {
+        match heard {
+            Heard::Message(message) => {
+                let id = truth.id(&message.id).expect("no epoch is unknown");
+                self.received.push(id);
+            }
+            Heard::Gap(gap) => self.named.extend(truth.named(&gap)),
+        }
+    }
+
+    /// What it has neither received nor been told of.
+    fn unheard(&self, truth: &Truth) -> Vec<Id> {
+        let received: BTreeSet<Id> = self.received.iter().copied().collect();
+        let ids = truth.topics.keys();
+        let unheard = ids.filter(|id| !received.contains(id) && !self.named.contains(id));
+        unheard.copied().collect()
+    }
+
+    /// Waits until there is nothing unheard.
+    async fn catch_up(&mut self, truth: &Truth, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            while let Ok(heard) = self.hearing.try_recv() {
+                self.take(heard, truth);
+            }
+            let unheard = self.unheard(truth);
+            if unheard.is_empty() {
+                return Ok(());
+            }
+            match timeout_at(deadline, self.hearing.recv()).await {
+                Ok(Some(heard)) => self.take(heard, truth),
+                _ => {
+                    return Err(format!(
+                        "{}: neither came nor is named: {unheard:?}",
+                        self.technique
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Nothing twice, nothing out of order, and nothing both given and named.
+    fn is_exact(&self) -> Result<(), String> {
+        let name = self.technique;
+        let received: BTreeSet<Id> = self.received.iter().copied().collect();
+        if received.len() < self.received.len() {
+            return Err(format!("{name}: came twice: {:?}", self.received));
+        }
+        if name.keeps_order() && !self.received.is_sorted() {
+            return Err(format!("{name}: out of order: {:?}", self.received));
+        }
+        // Who calls tells of whole ranges only, in which something may have come.
+        let both: Vec<&Id> = received.intersection(&self.named).collect();
+        if name.keeps_order() && !both.is_empty() {
+            return Err(format!("{name}: given and yet named missing: {both:?}"));
+        }
+        Ok(())
+    }
+
+    /// What it ends with: the ids that it has, and those that it knows it does not have.
+    fn end(&self) -> (BTreeSet<Id>, BTreeSet<Id>) {
+        let received: BTreeSet<Id> = self.received.iter().copied().collect();
+        let missing = self.named.difference(&received).copied().collect();
+        (received, missing)
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) feed: Feed,
+    pub(crate) servers: BTreeMap<Technique, Server>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) truth: Truth,
+    /// How long a client may take to have all.
+    pub(crate) patience: Duration,
+    /// The message of this number is acknowledged, and lost.
+    pub(crate) loses: Option<usize>,
+    published: usize,
+}
+
+impl World {
+    /// The servers, without any client. Nothing is trimmed before there are `messages` of a topic.
+    pub(crate) async fn roomy(messages: usize) -> Self {
+        Self::start(Knobs {
+            retain: messages,
+            ..knobs()
+        })
+        .await
+    }
+
+    async fn start(knobs: Knobs) -> Self {
+        let feed = knobs.feed();
+        let mut truth = Truth::default();
+        truth.begin(feed.head().epoch.as_str().to_owned());
+        let mut world = Self {
+            servers: BTreeMap::new(),
+            listeners: Vec::new(),
+            feed,
+            truth,
+            patience: PATIENCE,
+            loses: None,
+            published: 0,
+        };
+        for technique in Technique::ALL {
+            let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            world.serve(technique, anywhere).await;
+        }
+        world
+    }
+
+    /// The servers, and a client of each.
+    pub(crate) async fn with_listeners() -> Self {
+        let mut world = Self::start(knobs()).await;
+        for technique in Technique::ALL {
+            let listener = world.listener(technique).await.expect("it begins");
+            world.listeners.push(listener);
+        }
+        world.settle().await;
+        world
+    }
+
+    async fn serve(&mut self, technique: Technique, addr: SocketAddr) {
+        let deadline = Instant::now() + PATIENCE;
+        let server = loop {
+            let feed = self.feed.handle();
+            match Server::start_on(addr, technique, feed, knobs()).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    assert!(Instant::now() < deadline, "{addr} is not to be had");
+                    tokio::task::yield_now().await;
+                }
+                server => break server.expect("it starts"),
+            }
+        };
+        self.servers.insert(technique, server);
+    }
+
+    async fn listener(&self, technique: Technique) -> io::Result<Listener> {
+        let server = self.servers[&technique].addr();
+        let mut to = Subscription {
+            interval: RETRY,
+            after: self.feed.head().to_string(),
+            ..Subscription::new(server, TOPICS.join(","))
+        };
+        let proxy;
+        if technique == Technique::Webhooks {
+            let receiver = Receiver::listen(Arc::default()).await?;
+            proxy = FaultProxy::start(receiver.addr(), Fault::Pass).await;
+            to.receiver = Some(Arc::new(receiver.called_at(proxy.addr())));
+        } else {
+            proxy = FaultProxy::start(server, Fault::Pass).await;
+            to.server = proxy.addr();
+        }
+        let (follower, hearing) = Follower::start(technique, to, CHECK).await?;
+        Ok(Listener {
+            technique,
+            follower,
+            proxy,
+            hearing,
+            received: Vec::new(),
+            named: BTreeSet::new(),
+        })
+    }
+
+    /// Waits until whoever is called is registered.
+    async fn settle(&mut self) {
+        let webhooks = self.listeners.iter_mut();
+        let webhooks = webhooks.filter(|one| one.technique == Technique::Webhooks);
+        for listener in webhooks {
+            let open = listener.follower.reaches(State::Open);
+            let within = tokio::time::timeout(PATIENCE, open).await;
+            within.expect("it registers");
+        }
+    }
+
+    /// Publishes to `topic`, by the server of `technique`: the feed is the same.
+    pub(crate) async fn publish(&mut self, technique: Technique, topic: &str) {
+        let lost = self.loses == Some(self.published);
+        self.published += 1;
+        let actual = if lost { "nobody-listens" } else { topic };
+        let id = self.publish_by(technique, actual).await;
+        if TOPICS.contains(&topic) {
+            self.truth.published(&id, topic);
+        }
+    }
+
+    /// The same, and nobody keeps the books.
+    pub(crate) async fn publish_by(&self, technique: Technique, topic: &str) -> String {
+        let mut publisher = Publisher::new(self.servers[&technique].addr());
+        let id = publisher.publish(topic, &json!(self.published)).await;
+        id.expect("a server that is up takes it")
+    }
+
+    /// Cuts every connection between clients and servers.
+    pub(crate) fn cut(&self) {
+        self.listeners.iter().for_each(|one| one.proxy.drop_all());
+    }
+
+    /// All leave, and are gone; or come back.
+    pub(crate) async fn pause(&mut self, paused: bool) {
+        for Listener {
+            technique,
+            follower,
+            ..
+        } in &mut self.listeners
+        {
+            follower.pause(paused);
+            if paused && *technique != Technique::Webhooks {
+                follower.reaches(State::Paused).await;
+            }
+        }
+    }
+
+    /// Drains every server and starts it again in its place: over the same feed, or over a new one.
+    pub(crate) async fn restart(&mut self, new_life: bool) {
+        let running = std::mem::take(&mut self.servers);
+        if new_life {
+            self.feed = knobs().feed();
+            let epoch = self.feed.head().epoch.as_str().to_owned();
+            self.truth.begin(epoch);
+        }
+        for (technique, server) in running {
+            let addr = server.addr();
+            let stopped = server.stop().await;
+            // What the sender owed is lost with it, and it says so.
+            let owes = technique == Technique::Webhooks;
+            assert!(stopped.is_ok() || owes, "{technique}: {stopped:?}");
+            self.serve(technique, addr).await;
+        }
+    }
+
+    /// Waits until every client has heard of all, and checks what it heard.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), String> {
+        for listener in &mut self.listeners {
+            listener.catch_up(&self.truth, self.patience).await?;
+            listener.is_exact()?;
+        }
+        Ok(())
+    }
+
+    /// Messages that somebody was told are missing.
+    pub(crate) fn gaps(&self) -> usize {
+        self.listeners.iter().map(|one| one.end().1.len()).sum()
+    }
+
+    /// Every client has the same ids and misses the same: but for webhooks, where the sender keeps
+    /// a queue, which outlives what the feed keeps and dies with the process.
+    pub(crate) fn tell_the_same(&self) -> Result<(), String> {
+        let ends = self
+            .listeners
+            .iter()
+            .filter(|one| one.technique.keeps_order());
+        let ends: Vec<_> = ends.map(|one| (one.technique, one.end())).collect();
+        let (first, expected) = &ends[0];
+        match ends.iter().find(|(_, end)| end != expected) {
+            Some((other, end)) => Err(format!("{first}: {expected:?}\n{other}: {end:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn knobs() -> Knobs {
+    Knobs {
+        retain: RETAIN,
+        retry: Some(RETRY),
+        ..Knobs::default()
+    }
+}
