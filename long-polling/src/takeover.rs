@@ -188,6 +188,7 @@ impl Client<TcpStream> {
 }
 
 /// What came of a request.
+#[allow(clippy::large_enum_variant, reason = "it is not kept")]
 enum Parsed {
     /// It is taken out, and the connection with it.
     Poll(Request<Incoming>),
