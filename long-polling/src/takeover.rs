@@ -116,15 +116,15 @@ async fn serve(
 /// A connection without hyper.
 struct Client<S> {
     socket: StallGuard<S>,
-    /// What was read beyond the last head.
+    /// What was read and is not yet parsed.
     early: Vec<u8>,
 }
 
 impl Client<TcpStream> {
-    /// Waits until the client asks something, or leaves, which hyper finds out. `false` if it does
-    /// neither in time, or the server drains.
+    /// Waits for the first words of a request. `false` if the client leaves or says nothing in time,
+    /// or the server drains.
     async fn asks(
-        &self,
+        &mut self,
         deadline: Instant,
         draining: &mut watch::Receiver<bool>,
     ) -> io::Result<bool> {
@@ -133,7 +133,7 @@ impl Client<TcpStream> {
         }
         tokio::select! {
             biased; // Who was woken was most likely woken by a request.
-            ready = self.readable() => ready.map(|()| true),
+            heard = self.hears() => heard,
             () = sleep_until(deadline) => Ok(false),
             _ = draining.changed() => Ok(false),
         }
@@ -142,17 +142,29 @@ impl Client<TcpStream> {
     /// Resolves when the client has left.
     async fn left(&mut self) -> io::Result<()> {
         while self.early.len() < EARLY {
+            if !self.hears().await? {
+                return Ok(());
+            }
+        }
+        pending().await
+    }
+
+    /// Waits until the client says something more, which is kept. `false` if it leaves.
+    async fn hears(&mut self) -> io::Result<bool> {
+        loop {
             self.readable().await?;
             let mut bytes = [0; 1_024];
             let room = bytes.len().min(EARLY - self.early.len());
             match self.socket.get_ref().try_read(&mut bytes[..room]) {
-                Ok(0) => return Ok(()),
-                Ok(read) => self.early.extend_from_slice(&bytes[..read]),
+                Ok(read) => {
+                    self.early.extend_from_slice(&bytes[..read]);
+                    return Ok(read > 0);
+                }
+                // A new socket is taken for readable at first.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
-        pending().await
     }
 
     /// `TcpStream::readable`, without its place in a list of tasks that wait: there is one.
@@ -176,6 +188,7 @@ impl Client<TcpStream> {
 }
 
 /// What came of a request.
+#[allow(clippy::large_enum_variant, reason = "it is not kept")]
 enum Parsed {
     /// It is taken out, and the connection with it.
     Poll(Request<Incoming>),
@@ -334,9 +347,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lent<'_, S> {
         if early.is_empty() {
             return Pin::new(&mut self.client.socket).poll_read(task, buffer);
         }
-        let first = early.len().min(buffer.remaining());
-        buffer.put_slice(&early[..first]);
-        early.drain(..first);
+        let rest = early.split_off(early.len().min(buffer.remaining()));
+        buffer.put_slice(early);
+        *early = rest; // And the room of what is read is free.
         Poll::Ready(Ok(()))
     }
 }

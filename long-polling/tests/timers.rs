@@ -5,9 +5,9 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::TestServer;
+use common::{Feed, Retention, harness::TestServer};
 use long_polling::Config;
-use setup::{config, start};
+use setup::{config, publish, start, start_with};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -70,11 +70,11 @@ async fn half_a_body_is_refused_after_thirty_seconds() {
 async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
     let config = Config {
         max_connections: Some(1),
-        max_message: 8 << 20,
         ..config()
     };
-    let server = start(config).await;
-    server.post("/topics/news", vec![b'x'; 8 << 20]).await;
+    let feed = Feed::new(Retention::default());
+    publish(&feed, "news", &"x".repeat(8 << 20)).await;
+    let server = start_with(feed, config).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut stalled = socket.connect(server.addr()).await.unwrap();
@@ -112,19 +112,21 @@ async fn a_wait_of_fifty_five_seconds_ends_up_to_a_sixteenth_earlier() {
 }
 
 async fn connect(server: &TestServer) -> TcpStream {
-    TcpStream::connect(server.addr()).await.unwrap()
+    let connected = TcpStream::connect(server.addr()).await;
+    connected.expect("the server listens")
 }
 
 /// One short answer. No patience: it would end before the timer that is tested.
 async fn answer(client: &mut TcpStream) -> String {
     let mut buffer = [0; 1_024];
-    let read = client.read(&mut buffer).await.unwrap();
-    String::from_utf8(buffer[..read].to_vec()).unwrap()
+    let read = client.read(&mut buffer).await.expect("it answers");
+    String::from_utf8_lossy(&buffer[..read]).into_owned()
 }
 
 /// All that comes until the server closes the connection.
 async fn rest(client: &mut TcpStream) -> String {
     let mut rest = String::new();
-    client.read_to_string(&mut rest).await.unwrap();
+    let read = client.read_to_string(&mut rest).await;
+    read.expect("it closes in order");
     rest
 }

@@ -1,4 +1,5 @@
-//! What a poll promises: everything once and in order, and an answer that is not sent twice.
+//! What a poll promises: everything once and in order, and an answer that is not sent twice. The
+//! first five tests are the lines of the technique's diagram.
 
 mod setup;
 
@@ -9,18 +10,52 @@ use setup::{start, start_with};
 use short_polling::Config;
 
 #[tokio::test]
-async fn is_there_news_no() {
+async fn is_there_news() {
     let server = start(Config::default()).await;
-    let first = server.get("/topics/news").await;
-    assert_eq!(first.status, 200);
-    assert_eq!(first.json()["messages"], json!([]));
-    let etag = first.header("etag").unwrap();
-    assert_eq!(poll(&server, "/topics/news", etag).await.0, 304);
+    let asked = server.get("/topics/news").await;
+    assert_eq!(asked.status, 200);
+    assert!(asked.header("etag").is_some() && asked.header("x-poll-interval").is_some());
     server.stop().await;
 }
 
 #[tokio::test]
-async fn and_now_yes_here_is_a_message() {
+async fn no() {
+    let server = start(Config::default()).await;
+    let first = server.get("/topics/news").await;
+    let empty = json!({"messages": [], "next": first.json()["next"], "more": false, "gap": null});
+    assert_eq!(first.json(), empty);
+    let etag = first.header("etag").unwrap();
+    let again = poll(&server, &after("news", &first.json()), etag).await;
+    assert_eq!(again, (304, Value::Null));
+    server.stop().await;
+}
+
+/// The client's half of it is `the_client_waits_five_seconds`.
+#[tokio::test]
+async fn the_client_is_asked_to_wait_about_five_seconds() {
+    let server = start(Config::default()).await;
+    for _ in 0..20 {
+        let hint = server.get("/topics/news").await;
+        let hint: u64 = hint.header("x-poll-interval").unwrap().parse().unwrap();
+        assert!((4..=6).contains(&hint), "{hint}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn and_now() {
+    let server = start(Config::default()).await;
+    let first = server.get("/topics/news").await;
+    let etag = first.header("etag").unwrap();
+    let path = after("news", &first.json());
+    assert_eq!(poll(&server, &path, etag).await.0, 304);
+    publish(&server, "news", "hello").await;
+    assert_eq!(poll(&server, &path, etag).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn yes_here_is_a_message() {
     let server = start(Config::default()).await;
     let first = server.get("/topics/news").await;
     let published = server.post("/topics/news", "hello").await.json();
