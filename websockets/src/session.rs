@@ -287,4 +287,6 @@ fn spread(open: usize, drain: Duration) -> Duration {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
