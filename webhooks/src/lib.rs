@@ -11,7 +11,8 @@
 //! - `deliver.rs` is one attempt: `guard.rs` says where it may go, [`sign`] signs it, and [`schedule`]
 //!   when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
-//!   it before the answer, and [`work`] handles it after.
+//!   it before the answer, and [`work`] handles it after. Of what is not believed `cause.rs` finds out
+//!   why, and `quota.rs` bounds how much of the log that takes.
 //!
 //! [`verify`] and [`sign`] stand alone: without the feature `programs` there is nothing else.
 
@@ -20,6 +21,8 @@ pub mod verify;
 
 #[cfg(feature = "programs")]
 mod app;
+#[cfg(feature = "programs")]
+mod cause;
 #[cfg(feature = "programs")]
 mod deliver;
 #[cfg(feature = "programs")]
@@ -34,6 +37,8 @@ pub mod inbox;
 mod listing;
 #[cfg(feature = "programs")]
 mod push;
+#[cfg(feature = "programs")]
+mod quota;
 #[cfg(feature = "programs")]
 pub mod receiver;
 #[cfg(feature = "programs")]
