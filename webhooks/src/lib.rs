@@ -8,8 +8,8 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
 //! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each;
-//! - `deliver.rs` is one attempt: `guard.rs` says where it may go, [`sign`] signs it, and [`schedule`]
-//!   when to try again;
+//! - `deliver.rs` is one attempt: `guard.rs` says where it may go, `pool.rs` keeps connections and
+//!   `tls.rs` proves whose they are, [`sign`] signs it, and [`schedule`] says when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
 //!   it before the answer, and [`work`] handles it after. Of what is not believed `cause.rs` finds out
 //!   why, and `quota.rs` bounds how much of the log that takes.
@@ -36,6 +36,8 @@ pub mod inbox;
 #[cfg(feature = "programs")]
 mod listing;
 #[cfg(feature = "programs")]
+mod pool;
+#[cfg(feature = "programs")]
 mod push;
 #[cfg(feature = "programs")]
 mod quota;
@@ -51,6 +53,8 @@ mod sender;
 mod serve;
 #[cfg(feature = "programs")]
 mod source;
+#[cfg(feature = "programs")]
+mod tls;
 #[cfg(feature = "programs")]
 pub mod work;
 

@@ -107,9 +107,8 @@ impl Secret {
         Self::new(String::new(), key)
     }
 
-    /// The text as it was given, for whoever looks for what went wrong. It is for no log.
-    #[cfg(feature = "programs")]
-    pub(crate) fn reveal(&self) -> &str {
+    /// The text as it was given. It is for no log.
+    pub fn reveal(&self) -> &str {
         &self.text
     }
 }
