@@ -37,7 +37,7 @@ pub struct Config {
     /// Begin another history in the feed's file: for an old copy of it that was restored.
     #[arg(long)]
     pub new_epoch: bool,
-    /// Call endpoints by plain http.
+    /// Call endpoints by plain http too; by itself only https is.
     #[arg(long)]
     pub allow_http: bool,
     /// Call endpoints on this machine.
@@ -79,13 +79,15 @@ impl Config {
         }
     }
 
-    fn outbound(&self, feed: Feed) -> Outbound {
+    fn outbound(&self, feed: Feed, own: Option<SocketAddr>) -> Outbound {
         Outbound {
             feed,
             guard: Guard {
                 http: self.allow_http,
                 loopback: self.allow_loopback,
                 private: self.allow_private,
+                own,
+                ..Guard::default()
             },
             schedule: self.schedule.clone(),
             attempt_timeout: self.attempt_timeout,
@@ -108,7 +110,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let outbound = config.outbound(feed.handle());
+    let outbound = config.outbound(feed.handle(), listener.local_addr().ok());
     let endpoints = Arc::new(Endpoints::new(outbound, config.max_endpoints));
     let program = Program::Sender(endpoints.clone());
     let app = App::new(&listener, &feed, config.limits, program)?;
