@@ -9,6 +9,7 @@
 //! - [`Server`] is one of them in this process, [`Process`] in its own;
 //! - `clients/` has a small [`Client`] for each, all with the same two verbs; [`Follower`] is one
 //!   that goes on whatever breaks; [`Traffic`] counts what they put on the wire;
+//! - [`live`] is the page with a lane for each;
 //! - [`measure`] takes all figures, [`Report`] holds them, `table.rs` and `chart.rs` show them, and
 //!   [`check`] holds what a README says against new ones.
 //!
@@ -18,6 +19,7 @@ mod chart;
 pub mod check;
 mod clients;
 mod follow;
+pub mod live;
 pub mod measure;
 mod process;
 mod progress;

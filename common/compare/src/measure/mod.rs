@@ -116,6 +116,7 @@ const LISTENERS: usize = 4;
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     let descriptors = common::fit_descriptors(20_000);
     let scale = Scale::new(quick, descriptors);
+    let (machine, commit) = (report::machine(), report::commit());
     let bench = Arc::new(Bench {
         program: program.to_owned(),
         done: Arc::default(),
@@ -129,8 +130,8 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     progress::end(&bench.done, scale.total());
     let (figures, points) = measured?;
     Ok(Report {
-        machine: report::machine(),
-        commit: report::commit(),
+        machine,
+        commit,
         runs: scale.runs,
         quick,
         gap: scale.gap.as_secs_f64(),
