@@ -26,8 +26,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a receiver asks after its endpoint.
 const CHECK: Duration = Duration::from_millis(500);
-/// How many lines, and how many latencies for the median, are remembered.
+/// How many latencies are remembered, for the median.
 const REMEMBERED: usize = 50;
+/// How many lines.
+const LINES: usize = 20;
 
 /// A server and its client.
 pub(super) struct Lane {
@@ -49,6 +51,7 @@ struct Story {
     sent: HashMap<u64, Instant>,
     received: u64,
     gaps: u64,
+    last_gap: Option<String>,
     latencies: VecDeque<Duration>,
     /// Newest first.
     lines: VecDeque<Line>,
@@ -71,6 +74,7 @@ pub(super) struct Shown {
     state: &'static str,
     received: u64,
     gaps: u64,
+    last_gap: Option<String>,
     /// The last one, and half of the last ones.
     latency: Option<String>,
     median: Option<String>,
@@ -139,6 +143,7 @@ impl Lane {
             state: self.follower.state().as_str(),
             received: story.received,
             gaps: story.gaps,
+            last_gap: story.last_gap.clone(),
             latency: story.latencies.front().copied().map(time),
             median: latencies.get(latencies.len() / 2).copied().map(time),
             requests: counts.requests,
@@ -187,14 +192,13 @@ impl Story {
             }
             Heard::Gap(gap) => {
                 self.gaps += 1;
-                Line {
-                    text: format!("gap, {}: {} … {}", gap.reason, gap.requested, gap.resumed),
-                    gap: true,
-                }
+                let text = format!("gap, {}: {} … {}", gap.reason, gap.requested, gap.resumed);
+                self.last_gap = Some(text.clone());
+                Line { text, gap: true }
             }
         };
         self.lines.push_front(line);
-        self.lines.truncate(REMEMBERED);
+        self.lines.truncate(LINES);
     }
 }
 
