@@ -92,7 +92,9 @@ fn figures(report: &Report) -> String {
 
 fn label(report: &Report, figure: Figure) -> String {
     match figure {
-        Figure::Restart => format!("{} clients are back after", report.crowd),
+        Figure::Restart if report.crowd != 1_000 => {
+            format!("{} clients are back after", report.crowd)
+        }
         _ => figure.label().to_owned(),
     }
 }

@@ -1,6 +1,6 @@
-//! All figures. One run takes what needs patience (30 seconds between two polls, a minute of
-//! silence) in the background, where it costs the machine next to nothing, and meanwhile the rest,
-//! one thing after the other.
+//! All figures. One run takes the latencies first, with the machine to itself; then what needs
+//! patience (30 seconds between two polls, a minute of silence) in the background, where it costs
+//! next to nothing, and meanwhile the rest, one thing after the other.
 //!
 //! How short polling at 30 s is measured without waiting for ever: there are many clients, whose
 //! polls are spread evenly over the interval, so that every message meets one at each distance from
@@ -66,7 +66,7 @@ impl Scale {
                 gap,
                 clients,
                 idle: Duration::from_secs(48),
-                latencies: 40,
+                latencies: 30,
                 loads: &[(1, 3), (10, 20), (100, 200)],
                 waiting: &[100, 1_000],
                 crowd,
@@ -190,8 +190,10 @@ impl Bench {
     }
 
     async fn run(self: Arc<Self>) -> io::Result<Run> {
+        let mut run = Run::default();
+        self.latencies(&mut run).await?;
         let background = tokio::spawn(self.clone().background());
-        let mut run = self.foreground().await?;
+        self.foreground(&mut run).await?;
         let patient = background.await??;
         run.figures.extend(patient.figures);
         run.points.extend(patient.points);
@@ -334,16 +336,13 @@ impl Bench {
         Ok(run)
     }
 
-    /// One thing after the other, each with the machine to itself.
-    async fn foreground(&self) -> io::Result<Run> {
-        let mut run = Run::default();
-        self.latencies(&mut run).await?;
+    /// One thing after the other.
+    async fn foreground(&self, run: &mut Run) -> io::Result<()> {
         for load in self.scale.loads {
-            self.load(*load, &mut run).await?;
+            self.load(*load, run).await?;
         }
-        self.memory(&mut run).await?;
-        self.restarts(&mut run).await?;
-        Ok(run)
+        self.memory(run).await?;
+        self.restarts(run).await
     }
 
     /// One client each, in turns: no two servers have their message at the same moment.
