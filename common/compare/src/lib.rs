@@ -9,7 +9,8 @@
 //! - [`Server`] is one of them in this process, [`Process`] in its own;
 //! - `clients/` has a small [`Client`] for each, all with the same two verbs; [`Follower`] is one
 //!   that goes on whatever breaks; [`Traffic`] counts what they put on the wire;
-//! - [`measure`] takes all figures, [`Report`] holds them, `table.rs` and `chart.rs` show them, and
+//! - [`live`] is the page with a lane for each;
+//! - [`measure`] takes all figures, [`Report`] holds them, `table.rs`, `chart.rs` and `crossing.rs` show them, and
 //!   [`check`] holds what a README says against new ones.
 //!
 //! `tests/story` proves that all five tell a client the same.
@@ -17,7 +18,9 @@
 mod chart;
 pub mod check;
 mod clients;
+mod crossing;
 mod follow;
+pub mod live;
 pub mod measure;
 mod process;
 mod progress;

@@ -1,16 +1,19 @@
 //! The command: the page, or with `--measure` the table, or one server.
 
-use std::{env, fs, io, path::PathBuf, process::ExitCode};
+use std::{env, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use compare::{Report, Serve, check, markdown, measure, write_into};
+use compare::{Report, Serve, check, live, markdown, measure, write_into};
 
-/// Runs the five techniques side by side.
+/// Runs the five techniques side by side, and serves a page to watch them on.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "compare", version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Where to serve the page; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
+    listen: SocketAddr,
     /// Measure, and print the table.
     #[arg(long)]
     measure: bool,
@@ -50,13 +53,17 @@ async fn run(args: Args) -> io::Result<ExitCode> {
         serve.run().await?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Read first: a measurement is long.
-    let readme = args.check.as_ref().map(fs::read_to_string).transpose()?;
-    let report = measure::measure(&env::current_exe()?, args.quick || !args.measure).await?;
-    match readme {
-        Some(readme) => compared(&readme, &report),
-        None => shown(&args, &report),
+    let program = env::current_exe()?;
+    if let Some(path) = &args.check {
+        // Read first: a measurement is long.
+        let readme = fs::read_to_string(path)?;
+        return compared(&readme, &measure::measure(&program, args.quick).await?);
     }
+    if args.measure {
+        return shown(&args, &measure::measure(&program, args.quick).await?);
+    }
+    live::run(&program, args.listen).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn shown(args: &Args, report: &Report) -> io::Result<ExitCode> {

@@ -2,7 +2,7 @@
 //! read them, and which one to take.
 
 use crate::{
-    Figure, Report, Row, Spread, Technique,
+    Figure, Report, Row, Spread, crossing,
     report::Unit,
     technique::{Verdict, complexity, latency},
 };
@@ -13,12 +13,14 @@ pub fn markdown(report: &Report) -> String {
         verdicts(report),
         figures(report),
         notes(report),
+        overtaking(report),
         which(report),
+        contradictions(report),
     ];
     parts.join("\n")
 }
 
-/// The source text's own table, measured.
+/// The usual table, and beside each of its words what was measured.
 fn verdicts(report: &Report) -> String {
     let mut table = "\
 | technique | direction | latency: said | measured, p50 | | complexity: said | measured, lines | |
@@ -27,33 +29,40 @@ fn verdicts(report: &Report) -> String {
     .to_owned();
     for row in Row::ALL {
         let rating = row.technique.rating();
-        let verdict = |said: Option<&'static str>,
-                       measured: Option<f64>,
-                       class: fn(f64) -> &'static str,
-                       figure| {
-            let best = best(report, figure);
-            match (said, measured.zip(best)) {
-                (Some(said), Some((measured, best))) => {
-                    Verdict::of(said, class(measured / best)).to_string()
-                }
-                (None, _) => "ours".to_owned(),
-                (_, None) => "n/a".to_owned(),
-            }
-        };
-        let p50 = report.median(row, Figure::LatencyP50);
-        let lines = report.median(row, Figure::Lines);
+        let [latency, complexity] = judged(report, row);
         table += &format!(
             "| {row} | {} | {} | {} | {} | {} | {} | {} |\n",
             rating.direction,
             rating.latency.unwrap_or("–"),
             cell(report, row, Figure::LatencyP50),
-            verdict(rating.latency, p50, latency, Figure::LatencyP50),
+            word(rating.latency, latency),
             rating.complexity.unwrap_or("–"),
             cell(report, row, Figure::Lines),
-            verdict(rating.complexity, lines, complexity, Figure::Lines),
+            word(rating.complexity, complexity),
         );
     }
     table
+}
+
+/// On the latency, and on the complexity.
+fn judged(report: &Report, row: Row) -> [Option<Verdict>; 2] {
+    let rating = row.technique.rating();
+    let judge = |said: Option<&str>, figure, class: fn(f64) -> &'static str| {
+        let times = report.median(row, figure)? / best(report, figure)?;
+        Some(Verdict::of(said?, class(times)))
+    };
+    [
+        judge(rating.latency, Figure::LatencyP50, latency),
+        judge(rating.complexity, Figure::Lines, complexity),
+    ]
+}
+
+fn word(said: Option<&str>, verdict: Option<Verdict>) -> String {
+    match (said, verdict) {
+        (None, _) => "ours".to_owned(),
+        (_, None) => "n/a".to_owned(),
+        (_, Some(verdict)) => verdict.to_string(),
+    }
 }
 
 fn best(report: &Report, figure: Figure) -> Option<f64> {
@@ -83,7 +92,9 @@ fn figures(report: &Report) -> String {
 
 fn label(report: &Report, figure: Figure) -> String {
     match figure {
-        Figure::Restart => format!("{} clients are back after", report.crowd),
+        Figure::Restart if report.crowd != 1_000 => {
+            format!("{} clients are back after", report.crowd)
+        }
         _ => figure.label().to_owned(),
     }
 }
@@ -135,87 +146,107 @@ fn notes(report: &Report) -> String {
     let Report {
         machine,
         commit,
-        runs,
         gap,
         ..
     } = report;
-    let quick = if report.quick { ", short ones" } else { "" };
+    let runs = match report.runs {
+        1 => "one short run".to_owned(),
+        runs => format!("medians of {runs} runs, and ± by how much they were apart if over 5 %"),
+    };
     let missing = match best(report, Figure::Memory10000) {
-        None => {
-            " 10,000 clients were not measured: the run was a short one, or there were not descriptors enough."
-        }
+        None => " Not measured: 10,000 clients, for want of time or of descriptors.",
         Some(_) => "",
     };
+    let [minimal, low, medium] = [latency::MINIMAL, latency::LOW, latency::MEDIUM];
+    let [short, middling] = [complexity::LOW, complexity::MEDIUM];
     format!(
-        "Measured on {machine}, at commit {commit}; medians of {runs} run(s){quick}, and where the runs were more than 5 % apart, by how much.{missing}
+        "Measured on {machine}, commit {commit}: {runs}.{missing}
 
-How to read it. Latency: from just before the publishing POST is written until a client has the message, \
-one client, ten messages a second. That of short polling, all counts and the CPU are of many clients each and one message \
-every {gap} s; polls are spread over the interval, so that each message meets one at every distance \
-from its next poll, and one interval is enough. Counts begin when a client has its first message, so they are those of a client that stays. \
-Bytes are what the sockets take and give in both directions, without what TCP adds, and our clients send no header field \
-but the necessary; a browser sends many with each request. CPU is of the whole server, \
-publishing included. Memory is resident memory beyond that of the idle server; with short polling of a connection kept between two polls, with webhooks of \
-a registered endpoint. Back after a restart: from the order to drain on, until every client has a message of the new life; webhooks are registered again by \
-a receiver that looks every second. Lines: without blank ones, comments and tests, the modules of `common` included that the member reaches; webhooks are two programs.
+**How to read it.** *Latency*: from before the publishing POST is written until a client has the message; one client, ten \
+messages a second. Of short polling, and all counts and the CPU: many clients, one message every {gap} s. Their polls \
+are spread over the interval, so that each message meets one at every distance from its next poll: \
+one interval is enough, even of 30 s. *Counts* are those of a client that stays: connecting is not in them. *Bytes* are what \
+sockets take and give, both ways, without TCP's own; our clients send no header field but the \
+necessary, a browser sends many. *CPU* is the whole server's, publishing included. *Memory* is what is resident beyond the idle \
+server's; of short polling a connection between two polls, of webhooks a registered endpoint. *Back*: from the order to \
+drain until every client has a message of the new life; a receiver looks every second whether it is still registered. *Lines* are code, \
+without tests, with the modules of `common` that it reaches; webhooks are two programs.
 
-Latency *agrees* if it is as many times the fastest as its word allows: minimal up to {}, low {}, medium {}, high beyond. \
-Complexity in the same way by lines: low up to {} times the shortest, medium {}, high beyond. The rule of thumb leaves SSE out: that row is ours.
-",
-        latency::MINIMAL,
-        latency::LOW,
-        latency::MEDIUM,
-        complexity::LOW,
-        complexity::MEDIUM,
+*Agrees* means: latency minimal up to {minimal} times the fastest, low {low}, medium {medium}, high beyond; complexity low up to {short} times the \
+shortest, medium {middling}, high beyond. The rule of thumb leaves SSE out: that row is ours.
+"
     )
 }
 
-/// The source's conclusions, each with its number.
+fn overtaking(report: &Report) -> String {
+    let sentences = crossing::sentences(report);
+    let lines = sentences.iter().map(|sentence| format!("- {sentence}.\n"));
+    format!(
+        "**Where one overtakes another**\n\n{}",
+        lines.collect::<String>()
+    )
+}
+
+/// The usual conclusions, each with its number.
 fn which(report: &Report) -> String {
-    let of = |technique: Technique, figure: Figure| {
-        let row = Row::ALL.into_iter().rfind(|row| row.technique == technique);
-        cell(report, row.expect("each has a row"), figure)
-    };
-    let polled = |figure| cell(report, Row::ALL[1], figure);
-    let often = |figure| cell(report, Row::ALL[0], figure);
-    use Technique::{LongPolling, Sse, Webhooks, Websockets};
+    let [often, polled, _, long, webhooks, websockets, sse] = Row::ALL;
+    let of = |row, figure| cell(report, row, figure);
     format!(
         "**Which one do I take?**
 
-- **Short polling** for an MVP: {} lines, and any HTTP client will do. At 5 s news is {} late; asked every second, {} of the answers \
-are empty when there is news every {} s.
-- **Long polling** where sockets cannot go: {}, at a request ({}) per message. It is as fast as a socket as long as \
-messages come one by one.
-- **Webhooks** between servers: {}, no byte while nothing happens ({} a minute), and nothing that waits.
-- **WebSockets** for chat, games, charts, where the client speaks too: {} and {} per message, but {} lines.
-- **SSE** for feeds and quotes: {} and {} per message, the same as a socket with less code: {} lines.
-
-**Where the numbers contradict the folklore.** \"99 % of polls are empty\" is a matter of the interval: {} at 1 s, {} at 5 s, {} at 30 s. \
-Long polling is no middle way in latency: {} against {} of a WebSocket. And what is said of WebSockets, that each client's connection fills the memory, \
-is {} each of 1,000 clients, where a long poll that waits takes {} and a kept connection of short polling {}.
+- **Short polling** for an MVP, a simple task: {} lines, and any HTTP client will do. Asked every 5 s, news is {} late; asked every \
+second, {} of the answers are empty when there is news every {} s.
+- **Long polling** where sockets cannot go: {}, and {} per message, which is a request of its own.
+- **Webhooks** between servers: {}, {} per message, {} in an idle minute.
+- **WebSockets** for chat, games, financial charts, where the client speaks too: {}, {} per message, {} lines.
+- **SSE** for news feeds and stock quotes, where it only listens: {}, {} per message, {} lines.
 ",
-        polled(Figure::Lines),
-        polled(Figure::LatencyP50),
-        often(Figure::Empty),
+        of(polled, Figure::Lines),
+        of(polled, Figure::LatencyP50),
+        of(often, Figure::Empty),
         report.gap,
-        of(LongPolling, Figure::LatencyP50),
-        of(LongPolling, Figure::Bytes),
-        of(Webhooks, Figure::LatencyP50),
-        of(Webhooks, Figure::IdleBytes),
-        of(Websockets, Figure::LatencyP50),
-        of(Websockets, Figure::Bytes),
-        of(Websockets, Figure::Lines),
-        of(Sse, Figure::LatencyP50),
-        of(Sse, Figure::Bytes),
-        of(Sse, Figure::Lines),
-        often(Figure::Empty),
-        polled(Figure::Empty),
-        cell(report, Row::ALL[2], Figure::Empty),
-        of(LongPolling, Figure::LatencyP50),
-        of(Websockets, Figure::LatencyP50),
-        of(Websockets, Figure::Memory1000),
-        of(LongPolling, Figure::Memory1000),
-        polled(Figure::Memory1000),
+        of(long, Figure::LatencyP50),
+        of(long, Figure::Bytes),
+        of(webhooks, Figure::LatencyP50),
+        of(webhooks, Figure::Bytes),
+        of(webhooks, Figure::IdleBytes),
+        of(websockets, Figure::LatencyP50),
+        of(websockets, Figure::Bytes),
+        of(websockets, Figure::Lines),
+        of(sse, Figure::LatencyP50),
+        of(sse, Figure::Bytes),
+        of(sse, Figure::Lines),
+    )
+}
+
+/// Where the numbers are not what is usually said.
+fn contradictions(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for row in Row::ALL {
+        let words = ["latency", "complexity"].into_iter();
+        for (what, verdict) in words.zip(judged(report, row)) {
+            if let Some(Verdict::Contradicts(measured)) = verdict {
+                lines.push(format!("- {row}: its {what} is {measured} here.\n"));
+            }
+        }
+    }
+    let [often, polled, seldom, long, _, websockets, _] = Row::ALL;
+    let of = |row, figure| cell(report, row, figure);
+    format!(
+        "**Where the numbers contradict the folklore**
+
+{}- \"99 % of the requests return nothing\": {} at 1 s, {} at 5 s, {} at 30 s, with news every {} s.
+- \"Each WebSocket fills the server's memory\": {} each, of 1,000; a long poll that waits {}, a kept connection of short \
+polling {}.
+",
+        lines.concat(),
+        of(often, Figure::Empty),
+        of(polled, Figure::Empty),
+        of(seldom, Figure::Empty),
+        report.gap,
+        of(websockets, Figure::Memory1000),
+        of(long, Figure::Memory1000),
+        of(often, Figure::Memory1000),
     )
 }
 

@@ -1,6 +1,6 @@
-//! All figures. One run takes what needs patience (30 seconds between two polls, a minute of
-//! silence) in the background, where it costs the machine next to nothing, and meanwhile the rest,
-//! one thing after the other.
+//! All figures. One run takes the latencies first, with the machine to itself; then what needs
+//! patience (30 seconds between two polls, a minute of silence) in the background, where it costs
+//! next to nothing, and meanwhile the rest, one thing after the other.
 //!
 //! How short polling at 30 s is measured without waiting for ever: there are many clients, whose
 //! polls are spread evenly over the interval, so that every message meets one at each distance from
@@ -35,7 +35,8 @@ use crate::{
 #[derive(Debug, Clone)]
 struct Scale {
     runs: usize,
-    /// In the background: messages, and how far apart.
+    /// In the background: messages, and how far apart. A Fibonacci number, after so many of which
+    /// [`Plan`]'s spread begins anew: what is counted per message depends on no remainder.
     patient: usize,
     gap: Duration,
     clients: usize,
@@ -54,18 +55,18 @@ struct Scale {
 impl Scale {
     /// Under a minute, or under five.
     fn new(quick: bool, descriptors: usize) -> Self {
-        let gap = Duration::from_secs(5);
+        let gap = Duration::from_secs(4);
         let clients = if descriptors < 2_048 { 4 } else { 20 };
         // A client of webhooks has a listener, a connection to the sender and one from it.
         let crowd = (descriptors.saturating_sub(200) / 4).clamp(10, 1_000);
         if quick {
             return Self {
                 runs: 1,
-                patient: 3,
+                patient: 5,
                 gap,
                 clients,
                 idle: Duration::from_secs(48),
-                latencies: 40,
+                latencies: 30,
                 loads: &[(1, 3), (10, 20), (100, 200)],
                 waiting: &[100, 1_000],
                 crowd,
@@ -73,10 +74,10 @@ impl Scale {
         }
         Self {
             runs: 3,
-            patient: 9,
+            patient: 13,
             gap,
             clients,
-            idle: Duration::from_secs(76),
+            idle: Duration::from_secs(80),
             latencies: 150,
             loads: &[(1, 4), (5, 20), (25, 100), (100, 400)],
             waiting: &[100, 1_000, 10_000],
@@ -84,9 +85,16 @@ impl Scale {
         }
     }
 
+    /// Whether a run is long enough to count this row's polls.
+    fn counts(&self, row: Row) -> bool {
+        row.interval() <= self.gap * self.patient as u32
+    }
+
     /// Deliveries and clients of all runs: what the progress bar counts.
     fn total(&self) -> usize {
-        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + 4);
+        let rows = Row::ALL.iter();
+        let polled = rows.filter(|row| row.polls() && self.counts(**row)).count();
+        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + polled);
         let latencies = (self.latencies + 1) * 4;
         let load = |(_, messages): &(u32, usize)| (messages + 1) * LOADED.len() * CLIENTS;
         let loads: usize = self.loads.iter().map(load).sum();
@@ -116,6 +124,7 @@ const LISTENERS: usize = 4;
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     let descriptors = common::fit_descriptors(20_000);
     let scale = Scale::new(quick, descriptors);
+    let (machine, commit) = (report::machine(), report::commit());
     let bench = Arc::new(Bench {
         program: program.to_owned(),
         done: Arc::default(),
@@ -129,8 +138,8 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     progress::end(&bench.done, scale.total());
     let (figures, points) = measured?;
     Ok(Report {
-        machine: report::machine(),
-        commit: report::commit(),
+        machine,
+        commit,
         runs: scale.runs,
         quick,
         gap: scale.gap.as_secs_f64(),
@@ -181,8 +190,10 @@ impl Bench {
     }
 
     async fn run(self: Arc<Self>) -> io::Result<Run> {
+        let mut run = Run::default();
+        self.latencies(&mut run).await?;
         let background = tokio::spawn(self.clone().background());
-        let mut run = self.foreground().await?;
+        self.foreground(&mut run).await?;
         let patient = background.await??;
         run.figures.extend(patient.figures);
         run.points.extend(patient.points);
@@ -199,7 +210,7 @@ impl Bench {
         for row in Row::ALL {
             parts.spawn(self.clone().patient(row));
             parts.spawn(self.clone().idle(row));
-            if row.polls() {
+            if row.polls() && self.scale.counts(row) {
                 parts.spawn(self.clone().without_keep_alive(row));
             }
         }
@@ -236,6 +247,13 @@ impl Bench {
         let plan = self.plan(row, patient, gap, clients);
         let lane = lane(row.technique, server.addr(), Some(&server), &plan).await?;
         let mut run = Run::default();
+        if row.technique == Technique::ShortPolling {
+            run.latencies(row, &lane);
+            if !self.scale.counts(row) {
+                // It took one poll to have all: enough for the latency, and not for counting polls.
+                return Ok(run);
+            }
+        }
         run.note(
             row,
             Figure::Requests,
@@ -260,9 +278,6 @@ impl Bench {
         }
         if let Some(cpu) = lane.cpu {
             run.note(row, Figure::Cpu, cpu.as_secs_f64());
-        }
-        if row.technique == Technique::ShortPolling {
-            run.latencies(row, &lane);
         }
         run.points.push(point(row, gap, &lane));
         Ok(run)
@@ -321,16 +336,13 @@ impl Bench {
         Ok(run)
     }
 
-    /// One thing after the other, each with the machine to itself.
-    async fn foreground(&self) -> io::Result<Run> {
-        let mut run = Run::default();
-        self.latencies(&mut run).await?;
+    /// One thing after the other.
+    async fn foreground(&self, run: &mut Run) -> io::Result<()> {
         for load in self.scale.loads {
-            self.load(*load, &mut run).await?;
+            self.load(*load, run).await?;
         }
-        self.memory(&mut run).await?;
-        self.restarts(&mut run).await?;
-        Ok(run)
+        self.memory(run).await?;
+        self.restarts(run).await
     }
 
     /// One client each, in turns: no two servers have their message at the same moment.

@@ -1,0 +1,95 @@
+//! From request to answer.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use common::{Problem, Query};
+use futures_util::{StreamExt, stream::BoxStream};
+use http_body_util::{Either, Full, StreamBody};
+use hyper::{
+    Method, Request, Response,
+    body::{Frame, Incoming},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+};
+
+use super::{BURST, MAX_RATE, Stage};
+use crate::Technique;
+
+/// What goes on for as long as the page is open.
+type Stream = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+type Answer = Response<Either<Full<Bytes>, Stream>>;
+
+pub(super) async fn route(
+    stage: Arc<Stage>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let answered = answer(&stage, &request).await;
+    let mut response = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Left));
+    stage.browsers.finish(None, &mut response);
+    Ok(response)
+}
+
+async fn answer(stage: &Arc<Stage>, request: &Request<Incoming>) -> Result<Answer, Problem> {
+    let posts = request.method() == Method::POST;
+    stage.browsers.check(request, posts)?;
+    let path = request.uri().path();
+    match (path, posts) {
+        ("/", false) => Ok(whole("text/html; charset=utf-8", include_str!("page.html"))),
+        ("/lanes", false) => Ok(lanes(stage.clone())),
+        (_, false) => Err(Problem::not_found(path)),
+        (_, true) => {
+            order(stage, path, Query::of(request.uri())).await?;
+            Ok(whole("text/plain; charset=utf-8", "done\n"))
+        }
+    }
+}
+
+/// What the buttons do.
+async fn order(stage: &Stage, path: &str, query: Query<'_>) -> Result<(), Problem> {
+    match path {
+        "/publish" => stage.publish(1).await,
+        "/trim" => stage.publish(BURST).await,
+        "/rate" => {
+            let rate: u32 = query.get("per-second")?.unwrap_or_default();
+            stage.rate.send_replace(rate.min(MAX_RATE));
+        }
+        "/pause" | "/resume" => {
+            let lane = lane(stage, &query)?;
+            lane.pause(path == "/pause");
+        }
+        "/restart" => {
+            let restarted = lane(stage, &query)?.restart().await;
+            restarted.map_err(|error| Problem::unavailable(error.to_string(), 1))?;
+        }
+        _ => return Err(Problem::not_found(path)),
+    }
+    Ok(())
+}
+
+fn lane<'a>(stage: &'a Stage, query: &Query<'_>) -> Result<&'a super::Lane, Problem> {
+    let name: String = query.get("lane")?.unwrap_or_default();
+    let technique = Technique::from_str(&name, false).ok();
+    let lane = technique.and_then(|technique| stage.lane(technique));
+    lane.ok_or_else(|| Problem::bad_request(format!("lane: {name:?} is none")))
+}
+
+fn whole(kind: &'static str, text: &'static str) -> Answer {
+    with_type(kind, Either::Left(Full::from(text)))
+}
+
+fn lanes(stage: Arc<Stage>) -> Answer {
+    let blocks = super::snapshots(stage).map(|block| Ok(Frame::data(block.into())));
+    with_type(
+        "text/event-stream",
+        Either::Right(StreamBody::new(blocks.boxed())),
+    )
+}
+
+fn with_type(kind: &'static str, body: Either<Full<Bytes>, Stream>) -> Answer {
+    let mut response = Response::new(body);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
