@@ -145,6 +145,7 @@ impl Program {
 
     fn launch(mut command: Command) -> Self {
         command.args(["--listen", "127.0.0.1:0"]);
+        command.env("NO_COLOR", "1"); // loom, which `common` tests with, brings colours into the log
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
