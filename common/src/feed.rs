@@ -21,7 +21,7 @@ use crate::{
     idempotency::{Fingerprint, Keys, fingerprint},
     journal::Journal,
     log::{Found, Log},
-    wake::Wakers,
+    wake::{Waiter, Wakers},
 };
 
 /// An ordered, bounded log of messages. Clones share it.
@@ -33,8 +33,13 @@ use crate::{
 #[derive(Clone)]
 pub struct Feed {
     shared: Arc<Shared>,
-    /// This handle's waiters end. Shared by its clones.
-    closed: Arc<AtomicBool>,
+    /// Shared by this handle's clones.
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    /// This handle's waiters end.
+    closed: AtomicBool,
     /// The file, if there is one.
     journal: Option<Arc<Journal>>,
 }
@@ -96,20 +101,20 @@ impl Feed {
     }
 
     pub(crate) fn over(shared: Arc<Shared>, journal: Option<Arc<Journal>>) -> Self {
+        let handle = Handle {
+            closed: AtomicBool::new(false),
+            journal,
+        };
         Self {
             shared,
-            closed: Arc::default(),
-            journal,
+            handle: Arc::new(handle),
         }
     }
 
     /// A handle to the same log that is [closed](Self::close) on its own. Each server takes one, so
     /// that servers which share a feed drain one by one.
     pub fn handle(&self) -> Self {
-        Self {
-            closed: Arc::default(),
-            ..self.clone()
-        }
+        Self::over(self.shared.clone(), self.handle.journal.clone())
     }
 
     /// Appends a message and wakes those who wait for its topic.
@@ -118,7 +123,7 @@ impl Feed {
     /// [`FeedError::TooManyTopics`]; of a feed in a file also [`FeedError::NoRoom`] and
     /// [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = &self.handle.journal {
             // In a box of its own, for the sake of those who wait and never publish to a file.
             return Box::pin(journal.publish(&self.shared, topic, draft, None)).await;
         }
@@ -148,7 +153,7 @@ impl Feed {
     ) -> Result<Published, FeedError> {
         // Hashed before the lock is taken.
         let fingerprint = fingerprint(&draft);
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = &self.handle.journal {
             let once = Some((key, fingerprint));
             return Box::pin(journal.publish(&self.shared, topic, draft, once)).await;
         }
@@ -198,32 +203,29 @@ impl Feed {
             After::Latest => self.head().into(),
             after => after.clone(),
         };
-        let mut waiter = self.shared.wakers.waiter(topics.as_slice());
-        let mut fetching: Option<Fetch> = None;
+        let mut wait = Wait::News(self.shared.wakers.waiter(topics.as_slice()));
         // Not an async block, which would keep the arguments twice: ten thousand readers wait here.
         poll_fn(move |task| {
             loop {
-                if let Some(fetch) = &mut fetching {
-                    let fetched = ready!(fetch.as_mut().poll(task));
-                    fetching = None;
-                    match fetched {
-                        Ok(None) => {} // let go of in the meantime: look again
-                        Ok(Some(page)) => return Poll::Ready(Ok(page)),
-                        Err(error) => return Poll::Ready(Err(error)),
+                match &mut wait {
+                    Wait::News(waiter) => {
+                        let mut news = self.news(topics, &after, limit);
+                        if news.is_none() {
+                            // What came between the look and the registration woke nobody: look again.
+                            waiter.register(task.waker());
+                            news = self.news(topics, &after, limit);
+                        }
+                        match news.map(|found| found.map(|found| self.whole(found))) {
+                            None => return Poll::Pending,
+                            Some(Ok(Ok(page))) => return Poll::Ready(Ok(page)),
+                            Some(Ok(Err(fetch))) => wait = Wait::File(fetch),
+                            Some(Err(error)) => return Poll::Ready(Err(error)),
+                        }
                     }
-                }
-                let mut news = self.news(topics, &after, limit);
-                if news.is_none() {
-                    // What came between the look and the registration woke nobody: look again.
-                    waiter.register(task.waker());
-                    news = self.news(topics, &after, limit);
-                }
-                match news {
-                    None => return Poll::Pending,
-                    Some(Err(error)) => return Poll::Ready(Err(error)),
-                    Some(Ok(found)) => match self.whole(found) {
-                        Ok(page) => return Poll::Ready(Ok(page)),
-                        Err(fetch) => fetching = Some(fetch),
+                    Wait::File(fetch) => match ready!(fetch.as_mut().poll(task)).transpose() {
+                        Some(page) => return Poll::Ready(page),
+                        // Some were let go of in the meantime: look again.
+                        None => wait = Wait::News(self.shared.wakers.waiter(topics.as_slice())),
                     },
                 }
             }
@@ -247,7 +249,7 @@ impl Feed {
         if found.filed.is_empty() {
             return Ok(told(found.page));
         }
-        Err(Box::pin(fetch(self.journal.clone(), found)))
+        Err(Box::pin(fetch(self.handle.journal.clone(), found)))
     }
 
     /// The position of the last message.
@@ -279,13 +281,13 @@ impl Feed {
 
     /// Ends every wait of this handle and its clones, now and from now on.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.handle.closed.store(true, Ordering::SeqCst);
         self.shared.wakers.wake_all();
     }
 
     /// Whether this handle was closed.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.handle.closed.load(Ordering::SeqCst)
     }
 
     /// Whether it takes messages, as far as is known.
@@ -293,10 +295,17 @@ impl Feed {
     /// # Errors
     /// [`FeedError::Stopped`].
     pub fn health(&self) -> Result<(), FeedError> {
-        self.journal
+        self.handle
+            .journal
             .as_ref()
             .map_or(Ok(()), |journal| journal.health())
     }
+}
+
+/// What [`Feed::next`] waits for. Never both, so that they share their place.
+enum Wait<'a> {
+    News(Waiter<'a, Topic>),
+    File(Fetch),
 }
 
 /// Reads the messages of a page that are in the file alone; `None` if some are no more.

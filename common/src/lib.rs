@@ -21,6 +21,8 @@
 //! # }
 //! ```
 //!
+//! A feed is in memory, or with the feature `file` in a file, by [`FeedSource`].
+//!
 //! Deliberately not here: an accept loop. Each member has its own, so that hyper stays in view and
 //! a member can be read and copied alone.
 
