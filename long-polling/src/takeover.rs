@@ -28,7 +28,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::SystemTime,
 };
 
@@ -150,26 +150,25 @@ impl Client<TcpStream> {
     }
 
     /// Waits until the client says something more, which is kept. `false` if it leaves.
-    async fn hears(&mut self) -> io::Result<bool> {
-        loop {
-            self.readable().await?;
-            let mut bytes = [0; 1_024];
-            let room = bytes.len().min(EARLY - self.early.len());
-            match self.socket.get_ref().try_read(&mut bytes[..room]) {
-                Ok(read) => {
-                    self.early.extend_from_slice(&bytes[..read]);
-                    return Ok(read > 0);
+    fn hears(&mut self) -> impl Future<Output = io::Result<bool>> {
+        // Not an async block, and not `TcpStream::readable`, which keep more: ten thousand wait here.
+        poll_fn(|task| {
+            loop {
+                let socket = self.socket.get_ref();
+                ready!(socket.poll_read_ready(task))?;
+                let mut bytes = [0; 1_024];
+                let room = bytes.len().min(EARLY - self.early.len());
+                match socket.try_read(&mut bytes[..room]) {
+                    Ok(read) => {
+                        self.early.extend_from_slice(&bytes[..read]);
+                        return Poll::Ready(Ok(read > 0));
+                    }
+                    // A new socket is taken for readable at first.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
-                // A new socket is taken for readable at first.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// `TcpStream::readable`, without its place in a list of tasks that wait: there is one.
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        poll_fn(|task| self.socket.get_ref().poll_read_ready(task))
+        })
     }
 
     async fn write(
