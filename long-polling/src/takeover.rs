@@ -3,17 +3,22 @@
 //!
 //! hyper keeps a read and a write buffer of 8 KiB each for as long as a connection lives. A client
 //! that waits, or has not asked yet, needs neither. So hyper is made anew for each request, when its
-//! first byte is there: it parses the head, and what a client may wait for, a `GET`, is taken out of
-//! it together with the socket, before anything is answered. Everything of hyper is dropped, the
-//! route answers as ever, and the answer is written here. All else hyper serves itself.
+//! first words are there. It parses the head, and what a client may wait for, a `GET`, is taken out
+//! of it together with the socket, before anything is answered: everything of hyper is dropped, the
+//! route answers as ever, and the answer is written here. All else hyper answers itself, and the
+//! socket is taken back when that answer is out.
 //!
 //! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
-//! waiting for a service that never answers. What it could still hold is an *earlier* answer that
-//! the client has not taken yet, to a `POST` that the `GET` was pipelined behind. hyper 1.12 writes
-//! an answer out before it parses the next head, but does not promise to; [`Lent`] sees every write
-//! and flush, and nothing is taken over between a write and a successful flush. The tests below and
-//! in `tests/takeover.rs` hold that an earlier answer arrives whole. A `GET` with a body stays with
-//! hyper (and is refused), so the next request begins where the taken one ended.
+//! waiting for a service that never answers, or for the next head. Two things it could still hold:
+//!
+//! - an answer that the client has not taken yet, this one or an earlier one that a `GET` was
+//!   pipelined behind. hyper 1.12 writes an answer out before it parses the next head, but does not
+//!   promise to; [`Lent`] sees every write and flush, and nothing is taken between a write and a
+//!   successful flush;
+//! - a part of a body. A `GET` with a body, which is refused, and whatever was answered before its
+//!   body was read to the end stay with hyper, which alone knows where the next request begins.
+//!
+//! The tests below and in `tests/takeover.rs` hold both.
 //!
 //! What the client says during a wait is kept for its turn, up to [`EARLY`] bytes; then nothing is
 //! read until the answer is out. The end of what it says, or a reset, means that it has left.
@@ -28,7 +33,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::SystemTime,
 };
 
@@ -76,7 +81,7 @@ pub(crate) fn connection(
     }
 }
 
-/// Request after request: waits for its first byte, has it parsed, answers it. What takes room and
+/// Request after request: waits for its first words, has it parsed, answers it. What takes room and
 /// is soon over is boxed, so that who waits does not hold it.
 async fn serve(
     client: &mut Client<TcpStream>,
@@ -150,26 +155,25 @@ impl Client<TcpStream> {
     }
 
     /// Waits until the client says something more, which is kept. `false` if it leaves.
-    async fn hears(&mut self) -> io::Result<bool> {
-        loop {
-            self.readable().await?;
-            let mut bytes = [0; 1_024];
-            let room = bytes.len().min(EARLY - self.early.len());
-            match self.socket.get_ref().try_read(&mut bytes[..room]) {
-                Ok(read) => {
-                    self.early.extend_from_slice(&bytes[..read]);
-                    return Ok(read > 0);
+    fn hears(&mut self) -> impl Future<Output = io::Result<bool>> {
+        // Not an async block, and not `TcpStream::readable`, which keep more: ten thousand wait here.
+        poll_fn(|task| {
+            loop {
+                let socket = self.socket.get_ref();
+                ready!(socket.poll_read_ready(task))?;
+                let mut bytes = [0; 1_024];
+                let room = bytes.len().min(EARLY - self.early.len());
+                match socket.try_read(&mut bytes[..room]) {
+                    Ok(read) => {
+                        self.early.extend_from_slice(&bytes[..read]);
+                        return Poll::Ready(Ok(read > 0));
+                    }
+                    // A new socket is taken for readable at first.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
-                // A new socket is taken for readable at first.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// `TcpStream::readable`, without its place in a list of tasks that wait: there is one.
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        poll_fn(|task| self.socket.get_ref().poll_read_ready(task))
+        })
     }
 
     async fn write(
@@ -216,22 +220,23 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
         .serve_connection(TokioIo::new(io), service);
     let (mut drain, mut told) = (pin!(draining.changed()), false);
     let parsed = poll_fn(|task| {
-        let served = Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
-        if let Some(request) = desk.take() {
-            return Poll::Ready(Ok(Parsed::Poll(request)));
-        }
-        if served.is_ready() || told {
-            return served;
-        }
-        if desk.is_cleared() {
-            return Poll::Ready(Ok(Parsed::Answered));
-        }
-        if drain.as_mut().poll(task).is_ready() {
+        loop {
+            let served = Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
+            if let Some(request) = desk.take() {
+                return Poll::Ready(Ok(Parsed::Poll(request)));
+            }
+            if served.is_ready() || told {
+                return served;
+            }
+            if desk.is_cleared() {
+                return Poll::Ready(Ok(Parsed::Answered));
+            }
+            if drain.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
             told = true;
             Pin::new(&mut http).graceful_shutdown();
-            return Pin::new(&mut http).poll(task).map_ok(|()| Parsed::Ended);
         }
-        Poll::Pending
     });
     let parsed = parsed.await?;
     let read_beyond = http.into_parts().read_buf;
@@ -253,8 +258,8 @@ async fn hand_over(
         return pending().await;
     }
     let answer = route::route(app.clone(), request).await?;
-    // Unless all of a body was read, as a publish that is taken was, hyper knows better what is the
-    // rest of it and what the next request.
+    // A publish that was taken has been read to its end. After any other body hyper knows better
+    // what is the rest of it and what the next request.
     if !has_body || answer.status() == StatusCode::CREATED {
         desk.unflushed.store(true, Ordering::Relaxed);
         desk.answered.store(true, Ordering::Relaxed);
@@ -268,7 +273,7 @@ struct Desk {
     request: Mutex<Option<Request<Incoming>>>,
     /// hyper has an answer to the last request, which was read to its end.
     answered: AtomicBool,
-    /// hyper holds bytes of an earlier answer.
+    /// hyper holds bytes of an answer, or is about to.
     unflushed: AtomicBool,
 }
 

@@ -99,6 +99,7 @@ async fn a_poll_that_broke_off_is_asked_again_and_misses_nothing() {
         Faults::down(Fault::CutAfter(150)),
         Faults::down(Fault::CutAfter(400)),
         Faults::up(Fault::CutAfter(20)),
+        Faults::up(Fault::HalfClose),
     ] {
         let server = start(Config::default()).await;
         let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
@@ -123,18 +124,27 @@ async fn a_poll_that_broke_off_is_asked_again_and_misses_nothing() {
 
 #[tokio::test]
 async fn a_poll_without_an_answer_is_ended_by_the_client() {
-    let server = start(Config::default()).await;
-    let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::Blackhole)).await;
-    let (mut reader, mut printed) = (reader(&proxy), Vec::new());
-    server.post("/topics/news", "n0").await;
-    tokio::time::pause();
-    let failed = reader.poll(&mut printed).await;
-    tokio::time::resume();
-    assert!(matches!(failed, Err(Failure::Passing(..))), "{failed:?}");
-    proxy.set(Fault::Pass);
-    reader.poll(&mut printed).await.unwrap();
-    assert_eq!(printed_data(&printed), ["n0"]);
-    server.stop().await;
+    for fault in [
+        Faults::down(Fault::Blackhole),
+        Faults::down(Fault::Stall),
+        Faults::from(Fault::Stall),
+    ] {
+        let server = start(Config::default()).await;
+        let proxy = FaultProxy::start(server.addr(), fault).await;
+        let (mut reader, mut printed) = (reader(&proxy), Vec::new());
+        server.post("/topics/news", "n0").await;
+        tokio::time::pause();
+        let failed = reader.poll(&mut printed).await;
+        tokio::time::resume();
+        assert!(
+            matches!(failed, Err(Failure::Passing(..))),
+            "{fault:?}: {failed:?}"
+        );
+        proxy.set(Fault::Pass);
+        reader.poll(&mut printed).await.unwrap();
+        assert_eq!(printed_data(&printed), ["n0"], "{fault:?}");
+        server.stop().await;
+    }
 }
 
 #[tokio::test]
