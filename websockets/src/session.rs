@@ -83,7 +83,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             leave_at: None,
             place,
         };
-        session.open(asked);
+        if session.place.is_some() {
+            session.open(asked);
+        }
         session
     }
 

@@ -1,6 +1,6 @@
 //! Ten thousand sessions at once, before the program as it is shipped.
 //!
-//! Ignored by default: they need 10,300 descriptors, `/proc`, and a minute and a half.
+//! Ignored by default: they need 10,300 descriptors, `/proc`, and two minutes and a half.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -69,7 +69,7 @@ async fn ten_thousand_sessions_drain_in_time_each_told_to_come_again() {
 }
 
 #[tokio::test]
-#[ignore = "needs 10,300 descriptors and 80 s"]
+#[ignore = "needs 10,300 descriptors and 140 s"]
 async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() {
     let _stage = enter().await;
     let server = Process::start(PROGRAM, &["--stall", "600", "--ping", "600"]).await;
