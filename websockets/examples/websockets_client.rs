@@ -235,6 +235,7 @@ fn closed(frame: Option<CloseFrame>) -> Failure {
         Some(
             CloseCode::Protocol | CloseCode::Unsupported | CloseCode::Invalid | CloseCode::Size,
         ) => Failure::Final(reason),
+        Some(CloseCode::Again) => Failure::Passing(reason, OVERLOAD),
         _ => Failure::Passing(reason, Duration::ZERO),
     }
 }
@@ -272,6 +273,8 @@ pub fn backoff(failures: u32, random: f64) -> Duration {
 
 /// The server pings after 20 s; a connection on which nothing comes for twice as long is lost.
 const SILENCE: Duration = Duration::from_secs(40);
+/// How long not to bother a server that has no place.
+const OVERLOAD: Duration = Duration::from_secs(5);
 /// A frame has no Retry-After: as long as a refused handshake is told to wait at least.
 const BUSY: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);

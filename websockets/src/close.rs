@@ -14,6 +14,7 @@
 //! | 1009 | a message over the limit | no |
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
+//! | 1013 | there are as many sessions as there may be | yes, later |
 
 use std::{fmt, io, time::Duration};
 

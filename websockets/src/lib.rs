@@ -49,7 +49,7 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8004", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// Open sessions; one more is told when to come again.
+    /// Open sessions; one more is closed with 1013 as soon as it is open.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub max_subscribers: usize,
     /// Open connections; newcomers beyond wait in the kernel's backlog [default: subscribers + 256].

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{After, Problem, Query, publish, retry_after};
+use common::{After, Problem, Query, publish};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -33,8 +33,9 @@ pub(crate) struct Opening {
     pub(crate) upgrade: OnUpgrade,
     pub(crate) asked: Asked,
     pub(crate) limits: Limits,
-    /// Freed when the session ends, however it ends.
-    pub(crate) place: OwnedSemaphorePermit,
+    /// Freed when the session ends, however it ends. None is free: the session ends at once. A page
+    /// cannot see a refusal before the upgrade.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 /// Answers one request. A session that it opens is left in `opening`.
@@ -104,7 +105,7 @@ fn feed<B>(topics: Option<&str>, request: &Request<B>) -> Result<Asked, Problem>
     })
 }
 
-/// Upgrades, if there is a place.
+/// Upgrades.
 fn open(
     app: &App,
     opening: &Mutex<Option<Opening>>,
@@ -112,12 +113,6 @@ fn open(
     mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let switching = handshake::answer(&request)?;
-    let Ok(place) = app.subscribers.clone().try_acquire_owned() else {
-        return Err(Problem::unavailable(
-            "at the subscriber limit",
-            retry_after(),
-        ));
-    };
     let limits = match asked {
         Asked::Echo => ECHO,
         Asked::Feed { .. } => Limits {
@@ -129,7 +124,7 @@ fn open(
         upgrade: upgrade::on(&mut request),
         asked,
         limits,
-        place,
+        place: app.subscribers.clone().try_acquire_owned().ok(),
     });
     Ok(switching)
 }

@@ -60,17 +60,17 @@ pub(crate) struct Session<S> {
     heartbeat: Option<NonZeroU16>,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,
-    /// Freed when the session ends, however it ends.
-    _place: OwnedSemaphorePermit,
+    /// Freed when the session ends, however it ends. Without one it ends at once.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// A session that begins. `place` is its permit.
+    /// A session that begins. `place` is its permit, if there was one left.
     pub(crate) fn new(
         app: &Arc<App>,
         socket: Socket<S>,
         asked: Asked,
-        place: OwnedSemaphorePermit,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let mut session = Self {
             app: app.clone(),
@@ -81,9 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             beat_at: Instant::now() + app.config.ping,
             heartbeat: None,
             leave_at: None,
-            _place: place,
+            place,
         };
-        session.open(asked);
+        if session.place.is_some() {
+            session.open(asked);
+        }
         session
     }
 
@@ -106,6 +108,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Goes on until one side ends it.
     pub(crate) async fn live(&mut self, draining: &mut watch::Receiver<bool>) -> Ending {
+        if self.place.is_none() {
+            return Ending::ours(CloseCode::Again, "at the subscriber limit");
+        }
         let mut drain = pin!(draining.changed());
         let mut alarm = pin!(sleep_until(self.tick_at()));
         loop {

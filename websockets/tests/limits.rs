@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use common::{
     Feed, Retention,
-    harness::{End, Frame, PATIENCE, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake},
+    harness::{
+        End, Frame, PATIENCE, Process, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake,
+    },
 };
 use serde_json::json;
 use setup::{ask, config, feed, frame, is_alive, publish, small, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
-async fn one_more_than_the_subscribers_is_told_when_to_come_again_before_the_upgrade() {
+async fn one_more_than_the_subscribers_is_closed_with_1013_as_soon_as_it_is_open() {
     let config = Config {
         max_subscribers: 2,
         ..config()
@@ -22,32 +24,35 @@ async fn one_more_than_the_subscribers_is_told_when_to_come_again_before_the_upg
     let server = start(config).await;
     let first = server.websocket("/topics/a").await;
     let mut second = server.websocket("/topics").await;
-    let mut third = server.wire().await;
-    third.send(handshake("localhost", "/topics/a", &[])).await;
-    let refused = third.read_response().await;
-    assert_eq!(refused.status, 503);
-    let seconds = refused.header("retry-after").unwrap().parse::<u64>();
-    assert!((5..=10).contains(&seconds.unwrap()));
-    assert!(refused.text().contains("at the subscriber limit"));
+    let mut third = server.websocket("/topics/a").await;
+    // What it asks is not acted upon.
+    let publish = json!({"publish": {"topic": "a", "data": 1, "ref": 1}});
+    third.send_text(&publish.to_string()).await;
+    let refused = (1013, "at the subscriber limit".into());
+    assert_eq!(third.expect_close().await, refused);
+    third.close(1013, "").await;
+    assert_eq!(third.wire().closed().await, (End::Eof, Vec::new()));
     // Who is here is served, and so are health and publishing.
     let begun = Instant::now();
     assert_eq!(server.get("/healthz").await.status, 200);
-    assert_eq!(server.post("/topics/a", "x").await.status, 201);
+    let published = server.post("/topics/a", "x").await.json();
+    assert!(published["id"].as_str().unwrap().ends_with("-1"));
     assert!(begun.elapsed() < Duration::from_secs(1));
     assert!(is_alive(&mut second).await);
     drop(first);
-    until_upgraded(&server).await;
+    until_there_is_a_place(&server).await;
     drop((second, third));
     server.stop().await;
 }
 
 /// A place is free again as soon as the server knows that its client has left.
-async fn until_upgraded(server: &TestServer) {
+async fn until_there_is_a_place(server: &TestServer) {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
-        let mut wire = server.wire().await;
-        wire.send(handshake("localhost", "/topics", &[])).await;
-        if wire.read_head().await.starts_with("HTTP/1.1 101 ") {
+        let mut session = server.websocket("/topics").await;
+        session.send_text(&json!({"ping": {}}).to_string()).await;
+        let answer = session.next_frame().await.expect("a frame is due");
+        if answer.opcode == 1 {
             return;
         }
     }
@@ -197,9 +202,10 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     };
     let feed = feed();
     let server = start_with(feed.clone(), config).await;
-    let stalled = fill(&feed, &server).await;
-    until_upgraded(&server).await;
-    drop(stalled);
+    let mut stalled = fill(&feed, &server).await;
+    until_there_is_a_place(&server).await;
+    // It is reset: nothing is kept in the kernel for one who does not take it.
+    assert_eq!(stalled.wire().closed().await.0, End::Reset);
     server.stop().await;
 }
 
@@ -284,4 +290,43 @@ async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1008()
     assert_eq!(session.expect_close().await.0, 1008);
     drop(session);
     server.stop().await;
+}
+
+/// tungstenite reserves what a frame's header announces, and keeps a message until its last fragment:
+/// both may be of the limit.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_hostile_peers_make_a_session_hold_is_bounded() {
+    const PEERS: usize = 50;
+    let server = Process::start(env!("CARGO_BIN_EXE_websockets"), &[]).await;
+    let before = server.resident();
+    let mut peers = Vec::new();
+    let (fragment, rest) = (vec![b'x'; 65_000], vec![b'x'; 65_535]);
+    for _ in 0..PEERS {
+        let mut peer = WsWire::connect(server.addr(), "/topics").await;
+        let begun = Frame {
+            fin: false,
+            ..Frame::client(1, fragment.clone())
+        };
+        peer.send_frame(begun).await;
+        let mut last = Frame::client(0, [&rest[..], b"x"].concat()).encode();
+        last.pop();
+        peer.send_raw(&last).await;
+        peers.push(peer);
+    }
+    let others = server.client();
+    let (mut held, mut answers) = (0, 0);
+    // Until there was nothing more to read for a while: the others are answered all along.
+    while answers < 20 {
+        assert_eq!(others.get("/healthz").send().await.status, 200);
+        let now = server.resident().saturating_sub(before) / PEERS as u64;
+        answers = if now > held { 0 } else { answers + 1 };
+        held = held.max(now);
+    }
+    println!("{} KiB a peer", held / 1_024);
+    assert!((128..=256).contains(&(held / 1_024)), "{held} bytes a peer");
+    for peer in &mut peers {
+        peer.send_raw(b"x").await; // Over the limit as a message.
+        assert_eq!(peer.expect_close().await.0, 1009);
+    }
 }

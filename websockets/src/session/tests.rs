@@ -14,10 +14,16 @@ impl Reset for DuplexStream {
     fn reset(&self) {}
 }
 
+const NO_TOPICS: Asked = Asked::Feed {
+    subscription: None,
+    heartbeat: None,
+};
+
 /// The peer's end of a session with these many bytes in each direction.
 struct Peer {
     io: DuplexStream,
     feed: Feed,
+    app: Arc<App>,
     session: JoinHandle<()>,
     begun: Instant,
     /// Dropped, it drains.
@@ -36,7 +42,7 @@ impl Peer {
         };
         let socket = Socket::new(server, b"", limits);
         let app = Arc::new(app);
-        let place = app.subscribers.clone().try_acquire_owned().unwrap();
+        let place = app.subscribers.clone().try_acquire_owned().ok();
         let mut session = Session::new(&app, socket, asked, place);
         let session = tokio::spawn(async move {
             let ending = session.live(&mut draining).await;
@@ -45,6 +51,7 @@ impl Peer {
         Self {
             io,
             feed,
+            app,
             session,
             begun: Instant::now(),
             drain,
@@ -52,11 +59,7 @@ impl Peer {
     }
 
     fn unsubscribed() -> Self {
-        let asked = Asked::Feed {
-            subscription: None,
-            heartbeat: None,
-        };
-        Self::new(asked, 65_536)
+        Self::new(NO_TOPICS, 65_536)
     }
 
     fn subscribed(buffer: usize) -> Self {
@@ -234,13 +237,7 @@ async fn a_peer_that_only_reads_is_served_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_a_place() {
-    let mut peer = Peer::new(
-        Asked::Feed {
-            subscription: None,
-            heartbeat: None,
-        },
-        1000,
-    );
+    let mut peer = Peer::new(NO_TOPICS, 1000);
     let ping = Frame::text(r#"{"ping":{}}"#).encode();
     let taken = MAX_UNSENT / protocol::pong().len();
     let mut sent = 0;
@@ -279,5 +276,85 @@ async fn a_peer_that_does_not_read_holds_a_page_and_hears_of_the_gap_behind_it()
     assert!(held <= PAGE.bytes / 1000, "{held} messages were held");
     for _ in 0..1000 {
         peer.next_text().await; // what is retained, and one heartbeat
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_sessions_leave_over_half_of_the_drain_and_few_at_once() {
+    let mut latest = 0;
+    for _ in 0..20 {
+        let mut peer = Peer::unsubscribed();
+        // As if nearly all places were taken.
+        let places = &peer.app.subscribers;
+        places.try_acquire_many(9_990).unwrap().forget();
+        peer.drain.send_replace(true);
+        let (code, second) = peer.next_close().await;
+        assert!(code == 1012 && second <= 5, "{code} after {second} s");
+        latest = latest.max(second);
+    }
+    assert!(latest >= 2, "all left within {latest} s of 5");
+    let mut peer = Peer::subscribed(65_536);
+    peer.next_text().await;
+    peer.feed.close();
+    peer.drain.send_replace(true);
+    assert_eq!(peer.next_close().await, (1012, 0));
+}
+
+#[test]
+fn the_last_session_leaves_by_half_of_the_drain() {
+    let drain = Duration::from_secs(10);
+    assert_eq!(spread(0, drain), Duration::ZERO);
+    assert_eq!(spread(20, drain), Duration::from_millis(20));
+    assert_eq!(spread(5_000, drain), Duration::from_secs(5));
+    assert_eq!(spread(usize::MAX, drain), Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s_and_counted() {
+    let mut peer = Peer::subscribed(100);
+    publish(&peer.feed, 1_000).await;
+    until(|| peer.feed.waiters() == 0).await; // The page is on its way, and stuck.
+    peer.drain.send_replace(true);
+    assert_eq!(peer.ended().await, 5);
+    assert_eq!(peer.app.stalled.load(Ordering::Relaxed), 1);
+    // One that takes it is not.
+    let mut peer = Peer::subscribed(100);
+    peer.next_text().await;
+    peer.drain.send_replace(true);
+    peer.next_close().await;
+    assert_eq!(peer.ended().await, 5);
+    assert_eq!(peer.app.stalled.load(Ordering::Relaxed), 0);
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publish_is_obeyed_when_the_one_before_is_acknowledged_and_while_acks_have_a_place() {
+    let mut peer = Peer::new(NO_TOPICS, 1_000);
+    let publish = Frame::text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#).encode();
+    let ack = r#"{"ack":{"ref":1,"id":"-1","duplicate":false}}"#.len() + 12;
+    let mut sent = 0;
+    while timeout(Duration::from_secs(1), peer.io.write_all(&publish))
+        .await
+        .is_ok()
+    {
+        sent += 1;
+        assert!(sent < 2 * MAX_UNSENT / ack, "it is obeyed without end");
+    }
+    // What is published is what waits to be acknowledged: no ack is owed for more than the limit.
+    let published = peer.feed.head().seq as usize;
+    let owed = published * ack;
+    assert!(owed <= MAX_UNSENT + 2_000, "{owed} bytes of acks");
+    assert!(owed >= MAX_UNSENT * 3 / 4, "{owed} bytes of acks");
+    for n in 1..=published {
+        let (ack, _) = peer.next_text().await;
+        assert!(
+            ack.contains(&format!("-{n}\",\"duplicate\":false")),
+            "{ack}"
+        );
     }
 }
