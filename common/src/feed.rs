@@ -3,11 +3,12 @@
 use std::{
     fmt,
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Poll, ready},
     time::SystemTime,
 };
 
@@ -18,28 +19,35 @@ use crate::{
     After, Cursor, Draft, Epoch, IdempotencyKey, Page, PageLimit, Published, Retention, Topic,
     Topics,
     idempotency::{Fingerprint, Keys, fingerprint},
-    log::Log,
+    journal::Journal,
+    log::{Found, Log},
     wake::Wakers,
 };
 
 /// An ordered, bounded log of messages. Clones share it.
 ///
-/// This one lives in memory: it begins a new epoch and knows nothing of an earlier life. Its verbs
-/// are async and can fail, because a log on a disk or on another machine waits and fails.
+/// In memory ([`Feed::new`]) it begins a new epoch and knows nothing of an earlier life. In a file
+/// ([`FeedSource::File`](crate::FeedSource)) it goes on where it was, and a message is there for its
+/// publisher and for its readers as soon as it is on the disk. Its verbs are async and can fail,
+/// because a disk takes its time and fails.
 #[derive(Clone)]
 pub struct Feed {
     shared: Arc<Shared>,
     /// This handle's waiters end. Shared by its clones.
     closed: Arc<AtomicBool>,
+    /// The file, if there is one.
+    journal: Option<Arc<Journal>>,
 }
 
-struct Shared {
+/// What readers look at: of a feed in a file, what has been committed.
+pub(crate) struct Shared {
     state: RwLock<State>,
     wakers: Wakers<Topic>,
 }
 
 struct State {
     log: Log,
+    /// A feed in a file has its keys there.
     keys: Keys,
 }
 
@@ -66,25 +74,32 @@ pub enum FeedError {
     /// The idempotency key was used for another message.
     #[error("Idempotency-Key {0} was used for another message in this topic")]
     KeyReused(IdempotencyKey),
+    /// The disk is full, or somebody else holds the file.
+    #[error("the feed's file has no room")]
+    NoRoom,
+    /// A write or a sync has failed: nobody knows what is on the disk, and nothing is taken any more.
+    #[error("the feed's file has failed: nothing is published until a restart")]
+    Stopped,
     /// The topic is new, there are as many as the feed keeps, and none of them is idle.
     #[error("there are {0} topics, none of them idle: no room for a new one")]
     TooManyTopics(usize),
+    /// Older messages could not be read back.
+    #[error("the feed's file cannot be read: {0}")]
+    Unreadable(String),
 }
 
 impl Feed {
     /// An empty feed in memory, with a new epoch.
     pub fn new(retention: Retention) -> Self {
-        let state = State {
-            log: Log::new(Epoch::random(), retention),
-            keys: Keys::default(),
-        };
-        let shared = Shared {
-            state: RwLock::new(state),
-            wakers: Wakers::new(),
-        };
+        let shared = Shared::new(Log::new(Epoch::random(), retention));
+        Self::over(Arc::new(shared), None)
+    }
+
+    pub(crate) fn over(shared: Arc<Shared>, journal: Option<Arc<Journal>>) -> Self {
         Self {
-            shared: Arc::new(shared),
+            shared,
             closed: Arc::default(),
+            journal,
         }
     }
 
@@ -92,22 +107,27 @@ impl Feed {
     /// that servers which share a feed drain one by one.
     pub fn handle(&self) -> Self {
         Self {
-            shared: self.shared.clone(),
             closed: Arc::default(),
+            ..self.clone()
         }
     }
 
     /// Appends a message and wakes those who wait for its topic.
     ///
     /// # Errors
-    /// [`FeedError::TooManyTopics`].
+    /// [`FeedError::TooManyTopics`]; of a feed in a file also [`FeedError::NoRoom`] and
+    /// [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
+        if let Some(journal) = &self.journal {
+            // In a box of its own, for the sake of those who wait and never publish to a file.
+            return Box::pin(journal.publish(&self.shared, topic, draft, None)).await;
+        }
         let append = |state: &mut State| {
             state
                 .log
                 .append(&topic, draft, Instant::now(), SystemTime::now())
         };
-        let id = self.change(append)?;
+        let id = self.shared.change_state(append)?;
         self.shared.wakers.wake(&topic);
         Ok(Published {
             id,
@@ -119,7 +139,7 @@ impl Feed {
     /// A key is remembered for 24 hours, and the last 100,000 of them.
     ///
     /// # Errors
-    /// [`FeedError::KeyReused`], [`FeedError::TooManyTopics`].
+    /// [`FeedError::KeyReused`], and those of [`Feed::publish`].
     pub async fn publish_once(
         &self,
         topic: Topic,
@@ -128,7 +148,12 @@ impl Feed {
     ) -> Result<Published, FeedError> {
         // Hashed before the lock is taken.
         let fingerprint = fingerprint(&draft);
-        let published = self.change(|state| state.publish_once(&topic, draft, key, fingerprint))?;
+        if let Some(journal) = &self.journal {
+            let once = Some((key, fingerprint));
+            return Box::pin(journal.publish(&self.shared, topic, draft, once)).await;
+        }
+        let publish = |state: &mut State| state.publish_once(&topic, draft, key, fingerprint);
+        let published = self.shared.change_state(publish)?;
         if !published.duplicate {
             self.shared.wakers.wake(&topic);
         }
@@ -138,21 +163,31 @@ impl Feed {
     /// What is newer than `after`, now; the page may be empty.
     ///
     /// # Errors
-    /// None from memory. A log on a disk or another machine can be unavailable.
+    /// None from memory; [`FeedError::Unreadable`] from a file.
     pub async fn read(
         &self,
         topics: &Topics,
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        Ok(told(self.look(|log| log.read(topics, after, limit))))
+        loop {
+            let found = self.shared.look(|log| log.read(topics, after, limit));
+            let fetch = match self.whole(found) {
+                Ok(page) => return Ok(page),
+                Err(fetch) => fetch,
+            };
+            if let Some(page) = fetch.await? {
+                return Ok(page);
+            }
+        }
     }
 
     /// The same, but waits until there is a message or a gap. Dropping the future frees the wait
     /// and loses nothing.
     ///
     /// # Errors
-    /// [`FeedError::Closed`] once this handle is closed and all that there was has been read.
+    /// [`FeedError::Closed`] once this handle is closed and all that there was has been read;
+    /// [`FeedError::Unreadable`] from a file.
     pub fn next<'a>(
         &'a self,
         topics: &'a Topics,
@@ -164,15 +199,34 @@ impl Feed {
             after => after.clone(),
         };
         let mut waiter = self.shared.wakers.waiter(topics.as_slice());
+        let mut fetching: Option<Fetch> = None;
         // Not an async block, which would keep the arguments twice: ten thousand readers wait here.
         poll_fn(move |task| {
-            let mut news = self.news(topics, &after, limit);
-            if news.is_none() {
-                // What came between the look and the registration woke nobody: look again.
-                waiter.register(task.waker());
-                news = self.news(topics, &after, limit);
+            loop {
+                if let Some(fetch) = &mut fetching {
+                    let fetched = ready!(fetch.as_mut().poll(task));
+                    fetching = None;
+                    match fetched {
+                        Ok(None) => {} // let go of in the meantime: look again
+                        Ok(Some(page)) => return Poll::Ready(Ok(page)),
+                        Err(error) => return Poll::Ready(Err(error)),
+                    }
+                }
+                let mut news = self.news(topics, &after, limit);
+                if news.is_none() {
+                    // What came between the look and the registration woke nobody: look again.
+                    waiter.register(task.waker());
+                    news = self.news(topics, &after, limit);
+                }
+                match news {
+                    None => return Poll::Pending,
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    Some(Ok(found)) => match self.whole(found) {
+                        Ok(page) => return Poll::Ready(Ok(page)),
+                        Err(fetch) => fetching = Some(fetch),
+                    },
+                }
             }
-            news.map_or(Poll::Pending, Poll::Ready)
         })
     }
 
@@ -181,21 +235,29 @@ impl Feed {
         topics: &Topics,
         after: &After,
         limit: PageLimit,
-    ) -> Option<Result<Page, FeedError>> {
-        match self.look(|log| log.news(topics, after, limit)) {
-            Some(page) => Some(Ok(told(page))),
+    ) -> Option<Result<Found, FeedError>> {
+        match self.shared.look(|log| log.news(topics, after, limit)) {
+            Some(found) => Some(Ok(found)),
             None => self.is_closed().then_some(Err(FeedError::Closed)),
         }
     }
 
+    /// The page that was found, or else how to come by the part of it that is in the file alone.
+    fn whole(&self, found: Found) -> Result<Page, Fetch> {
+        if found.filed.is_empty() {
+            return Ok(told(found.page));
+        }
+        Err(Box::pin(fetch(self.journal.clone(), found)))
+    }
+
     /// The position of the last message.
     pub fn head(&self) -> Cursor {
-        self.look(Log::head)
+        self.shared.look(Log::head)
     }
 
     /// What the feed holds now.
     pub fn counts(&self) -> Counts {
-        let (topics, messages, bytes) = self.look(Log::counts);
+        let (topics, messages, bytes) = self.shared.look(Log::counts);
         Counts {
             topics,
             messages,
@@ -207,7 +269,7 @@ impl Feed {
     /// The position that reading after `after` starts from, if this feed knows it: not for a cursor
     /// of another life or beyond the head, whose reader has a gap to hear of first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
-        self.look(|log| log.position(topics, after))
+        self.shared.look(|log| log.position(topics, after))
     }
 
     /// How many readers wait in [`Feed::next`], over all handles.
@@ -226,13 +288,64 @@ impl Feed {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Readers do not hold each other up: a wake-up sends thousands of them here at once.
-    fn look<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
-        look(&self.shared.state.read().expect(UNPOISONED).log)
+    /// Whether it takes messages, as far as is known.
+    ///
+    /// # Errors
+    /// [`FeedError::Stopped`].
+    pub fn health(&self) -> Result<(), FeedError> {
+        self.journal
+            .as_ref()
+            .map_or(Ok(()), |journal| journal.health())
+    }
+}
+
+/// Reads the messages of a page that are in the file alone; `None` if some are no more.
+type Fetch = Pin<Box<dyn Future<Output = Result<Option<Page>, FeedError>> + Send>>;
+
+async fn fetch(journal: Option<Arc<Journal>>, found: Found) -> Result<Option<Page>, FeedError> {
+    let Found { filed, mut page } = found;
+    let journal = journal.expect("only a feed in a file leaves messages to it");
+    let Some(mut messages) = journal.fetch(filed).await? else {
+        return Ok(None);
+    };
+    messages.append(&mut page.messages);
+    page.messages = messages;
+    Ok(Some(told(page)))
+}
+
+impl Shared {
+    pub(crate) fn new(log: Log) -> Self {
+        let state = State {
+            log,
+            keys: Keys::default(),
+        };
+        Self {
+            state: RwLock::new(state),
+            wakers: Wakers::new(),
+        }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.shared.state.write().expect(UNPOISONED))
+    /// Readers do not hold each other up: a wake-up sends thousands of them here at once.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        look(&self.state.read().expect(UNPOISONED).log)
+    }
+
+    fn change_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().expect(UNPOISONED))
+    }
+}
+
+/// What the file's thread does with it.
+#[cfg(feature = "file")]
+impl Shared {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
+        self.change_state(|state| change(&mut state.log))
+    }
+
+    /// Shows a message that is on the disk.
+    pub(crate) fn append(&self, topic: &Topic, message: crate::Message, now: Instant) {
+        self.change(|log| log.push(topic, message, now));
+        self.wakers.wake(topic);
     }
 }
 

@@ -25,9 +25,13 @@
 //! a member can be read and copied alone.
 
 mod browser;
+#[cfg(feature = "file")]
+pub mod commit;
 mod cursor;
 mod feed;
 mod idempotency;
+#[cfg_attr(not(feature = "file"), path = "no_journal.rs")]
+mod journal;
 mod log;
 mod message;
 mod page;
@@ -35,6 +39,7 @@ mod problem;
 mod process;
 mod publish;
 mod query;
+mod source;
 mod stall;
 mod wake;
 
@@ -54,6 +59,7 @@ pub use problem::{Problem, retry_after};
 pub use process::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};
 pub use publish::{PublishLimits, is_json, publish, read_body};
 pub use query::Query;
+pub use source::FeedSource;
 pub use stall::StallGuard;
 
 /// The synchronization that `wake.rs` is built on; its model check puts loom's in this place.

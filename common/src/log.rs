@@ -4,9 +4,13 @@
 //! Each topic keeps its messages in a ring and the number of the last one it let go, its *mark*.
 //! A topic that is reclaimed leaves its mark in one feed-wide *floor*, which is the mark of every
 //! topic that is not there.
+//!
+//! Of a log that is also in a file, only the newest messages are in memory. Of the older ones it
+//! knows the number and the cost, so that what is kept and what a read finds do not depend on where
+//! the bytes are; and it notes what it lets go of until the file has let go of it too.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -32,6 +36,9 @@ pub struct Retention {
     /// A topic without a publish for this long may be reclaimed, messages and all, when another
     /// one needs its place. Default one hour.
     pub idle: Duration,
+    /// Bytes of the newest messages that a feed in a file also keeps in memory. The older ones are
+    /// read from the file. Default 16 MiB.
+    pub in_memory: usize,
 }
 
 impl Default for Retention {
@@ -42,6 +49,7 @@ impl Default for Retention {
             total_bytes: 256 << 20,
             topics: 10_000,
             idle: Duration::from_secs(3_600),
+            in_memory: 16 << 20,
         }
     }
 }
@@ -60,16 +68,53 @@ pub(crate) struct Log {
     bytes: usize,
     /// No topic is idle before this moment, so a full log need not look for one.
     none_idle_before: Option<Instant>,
+    /// Of a log that is also in a file.
+    filed: Option<Filed>,
+}
+
+/// What a log in a file has besides.
+#[derive(Default)]
+struct Filed {
+    /// What the messages that are in memory cost together.
+    in_memory: usize,
+    unsaved: Unsaved,
+}
+
+/// What the file does not know yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unsaved {
+    /// Messages that were let go of.
+    pub(crate) gone: Vec<u64>,
+    /// Topics that began, were reclaimed or have another mark.
+    pub(crate) topics: HashSet<Topic>,
 }
 
 struct Ring {
+    /// The older messages, which are in the file alone.
+    older: VecDeque<Older>,
+    /// The newer ones. Without a file they are all.
     messages: VecDeque<Arc<Message>>,
-    /// What the messages cost together.
+    /// What both cost together.
     bytes: usize,
     /// The number of the last message that is no longer kept, or the floor when the topic began.
     mark: u64,
     /// The last publish.
     published: Instant,
+}
+
+/// A message that is in the file alone.
+#[derive(Clone, Copy)]
+pub(crate) struct Older {
+    pub(crate) seq: u64,
+    /// As [`Message::cost`].
+    pub(crate) cost: u32,
+}
+
+/// What a read has found: the page, but for its first messages, if those have to be fetched from
+/// the file.
+pub(crate) struct Found {
+    pub(crate) filed: Vec<u64>,
+    pub(crate) page: Page,
 }
 
 impl Log {
@@ -83,6 +128,7 @@ impl Log {
             oldest: BTreeMap::new(),
             bytes: 0,
             none_idle_before: None,
+            filed: None,
         }
     }
 
@@ -92,7 +138,7 @@ impl Log {
 
     /// How many topics and messages are kept, and what the messages cost.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let messages = self.topics.values().map(|ring| ring.messages.len()).sum();
+        let messages = self.topics.values().map(Ring::len).sum();
         (self.topics.len(), messages, self.bytes)
     }
 
@@ -104,22 +150,39 @@ impl Log {
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
         self.make_room_for(topic, now)?;
-        self.head += 1;
-        let id = self.at(self.head);
-        let message = Arc::new(Message::encode(id, topic.clone(), draft, time));
-        let floor = self.floor;
-        let ring = self
-            .topics
-            .entry(topic.clone())
-            .or_insert_with(|| Ring::new(floor, now));
-        ring.published = now;
-        if ring.messages.is_empty() {
+        let id = self.at(self.head + 1);
+        let message = Message::encode(id, topic.clone(), draft, time);
+        self.push(topic, message, now);
+        Ok(id)
+    }
+
+    /// Takes the next message, for which there is room.
+    pub(crate) fn push(&mut self, topic: &Topic, message: Message, now: Instant) {
+        self.head = message.id.seq;
+        self.bytes += message.cost();
+        if let Some(filed) = &mut self.filed {
+            filed.in_memory += message.cost();
+        }
+        let ring = self.ring(topic, now);
+        ring.push(Arc::new(message));
+        if ring.len() == 1 {
             self.oldest.insert(self.head, topic.clone());
         }
-        self.bytes += message.cost();
-        ring.push(message);
         self.trim(topic);
-        Ok(id)
+        self.page_out();
+    }
+
+    /// The topic's ring, which has news now.
+    fn ring(&mut self, topic: &Topic, now: Instant) -> &mut Ring {
+        let (topics, filed, floor) = (&mut self.topics, &mut self.filed, self.floor);
+        let ring = topics.entry(topic.clone()).or_insert_with(|| {
+            if let Some(filed) = filed {
+                filed.unsaved.topics.insert(topic.clone());
+            }
+            Ring::new(floor, now)
+        });
+        ring.published = now;
+        ring
     }
 
     fn make_room_for(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
@@ -139,11 +202,16 @@ impl Log {
     /// Lets go of every idle topic.
     fn reclaim(&mut self, now: Instant) {
         let idle_since = |ring: &Ring| ring.published + self.retention.idle;
-        for (_, ring) in self.topics.extract_if(|_, ring| idle_since(ring) <= now) {
+        for (topic, ring) in self.topics.extract_if(|_, ring| idle_since(ring) <= now) {
             self.bytes -= ring.bytes;
             self.floor = self.floor.max(ring.last(self.head));
-            if let Some(first) = ring.messages.front() {
-                self.oldest.remove(&first.id.seq);
+            if let Some(first) = ring.first() {
+                self.oldest.remove(&first);
+            }
+            if let Some(filed) = &mut self.filed {
+                filed.in_memory -= ring.in_memory();
+                filed.unsaved.gone.extend(ring.seqs());
+                filed.unsaved.topics.insert(topic);
             }
         }
         self.none_idle_before = self.topics.values().map(idle_since).min();
@@ -175,23 +243,57 @@ impl Log {
             .expect("a topic with messages is kept");
         let dropped = ring.pop().expect("only topics with messages are trimmed");
         self.bytes -= dropped.cost();
-        self.oldest.remove(&dropped.id.seq);
-        if let Some(first) = ring.messages.front() {
-            self.oldest.insert(first.id.seq, topic.clone());
+        self.oldest.remove(&dropped.seq());
+        if let Some(first) = ring.first() {
+            self.oldest.insert(first, topic.clone());
+        }
+        if let Some(filed) = &mut self.filed {
+            filed.unsaved.gone.push(dropped.seq());
+            if let Dropped::Memory(message) = dropped {
+                filed.in_memory -= message.cost();
+            }
+        }
+        self.changed(topic);
+    }
+
+    /// Leaves the older messages to the file as soon as they are too many: about the half of them,
+    /// so that it is seldom.
+    fn page_out(&mut self) {
+        let Some(filed) = &mut self.filed else {
+            return;
+        };
+        while filed.in_memory > self.retention.in_memory {
+            let here = self
+                .topics
+                .values()
+                .filter_map(|ring| ring.messages.front());
+            let Some(oldest) = here.map(|message| message.id.seq).min() else {
+                return;
+            };
+            let half = oldest.midpoint(self.head);
+            let rings = self.topics.values_mut();
+            filed.in_memory -= rings.map(|ring| ring.page_out(half)).sum::<usize>();
+        }
+    }
+
+    /// The file is to know what has become of this topic.
+    fn changed(&mut self, topic: &Topic) {
+        if let Some(filed) = &mut self.filed {
+            filed.unsaved.topics.insert(topic.clone());
         }
     }
 
     /// What is newer than `after`, if there is anything to tell.
-    pub(crate) fn news(&self, topics: &Topics, after: &After, limit: PageLimit) -> Option<Page> {
+    pub(crate) fn news(&self, topics: &Topics, after: &After, limit: PageLimit) -> Option<Found> {
         // Who waits has mostly read all there is, and is here twice before each wait.
         if *after == After::Cursor(self.head()) {
             return None;
         }
-        Some(self.read(topics, after, limit)).filter(Page::is_news)
+        Some(self.read(topics, after, limit)).filter(Found::is_news)
     }
 
     /// What is newer than `after`.
-    pub(crate) fn read(&self, topics: &Topics, after: &After, limit: PageLimit) -> Page {
+    pub(crate) fn read(&self, topics: &Topics, after: &After, limit: PageLimit) -> Found {
         let (start, gap) = self.start(topics, after);
         // Where one topic's gap ends, another's may go on. This page ends there too, and the next
         // one begins with the next gap, so that each says exactly what is missing.
@@ -199,17 +301,19 @@ impl Log {
             Some(gap) if self.first_trimmed(topics, gap.resumed.seq).is_some() => gap.resumed.seq,
             _ => self.head,
         };
-        let (messages, complete) = self.collect(topics, start, end, limit);
+        let (filed, messages, complete) = self.collect(topics, start, end, limit);
         let given = messages.last().map(|message| message.id);
+        let given = given.or_else(|| filed.last().map(|seq| self.at(*seq)));
         let next = given.filter(|_| !complete).unwrap_or(self.at(end));
         let last = given.unwrap_or_else(|| self.at(self.last(topics, end)));
-        Page {
+        let page = Page {
             more: !complete || end < self.head,
             messages,
             next,
             last,
             gap,
-        }
+        };
+        Found { filed, page }
     }
 
     /// The last message that `topics` had up to `end`, as far as is known.
@@ -299,14 +403,15 @@ impl Log {
         self.topics.get(topic).map_or(self.floor, |ring| ring.mark)
     }
 
-    /// The messages in (`start`, `end`], as many as the limit admits, and whether that is all.
+    /// The messages in (`start`, `end`], as many as the limit admits, and whether that is all. Those
+    /// that have to be fetched come before those that are here.
     fn collect(
         &self,
         topics: &Topics,
         start: u64,
         end: u64,
         limit: PageLimit,
-    ) -> (Vec<Arc<Message>>, bool) {
+    ) -> (Vec<u64>, Vec<Arc<Message>>, bool) {
         let mut found = Vec::new();
         for ring in topics.iter().filter_map(|topic| self.topics.get(topic)) {
             // One more than is wanted tells that there is more.
@@ -315,22 +420,24 @@ impl Log {
                     .take(limit.messages.saturating_add(1)),
             );
         }
-        found.sort_unstable_by_key(|message| message.id.seq);
+        found.sort_unstable_by_key(|entry| entry.seq);
         let mut bytes = 0;
-        let mut fits = |message: &Message| {
-            bytes += message.json.len();
-            bytes <= limit.bytes || bytes == message.json.len()
+        let mut fits = |size: usize| {
+            bytes += size;
+            bytes <= limit.bytes || bytes == size
         };
         let admitted = found
             .iter()
             .take(limit.messages.max(1))
-            .take_while(|message| fits(message))
+            .take_while(|entry| fits(entry.size))
             .count();
         let complete = admitted == found.len();
-        (
-            found.into_iter().take(admitted).map(Arc::clone).collect(),
-            complete,
-        )
+        found.truncate(admitted);
+        // What is in the file alone is older than all that is not.
+        let here = found.partition_point(|entry| entry.message.is_none());
+        let filed = found[..here].iter().map(|entry| entry.seq).collect();
+        let messages = found[here..].iter().filter_map(|entry| entry.message);
+        (filed, messages.map(Arc::clone).collect(), complete)
     }
 
     fn at(&self, seq: u64) -> Cursor {
@@ -341,9 +448,138 @@ impl Log {
     }
 }
 
+/// What only a log in a file does.
+#[cfg(feature = "file")]
+impl Log {
+    /// A log as it was saved: the topics with their marks, and all that is kept, oldest first, with
+    /// the moment of its publish.
+    pub(crate) fn restore<E>(
+        saved: Saved,
+        kept: impl IntoIterator<Item = Result<(Topic, Older, Instant), E>>,
+        retention: Retention,
+        now: Instant,
+    ) -> Result<Self, E> {
+        let mut log = Self::new(saved.epoch, retention);
+        log.head = saved.head;
+        log.floor = saved.floor;
+        log.filed = Some(Filed::default());
+        for (topic, mark) in saved.marks {
+            log.topics.insert(topic, Ring::new(mark, now));
+        }
+        for kept in kept {
+            let (topic, older, published) = kept?;
+            log.restore_one(&topic, older, published);
+        }
+        let topics: Vec<Topic> = log.topics.keys().cloned().collect();
+        topics.iter().for_each(|topic| log.trim(topic));
+        Ok(log)
+    }
+
+    /// Makes room for a message of this topic, which is going to come.
+    pub(crate) fn admit(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
+        self.make_room_for(topic, now)?;
+        self.ring(topic, now);
+        Ok(())
+    }
+
+    /// What lies at or below its topic's mark was let go of, and is in the file for other reasons.
+    fn restore_one(&mut self, topic: &Topic, older: Older, published: Instant) {
+        if older.seq <= self.mark(topic) {
+            return;
+        }
+        self.bytes += older.cost as usize;
+        let ring = self.ring(topic, published);
+        ring.bytes += older.cost as usize;
+        ring.older.push_back(older);
+        if ring.len() == 1 {
+            self.oldest.insert(older.seq, topic.clone());
+        }
+    }
+
+    /// Takes a message into memory, the newest first, and returns whether there is room for more.
+    pub(crate) fn page_in(&mut self, message: Message) -> bool {
+        let (Some(ring), Some(filed)) = (self.topics.get_mut(&message.topic), &mut self.filed)
+        else {
+            return true;
+        };
+        let is_last = |older: &mut Older| older.seq == message.id.seq;
+        if ring.older.pop_back_if(is_last).is_some() {
+            filed.in_memory += message.cost();
+            ring.messages.push_front(Arc::new(message));
+        }
+        filed.in_memory < self.retention.in_memory / 2
+    }
+
+    /// What is to be saved now, and the floor.
+    pub(crate) fn take_unsaved(&mut self) -> (Unsaved, u64) {
+        let filed = self.filed.as_mut();
+        let unsaved = filed.map(|filed| std::mem::take(&mut filed.unsaved));
+        (unsaved.unwrap_or_default(), self.floor)
+    }
+
+    /// It was not saved.
+    pub(crate) fn put_back(&mut self, unsaved: Unsaved) {
+        if let Some(filed) = &mut self.filed {
+            filed.unsaved.gone.extend(unsaved.gone);
+            filed.unsaved.topics.extend(unsaved.topics);
+        }
+    }
+
+    /// The topic's mark, if the topic is kept.
+    pub(crate) fn kept_mark(&self, topic: &Topic) -> Option<u64> {
+        self.topics.get(topic).map(|ring| ring.mark)
+    }
+}
+
+/// What a file tells of a log besides its messages.
+#[cfg(feature = "file")]
+pub(crate) struct Saved {
+    pub(crate) epoch: Epoch,
+    pub(crate) head: u64,
+    pub(crate) floor: u64,
+    pub(crate) marks: Vec<(Topic, u64)>,
+}
+
+impl Found {
+    fn is_news(&self) -> bool {
+        !self.filed.is_empty() || self.page.is_news()
+    }
+}
+
+/// One message of a ring, wherever it is.
+struct Entry<'a> {
+    seq: u64,
+    /// Bytes of JSON.
+    size: usize,
+    message: Option<&'a Arc<Message>>,
+}
+
+/// A message that is no longer kept.
+enum Dropped {
+    Older(Older),
+    Memory(Arc<Message>),
+}
+
+impl Dropped {
+    fn seq(&self) -> u64 {
+        match self {
+            Self::Older(older) => older.seq,
+            Self::Memory(message) => message.id.seq,
+        }
+    }
+
+    fn cost(&self) -> usize {
+        match self {
+            Self::Older(older) => older.cost as usize,
+            Self::Memory(message) => message.cost(),
+        }
+    }
+}
+
 impl Ring {
     fn new(floor: u64, now: Instant) -> Self {
         Self {
+            older: VecDeque::new(),
             messages: VecDeque::new(),
             bytes: 0,
             mark: floor,
@@ -351,40 +587,102 @@ impl Ring {
         }
     }
 
+    fn len(&self) -> usize {
+        self.older.len() + self.messages.len()
+    }
+
+    /// The number of the oldest message.
+    fn first(&self) -> Option<u64> {
+        let older = self.older.front().map(|older| older.seq);
+        older.or_else(|| self.messages.front().map(|message| message.id.seq))
+    }
+
+    fn seqs(&self) -> impl Iterator<Item = u64> {
+        let here = self.messages.iter().map(|message| message.id.seq);
+        self.older.iter().map(|older| older.seq).chain(here)
+    }
+
+    /// What the messages that are in memory cost.
+    fn in_memory(&self) -> usize {
+        self.messages.iter().map(|message| message.cost()).sum()
+    }
+
     fn push(&mut self, message: Arc<Message>) {
         self.bytes += message.cost();
         self.messages.push_back(message);
     }
 
-    fn pop(&mut self) -> Option<Arc<Message>> {
-        let dropped = self.messages.pop_front()?;
+    fn pop(&mut self) -> Option<Dropped> {
+        let dropped = match self.older.pop_front() {
+            Some(older) => Dropped::Older(older),
+            None => Dropped::Memory(self.messages.pop_front()?),
+        };
         self.bytes -= dropped.cost();
-        self.mark = dropped.id.seq;
+        self.mark = dropped.seq();
         Some(dropped)
     }
 
+    /// Leaves what is not newer than `seq` to the file, and returns what that cost.
+    fn page_out(&mut self, seq: u64) -> usize {
+        let count = self
+            .messages
+            .partition_point(|message| message.id.seq <= seq);
+        let out = self.messages.drain(..count).map(|message| Older {
+            seq: message.id.seq,
+            cost: u32::try_from(message.cost()).expect("a message is far smaller"),
+        });
+        let mut cost = 0;
+        self.older
+            .extend(out.inspect(|older| cost += older.cost as usize));
+        cost
+    }
+
     /// The messages in (`start`, `end`].
-    fn between(&self, start: u64, end: u64) -> impl Iterator<Item = &Arc<Message>> {
-        let position = |seq| {
+    fn between(&self, start: u64, end: u64) -> impl Iterator<Item = Entry<'_>> {
+        let range =
+            |position: &dyn Fn(u64) -> usize| position(start)..position(end).max(position(start));
+        let older = range(&|seq| self.older.partition_point(|older| older.seq <= seq));
+        let here = range(&|seq| {
             self.messages
                 .partition_point(|message| message.id.seq <= seq)
-        };
-        self.messages
-            .range(position(start)..position(end).max(position(start)))
+        });
+        let older = self.older.range(older).map(Entry::older);
+        older.chain(self.messages.range(here).map(Entry::here))
     }
 
     fn is_over(&self, retention: &Retention) -> bool {
-        let over = self.messages.len() > retention.messages || self.bytes > retention.topic_bytes;
-        over && self.messages.len() > 1
+        let over = self.len() > retention.messages || self.bytes > retention.topic_bytes;
+        over && self.len() > 1
     }
 
     /// The number of the topic's last message up to `end`.
     fn last(&self, end: u64) -> u64 {
-        let position = self
+        let here = self
             .messages
             .partition_point(|message| message.id.seq <= end);
-        position
-            .checked_sub(1)
-            .map_or(self.mark.min(end), |last| self.messages[last].id.seq)
+        if let Some(last) = here.checked_sub(1) {
+            return self.messages[last].id.seq;
+        }
+        let older = self.older.partition_point(|older| older.seq <= end);
+        let last = older.checked_sub(1).map(|last| self.older[last].seq);
+        last.unwrap_or(self.mark.min(end))
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn older(older: &Older) -> Self {
+        Self {
+            seq: older.seq,
+            size: older.cost as usize - size_of::<Message>(),
+            message: None,
+        }
+    }
+
+    fn here(message: &'a Arc<Message>) -> Self {
+        Self {
+            seq: message.id.seq,
+            size: message.json.len(),
+            message: Some(message),
+        }
     }
 }

@@ -56,6 +56,15 @@ impl Message {
     pub(crate) fn cost(&self) -> usize {
         self.json.len() + size_of::<Self>()
     }
+
+    /// The same of a message that is not encoded, from the bytes of its parts.
+    #[cfg(feature = "file")]
+    pub(crate) fn cost_of(id: Cursor, topic: usize, kind: usize, data: usize) -> usize {
+        const REST: usize =
+            r#"{"id":"","topic":"","type":"","timestamp":"2026-11-23T17:55:51.123Z","data":}"#
+                .len();
+        REST + id.to_string().len() + topic + kind + data + size_of::<Self>()
+    }
 }
 
 /// A message that has no id yet.
@@ -208,6 +217,12 @@ impl Data {
                 .expect("a string is JSON")
                 .into(),
         )
+    }
+
+    /// What was taken before, and stored.
+    #[cfg(feature = "file")]
+    pub(crate) fn stored(json: &str) -> Self {
+        Self(json.into())
     }
 
     /// The value's JSON.

@@ -53,7 +53,10 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => {
             let (app, mut poll) = (app.clone(), Poll::of(app, topics, &request)?);

@@ -1,4 +1,5 @@
-//! What a poll promises: everything once and in order, as soon as it is there.
+//! What a poll promises: everything once and in order, as soon as it is there. The first six tests
+//! are the lines of the technique's diagram.
 
 mod setup;
 
@@ -58,6 +59,31 @@ async fn yes_here_is_the_data() {
     assert_eq!(page["messages"][0]["data"], "hello");
     assert_eq!(page["messages"][0]["id"], published["id"]);
     assert_eq!(page["next"], published["id"]);
+    server.stop().await;
+}
+
+/// The client's half of it is `the_client_sends_a_new_request_at_once`.
+#[tokio::test]
+async fn a_new_request_at_once_misses_nothing_that_came_before_it() {
+    let (feed, server) = server().await;
+    let mut asked = ask(&server, "/topics/news").await;
+    until_waiting(&feed, 1).await;
+    publish(&feed, "news", "first").await;
+    publish(&feed, "news", "between").await;
+    let first = page(&mut asked).await;
+    let next = first["next"].as_str().unwrap();
+    send(&mut asked, &format!("/topics/news?after={next}")).await;
+    let mut told = first["messages"].as_array().unwrap().clone();
+    if told.len() < 2 {
+        told.extend(
+            page(&mut asked).await["messages"]
+                .as_array()
+                .unwrap()
+                .clone(),
+        );
+    }
+    let data: Vec<_> = told.iter().map(|message| &message["data"]).collect();
+    assert_eq!(data, [&json!("first"), &json!("between")]);
     server.stop().await;
 }
 

@@ -135,6 +135,54 @@ async fn a_body_does_not_run_into_the_request_behind_it() {
 }
 
 #[tokio::test]
+async fn a_body_that_comes_after_its_answer_is_no_request() {
+    let server = start(config()).await;
+    let mut wire = server.wire().await;
+    let length = HEALTH.len();
+    wire.send(format!(
+        "POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    ))
+    .await;
+    assert_eq!(wire.read_response().await.status, 404);
+    wire.send(HEALTH).await;
+    let (_, rest) = wire.closed().await;
+    assert_eq!(String::from_utf8(rest).unwrap(), "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn publishes_and_polls_take_turns_on_one_connection() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = server.wire().await;
+    let chunked = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+        2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    let head = "HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for _ in 0..3 {
+        wire.send(chunked).await;
+        assert_eq!(wire.read_response().await.status, 201);
+        wire.send(head).await;
+        assert!(wire.read_head().await.starts_with("HTTP/1.1 200 OK\r\n"));
+        wire.send(WAIT).await;
+        until_waiting(&feed, 1).await;
+        wire.send_bytewise([chunked, HEALTH].concat()).await;
+        publish(&feed, "news", "now").await;
+        assert!(wire.read_response().await.text().contains("now"));
+        assert_eq!(wire.read_response().await.status, 201);
+        assert_eq!(wire.read_response().await.text(), "ok\n");
+    }
+    let last = chunked.replace("Transfer", "Connection: close\r\nTransfer");
+    wire.send([last.as_str(), HEALTH].concat()).await;
+    let answer = wire.read_response().await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (201, Some("close"))
+    );
+    wire.closed().await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_said_during_a_wait_is_kept_and_more_than_is_kept_waits_in_the_socket() {
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), config()).await;

@@ -1,23 +1,23 @@
-//! What short polling wastes: `cargo bench -p short-polling`.
+//! What short polling wastes: `cargo bench -p short-polling`. Linux only, since it reads the servers' `/proc`.
 //!
 //! First what asking costs when the answer is *no*: bytes both ways, and processor time of the
-//! server (Linux only), beside a bare hyper server that answers a fixed 304 and knows nothing. The
+//! server, beside a bare hyper server that answers a fixed 304 and knows nothing. The
 //! servers take turns, and the figures are medians. Then how many answers are a *no*, and how late
 //! a message is, for a client that asks every five seconds and for one that follows the hint: a
 //! calculation with the server's own function, for messages that come at random.
 
 use std::{
     convert::Infallible,
-    env, fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
+    env,
+    io::{Read, Write},
+    net::TcpStream,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use common::harness::Process;
 use http_body_util::Empty;
 use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -26,18 +26,18 @@ use short_polling::hint;
 const RUNS: usize = 7;
 const RUN: Duration = Duration::from_millis(700);
 const CONNECTIONS: usize = 64;
-/// A tick of `/proc/PID/stat`, which is 1/100 s on every Linux.
-const TICK_US: f64 = 10_000.0;
 
 fn main() {
-    if env::args().any(|arg| arg == "--bare") {
-        return bare_hyper();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    if env::args().any(|argument| argument == "bare") {
+        return runtime.block_on(bare_hyper());
     }
     println!(
         "{:<44} {:>9} {:>9} {:>12} {:>7}",
         "an empty answer", "sent", "received", "CPU (µs)", "× bare"
     );
-    costs();
+    let (bare, ours) = runtime.block_on(async { (bare_server().await, our_server().await) });
+    costs(&bare, &ours);
     println!(
         "\n{:<44} {:>9} {:>9} {:>12}",
         "a client, messages at random", "polls/h", "of no use", "late (s)"
@@ -68,8 +68,7 @@ struct Cost {
     cpu_us: f64,
 }
 
-fn costs() {
-    let (bare, ours) = (Server::start(true), Server::start(false));
+fn costs(bare: &Server, ours: &Server) {
     let case = |name, bare, conditional, kept| Case {
         name,
         bare,
@@ -85,7 +84,7 @@ fn costs() {
     ];
     for _ in 0..RUNS {
         for case in &mut cases {
-            let server = if case.bare { &bare } else { &ours };
+            let server = if case.bare { bare } else { ours };
             let cost = server.ask(case.conditional, case.kept);
             case.costs.push(cost);
         }
@@ -111,55 +110,33 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 /// A process of its own, so that its processor time is not the client's.
 struct Server {
-    child: Child,
-    addr: SocketAddr,
+    process: Process,
     /// After the one message that there is.
     path: String,
     etag: String,
 }
 
+async fn bare_server() -> Server {
+    let this = env::current_exe().expect("this program has a path");
+    Server {
+        process: Process::start(this.to_str().expect("the path is UTF-8"), &["bare"]).await,
+        path: "/topics/news".to_owned(),
+        etag: "\"none\"".to_owned(),
+    }
+}
+
+async fn our_server() -> Server {
+    let process = Process::start(env!("CARGO_BIN_EXE_short-polling"), &[]).await;
+    let published = process.client().post("/topics/news", "hello").send().await;
+    let id = published.json()["id"].as_str().expect("an id").to_owned();
+    Server {
+        process,
+        path: format!("/topics/news?after={id}"),
+        etag: format!("W/\"{id}\""),
+    }
+}
+
 impl Server {
-    fn start(bare: bool) -> Self {
-        let mut command = match bare {
-            true => Command::new(env::current_exe().expect("this program is a file")),
-            false => Command::new(env!("CARGO_BIN_EXE_short-polling")),
-        };
-        let knobs = match bare {
-            true => ["--bare", ""],
-            false => ["--listen", "127.0.0.1:0"],
-        };
-        let command = command.args(knobs).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn().expect("it starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("it says where it listens");
-        let addr = line.trim_end().rsplit('/').next().expect("there is a part");
-        let addr = addr.parse().expect("the first line ends in an address");
-        let mut server = Self {
-            child,
-            addr,
-            path: "/topics/news".to_owned(),
-            etag: "\"none\"".to_owned(),
-        };
-        if !bare {
-            server.publish();
-        }
-        server
-    }
-
-    fn publish(&mut self) {
-        let mut stream = self.connect();
-        let post =
-            "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
-        stream.write_all(post.as_bytes()).expect("it reads");
-        let answer = read_answer(&mut stream);
-        let id = answer.split('"').nth(3).expect("an answer names the id");
-        self.path = format!("/topics/news?after={id}");
-        self.etag = format!("W/\"{id}\"");
-    }
-
     /// Many clients ask as fast as they are answered.
     fn ask(&self, conditional: bool, kept: bool) -> Cost {
         let condition = match conditional {
@@ -172,7 +149,7 @@ impl Server {
         );
         let (asked, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let received = self.exchange(&mut self.connect(), &request);
-        let before = self.ticks();
+        let before = self.process.cpu_time();
         thread::scope(|scope| {
             for _ in 0..CONNECTIONS {
                 scope.spawn(|| {
@@ -190,10 +167,11 @@ impl Server {
             thread::sleep(RUN.saturating_sub(started.elapsed()));
             over.store(true, Relaxed);
         });
+        let used = self.process.cpu_time() - before;
         Cost {
             sent: request.len(),
             received,
-            cpu_us: (self.ticks() - before) * TICK_US / asked.into_inner() as f64,
+            cpu_us: used.as_secs_f64() * 1e6 / asked.into_inner() as f64,
         }
     }
 
@@ -203,26 +181,9 @@ impl Server {
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.addr).expect("it listens");
+        let stream = TcpStream::connect(self.process.addr()).expect("it listens");
         stream.set_nodelay(true).expect("it is a TCP socket");
         stream
-    }
-
-    /// The processor time that the server has had; without Linux's /proc not a number.
-    fn ticks(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let ticks = |stat: String| -> Option<f64> {
-            let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-            Some(fields[11].parse::<f64>().ok()? + fields[12].parse::<f64>().ok()?)
-        };
-        stat.ok().and_then(ticks).unwrap_or(f64::NAN)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 
@@ -244,7 +205,6 @@ fn read_answer(stream: &mut TcpStream) -> String {
 }
 
 /// The floor: hyper, and nothing behind it.
-#[tokio::main]
 async fn bare_hyper() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("there is a free port");

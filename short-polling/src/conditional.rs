@@ -1,43 +1,59 @@
 //! Conditional requests (RFC 9110 §13): an answer that the client has already shrinks to a 304.
 //!
-//! An [`etag`] names what a reader *has* once it has the answer, not the answer's bytes:
-//! `W/"EPOCH-SEQ"`, the last message of its topics that it was given, by this answer or an earlier
-//! one. Messages of other topics move `next` and leave the ETag alone, and so does `earliest`
-//! losing its oldest. So a client may ask after the `next` of its last answer and send that
-//! answer's ETag along: while nothing is new it has what it would be given, and is told so.
+//! An [`etag`] begins with the last message of its topics that a reader has been given once it has
+//! the answer, by this one or an earlier one: `W/"EPOCH-SEQ"`. Behind that stands, in an answer with
+//! news, what they are: `W/"EPOCH-SEQ.DIGEST"`. So there are two ways to have an answer already:
 //!
-//! A gap is news too, and stands behind the position. The ETag of the quiet answer that follows is
-//! a plain one again, and that answer a 200, once.
+//! - news, by the same ETag: the same messages and the same gap, whatever was asked for;
+//! - no news, by any ETag that begins like this answer's own. So a client may ask after the `next`
+//!   of its last answer and send that answer's ETag along, and messages of other topics, which move
+//!   `next`, leave it alone.
+//!
+//! A 304 therefore never hides a message or a gap: not from an ETag of other topics, nor from one
+//! of a later position.
 //!
 //! Weak, because `next` may differ between two answers of one ETag. A strong one would also change
 //! on the way: nginx makes it weak when it compresses, and until 1.7.3 it took it away.
 
-use common::Page;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use common::{Gap, Page};
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
 
 /// The ETag of `page`.
 pub fn etag(page: &Page) -> String {
     let last = page.last;
-    match &page.gap {
-        None => format!("W/\"{last}\""),
-        Some(gap) => {
-            let (reason, topics) = (gap.reason.as_str(), gap.topics.iter().len());
-            format!("W/\"{last}+{reason}-{topics}-{}\"", gap.resumed)
-        }
+    if page.is_news() {
+        format!("W/\"{last}.{:016x}\"", digest(page))
+    } else {
+        format!("W/\"{last}\"")
     }
 }
 
-/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or is `*`, as any
-/// topic has a page. What does not parse names nothing: to answer 200 is never wrong.
+/// Of the messages, whose ids name them, and the gap. A server of another build may come to another
+/// one, and answers 200 once more.
+fn digest(page: &Page) -> u64 {
+    let mut digest = DefaultHasher::new();
+    for message in &page.messages {
+        message.id.hash(&mut digest);
+    }
+    page.gap.as_ref().map(Gap::to_json).hash(&mut digest);
+    digest.finish()
+}
+
+/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or one of which
+/// `etag` is the beginning, or is `*`, as any topic has a page. What does not parse names nothing:
+/// to answer 200 is never wrong.
 pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
-    let wanted = opaque(etag.as_bytes()).map(|(opaque, _)| opaque);
+    let (wanted, _) = opaque(etag.as_bytes()).unwrap_or_default();
+    let is_known = |tag: &[u8]| matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]));
     let mut fields = request.get_all(IF_NONE_MATCH).iter();
     let (first, second) = (fields.next(), fields.next());
     // Several fields are one list (RFC 9110 §5.3), in which `*` stands alone.
     let is_any =
         second.is_none() && first.is_some_and(|field| field.as_bytes().trim_ascii() == b"*");
     let mut all = [first, second].into_iter().flatten().chain(fields);
-    is_any || all.any(|list| tags(list.as_bytes()).any(|tag| Some(tag) == wanted))
+    is_any || all.any(|list| tags(list.as_bytes()).any(is_known))
 }
 
 /// The opaque parts of a list's ETags, until one is malformed or no comma follows it.
@@ -72,12 +88,40 @@ mod tests {
 
     const ETAG: &str = "W/\"m3k9qf-42\"";
 
+    /// No news since m3k9qf-42.
+    fn quiet() -> Page {
+        Page {
+            messages: Vec::new(),
+            next: cursor("m3k9qf-50"),
+            last: cursor("m3k9qf-42"),
+            more: false,
+            gap: None,
+        }
+    }
+
+    fn cursor(text: &str) -> Cursor {
+        text.parse().unwrap()
+    }
+
+    fn gap(requested: &str, topics: &str) -> Gap {
+        Gap {
+            reason: Reason::Trimmed,
+            topics: topics.parse().unwrap(),
+            requested: requested.to_owned(),
+            resumed: cursor("m3k9qf-40"),
+        }
+    }
+
     fn is_known(fields: &[&str]) -> bool {
+        is_had(&quiet(), fields)
+    }
+
+    fn is_had(page: &Page, fields: &[&str]) -> bool {
         let mut request = HeaderMap::new();
         for field in fields {
             request.append(IF_NONE_MATCH, HeaderValue::from_str(field).unwrap());
         }
-        is_not_modified(&request, ETAG)
+        is_not_modified(&request, &etag(page))
     }
 
     #[test]
@@ -131,23 +175,32 @@ mod tests {
     }
 
     #[test]
-    fn an_etag_tells_the_last_message_and_the_gap() {
-        let cursor = |text: &str| text.parse::<Cursor>().unwrap();
-        let gap = Gap {
-            reason: Reason::Trimmed,
-            topics: "a,b".parse().unwrap(),
-            requested: "m3k9qf-1".to_owned(),
-            resumed: cursor("m3k9qf-40"),
-        };
-        let mut page = Page {
-            messages: Vec::new(),
-            next: cursor("m3k9qf-50"),
-            last: cursor("m3k9qf-42"),
-            more: false,
-            gap: None,
-        };
-        assert_eq!(etag(&page), ETAG);
-        page.gap = Some(gap);
-        assert_eq!(etag(&page), "W/\"m3k9qf-42+trimmed-2-m3k9qf-40\"");
+    fn an_etag_tells_the_last_message_and_what_is_new() {
+        let quiet = quiet();
+        assert_eq!(etag(&quiet), ETAG);
+        let news = [("m3k9qf-1", "a"), ("m3k9qf-1", "a,b"), ("m3k9qf-2", "a")]
+            .map(|(requested, topics)| gap(requested, topics))
+            .map(|gap| Page {
+                gap: Some(gap),
+                ..quiet.clone()
+            });
+        for (index, page) in news.iter().enumerate() {
+            assert!(etag(page).starts_with("W/\"m3k9qf-42."), "{}", etag(page));
+            assert!(is_had(page, &[&etag(page)]));
+            for other in &news[..index] {
+                assert!(!is_had(page, &[&etag(other)]) && !is_had(other, &[&etag(page)]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_etag_of_the_last_news_is_known_until_there_is_more() {
+        let (quiet, mut news) = (quiet(), quiet());
+        news.gap = Some(gap("m3k9qf-1", "a"));
+        assert!(is_had(&quiet, &[&etag(&news)]));
+        assert!(!is_had(&news, &[ETAG]));
+        for other in ["W/\"m3k9qf-4.0\"", "W/\"m3k9qf-421\"", "W/\"m3k9qf-41.0\""] {
+            assert!(!is_had(&quiet, &[other]), "{other}");
+        }
     }
 }

@@ -23,7 +23,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
 use common::{
-    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+    Browsers, Drained, Feed, FeedSource, Origin, PublishLimits, fit_descriptors, positive_seconds,
+    seconds,
 };
 use tokio::net::TcpListener;
 
@@ -42,6 +43,12 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
+    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
+    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    pub feed: FeedSource,
+    /// Begin another history in the feed's file: for an old copy of it that was restored.
+    #[arg(long)]
+    pub new_epoch: bool,
     /// Bytes of one published body.
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,

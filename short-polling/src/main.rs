@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Feed, Retention, listen, shutdown_signal};
+use common::{Retention, listen, shutdown_signal};
 use short_polling::{Config, run};
 
 #[tokio::main]
@@ -22,10 +22,11 @@ async fn start(mut config: Config) -> io::Result<()> {
     let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
     config.check().map_err(invalid)?;
     config.fit();
-    let feed = Feed::new(Retention {
+    let retention = Retention {
         messages: config.retain,
         ..Retention::default()
-    });
+    };
+    let feed = config.feed.open(retention, config.new_epoch)?;
     let shutdown = shutdown_signal();
     let listener = listen(config.listen).await?;
     run(listener, feed, config, shutdown).await?;

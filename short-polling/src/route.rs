@@ -45,7 +45,10 @@ async fn answer(
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => poll::poll(app, topics, &request).await,
         (_, Some(topic)) if request.method() == Method::POST => {

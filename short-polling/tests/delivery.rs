@@ -1,4 +1,5 @@
-//! What a poll promises: everything once and in order, and an answer that is not sent twice.
+//! What a poll promises: everything once and in order, and an answer that is not sent twice. The
+//! first five tests are the lines of the technique's diagram.
 
 mod setup;
 
@@ -9,18 +10,52 @@ use setup::{start, start_with};
 use short_polling::Config;
 
 #[tokio::test]
-async fn is_there_news_no() {
+async fn is_there_news() {
     let server = start(Config::default()).await;
-    let first = server.get("/topics/news").await;
-    assert_eq!(first.status, 200);
-    assert_eq!(first.json()["messages"], json!([]));
-    let etag = first.header("etag").unwrap();
-    assert_eq!(poll(&server, "/topics/news", etag).await.0, 304);
+    let asked = server.get("/topics/news").await;
+    assert_eq!(asked.status, 200);
+    assert!(asked.header("etag").is_some() && asked.header("x-poll-interval").is_some());
     server.stop().await;
 }
 
 #[tokio::test]
-async fn and_now_yes_here_is_a_message() {
+async fn no() {
+    let server = start(Config::default()).await;
+    let first = server.get("/topics/news").await;
+    let empty = json!({"messages": [], "next": first.json()["next"], "more": false, "gap": null});
+    assert_eq!(first.json(), empty);
+    let etag = first.header("etag").unwrap();
+    let again = poll(&server, &after("news", &first.json()), etag).await;
+    assert_eq!(again, (304, Value::Null));
+    server.stop().await;
+}
+
+/// The client's half of it is `the_client_waits_five_seconds`.
+#[tokio::test]
+async fn the_client_is_asked_to_wait_about_five_seconds() {
+    let server = start(Config::default()).await;
+    for _ in 0..20 {
+        let hint = server.get("/topics/news").await;
+        let hint: u64 = hint.header("x-poll-interval").unwrap().parse().unwrap();
+        assert!((4..=6).contains(&hint), "{hint}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn and_now() {
+    let server = start(Config::default()).await;
+    let first = server.get("/topics/news").await;
+    let etag = first.header("etag").unwrap();
+    let path = after("news", &first.json());
+    assert_eq!(poll(&server, &path, etag).await.0, 304);
+    publish(&server, "news", "hello").await;
+    assert_eq!(poll(&server, &path, etag).await.0, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn yes_here_is_a_message() {
     let server = start(Config::default()).await;
     let first = server.get("/topics/news").await;
     let published = server.post("/topics/news", "hello").await.json();
@@ -46,16 +81,18 @@ async fn the_answers_on_the_wire_are_these_bytes() {
     wire.send("GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     let answer = wire.read_response().await;
+    let etag = answer.header("etag").unwrap();
+    assert!(etag.starts_with(&format!("W/\"{id}.")), "{etag}");
     let expected = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-cache\r\n\
-         etag: W/\"{id}\"\r\nx-poll-interval: N\r\nx-content-type-options: nosniff\r\n\
+         etag: {etag}\r\nx-poll-interval: N\r\nx-content-type-options: nosniff\r\n\
          vary: origin\r\ncontent-length: {}\r\ndate: D\r\n\r\n",
         page.len()
     );
     assert_eq!(masked(&answer.head), expected);
     assert_eq!(answer.text(), page);
     let head = format!(
-        "GET /topics/news?after={id} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: W/\"{id}\"\r\n\r\n"
+        "GET /topics/news?after={id} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {etag}\r\n\r\n"
     );
     wire.send(head).await;
     let answer = wire.read_response().await;
@@ -81,13 +118,33 @@ async fn a_newer_cursor_with_the_last_etag_is_not_modified() {
     publish(&server, "other", "x").await;
     assert_eq!(poll(&server, &path, etag).await.0, 304);
     let plain = server.get(&path).await;
+    assert_eq!(plain.status, 200);
     assert_eq!(
-        (plain.status.as_u16(), plain.header("etag")),
-        (200, Some(etag))
+        poll(&server, &path, plain.header("etag").unwrap()).await.0,
+        304
     );
     publish(&server, "news", "2").await;
     let (status, page) = poll(&server, &path, etag).await;
     assert_eq!((status, &page["messages"][0]["data"]), (200, &json!("2")));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_etag_of_other_topics_or_of_a_later_position_hides_nothing() {
+    let server = start(Config::default()).await;
+    let start = publish(&server, "b", "1").await;
+    publish(&server, "b", "2").await;
+    publish(&server, "a", "3").await;
+    let etag = async |path: &str| server.get(path).await.header("etag").unwrap().to_owned();
+    let (of_a, of_now) = (
+        etag("/topics/a").await,
+        etag("/topics/a,b?after=latest").await,
+    );
+    for etag in [of_a, of_now] {
+        let (status, page) = poll(&server, &format!("/topics/a,b?after={start}"), &etag).await;
+        assert_eq!(status, 200, "{etag}");
+        assert_eq!(page["messages"].as_array().unwrap().len(), 2);
+    }
     server.stop().await;
 }
 

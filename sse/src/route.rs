@@ -54,7 +54,10 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<A
     let path = request.uri().path().to_owned();
     match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => subscribe(app, topics, &request),
         (_, Some(topic)) if request.method() == Method::POST => {

@@ -1,7 +1,12 @@
 //! The program itself: its first line, its signals, its exit codes.
 #![cfg(unix)]
 
-use common::harness::{Ending, EventReader, Process};
+use std::process::Command;
+
+use common::{
+    FeedSource,
+    harness::{Ending, EventReader, Process},
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
@@ -25,4 +30,16 @@ async fn a_second_signal_exits_at_once_with_1() {
     server.refuses().await;
     server.signal("INT");
     assert_eq!(server.exit_code().await, Some(1));
+}
+
+#[test]
+fn without_the_feature_a_feed_in_a_file_is_refused_and_the_feature_named() {
+    if "file:x".parse::<FeedSource>().is_ok() {
+        return; // built together with a program that has it: `cargo test -p sse` has not
+    }
+    let refused = Command::new(PROGRAM).args(["--feed", "file:x"]).output();
+    let refused = refused.expect("the program starts");
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    assert!(error.contains("without the feature `file`"), "{error}");
 }

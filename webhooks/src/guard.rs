@@ -5,12 +5,11 @@
 //! 127.0.0.1 need no rule of their own. A name is resolved once for each connection, every answer is
 //! judged, and the judged address is the one that is dialed: an answer that changes in between
 //! changes nothing.
-//!
-//! https is not spoken yet: only `http://` is ever called, and that only with `--allow-http`.
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::Pin,
 };
 
 use tokio::net::lookup_host;
@@ -19,15 +18,41 @@ use url::{Host, Url};
 /// The most addresses of one name that are looked at.
 const MAX_ADDRESSES: usize = 16;
 
-/// What is allowed. Without `http` nothing is.
-#[derive(Debug, Clone, Copy, Default)]
+/// What is allowed. By itself only https, to public addresses.
+#[derive(Debug, Clone, Copy)]
 pub struct Guard {
-    /// Plain `http://`, to public addresses.
+    /// Plain `http://` too.
     pub http: bool,
     /// This machine: 127.0.0.0/8 and ::1.
     pub loopback: bool,
     /// The networks of RFC 1918, 100.64.0.0/10 and fc00::/7.
     pub private: bool,
+    /// Where the sender itself listens: it must not be made to publish to itself.
+    pub own: Option<SocketAddr>,
+    /// Who knows names: the system, but for tests.
+    pub(crate) lookup: Lookup,
+}
+
+/// The addresses of a name.
+pub(crate) type Lookup = fn(&str, u16) -> Addresses<'_>;
+/// Those to come.
+pub(crate) type Addresses<'a> =
+    Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
+
+fn system(name: &str, port: u16) -> Addresses<'_> {
+    Box::pin(async move { Ok(lookup_host((name, port)).await?.collect()) })
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            http: false,
+            loopback: false,
+            private: false,
+            own: None,
+            lookup: system,
+        }
+    }
 }
 
 impl Guard {
@@ -37,9 +62,9 @@ impl Guard {
     /// A scheme that is not allowed, or a user name, which would end up in logs.
     pub fn check(&self, url: &Url) -> Result<(), Refused> {
         match url.scheme() {
+            "https" => {}
             "http" if self.http => {}
             "http" => return Err(Refused::Http),
-            "https" => return Err(Refused::Https),
             _ => return Err(Refused::Scheme),
         }
         if url.username().is_empty() && url.password().is_none() {
@@ -55,11 +80,11 @@ impl Guard {
     /// # Errors
     /// A name that does not resolve, or an address that is not allowed.
     pub async fn resolve(&self, url: &Url) -> Result<Vec<SocketAddr>, Unresolved> {
-        let port = url.port_or_known_default().unwrap_or(80);
+        let port = url.port_or_known_default().unwrap_or(443);
         let addresses: Vec<SocketAddr> = match url.host() {
             Some(Host::Ipv4(ip)) => vec![(ip, port).into()],
             Some(Host::Ipv6(ip)) => vec![(ip, port).into()],
-            Some(Host::Domain(name)) => lookup_host((name, port)).await?.collect(),
+            Some(Host::Domain(name)) => (self.lookup)(name, port).await?,
             None => Vec::new(),
         };
         if addresses.is_empty() || addresses.len() > MAX_ADDRESSES {
@@ -67,12 +92,16 @@ impl Guard {
             return Err(Unresolved::Dns(io::Error::other(count)));
         }
         for address in &addresses {
-            self.judge(address.ip())?;
+            self.judge(*address)?;
         }
         Ok(addresses)
     }
 
-    fn judge(&self, ip: IpAddr) -> Result<(), Refused> {
+    fn judge(&self, address: SocketAddr) -> Result<(), Refused> {
+        if self.own.is_some_and(|own| is_own(own, address)) {
+            return Err(Refused::Own(address));
+        }
+        let ip = address.ip();
         let allowed = match reach(ip) {
             Reach::Public => true,
             Reach::Loopback => self.loopback,
@@ -85,6 +114,14 @@ impl Guard {
             Err(Refused::Address(ip, reach(ip)))
         }
     }
+}
+
+/// Whether who listens at `own` would hear who dials `address`. Who listens everywhere listens at each
+/// address of this machine, which are those that a socket can have.
+fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let here = || UdpSocket::bind((ip, 0)).is_ok();
+    own.port() == address.port() && (own.ip() == ip || own.ip().is_unspecified() && here())
 }
 
 /// How far an address reaches.
@@ -146,11 +183,11 @@ pub enum Refused {
     Address(IpAddr, Reach),
     /// Plain http.
     Http,
-    /// https, which this sender does not speak.
-    Https,
-    /// Neither.
+    /// The sender's own.
+    Own(SocketAddr),
+    /// Neither http nor https.
     Scheme,
-    /// `http://user@host/`.
+    /// `https://user@host/`.
     UserInfo,
 }
 
@@ -165,8 +202,8 @@ impl fmt::Display for Refused {
             }
             Self::Address(ip, _) => write!(f, "{ip} is not a public address"),
             Self::Http => f.write_str("plain http is not allowed (--allow-http)"),
-            Self::Https => f.write_str("https is not spoken by this sender: only http:// URLs"),
-            Self::Scheme => f.write_str("the scheme is not http"),
+            Self::Own(address) => write!(f, "{address} is this sender itself"),
+            Self::Scheme => f.write_str("the scheme is neither https nor http"),
             Self::UserInfo => f.write_str("the URL carries a user name or password"),
         }
     }
@@ -253,10 +290,52 @@ mod tests {
             ("169.254.169.254", [false, false, false]),
             ("1.1.1.1", [true, true, true]),
         ] {
-            let ip = ip.parse().unwrap();
-            let judged = [strict, loopback, private].map(|guard| guard.judge(ip).is_ok());
+            let address = SocketAddr::new(ip.parse().unwrap(), 443);
+            let judged = [strict, loopback, private].map(|guard| guard.judge(address).is_ok());
             assert_eq!(judged, allowed, "{ip}");
         }
+    }
+
+    #[test]
+    fn the_sender_does_not_call_itself() {
+        let judge = |own: &str, address: &str| {
+            let guard = Guard {
+                loopback: true,
+                own: Some(own.parse().unwrap()),
+                ..Guard::default()
+            };
+            guard.judge(address.parse().unwrap())
+        };
+        for (own, address, refused) in [
+            ("127.0.0.1:8003", "127.0.0.1:8003", true),
+            ("127.0.0.1:8003", "[::ffff:127.0.0.1]:8003", true),
+            ("127.0.0.1:8003", "127.0.0.1:8004", false),
+            ("127.0.0.1:8003", "127.0.0.2:8003", false),
+            ("0.0.0.0:8003", "127.0.0.1:8003", true),
+            ("0.0.0.0:8003", "1.1.1.1:8003", false),
+        ] {
+            let judged = judge(own, address);
+            assert_eq!(
+                matches!(judged, Err(Refused::Own(_))),
+                refused,
+                "{own} {address}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn one_address_that_is_not_allowed_makes_the_name_suspect() {
+        fn mixed(_: &str, port: u16) -> Addresses<'_> {
+            let ips = ["1.1.1.1", "169.254.169.254"].map(|ip| ip.parse::<IpAddr>().unwrap());
+            Box::pin(async move { Ok(ips.map(|ip| (ip, port).into()).into()) })
+        }
+        let guard = Guard {
+            lookup: mixed,
+            ..Guard::default()
+        };
+        let url = Url::parse("https://name.example/").unwrap();
+        let refused = guard.resolve(&url).await.unwrap_err().to_string();
+        assert_eq!(refused, "169.254.169.254 is not a public address");
     }
 
     #[tokio::test]
@@ -294,7 +373,7 @@ mod tests {
         };
         assert_eq!(check(http, "http://a/"), Ok(()));
         assert_eq!(check(Guard::default(), "http://a/"), Err(Refused::Http));
-        assert_eq!(check(http, "https://a/"), Err(Refused::Https));
+        assert_eq!(check(Guard::default(), "https://a/"), Ok(()));
         assert_eq!(check(http, "ftp://a/"), Err(Refused::Scheme));
         assert_eq!(check(http, "http://u:p@a/"), Err(Refused::UserInfo));
     }

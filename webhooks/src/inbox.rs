@@ -162,6 +162,12 @@ enum Command {
         settled: Settled,
         reply: Reply<()>,
     },
+    Revive {
+        seq: i64,
+        due: SystemTime,
+        dead: bool,
+        reply: Reply<bool>,
+    },
 }
 
 impl Inbox {
@@ -205,28 +211,38 @@ impl Inbox {
         arrival: Verified<Arrival>,
         received: SystemTime,
     ) -> Result<bool, StoreError> {
-        let (reply, stored) = oneshot::channel();
-        let command = Command::Store {
+        let stored = self.ask(|reply| Command::Store {
             arrival: arrival.into_inner(),
             received,
             new: false,
             reply,
-        };
-        self.commands
-            .send(command)
-            .map_err(|_| StoreError::Stopped)?;
-        let stored = timeout(self.patience, stored).await;
-        stored
+        });
+        timeout(self.patience, stored)
+            .await
             .map_err(|_| StoreError::Slow)?
-            .unwrap_or(Err(StoreError::Stopped))
     }
 
     /// Records how an attempt went, and does what is to be done inside.
     pub(crate) async fn settle(&self, settled: Settled) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Settle { settled, reply }).await
+    }
+
+    /// Makes a dead event due, with the whole schedule before it. Returns whether it was dead.
+    pub(crate) async fn revive(&self, seq: i64, due: SystemTime) -> Result<bool, StoreError> {
+        let dead = false;
+        self.ask(|reply| Command::Revive {
+            seq,
+            due,
+            dead,
+            reply,
+        })
+        .await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
         let (reply, done) = oneshot::channel();
-        self.commands
-            .send(Command::Settle { settled, reply })
-            .map_err(|_| StoreError::Stopped)?;
+        let sent = self.commands.send(command(reply));
+        sent.map_err(|_| StoreError::Stopped)?;
         done.await.unwrap_or(Err(StoreError::Stopped))
     }
 
@@ -375,6 +391,10 @@ impl Command {
                 Ok(arrival.payload.len() + ROW)
             }
             Self::Settle { settled, .. } => settle(transaction, settled).map(|()| ROW),
+            Self::Revive { seq, due, dead, .. } => {
+                *dead = revive(transaction, *seq, *due)?;
+                Ok(ROW)
+            }
         }
     }
 
@@ -383,12 +403,15 @@ impl Command {
         match self {
             Self::Store { new, reply, .. } => drop(reply.send(Ok(new))),
             Self::Settle { reply, .. } => drop(reply.send(Ok(()))),
+            Self::Revive { dead, reply, .. } => drop(reply.send(Ok(dead))),
         }
     }
 
     fn no_room(self) {
         match self {
-            Self::Store { reply, .. } => drop(reply.send(Err(StoreError::NoRoom))),
+            Self::Store { reply, .. } | Self::Revive { reply, .. } => {
+                let _ = reply.send(Err(StoreError::NoRoom));
+            }
             Self::Settle { reply, .. } => drop(reply.send(Err(StoreError::NoRoom))),
         }
     }
@@ -450,6 +473,13 @@ fn settle(transaction: &mut Transaction<'_>, settled: &mut Settled) -> rusqlite:
         )?
         .execute(params![settled.seq, settled.retry.map(millis), error])?;
     Ok(())
+}
+
+fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite::Result<bool> {
+    let revived = transaction
+        .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
+        .execute([seq, millis(due)])?;
+    Ok(revived > 0)
 }
 
 /// Does it in a savepoint of its own: one that fails or panics leaves nothing behind, and does not

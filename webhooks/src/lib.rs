@@ -8,10 +8,11 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
 //! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each;
-//! - `deliver.rs` is one attempt: `guard.rs` says where it may go, [`sign`] signs it, and [`schedule`]
-//!   when to try again;
+//! - `deliver.rs` is one attempt: `guard.rs` says where it may go, `pool.rs` keeps connections and
+//!   `tls.rs` proves whose they are, [`sign`] signs it, and [`schedule`] says when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
-//!   it before the answer, and [`work`] handles it after.
+//!   it before the answer, and [`work`] handles it after. Of what is not believed `cause.rs` finds out
+//!   why, and `quota.rs` bounds how much of the log that takes.
 //!
 //! [`verify`] and [`sign`] stand alone: without the feature `programs` there is nothing else.
 
@@ -20,6 +21,8 @@ pub mod verify;
 
 #[cfg(feature = "programs")]
 mod app;
+#[cfg(feature = "programs")]
+mod cause;
 #[cfg(feature = "programs")]
 mod deliver;
 #[cfg(feature = "programs")]
@@ -33,7 +36,11 @@ pub mod inbox;
 #[cfg(feature = "programs")]
 mod listing;
 #[cfg(feature = "programs")]
+mod pool;
+#[cfg(feature = "programs")]
 mod push;
+#[cfg(feature = "programs")]
+mod quota;
 #[cfg(feature = "programs")]
 pub mod receiver;
 #[cfg(feature = "programs")]
@@ -46,6 +53,8 @@ mod sender;
 mod serve;
 #[cfg(feature = "programs")]
 mod source;
+#[cfg(feature = "programs")]
+mod tls;
 #[cfg(feature = "programs")]
 pub mod work;
 

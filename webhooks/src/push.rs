@@ -20,10 +20,12 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    deliver::{Attempt, Failure, Outcome},
+    deliver::{Attempt, Failure, Outcome, Verdict},
     endpoint::Endpoint,
     guard::Guard,
+    pool::Pool,
     schedule::Schedule,
+    tls::Tls,
 };
 
 /// Attempts of one endpoint at one time, as long as it is well. One that fails gets them one at a
@@ -61,6 +63,7 @@ struct Delivery {
 pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
+    pool: Pool,
     /// Everything up to here was claimed.
     after: Cursor,
     attempts: JoinSet<Outcome>,
@@ -81,6 +84,7 @@ impl Push {
         Self {
             outbound,
             endpoint,
+            pool: Pool::default(),
             after,
             attempts: JoinSet::new(),
             in_flight: HashMap::new(),
@@ -194,6 +198,8 @@ impl Push {
         let message = delivery.message.clone();
         let attempt = Attempt {
             guard: self.outbound.guard,
+            tls: Tls::system(),
+            pool: self.pool.clone(),
             url: self.endpoint.url.clone(),
             secrets: self.endpoint.secrets.clone(),
             deadline: self.outbound.attempt_timeout,
@@ -229,16 +235,17 @@ impl Push {
         }
     }
 
-    /// The time until the next attempt. An endpoint that names one is left alone until then, with
-    /// all of its messages.
+    /// The time until the next attempt. An endpoint that asks for it is left alone until then, with all
+    /// of its messages.
     fn postpone(&mut self, failed: usize, failure: &Failure) -> Option<Duration> {
-        let asked = match failure {
-            Failure::Status { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
+        let delay = self.outbound.schedule.delay(failed, rand::random());
+        let pause = match failure.verdict() {
+            Verdict::Retry => Duration::ZERO,
+            Verdict::Pause(asked) => asked.or(delay).unwrap_or_default(),
+            Verdict::Gone => return None,
         };
-        self.resume = self.resume.max(Instant::now() + asked);
-        let delay = self.outbound.schedule.delay(failed, rand::random())?;
-        Some(delay.max(asked))
+        self.resume = self.resume.max(Instant::now() + pause);
+        delay.map(|delay| delay.max(pause))
     }
 
     fn report(&self) {

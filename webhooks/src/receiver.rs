@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap},
 };
 use rusqlite::Connection;
 use tokio::{
@@ -31,11 +31,13 @@ use tracing::{debug, warn};
 
 use crate::{
     App, Limits, Program,
+    cause::likely_cause,
     inbox::{Event, Inbox, Inside},
     listing::{self, Listed},
+    quota::Quota,
     route, serve,
     source::{Refused, Secrets, Source},
-    verify::{Tolerance, github, standard, stripe, telegram, unix_seconds},
+    verify::{github, standard, stripe, telegram, unix_seconds},
     work::{Attempts, Effects, work},
 };
 
@@ -69,7 +71,7 @@ pub struct Config {
     /// The SQLite database of what was received.
     #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
     pub inbox: PathBuf,
-    /// Seconds that a signed time may be from ours, past or future.
+    /// Seconds that a signed time may be behind ours, and of Standard Webhooks also ahead of it.
     #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
     pub tolerance: Duration,
     /// What both programs have.
@@ -166,6 +168,8 @@ pub(crate) struct Receiver {
     secrets: Secrets,
     inbox: Inbox,
     large_bodies: Semaphore,
+    /// By source.
+    refusals: [Arc<Quota>; Source::ALL.len()],
 }
 
 impl Receiver {
@@ -175,10 +179,7 @@ impl Receiver {
             stripe: config.stripe_secret.clone(),
             github: config.github_secret.clone(),
             telegram: config.telegram_secret.clone(),
-            tolerance: Tolerance {
-                past: config.tolerance,
-                future: config.tolerance,
-            },
+            past: config.tolerance,
         };
         if !Source::ALL.iter().any(|source| secrets.open(*source)) {
             warn!("without a secret nothing is received: see --help");
@@ -187,6 +188,7 @@ impl Receiver {
             secrets,
             inbox,
             large_bodies: Semaphore::new(LARGE_BODIES),
+            refusals: Default::default(),
         }
     }
 
@@ -215,7 +217,10 @@ impl Receiver {
             (Some(_), _) => Err(Problem::method_not_allowed("POST")),
             (None, "/events") if route::reads(&request) => self.list(&request).await,
             (None, "/events") => Err(Problem::method_not_allowed("GET, HEAD")),
-            (None, _) => Err(Problem::not_found(path)),
+            (None, _) => match retried(path) {
+                Some(seq) => self.retry(seq, &request).await,
+                None => Err(Problem::not_found(path)),
+            },
         }
     }
 
@@ -233,8 +238,9 @@ impl Receiver {
         let body = self.read(app, source, request).await?;
         let judged = self
             .secrets
-            .judge(source, &headers, body, unix_seconds(now));
-        let arrival = judged.map_err(|refused| not_taken(source, refused))?;
+            .judge(source, &headers, body.clone(), unix_seconds(now));
+        let tell = |refused: &Refused| self.tell(source, &headers, &body, now, refused);
+        let arrival = judged.inspect_err(tell)?;
         let (id, secret) = (arrival.id.clone(), arrival.secret);
         match self.inbox.store(arrival, now).await {
             Ok(new) => debug!(source = source.name(), id, secret, new, "stored"),
@@ -245,6 +251,29 @@ impl Receiver {
             }
         }
         Ok(Response::default())
+    }
+
+    /// The reason goes to the log, as far as that is not filled, and not to whoever may be guessing.
+    fn tell(
+        &self,
+        source: Source,
+        headers: &HeaderMap,
+        body: &Bytes,
+        now: SystemTime,
+        refused: &Refused,
+    ) {
+        let name = source.name();
+        if !self.refusals[source as usize].take(name) {
+            return;
+        }
+        match refused {
+            Refused::NotBelieved(refusal) => {
+                let now = unix_seconds(now);
+                let cause = likely_cause(&self.secrets, source, headers, body, now, *refusal);
+                warn!(source = name, cause, "not believed");
+            }
+            Refused::Unreadable(what) => warn!(source = name, what, "genuine and unreadable"),
+        }
     }
 
     async fn read(
@@ -268,6 +297,25 @@ impl Receiver {
         read_body(request, limits).await
     }
 
+    /// Begins the schedule of a dead event anew.
+    async fn retry(
+        &self,
+        seq: i64,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        if request.method() != Method::POST {
+            return Err(Problem::method_not_allowed("POST"));
+        }
+        let revived = self.inbox.revive(seq, SystemTime::now()).await;
+        if !revived.map_err(|error| Problem::unavailable(error, retry_after()))? {
+            let detail = format!("event {seq} is not dead");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::ACCEPTED;
+        Ok(response)
+    }
+
     async fn list(&self, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
         let query = Query::of(request.uri());
         let after = query.get("after")?.unwrap_or(0);
@@ -279,6 +327,12 @@ impl Receiver {
         let page = read.await.map_err(unreadable)?;
         Ok(route::json(StatusCode::OK, page))
     }
+}
+
+/// `/events/{seq}/retry`.
+fn retried(path: &str) -> Option<i64> {
+    let seq = path.strip_prefix("/events/")?.strip_suffix("/retry")?;
+    seq.parse().ok()
 }
 
 /// To insist on a type also keeps out what a browser's form may send without a preflight. An encoded
@@ -294,15 +348,6 @@ fn check_type<B>(source: Source, request: &Request<B>) -> Result<(), Problem> {
         return Err(unsupported("a body with a Content-Encoding"));
     }
     Ok(())
-}
-
-/// The reason goes to the log, not to whoever may be guessing.
-fn not_taken(source: Source, refused: Refused) -> Problem {
-    match &refused {
-        Refused::NotBelieved(refusal) => warn!(source = source.name(), %refusal, "not believed"),
-        Refused::Unreadable(what) => warn!(source = source.name(), what, "genuine and unreadable"),
-    }
-    refused.into()
 }
 
 /// The effects of the receiver as it is: put yours in their place.

@@ -40,7 +40,10 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
     }
     match (path.as_str(), &app.program) {
         ("/", program) if reads(&request) => Ok(text("text/html; charset=utf-8", program.page())),
-        ("/healthz", _) if reads(&request) => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads(&request) => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (path, Program::Receiver(receiver)) => receiver.answer(app, path, request).await,
         (path, Program::Sender(endpoints)) => sender(app, endpoints, path, request).await,

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, fit_descriptors};
+use common::{Drained, Feed, FeedSource, fit_descriptors};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -31,7 +31,13 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
-    /// Call endpoints by plain http.
+    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
+    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    pub feed: FeedSource,
+    /// Begin another history in the feed's file: for an old copy of it that was restored.
+    #[arg(long)]
+    pub new_epoch: bool,
+    /// Call endpoints by plain http too; by itself only https is.
     #[arg(long)]
     pub allow_http: bool,
     /// Call endpoints on this machine.
@@ -73,13 +79,15 @@ impl Config {
         }
     }
 
-    fn outbound(&self, feed: Feed) -> Outbound {
+    fn outbound(&self, feed: Feed, own: Option<SocketAddr>) -> Outbound {
         Outbound {
             feed,
             guard: Guard {
                 http: self.allow_http,
                 loopback: self.allow_loopback,
                 private: self.allow_private,
+                own,
+                ..Guard::default()
             },
             schedule: self.schedule.clone(),
             attempt_timeout: self.attempt_timeout,
@@ -102,7 +110,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let outbound = config.outbound(feed.handle());
+    let outbound = config.outbound(feed.handle(), listener.local_addr().ok());
     let endpoints = Arc::new(Endpoints::new(outbound, config.max_endpoints));
     let program = Program::Sender(endpoints.clone());
     let app = App::new(&listener, &feed, config.limits, program)?;

@@ -1,7 +1,6 @@
 //! The sender's half of Standard Webhooks: three header fields over the stored bytes.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::Mac;
 
 use crate::verify::standard::{ID, SIGNATURE, Secret, TIMESTAMP, mac};
 
@@ -20,8 +19,8 @@ pub fn sign(
     debug_assert!(!id.contains('.'), "an id without dots");
     let timestamp = timestamp.to_string();
     let signature = |secret| {
-        let mac = mac(secret, id.as_bytes(), timestamp.as_bytes(), body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        let tag = mac(secret, id.as_bytes(), timestamp.as_bytes(), body);
+        format!("v1,{}", STANDARD.encode(tag.into_bytes()))
     };
     let signatures: Vec<_> = secrets.iter().map(signature).collect();
     [

@@ -11,8 +11,11 @@
 
 use std::{
     collections::HashSet,
-    future::Future,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
@@ -130,12 +133,9 @@ async fn attempt<E: Effects>(
 ) -> i64 {
     let (seq, id, failed) = (event.seq, event.id.clone(), event.attempts + 1);
     let limit = attempts.timeout;
-    // A task of its own, so that a panic is its own too.
-    let apply = tokio::spawn(async move { timeout(limit, effects.apply(&event)).await });
-    let outcome = match apply.await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(format!("it took longer than {} s", limit.as_secs_f64())),
-        Err(_) => Err("it panicked".to_owned()),
+    let outcome = match timeout(limit, unpanicked(effects.apply(&event))).await {
+        Ok(outcome) => outcome.unwrap_or_else(|| Err("it panicked".to_owned())),
+        Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64())),
     };
     let delay = attempts.schedule.delay(failed, rand::random());
     if let Err(error) = &outcome {
@@ -158,4 +158,14 @@ async fn attempt<E: Effects>(
         sleep(PAUSE).await;
     }
     seq
+}
+
+/// What `future` gives, unless it panics: that is an attempt that failed, and no more.
+async fn unpanicked<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }

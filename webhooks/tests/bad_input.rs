@@ -163,10 +163,13 @@ fn registrations() -> Vec<Row> {
         url("/webhook", "url: relative URL without a base"),
         url("http://", "url: empty host"),
         url("http://a:99999/", "url: invalid port number"),
-        url("ftp://1.1.1.1/", "url: the scheme is not http"),
         url(
-            "https://1.1.1.1/",
-            "url: https is not spoken by this sender: only http:// URLs",
+            "ftp://1.1.1.1/",
+            "url: the scheme is neither https nor http",
+        ),
+        url(
+            "https://127.0.0.1/",
+            "url: 127.0.0.1 is this machine (--allow-loopback)",
         ),
         url(
             "http://u:p@1.1.1.1/",

@@ -1,5 +1,5 @@
 //! A disk that is full and a disk on which a sync fails: real system calls that really fail, by a
-//! small library that the receiver's process is started with. The C compiler that built SQLite builds it.
+//! small library that the process is started with. The C compiler that built SQLite builds it.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -11,9 +11,14 @@ use std::{
     process::Command,
 };
 
+use common::{
+    After, FeedSource, PageLimit, Retention,
+    harness::{Client, Reply},
+};
+use serde_json::Value;
 use setup::{Program, Scratch, listed, send, soon, when_all};
 
-/// A receiver whose disk fails on demand.
+/// A receiver or a sender whose disk fails on demand.
 struct Disk {
     scratch: Scratch,
     library: PathBuf,
@@ -31,10 +36,16 @@ impl Disk {
     }
 
     fn start(&self) -> Program {
-        Program::start(&self.scratch, |receiver| {
-            receiver.env("LD_PRELOAD", &self.library);
-            receiver.env("DISK_FAULTS", self.scratch.path());
-        })
+        Program::start(&self.scratch, |receiver| self.prepare(receiver))
+    }
+
+    fn sender(&self) -> Program {
+        Program::sender(&self.scratch, |sender| self.prepare(sender))
+    }
+
+    fn prepare(&self, program: &mut Command) {
+        program.env("LD_PRELOAD", &self.library);
+        program.env("DISK_FAULTS", self.scratch.path());
     }
 
     fn begins(&self, fault: &str) {
@@ -90,4 +101,81 @@ async fn after_a_failed_sync_nothing_is_accepted_and_the_process_says_so() {
     assert_eq!(send(&client, "later").await.status, 200);
     let listed = listed(&client).await;
     assert_eq!(listed, ["before", "unsure", "later"]);
+}
+
+async fn publish(client: &Client, text: &'static str) -> Reply {
+    client.post("/topics/a", text).send().await
+}
+
+/// What is in the sender's feed once it has ended.
+async fn published(disk: &Disk) -> Vec<String> {
+    let source = FeedSource::File(disk.scratch.feed());
+    let feed = source.open(Retention::default(), false).unwrap();
+    let (topics, all) = ("a".parse().unwrap(), After::Earliest);
+    let page = feed
+        .read(&topics, &all, PageLimit::default())
+        .await
+        .unwrap();
+    let messages = page.messages.iter();
+    let data = messages.map(|message| serde_json::from_slice::<Value>(&message.json).unwrap());
+    data.map(|json| json["data"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_published_until_there_is_room() {
+    let disk = Disk::new();
+    let sender = disk.sender();
+    let client = sender.client();
+    assert_eq!(publish(&client, "before").await.status, 201);
+    disk.begins("full");
+    let refused = publish(&client, "lost").await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(client.get("/healthz").send().await.status, 200);
+    disk.ends("full");
+    let after = publish(&client, "after").await;
+    assert_eq!(after.status, 201);
+    assert!(
+        after.text().contains("-2\""),
+        "no number is spent: {}",
+        after.text()
+    );
+    sender.kill();
+    assert_eq!(published(&disk).await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_published_until_a_restart() {
+    let disk = Disk::new();
+    let sender = disk.sender();
+    let client = sender.client();
+    assert_eq!(publish(&client, "before").await.status, 201);
+    disk.begins("sync");
+    assert_eq!(publish(&client, "unsure").await.status, 503);
+    disk.ends("sync");
+    // The disk is well again, and nobody knows what is on it.
+    for _ in 0..3 {
+        assert_eq!(publish(&client, "later").await.status, 503);
+    }
+    let health = client.get("/healthz").send().await;
+    assert_eq!(health.status, 503);
+    assert!(
+        health.text().contains("until a restart"),
+        "{}",
+        health.text()
+    );
+    sender.kill();
+    let sender = disk.sender();
+    assert_eq!(publish(&sender.client(), "after").await.status, 201);
+    sender.kill();
+    let published = published(&disk).await;
+    let told: Vec<&str> = published.iter().map(String::as_str).collect();
+    assert!(
+        matches!(
+            told[..],
+            ["before", "after"] | ["before", "unsure", "after"]
+        ),
+        "{told:?}"
+    );
 }

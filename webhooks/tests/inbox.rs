@@ -139,6 +139,39 @@ async fn after_the_last_attempt_an_event_is_dead_and_listed_with_its_error() {
 }
 
 #[tokio::test]
+async fn a_dead_event_is_tried_again_when_that_is_asked_for() {
+    let scratch = Scratch::new();
+    let effects = script(async |attempt| match attempt {
+        0..6 => Err("away".to_owned()),
+        _ => Ok(row()),
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    let client = server.client();
+    send(&client, "m").await;
+    // The schedule has three attempts, and each time it begins anew.
+    for _ in 0..2 {
+        let events = when_all(&client, settled).await;
+        assert_eq!(
+            (&events[0]["state"], &events[0]["attempts"]),
+            (&"dead".into(), &3.into())
+        );
+        assert_eq!(server.post("/events/1/retry", "").await.status, 202);
+    }
+    let events = when_all(&client, settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    for path in ["/events/1/retry", "/events/2/retry"] {
+        assert_eq!(server.post(path, "").await.status, 409, "{path}");
+    }
+    assert_eq!(server.post("/events/x/retry", "").await.status, 404);
+    assert_eq!(
+        server.get("/events/1/retry").await.header("allow"),
+        Some("POST")
+    );
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
 async fn the_answer_does_not_wait_for_the_effects() {
     let (scratch, go) = (Scratch::new(), Arc::new(Notify::new()));
     let gate = go.clone();

@@ -98,7 +98,7 @@ async fn the_deadline_holds_for_connecting() {
             publish(&sender, "hello").await;
             let settled = |endpoint: &Value| endpoint["dead"] != 0;
             let endpoint = endpoint(&sender, &path, settled).await;
-            if endpoint["last_error"] == "no whole answer within 0.1 s" {
+            if endpoint["last_error"] == "no connection within 0.1 s" {
                 break;
             }
         }

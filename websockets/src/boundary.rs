@@ -8,7 +8,7 @@
 pub(crate) struct Boundary {
     /// The frame's header as far as it has come, without the mask.
     header: [u8; 10],
-    have: usize,
+    have: u8,
     /// Bytes of the mask and the payload that are still to come.
     left: u64,
     /// Frames of a message whose last has not begun yet.
@@ -59,7 +59,7 @@ impl Boundary {
     }
 
     fn take_header(&mut self, byte: u8) {
-        self.header[self.have] = byte;
+        self.header[usize::from(self.have)] = byte;
         self.have += 1;
         let [first, second, extended @ ..] = self.header;
         let length = match (self.have, second & 0x7f) {

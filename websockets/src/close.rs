@@ -88,6 +88,12 @@ impl From<Error> for Ending {
     }
 }
 
+impl From<io::Error> for Ending {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error.into())
+    }
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -101,12 +107,12 @@ impl fmt::Display for Ending {
 /// Ends the connection as `ending` asks for, in bounded time. What was pushed before is written
 /// first; what the peer sends from now on is not acted upon. False if the peer could not be told,
 /// since it took no byte: it is reset.
-pub(crate) async fn close<S>(mut socket: Socket<S>, ending: Ending) -> bool
+pub(crate) async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin + Reset,
 {
     // A peer that takes longer is cut off, whatever it was in the middle of.
-    let _ = timeout(CLOSING, goodbye(&mut socket, ending)).await;
+    let _ = timeout(CLOSING, goodbye(socket, ending)).await;
     let told = socket.unsent() == 0;
     if !told {
         socket.reset();

@@ -9,13 +9,15 @@
 //! - `serve.rs` accepts connections, hands each to hyper, and keeps it when hyper has upgraded it;
 //!   `takeover.rs` is an addition: it takes it back a little earlier, for the memory;
 //! - `route.rs` turns a request into an answer, `handshake.rs` is the answer that upgrades;
-//! - `session.rs` is what happens then: one task, one `select!`;
+//! - `session.rs` is what happens then: one task, one `select!`; `commands.rs` is what the client
+//!   asks of it, `subscriptions.rs` what it reads of the feed;
 //! - `socket.rs` drives tungstenite on any async stream, and `boundary.rs` knows when it is idle;
 //!   `protocol.rs` reads and writes the JSON in the frames, `frames.rs` encodes a page once for all
 //!   who read it, `close.rs` ends the session so that the peer learns why.
 
 mod boundary;
 mod close;
+mod commands;
 mod frames;
 mod handshake;
 mod protocol;
@@ -23,6 +25,7 @@ mod route;
 mod serve;
 mod session;
 mod socket;
+mod subscriptions;
 mod takeover;
 
 use std::{
@@ -34,7 +37,8 @@ use std::{
 
 use clap::Parser;
 use common::{
-    Browsers, Drained, Feed, Origin, PublishLimits, fit_descriptors, positive_seconds, seconds,
+    Browsers, Drained, Feed, FeedSource, Origin, PublishLimits, fit_descriptors, positive_seconds,
+    seconds,
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
@@ -54,6 +58,12 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
+    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
+    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    pub feed: FeedSource,
+    /// Begin another history in the feed's file: for an old copy of it that was restored.
+    #[arg(long)]
+    pub new_epoch: bool,
     /// Bytes of one published body.
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
@@ -75,8 +85,9 @@ pub struct Config {
     /// Serve /echo, which sends every message back: what a test of the protocol talks to.
     #[arg(long)]
     pub echo: bool,
-    /// Whether an open session leaves hyper, which saves its buffers: `false` is plain hyper.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    /// Whether an open session leaves hyper, which saves its buffers: `false` is plain hyper. Not on the
+    /// command line.
+    #[arg(skip = true)]
     pub takeover: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Feed, Retention, listen, shutdown_signal};
+use common::{Retention, listen, shutdown_signal};
 use websockets::{Config, run};
 
 #[tokio::main]
@@ -20,10 +20,11 @@ async fn main() -> ExitCode {
 
 async fn start(mut config: Config) -> io::Result<()> {
     config.fit();
-    let feed = Feed::new(Retention {
+    let retention = Retention {
         messages: config.retain,
         ..Retention::default()
-    });
+    };
+    let feed = config.feed.open(retention, config.new_epoch)?;
     let shutdown = shutdown_signal();
     let listener = listen(config.listen).await?;
     run(listener, feed, config, shutdown).await?;

@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     num::NonZeroU16,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -70,7 +69,10 @@ async fn answer(
     let path = request.uri().path().to_owned();
     match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => Ok(text("text/plain; charset=utf-8", "ok\n")),
+        ("/healthz", _) if reads => {
+            app.feed.health()?;
+            Ok(text("text/plain; charset=utf-8", "ok\n"))
+        }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         ("/topics", _) if reads => open(app, opening, feed(None, &request)?, request),
         (_, Some(topics)) if reads => open(app, opening, feed(Some(topics), &request)?, request),
@@ -93,13 +95,12 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
 fn feed<B>(topics: Option<&str>, request: &Request<B>) -> Result<Asked, Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Latest);
-    let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
     let topics = topics.map(str::parse).transpose();
     Ok(Asked::Feed {
         subscription: topics
             .map_err(Problem::bad_request)?
             .map(|topics| (topics, after)),
-        heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
+        heartbeat: query.get::<NonZeroU16>("heartbeat")?,
     })
 }
 

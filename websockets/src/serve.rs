@@ -6,17 +6,18 @@
 
 use std::{
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use common::{Drained, StallGuard};
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     task::{JoinError, JoinSet},
     time::{sleep, timeout_at},
 };
@@ -25,7 +26,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     App,
     route::{self, Opening},
-    session::{self, Asked},
+    session::Session,
     socket::Socket,
     takeover,
 };
@@ -82,46 +83,39 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 /// One connection from its first byte to its last.
 ///
 /// Differs: it may go on as a session.
-fn connection(
+pub(crate) fn connection(
     stream: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    // Boxed by themselves, so that hyper's room is free again once the session is open.
-    Box::pin(async move {
-        let upgraded = if app.config.takeover {
-            Box::pin(takeover::without_hyper(stream, &app, &mut draining)).await
-        } else {
-            Box::pin(with_hyper(stream, &app, &mut draining)).await
-        };
-        if let Some(upgraded) = upgraded {
-            session::run(app, upgraded.socket, upgraded.asked, draining).await;
-            drop(upgraded.place);
+    // Boxed, so that hyper's room is free again once the session is open.
+    let opening: Pin<Box<dyn Future<Output = _> + Send>> = if app.config.takeover {
+        Box::pin(takeover::without_hyper(stream, app, draining.clone()))
+    } else {
+        Box::pin(with_hyper(stream, app, draining.clone()))
+    };
+    opening.then(|mut session| async move {
+        // Used where it lies: what is moved has room in the future twice.
+        if let Some(session) = &mut session {
+            let ending = session.live(&mut draining).await;
+            session.end(ending).await;
         }
     })
 }
 
-/// A connection that is hyper's no more.
-pub(crate) struct Upgraded<S> {
-    pub(crate) socket: Socket<S>,
-    pub(crate) asked: Asked,
-    /// Freed when the session ends, however it ends.
-    pub(crate) place: OwnedSemaphorePermit,
-}
-
-/// The connection as long as it is hyper's. Some if it ends by an upgrade.
+/// The connection as long as it is hyper's. Some if it goes on as a session.
 ///
 /// Differs: it returns what it upgraded.
 async fn with_hyper(
     stream: TcpStream,
-    app: &Arc<App>,
-    draining: &mut watch::Receiver<bool>,
-) -> Option<Upgraded<StallGuard<TcpStream>>> {
+    app: Arc<App>,
+    mut draining: watch::Receiver<bool>,
+) -> Option<Session<StallGuard<TcpStream>>> {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     // The route knows what the session is to be: through here it tells.
     let opening = Mutex::new(None);
     let service = service_fn(|request| route::route(app.clone(), &opening, request));
-    let mut connection = pin!(http(app).serve_connection(io, service).with_upgrades());
+    let mut connection = pin!(http(&app).serve_connection(io, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -136,21 +130,24 @@ async fn with_hyper(
         .lock()
         .expect("nothing panics under this lock")
         .take();
-    upgraded(opening?).await
+    upgraded(&app, opening?).await
 }
 
-async fn upgraded(opening: Opening) -> Option<Upgraded<StallGuard<TcpStream>>> {
-    let upgraded = opening.upgrade.await;
+async fn upgraded(app: &Arc<App>, opening: Opening) -> Option<Session<StallGuard<TcpStream>>> {
+    let Opening {
+        upgrade,
+        asked,
+        limits,
+        place,
+    } = opening;
+    let upgraded = upgrade.await;
     let upgraded = upgraded.inspect_err(|error| debug!(%error, "connection ended"));
     let parts = upgraded
         .ok()?
         .downcast::<TokioIo<StallGuard<TcpStream>>>()
         .expect("it is the io that hyper was given");
-    Some(Upgraded {
-        socket: Socket::new(parts.io.into_inner(), &parts.read_buf, opening.limits),
-        asked: opening.asked,
-        place: opening.place,
-    })
+    let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, limits);
+    Some(Session::new(app, socket, asked, place))
 }
 
 /// hyper's server side of HTTP/1, with every limit that it has.

@@ -59,23 +59,16 @@ pub(crate) struct Socket<S> {
     io: S,
     max_message: usize,
     buffers: Buffers,
+    /// There may be a message in what has come.
+    unread: bool,
     /// None between two messages.
     context: Option<Box<WebSocketContext>>,
     /// A close frame has been seen or sent: the context has to remember it.
     closing: bool,
     /// Frames to be written before [`Buffers::out`], which other sockets may write as well.
     shared: Bytes,
-    /// When the last byte came.
+    /// When the last byte came, or the silence was excused.
     heard: Instant,
-}
-
-/// What the socket did.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A message came.
-    Received(Message),
-    /// All that was pushed is written.
-    Written,
 }
 
 /// A peer that broke [`Limits::fragments`].
@@ -95,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 boundary: Boundary::new(limits.fragments),
                 out: Vec::new(),
             },
+            unread: true,
             context: None,
             closing: false,
             shared: Bytes::new(),
@@ -107,12 +101,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.shared.len() + self.buffers.out.len()
     }
 
-    /// When the peer's last byte came.
+    /// Whether there may be a message in what has come.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// Until when the peer was not silent, or was excused.
     pub(crate) fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// Queues a text message, as all that is pushed; [`next`](Self::next) writes it.
+    /// The peer's silence until now does not count.
+    pub(crate) fn excuse(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// Queues a text message, as all that is pushed; [`ready`](Self::ready) writes it.
     pub(crate) fn push_text(&mut self, text: &str) {
         frame(
             text.as_bytes(),
@@ -151,38 +155,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// The next thing that happens: reads if `reading`, and writes what was pushed once there is
-    /// nothing more to read.
-    pub(crate) async fn next(&mut self, reading: bool) -> Result<Event, Error> {
+    /// Resolves when bytes have come, if they are to be read, or when all that was pushed is written.
+    pub(crate) async fn ready(&mut self, reading: bool) -> io::Result<()> {
         poll_fn(|task| {
-            if reading && let Poll::Ready(message) = self.poll_read(task) {
-                return Poll::Ready(message.map(Event::Received));
+            if reading && (self.unread || self.poll_fill(task)?.is_ready()) {
+                return Poll::Ready(Ok(()));
             }
             if self.unsent() == 0 {
                 return Poll::Pending;
             }
-            ready!(self.poll_write(task))?;
-            Poll::Ready(Ok(Event::Written))
+            self.poll_write(task)
         })
         .await
     }
 
-    fn poll_read(&mut self, task: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        loop {
-            if let Some(message) = self.buffered() {
-                return Poll::Ready(message);
-            }
-            ready!(self.poll_fill(task))?;
-        }
-    }
-
-    /// The next message of what has come already.
-    pub(crate) fn buffered(&mut self) -> Option<Result<Message, Error>> {
-        if self.context.is_none() && self.buffers.is_dry() {
+    /// The next message of what has come.
+    pub(crate) fn message(&mut self) -> Option<Result<Message, Error>> {
+        if !self.unread {
             return None;
         }
         match self.call(|context, buffers| context.read(buffers)) {
             Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                self.unread = false;
                 if self.buffers.boundary.at_rest() && !self.closing {
                     self.context = None;
                 }
@@ -216,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.heard = Instant::now();
             self.buffers.ended = buffer.filled().is_empty();
             self.buffers.come = Bytes::copy_from_slice(buffer.filled());
+            self.unread = true;
             Poll::Ready(Ok(()))
         })
     }
@@ -236,6 +231,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Pin::new(&mut self.io).poll_flush(task)
     }
 
+    /// Writes of what was pushed as much as the socket takes now.
+    pub(crate) async fn write_some(&mut self) -> io::Result<()> {
+        if self.unsent() == 0 {
+            return Ok(());
+        }
+        poll_fn(|task| match self.poll_write(task) {
+            Poll::Ready(written) => Poll::Ready(written),
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
     /// Writes all that was pushed, and then a close frame.
     pub(crate) async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
         self.closing = true;
@@ -245,8 +252,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Reads until both close frames are over, or the peer is gone, and writes what is left.
     pub(crate) async fn handshake(&mut self) -> Result<(), Error> {
-        while self.next(true).await.is_ok() {}
+        while self.receive().await.is_ok() {}
         self.finish().await
+    }
+
+    async fn receive(&mut self) -> Result<(), Error> {
+        self.ready(true).await?;
+        self.message().transpose()?;
+        Ok(())
     }
 
     async fn finish(&mut self) -> Result<(), Error> {
@@ -269,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
 impl<S: Reset> Socket<S> {
     /// Drops the connection together with what the peer did not take.
-    pub(crate) fn reset(self) {
+    pub(crate) fn reset(&self) {
         self.io.reset();
     }
 }
@@ -297,12 +310,6 @@ struct Buffers {
     boundary: Boundary,
     /// What is to be written.
     out: Vec<u8>,
-}
-
-impl Buffers {
-    fn is_dry(&self) -> bool {
-        self.come.is_empty() && !self.ended
-    }
 }
 
 impl Read for Buffers {

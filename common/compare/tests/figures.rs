@@ -100,7 +100,7 @@ async fn bytes_are_those_that_go_over_the_wire() {
 }
 
 /// A stream asks once, before the counting; a long poll and a webhook once for each message, a poll
-/// at every interval. Connections are kept, but for webhooks.
+/// at every interval. Connections are kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_and_connections_are_those_of_a_client_that_stays() {
     for (technique, measured, _) in all(|_| Faults::default(), plan).await {
@@ -114,12 +114,7 @@ async fn requests_and_connections_are_those_of_a_client_that_stays() {
             requests.contains(&steady.requests),
             "{technique}: {steady:?}"
         );
-        let connections = if technique == Technique::Webhooks {
-            21
-        } else {
-            0
-        };
-        assert_eq!(steady.connections, connections, "{technique}");
+        assert_eq!(steady.connections, 0, "{technique}");
         let empty = steady.requests - 21.min(steady.requests);
         assert!(
             (empty..empty + 3).contains(&steady.empty),

@@ -7,7 +7,7 @@
 
 use std::{fmt, str::FromStr};
 
-use hmac::{Hmac, Mac};
+use hmac::Hmac;
 use sha2::Sha256;
 
 use super::{BadSecret, Refusal, Unverified, Verified, fields, keyed, lower_hex, mac};
@@ -40,7 +40,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     let signature = digits.and_then(lower_hex).ok_or(Refusal::Malformed(
         "X-Hub-Signature-256 is not sha256= and 64 lower-case hexadecimal digits",
     ))?;
-    let fits = |secret: &Secret| mac(&secret.0, &[body.as_ref()]).finalize() == signature;
+    let fits = |secret: &Secret| mac(&secret.0, &[body.as_ref()]) == signature;
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event { body, secret }))
 }

@@ -182,9 +182,12 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Hmac<Sha256> {
-    let update = |mac: Hmac<Sha256>, part: &&[u8]| mac.chain_update(part);
-    parts.iter().fold(keyed.clone(), update)
+fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Tag {
+    let mut mac = keyed.clone();
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize()
 }
 
 /// Canonical decimal digits: no sign, no leading zero, no space. The libraries that parse loosely

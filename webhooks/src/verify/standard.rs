@@ -6,7 +6,7 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, Mac};
+use hmac::Hmac;
 use sha2::Sha256;
 
 use super::{
@@ -63,7 +63,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     let signatures = signatures(signature)?;
     check_time(time, now, tolerance)?;
     let fits = |secret: &Secret| {
-        let tag = mac(secret, id, timestamp, body.as_ref()).finalize();
+        let tag = mac(secret, id, timestamp, body.as_ref());
         signatures.contains(&tag)
     };
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
@@ -77,7 +77,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 
 /// The scheme's MAC. The timestamp goes in as the text that is in the header: a number that was
 /// parsed and printed again might be another text.
-pub(crate) fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Hmac<Sha256> {
+pub(crate) fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Tag {
     super::mac(&secret.keyed, &[id, b".", timestamp, b".", body])
 }
 
@@ -108,13 +108,15 @@ fn checked_id(field: &[u8]) -> Result<&str, Refusal> {
 
 /// The `v1` signatures among the tokens.
 fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
-    let tokens = field
-        .split(|byte| *byte == b' ')
-        .filter(|token| !token.is_empty());
-    if tokens.clone().count() > MAX_SIGNATURES {
-        return Err(Refusal::Malformed("more than 16 signatures"));
+    let tokens = field.split(|byte| *byte == b' ');
+    let tokens = tokens.filter(|token| !token.is_empty());
+    let mut signatures = Vec::new();
+    for (at, token) in tokens.enumerate() {
+        if at == MAX_SIGNATURES {
+            return Err(Refusal::Malformed("more than 16 signatures"));
+        }
+        signatures.extend(signature(token));
     }
-    let signatures: Vec<_> = tokens.filter_map(signature).collect();
     if signatures.is_empty() {
         return Err(Refusal::NoSignature);
     }
@@ -148,7 +150,7 @@ impl Secret {
     const MIN: usize = 16;
     const MAX: usize = 64;
 
-    fn new(key: Vec<u8>) -> Self {
+    pub(crate) fn new(key: Vec<u8>) -> Self {
         let keyed = keyed(&key);
         Self { key, keyed }
     }
@@ -156,6 +158,12 @@ impl Secret {
     /// A new secret of these random bytes.
     pub fn from_random(bytes: [u8; 32]) -> Self {
         Self::new(bytes.into())
+    }
+
+    /// The key's bytes, for whoever looks for what went wrong. They are for no log.
+    #[cfg(feature = "programs")]
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     /// How many bytes the key has.

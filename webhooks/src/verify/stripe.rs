@@ -3,19 +3,26 @@
 //! Source: <https://docs.stripe.com/webhooks/signature>. Its libraries disagree: a second `t` is the
 //! one that counts in Node and counts for nothing in Python; a time in the future is no matter in
 //! Node, Python, Ruby and Go, and has to be within the tolerance in PHP and .NET. Here a second `t` is
-//! refused, and the future has its own tolerance.
+//! refused, and the future has a tolerance of its own, which is [without a bound](TOLERANCE) unless asked
+//! for: a clock that is ahead there is no forgery, and a repeat is told by the event's id anyway.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
     BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, fields,
     keyed, lower_hex, mac, timestamp,
 };
-use hmac::{Hmac, Mac};
+use hmac::Hmac;
 use sha2::Sha256;
 
 /// `t=SECONDS,v1=HEX`, with another `v1` while a secret is being rolled. `v0` is for tests.
 pub const SIGNATURE: &str = "stripe-signature";
+
+/// What most of Stripe's own libraries tolerate: five minutes ago, and any time ahead.
+pub const TOLERANCE: Tolerance = Tolerance {
+    past: Duration::from_secs(300),
+    future: Duration::MAX,
+};
 
 /// One request that was signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +54,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     ))?;
     check_time(timestamp, now, tolerance)?;
     let fits = |secret: &Secret| {
-        let tag = mac(&secret.0, &[t, b".", body.as_ref()]).finalize();
+        let tag = mac(&secret.keyed, &[t, b".", body.as_ref()]);
         signatures.contains(&tag)
     };
     let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
@@ -60,18 +67,20 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 
 /// The one `t` and the `v1` signatures. What else is between the commas is for other versions.
 fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
-    let items = field.split(|byte| *byte == b',');
-    if items.clone().count() > MAX_SIGNATURES {
-        return Err(Refusal::Malformed("more than 16 parts of Stripe-Signature"));
+    let (mut time, mut signatures) = (None, Vec::new());
+    for (at, item) in field.split(|byte| *byte == b',').enumerate() {
+        if at == MAX_SIGNATURES {
+            return Err(Refusal::Malformed("more than 16 parts of Stripe-Signature"));
+        }
+        if let Some(digits) = item.strip_prefix(b"v1=") {
+            signatures.extend(lower_hex(digits));
+        } else if let Some(t) = item.strip_prefix(b"t=")
+            && time.replace(t).is_some()
+        {
+            return Err(Refusal::Repeated("t of Stripe-Signature"));
+        }
     }
-    let mut times = items.clone().filter_map(|item| item.strip_prefix(b"t="));
-    let time = times.next();
     let time = time.ok_or(Refusal::Malformed("Stripe-Signature has no t"))?;
-    if times.next().is_some() {
-        return Err(Refusal::Repeated("t of Stripe-Signature"));
-    }
-    let signatures = items.filter_map(|item| lower_hex(item.strip_prefix(b"v1=")?));
-    let signatures: Vec<_> = signatures.collect();
     if signatures.is_empty() {
         return Err(Refusal::NoSignature);
     }
@@ -81,7 +90,28 @@ fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
 /// A key as both sides keep it: the whole text, `whsec_` included. The secrets of Standard Webhooks
 /// look the same and are not: there `whsec_` is followed by the base64 of the key.
 #[derive(Clone)]
-pub struct Secret(Hmac<Sha256>);
+pub struct Secret {
+    text: String,
+    keyed: Hmac<Sha256>,
+}
+
+impl Secret {
+    fn new(text: String, key: &[u8]) -> Self {
+        let keyed = keyed(key);
+        Self { text, keyed }
+    }
+
+    /// A key that no text is.
+    #[cfg(feature = "programs")]
+    pub(crate) fn from_key(key: &[u8]) -> Self {
+        Self::new(String::new(), key)
+    }
+
+    /// The text as it was given. It is for no log.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+}
 
 impl FromStr for Secret {
     type Err = BadSecret;
@@ -95,7 +125,7 @@ impl FromStr for Secret {
                 "Stripe's secret has no white space, and this has",
             ));
         }
-        Ok(Self(keyed(text.as_bytes())))
+        Ok(Self::new(text.to_owned(), text.as_bytes()))
     }
 }
 

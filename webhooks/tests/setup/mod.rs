@@ -77,6 +77,10 @@ impl Scratch {
     pub(crate) fn inbox(&self) -> PathBuf {
         self.0.join("inbox.sqlite")
     }
+
+    pub(crate) fn feed(&self) -> PathBuf {
+        self.0.join("feed.sqlite")
+    }
 }
 
 impl Drop for Scratch {
@@ -109,7 +113,7 @@ pub(crate) async fn receiver() -> (TestServer, Feed) {
     (TestServer::start(run).await, feed)
 }
 
-/// The receiver as it is shipped, with [`SECRET`]. Dropped, it is killed.
+/// A program as it is shipped: the receiver with [`SECRET`], or the sender. Dropped, it is killed.
 pub(crate) struct Program {
     child: Child,
     pub(crate) addr: SocketAddr,
@@ -124,10 +128,25 @@ pub(crate) struct Ended {
 impl Program {
     pub(crate) fn start(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiver"));
-        command.args(["--listen", "127.0.0.1:0", "--secret", SECRET, "--inbox"]);
+        command.args(["--secret", SECRET, "--inbox"]);
         command.arg(scratch.inbox());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         adjust(&mut command);
+        Self::launch(command)
+    }
+
+    /// With its feed in a file, which keeps everything.
+    pub(crate) fn sender(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_webhooks"));
+        command.arg(format!("--feed=file:{}", scratch.feed().display()));
+        command.args(["--retain", "1000000", "--allow-http", "--allow-loopback"]);
+        adjust(&mut command);
+        Self::launch(command)
+    }
+
+    fn launch(mut command: Command) -> Self {
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.env("NO_COLOR", "1"); // loom, which `common` tests with, brings colours into the log
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         let stdout = child.stdout.take().unwrap();

@@ -1,6 +1,6 @@
 //! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
 
-use common::{Data, Retention, harness::Frame};
+use common::{Data, Draft, Feed, Retention, harness::Frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Config, socket::Limits};
+use crate::{Config, socket::Limits, subscriptions::PAGE};
 
 impl Reset for DuplexStream {
     fn reset(&self) {}
@@ -29,13 +29,19 @@ impl Peer {
         let feed = Feed::new(Retention::default());
         let app = App::new(&feed, Config::default(), ([127, 0, 0, 1], 1).into());
         let (io, server) = duplex(buffer);
-        let (drain, draining) = watch::channel(false);
+        let (drain, mut draining) = watch::channel(false);
         let limits = Limits {
             message: 65_536,
             fragments: 10,
         };
         let socket = Socket::new(server, b"", limits);
-        let session = tokio::spawn(run(Arc::new(app), socket, asked, draining));
+        let app = Arc::new(app);
+        let place = app.subscribers.clone().try_acquire_owned().unwrap();
+        let mut session = Session::new(&app, socket, asked, place);
+        let session = tokio::spawn(async move {
+            let ending = session.live(&mut draining).await;
+            session.end(ending).await;
+        });
         Self {
             io,
             feed,
@@ -159,7 +165,7 @@ async fn who_is_talking_is_not_pinged() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeats_come_as_often_as_they_were_asked_for() {
-    let every = Some(Duration::from_secs(7));
+    let every = NonZeroU16::new(7);
     let asked = Asked::Feed {
         subscription: Some(("a".parse().unwrap(), After::Latest)),
         heartbeat: every,

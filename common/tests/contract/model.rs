@@ -1,6 +1,5 @@
 //! Any schedule of publishes, trims, reclaims, reads and waits against a naive model: each reader
 //! gets every message of its topics once and in order, or gaps that add up to the truth.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +12,8 @@ use common::{
     After, Cursor, Data, Draft, Feed, FeedError, Page, PageLimit, Reason, Retention, Topic, Topics,
 };
 use proptest::prelude::*;
+
+use crate::feed;
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -86,6 +87,7 @@ fn retention() -> impl Strategy<Value = Retention> {
                 total_bytes,
                 topics,
                 idle: Duration::from_secs(idle),
+                ..Retention::default()
             },
         )
 }
@@ -220,7 +222,7 @@ fn poll(future: &mut Wait) -> Option<Page> {
 
 async fn run(retention: Retention, steps: Vec<Step>) {
     let limit = PageLimit::default();
-    let feed = Feed::new(retention);
+    let feed = feed(retention);
     let mut truth = Truth::default();
     let mut readers = ["a", "a,b,c", "a,b,c,d"].map(Reader::new);
     for step in steps {
@@ -301,7 +303,7 @@ async fn run(retention: Retention, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(crate::CASES))]
 
     #[test]
     fn every_reader_gets_each_message_once_or_a_gap_that_names_it(

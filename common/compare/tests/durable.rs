@@ -1,0 +1,68 @@
+//! One feed in a file, passed from program to program: each goes on where the one before it ended.
+
+use std::{env, fs, process};
+
+use common::{After, Feed, FeedSource, PageLimit, Retention, harness::TestServer};
+
+#[tokio::test]
+async fn any_of_the_five_goes_on_in_the_file_of_another() {
+    let folder = env::temp_dir().join(format!("durable-{}", process::id()));
+    fs::create_dir_all(&folder).expect("there is a folder for temporary files");
+    let source = FeedSource::File(folder.join("feed.sqlite"));
+    let open = || {
+        source
+            .open(Retention::default(), false)
+            .expect("it is a feed")
+    };
+    for _ in 0..2 {
+        publish(
+            TestServer::start(|listener, shutdown| {
+                short_polling::run(listener, open(), short_polling::Config::default(), shutdown)
+            })
+            .await,
+        )
+        .await;
+        publish(
+            TestServer::start(|listener, shutdown| {
+                long_polling::run(listener, open(), long_polling::Config::default(), shutdown)
+            })
+            .await,
+        )
+        .await;
+        publish(
+            TestServer::start(|listener, shutdown| {
+                webhooks::run(listener, open(), webhooks::Config::default(), shutdown)
+            })
+            .await,
+        )
+        .await;
+        publish(
+            TestServer::start(|listener, shutdown| {
+                websockets::run(listener, open(), websockets::Config::default(), shutdown)
+            })
+            .await,
+        )
+        .await;
+        publish(
+            TestServer::start(|listener, shutdown| {
+                sse::run(listener, open(), sse::Config::default(), shutdown)
+            })
+            .await,
+        )
+        .await;
+    }
+    assert_eq!(seqs(&open()).await, (1..=10).collect::<Vec<u64>>());
+    let _ = fs::remove_dir_all(&folder); // what stays is in the temporary folder
+}
+
+async fn publish(server: TestServer) {
+    assert_eq!(server.post("/topics/a", "hello").await.status, 201);
+    server.stop().await;
+}
+
+async fn seqs(feed: &Feed) -> Vec<u64> {
+    let topics = "a".parse().expect("a topic");
+    let page = feed.read(&topics, &After::Earliest, PageLimit::default());
+    let page = page.await.expect("the file is readable");
+    page.messages.iter().map(|message| message.id.seq).collect()
+}

@@ -1,0 +1,122 @@
+//! Every timer of the server, by a clock that stands still until nobody has anything to do. The
+//! client's are in `client.rs`, the second of the pulse in `src/pulse.rs`.
+
+mod setup;
+
+use std::time::Duration;
+
+use common::{Data, Draft, Feed, Retention, harness::TestServer};
+use setup::{start, start_with};
+use short_polling::Config;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::{Instant, sleep},
+};
+
+const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HALF: &[u8] = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_says_nothing_is_closed_after_seventy_five_seconds() {
+    let server = start(Config::default()).await;
+    let (mut client, opened) = (connect(&server).await, Instant::now());
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!(opened.elapsed().as_secs(), 75);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_begins_late_has_what_is_left_of_the_seventy_five_seconds() {
+    let server = start(Config::default()).await;
+    let (mut client, opened) = (connect(&server).await, Instant::now());
+    sleep(Duration::from_secs(60)).await;
+    client.write_all(&HEALTH[..20]).await.unwrap();
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!(opened.elapsed().as_secs(), 75);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_for_seventy_five_seconds_after_each_answer() {
+    let server = start(Config::default()).await;
+    let mut client = connect(&server).await;
+    for request in [
+        HEALTH,
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
+    ] {
+        sleep(Duration::from_secs(74)).await;
+        client.write_all(request).await.unwrap();
+        assert!(answer(&mut client).await.starts_with("HTTP/1.1 20"));
+    }
+    let answered = Instant::now();
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!(answered.elapsed().as_secs(), 75);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_body_is_refused_after_seventy_five_seconds() {
+    let server = start(Config::default()).await;
+    let (mut client, opened) = (connect(&server).await, Instant::now());
+    client.write_all(HALF).await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(opened.elapsed().as_secs(), 75);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let feed = Feed::new(Retention::default());
+    let draft = Draft::new(Data::text(&"x".repeat(8 << 20)));
+    feed.publish("news".parse().unwrap(), draft).await.unwrap();
+    let server = start_with(feed, config).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stalled = socket.connect(server.addr()).await.unwrap();
+    let get = b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stalled.write_all(get).await.unwrap();
+    // There is room for one connection: another is served when the first is cut.
+    let (mut next, asked) = (connect(&server).await, Instant::now());
+    next.write_all(HEALTH).await.unwrap();
+    assert!(answer(&mut next).await.ends_with("ok\n"));
+    assert_eq!(asked.elapsed().as_secs(), 30);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_open_ten_seconds_after_the_signal_is_cut() {
+    let server = start(Config::default()).await;
+    let mut client = connect(&server).await;
+    client.write_all(&[HEALTH, HALF].concat()).await.unwrap();
+    assert!(answer(&mut client).await.ends_with("ok\n"));
+    let signal = Instant::now();
+    let drained = server.stop().await;
+    assert_eq!((drained.finished, drained.cut), (0, 1));
+    assert_eq!(signal.elapsed().as_secs(), 10);
+}
+
+async fn connect(server: &TestServer) -> TcpStream {
+    let connected = TcpStream::connect(server.addr()).await;
+    connected.expect("the server listens")
+}
+
+/// One short answer. No patience: it would end before the timer that is tested.
+async fn answer(client: &mut TcpStream) -> String {
+    let mut buffer = [0; 1_024];
+    let read = client.read(&mut buffer).await.expect("it answers");
+    String::from_utf8_lossy(&buffer[..read]).into_owned()
+}
+
+/// All that comes until the server closes the connection.
+async fn rest(client: &mut TcpStream) -> String {
+    let mut rest = String::new();
+    let read = client.read_to_string(&mut rest).await;
+    read.expect("it closes in order");
+    rest
+}

@@ -1,0 +1,149 @@
+//! Kill -9, fifty times while messages are published: what was answered with 201 is in the feed, once
+//! and where the answer said.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{After, FeedSource, PageLimit, Retention, harness::Wire};
+use serde_json::Value;
+use setup::{Program, Scratch, soon};
+use tokio::{sync::Notify, task::JoinSet};
+
+const KILLS: usize = 50;
+const PUBLISHERS: usize = 8;
+
+/// What the publishers know.
+#[derive(Default)]
+struct Told {
+    next: AtomicUsize,
+    /// By the number that was published: the id that was answered.
+    ids: Mutex<BTreeMap<usize, u64>>,
+    enough: Notify,
+}
+
+/// Publishes one number after the other until the server is gone, first the one of which it does not
+/// know whether it was. Returns that of which it does not know it now.
+async fn publisher(
+    addr: SocketAddr,
+    told: Arc<Told>,
+    unsure: Option<usize>,
+    enough: usize,
+) -> usize {
+    let mut wire = Wire::connect(addr).await;
+    let mut unsure = unsure;
+    loop {
+        let next = || told.next.fetch_add(1, Ordering::Relaxed);
+        let number = unsure.take().unwrap_or_else(next);
+        let text = number.to_string();
+        let length = text.len();
+        let request = format!(
+            "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: {text}\r\nContent-Length: {length}\r\n\r\n{text}"
+        );
+        if wire.try_send(request).await.is_err() {
+            return number;
+        }
+        let answer = tokio::spawn(async move { (wire.read_response().await, wire) }).await;
+        let Ok((answer, rest)) = answer else {
+            return number; // it broke off
+        };
+        wire = rest;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let answer: Value = serde_json::from_str(answer.text()).unwrap();
+        let mut ids = told.ids.lock().unwrap();
+        ids.insert(number, seq(&answer["id"]));
+        if ids.len() >= enough {
+            told.enough.notify_one();
+        }
+    }
+}
+
+fn seq(id: &Value) -> u64 {
+    let (_, seq) = id.as_str().unwrap().split_once('-').unwrap();
+    seq.parse().unwrap()
+}
+
+/// Everything in the feed: the number of each id.
+async fn published(scratch: &Scratch) -> BTreeMap<u64, usize> {
+    let retention = Retention {
+        messages: usize::MAX,
+        ..Retention::default()
+    };
+    let feed = FeedSource::File(scratch.feed())
+        .open(retention, false)
+        .unwrap();
+    let (topics, mut after) = ("a".parse().unwrap(), After::Earliest);
+    let mut published = BTreeMap::new();
+    loop {
+        let page = feed
+            .read(&topics, &after, PageLimit::default())
+            .await
+            .unwrap();
+        assert_eq!(page.gap, None);
+        for message in &page.messages {
+            let json: Value = serde_json::from_slice(&message.json).unwrap();
+            published.insert(
+                message.id.seq,
+                json["data"].as_str().unwrap().parse().unwrap(),
+            );
+        }
+        if !page.more {
+            return published;
+        }
+        after = page.next.into();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_with_201_survives_fifty_kills_and_is_there_once() {
+    // A publisher's connection breaks off by a panic in its task, which is no failure here.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (scratch, told) = (Scratch::new(), Arc::new(Told::default()));
+    let mut unsure = vec![None; PUBLISHERS];
+    let mut highest = 0;
+    for kill in 1..=KILLS {
+        let sender = Program::sender(&scratch, |_| {});
+        let before = told.ids.lock().unwrap().clone();
+        let enough = before.len() + 10 + kill % 7 * 5;
+        let repeats: BTreeSet<usize> = unsure.iter().copied().flatten().collect();
+        let mut publishers = JoinSet::new();
+        for unsure in unsure.drain(..) {
+            publishers.spawn(publisher(sender.addr, told.clone(), unsure, enough));
+        }
+        soon(told.enough.notified()).await;
+        // Not always at the same point of a commit.
+        tokio::time::sleep(Duration::from_micros(137 * kill as u64)).await;
+        sender.kill();
+        while let Some(ended) = soon(publishers.join_next()).await {
+            unsure.push(Some(ended.expect("what was answered was 201")));
+        }
+        let ids = told.ids.lock().unwrap().clone();
+        let is_new = |number: &usize| !before.contains_key(number) && !repeats.contains(number);
+        let new = ids.iter().filter(|(number, _)| is_new(number));
+        assert!(new.clone().all(|(_, id)| *id > highest), "ids go on and on");
+        highest = ids.values().copied().max().unwrap_or(0);
+    }
+    let _ = std::panic::take_hook();
+
+    let published = published(&scratch).await;
+    let ids = told.ids.lock().unwrap().clone();
+    for (number, id) in &ids {
+        assert_eq!(
+            published.get(id),
+            Some(number),
+            "answered with 201 and lost"
+        );
+    }
+    let unique: BTreeSet<&usize> = published.values().collect();
+    assert_eq!(unique.len(), published.len(), "none is there twice");
+    assert!(ids.len() > KILLS * 10, "there was a load");
+}

@@ -1,0 +1,465 @@
+//! The receiver before those who forge, flood and lie, and what its log tells of them.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use common::harness::{End, Reply, Wire};
+use hmac::{Hmac, KeyInit, Mac};
+use setup::{EVENT, Program, SECRET, Scratch, listed, now, receiver, request, send, signed, soon};
+use sha2::Sha256;
+use tokio::{sync::watch, task::JoinSet, time::interval};
+use webhooks::{sign::sign, verify::standard::Secret};
+
+const STRIPE: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
+const GITHUB: &str = "It's a Secret to Everybody";
+const TELEGRAM: &str = "AbC_-123";
+const HEAD: &str =
+    "POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+
+/// The head of a genuine event without its length.
+fn head(id: &str) -> String {
+    let fields = signed(id, EVENT).map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!("{HEAD}{}", fields.concat())
+}
+
+#[tokio::test]
+async fn an_endless_body_is_refused_at_the_limit_and_the_connection_ends() {
+    let (server, _) = receiver().await;
+    let mut wire = server.wire().await;
+    wire.send(format!("{}Transfer-Encoding: chunked\r\n\r\n", head("m")))
+        .await;
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(0x400));
+    // It throws away a mebibyte, so that the answer is read, and then no more.
+    let mut sent = 0;
+    while sent < 64 << 20 && wire.try_send(&chunk).await.is_ok() {
+        sent += chunk.len();
+    }
+    assert!(sent < 64 << 20, "nobody reads it for ever");
+    let mut wire = server.wire().await;
+    wire.send(format!("{}Transfer-Encoding: chunked\r\n\r\n", head("m")))
+        .await;
+    wire.send(chunk.repeat(2)).await;
+    wire.send("0\r\n\r\n").await;
+    assert_eq!(wire.read_response().await.status, 413);
+    assert_eq!(listed(&server.client()).await, [""; 0]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_length_that_is_too_short_signs_another_body() {
+    let (server, _) = receiver().await;
+    let mut wire = server.wire().await;
+    let short = EVENT.len() - 1;
+    wire.send(format!(
+        "{}Content-Length: {short}\r\n\r\n{EVENT}",
+        head("m")
+    ))
+    .await;
+    assert_eq!(wire.read_response().await.status, 401);
+    // What is left over is no request.
+    assert_eq!(wire.closed().await.0, End::Eof);
+    assert_eq!(listed(&server.client()).await, [""; 0]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_length_that_is_too_long_is_waited_for_until_the_read_deadline() {
+    let (server, _) = receiver().await;
+    let long = format!(
+        "{}Content-Length: {}\r\n\r\n{EVENT}",
+        head("m"),
+        EVENT.len() + 1
+    );
+    let mut wire = server.wire().await;
+    wire.send(&long).await;
+    assert_eq!(wire.read_response().await.status, 408);
+    assert_eq!(wire.closed().await.0, End::Eof);
+    let mut wire = server.wire().await;
+    wire.send(&long).await;
+    wire.half_close().await;
+    let (_, answer) = wire.closed().await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(listed(&server.client()).await, [""; 0]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn two_lengths_are_one_too_many() {
+    let (server, _) = receiver().await;
+    let length = EVENT.len();
+    for lengths in [
+        format!("Content-Length: {length}\r\nContent-Length: 0\r\n"),
+        format!("Content-Length: -{length}\r\n"),
+        format!("Content-Length: +{length}\r\n"),
+        "Content-Length: 18446744073709551616\r\n".to_owned(),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(format!("{}{lengths}\r\n{EVENT}", head("m")))
+            .await;
+        assert_eq!(wire.read_response().await.status, 400, "{lengths}");
+    }
+    assert_eq!(listed(&server.client()).await, [""; 0]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_replays_are_one_event() {
+    let (server, _) = receiver().await;
+    let mut wire = server.wire().await;
+    wire.send(request("m").repeat(1_000)).await;
+    for _ in 0..1_000 {
+        assert_eq!(wire.read_response().await.status, 200);
+    }
+    assert_eq!(listed(&server.client()).await, ["m"]);
+    server.stop().await;
+}
+
+/// A receiver for all four senders, in a process of its own whose log can be read.
+fn program(scratch: &Scratch) -> Program {
+    Program::start(scratch, |receiver| {
+        receiver.args(["--stripe-secret", STRIPE, "--github-secret", GITHUB]);
+        receiver.args(["--telegram-secret", TELEGRAM]);
+    })
+}
+
+type Fields = Vec<(&'static str, String)>;
+
+async fn post(program: &Program, path: &str, fields: Fields, body: &str) -> Reply {
+    let client = program.client();
+    let mut request = client.post(path, body.to_owned());
+    for (name, value) in &fields {
+        request = request.header(name, value);
+    }
+    request
+        .header("content-type", "application/json")
+        .send()
+        .await
+}
+
+fn standard(key: &Secret, time: u64, body: &str) -> Fields {
+    sign(std::slice::from_ref(key), "m", time, body.as_bytes()).into()
+}
+
+/// Stripe's field, with the HMAC of these bytes of a key.
+fn stripe(key: &[u8], time: u64, body: &str) -> Fields {
+    let mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    let mac = mac.chain_update(format!("{time}.{body}")).finalize();
+    vec![(
+        "stripe-signature",
+        format!("t={time},v1={}", hex::encode(mac.into_bytes())),
+    )]
+}
+
+fn bytes_of(secret: &str) -> Vec<u8> {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    STANDARD.decode(&secret["whsec_".len()..]).unwrap()
+}
+
+/// A Standard Webhooks field whose key is all of this text.
+fn standard_by_text(text: &str, body: &str) -> Fields {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let mac = Hmac::<Sha256>::new_from_slice(text.as_bytes()).unwrap();
+    let mac = mac.chain_update(format!("m.{}.{body}", now())).finalize();
+    vec![
+        ("webhook-id", "m".to_owned()),
+        ("webhook-timestamp", now().to_string()),
+        (
+            "webhook-signature",
+            format!("v1,{}", STANDARD.encode(mac.into_bytes())),
+        ),
+    ]
+}
+
+/// Each mistake that is made in practice, and what the log says of it. The sender hears the same of all.
+#[tokio::test]
+async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
+    let key: Secret = SECRET.parse().unwrap();
+    let other = Secret::from_random([9; 32]);
+    let pretty = "{\n  \"type\": \"a\",\n  \"data\": []\n}";
+    let compact = "{\"type\":\"a\",\"data\":[]}";
+    let genuine = standard(&key, now(), EVENT);
+    let without = |name: &str| -> Fields {
+        genuine
+            .iter()
+            .filter(|field| field.0 != name)
+            .cloned()
+            .collect()
+    };
+    let with = |name: &str, value: &str| {
+        let mut fields = without(name);
+        fields.push((
+            genuine.iter().find(|it| it.0 == name).unwrap().0,
+            value.to_owned(),
+        ));
+        fields
+    };
+    let s = "/webhook/stripe";
+    let rows: Vec<(&str, Fields, &str, &str)> = vec![
+        (
+            "/webhook",
+            vec![],
+            EVENT,
+            "webhook-id is absent: is the sender set up to sign?",
+        ),
+        (
+            "/webhook",
+            without("webhook-signature"),
+            EVENT,
+            "webhook-signature is absent",
+        ),
+        (
+            "/webhook",
+            stripe(STRIPE.as_bytes(), now(), EVENT),
+            EVENT,
+            "it has stripe-signature, which belongs to /webhook/stripe",
+        ),
+        (
+            "/webhook",
+            standard(&other, now(), EVENT),
+            EVENT,
+            "no signature fits: another endpoint's secret",
+        ),
+        (
+            "/webhook",
+            standard(&key, now(), pretty),
+            compact,
+            "the body was parsed and written anew: it was signed indented by two spaces",
+        ),
+        (
+            "/webhook",
+            standard(&key, now(), compact),
+            pretty,
+            "it was signed without white space",
+        ),
+        (
+            "/webhook",
+            standard_by_text(SECRET, EVENT),
+            EVENT,
+            "the wrong kind of secret",
+        ),
+        (
+            "/webhook",
+            standard(&STRIPE.parse().unwrap(), now(), EVENT),
+            EVENT,
+            "the wrong kind of secret",
+        ),
+        (
+            "/webhook",
+            standard(&key, now() - 4_000, EVENT),
+            EVENT,
+            "s ago: a replay, a proxy that held it, or a stale clock there: the signature fits",
+        ),
+        (
+            "/webhook",
+            standard(&key, now() + 4_000, EVENT),
+            EVENT,
+            "the signature fits: this machine's clock is behind",
+        ),
+        (
+            "/webhook",
+            with("webhook-signature", "v1a,AAAA"),
+            EVENT,
+            "no signature is of a version that is verified here",
+        ),
+        (
+            "/webhook",
+            with("webhook-timestamp", "soon"),
+            EVENT,
+            "webhook-timestamp is not a whole number",
+        ),
+        (
+            s,
+            stripe(&bytes_of(STRIPE), now(), EVENT),
+            EVENT,
+            "the wrong kind of secret",
+        ),
+        (
+            s,
+            stripe(SECRET.as_bytes(), now(), EVENT),
+            EVENT,
+            "the wrong kind of secret",
+        ),
+        (
+            s,
+            stripe(STRIPE.as_bytes(), now(), pretty),
+            compact,
+            "it was signed indented by two spaces",
+        ),
+        (
+            s,
+            stripe(STRIPE.as_bytes(), now() - 4_000, EVENT),
+            EVENT,
+            "the signature fits",
+        ),
+        (
+            s,
+            stripe(b"forged", now() - 4_000, EVENT),
+            EVENT,
+            "or a stale clock there",
+        ),
+        (
+            "/webhook/github",
+            vec![],
+            EVENT,
+            "x-hub-signature-256 is absent",
+        ),
+        (
+            "/webhook/github",
+            vec![(
+                "x-hub-signature-256",
+                "sha256=".to_owned() + &"0".repeat(64),
+            )],
+            EVENT,
+            "no signature fits",
+        ),
+        (
+            "/webhook/telegram",
+            vec![("x-telegram-bot-api-secret-token", "guess".into())],
+            EVENT,
+            "no signature fits",
+        ),
+    ];
+    for (path, fields, body, cause) in rows {
+        let scratch = Scratch::new();
+        let program = program(&scratch);
+        let values: Vec<String> = fields.iter().map(|field| field.1.clone()).collect();
+        let reply = post(&program, path, fields, body).await;
+        assert!([400, 401].contains(&reply.status.as_u16()), "{cause}");
+        if reply.status == 401 {
+            assert_eq!(reply.json()["detail"], "not genuine");
+        }
+        let log = soon(program.stop()).await.log;
+        assert!(log.contains(cause), "{cause}: {log}");
+        let secrets = [SECRET, STRIPE, GITHUB, TELEGRAM];
+        let secrets = secrets
+            .iter()
+            .map(|secret| secret.trim_start_matches("whsec_"));
+        for secret in secrets.chain(values.iter().map(String::as_str).filter(|it| it.len() > 12)) {
+            assert!(!log.contains(secret), "{log}");
+        }
+        for part in values.iter().flat_map(|value| value.split(['=', ','])) {
+            assert!(part.len() < 12 || !log.contains(part), "{log}");
+        }
+    }
+}
+
+fn forged() -> Bytes {
+    let zero = format!("v1,{}=", "A".repeat(43));
+    let fields = format!(
+        "webhook-id: m\r\nwebhook-timestamp: {}\r\nwebhook-signature: {zero}\r\n",
+        now()
+    );
+    format!(
+        "{HEAD}{fields}Content-Length: {}\r\n\r\n{EVENT}",
+        EVENT.len()
+    )
+    .into()
+}
+
+#[tokio::test]
+async fn a_flood_of_forged_requests_fills_no_log_and_is_counted() {
+    let scratch = Scratch::new();
+    let program = program(&scratch);
+    let mut wire = program.wire().await;
+    let started = Instant::now();
+    for _ in 0..20 {
+        wire.send(forged().repeat(100)).await;
+        for _ in 0..100 {
+            assert_eq!(wire.read_response().await.status, 401);
+        }
+    }
+    // Another sender's mistake is told all the same.
+    post(&program, "/webhook/github", vec![], EVENT).await;
+    // The count comes when its second is over; what is written after it shows that it was.
+    let windows = started.elapsed().as_secs() as usize + 1;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let log = soon(program.stop()).await.log;
+    assert!(log.contains("x-hub-signature-256 is absent"), "{log}");
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("no signature fits"))
+        .count();
+    assert!(
+        (10..=10 * (windows + 1)).contains(&lines),
+        "{lines} in {windows} s"
+    );
+    let counted: usize = log
+        .lines()
+        .filter_map(|line| line.split_once("left_out=")?.1.trim().parse::<usize>().ok())
+        .sum();
+    assert_eq!(lines + counted, 2_000, "{log}");
+}
+
+const FLOOD: u32 = 10_000; // forged requests a second
+const FLOODERS: u32 = 20;
+const SECONDS: u64 = 5;
+
+/// Genuine events, ten milliseconds apart, and how long each took.
+async fn genuine(program: &Program, name: &str) -> Vec<Duration> {
+    let client = program.client();
+    let mut times = Vec::new();
+    let mut ticks = interval(Duration::from_millis(10));
+    for number in 0..SECONDS * 100 {
+        ticks.tick().await;
+        let started = Instant::now();
+        assert_eq!(send(&client, &format!("{name}{number}")).await.status, 200);
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
+/// Its share of the flood, each tick's at once, until `stop`. Returns how many were answered 401.
+async fn flood(addr: SocketAddr, stop: watch::Receiver<bool>) -> u32 {
+    let mut wire = Wire::connect(addr).await;
+    let mut ticks = interval(Duration::from_millis(20));
+    let each = FLOOD / FLOODERS / 50;
+    let mut refused = 0;
+    while !*stop.borrow() {
+        ticks.tick().await;
+        wire.send(forged().repeat(each as usize)).await;
+        for _ in 0..each {
+            assert_eq!(wire.read_response().await.status, 401);
+        }
+        refused += each;
+    }
+    refused
+}
+
+/// `.ci/webhooks` runs it, in a release build: ten seconds, and figures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn while_ten_thousand_a_second_are_forged_the_genuine_pass() {
+    let scratch = Scratch::new();
+    let program = program(&scratch);
+    let quiet = genuine(&program, "quiet").await;
+    let (end, stop) = watch::channel(false);
+    let mut flooders = JoinSet::new();
+    for _ in 0..FLOODERS {
+        flooders.spawn(flood(program.addr, stop.clone()));
+    }
+    let started = Instant::now();
+    let flooded = genuine(&program, "flooded").await;
+    end.send_replace(true);
+    let refused: u32 = soon(flooders.join_all()).await.iter().sum();
+    let rate = f64::from(refused) / started.elapsed().as_secs_f64();
+    let p99 = |times: &[Duration]| times[times.len() * 99 / 100].as_secs_f64() * 1_000.0;
+    println!(
+        "{rate:.0} forged a second: genuine p99 {:.1} ms, and without them {:.1} ms",
+        p99(&flooded),
+        p99(&quiet)
+    );
+    assert!(rate > f64::from(FLOOD) * 0.9, "the flood was one");
+    assert!(p99(&flooded) < 1_000.0);
+    assert_eq!(
+        listed(&program.client()).await.len(),
+        SECONDS as usize * 200
+    );
+}

@@ -1,0 +1,252 @@
+//! The sender before an endpoint that means it harm, and its connections to one that does not.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::time::Duration;
+
+use common::harness::{TestServer, Wire};
+use serde_json::{Value, json};
+use setup::{Called, OK, SHORT, Sink, endpoint, local, publish, register, soon, start};
+use webhooks::{Config, schedule::Schedule};
+
+/// One attempt for each message, within a short time.
+fn hasty() -> Config {
+    Config {
+        attempt_timeout: SHORT,
+        schedule: Schedule::new([]),
+        ..local()
+    }
+}
+
+async fn attempts(sender: &TestServer, path: &str) -> Vec<Value> {
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    deliveries["attempts"].as_array().unwrap().clone()
+}
+
+/// One more request on a connection that is open.
+async fn again(wire: Wire) -> Called {
+    let mut called = Called {
+        wire,
+        head: String::new(),
+        body: Vec::new(),
+    };
+    called.head = called.wire.read_head().await;
+    let length = called.field("content-length").parse().unwrap();
+    called.body = called.wire.read_exact(length).await;
+    called
+}
+
+/// The endpoint answers one delivery with `answer`, sends `then` for as long as that is taken, and the
+/// delivery fails with `class`.
+async fn fails(answer: &str, then: &str, class: &str) {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    called.wire.send(answer).await;
+    while !then.is_empty() && called.wire.try_send(then).await.is_ok() {}
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    let attempts = attempts(&sender, &path).await;
+    assert_eq!(attempts[0]["error"], class, "{answer}: {attempts:?}");
+    assert_eq!(sender.get("/healthz").await.status, 200);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_interim_answers_is_ended() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(100);
+    fails("", &interim, "broken").await;
+}
+
+#[tokio::test]
+async fn chunks_and_lengths_that_are_none_break_it_off() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 99999 OK\r\n\r\n",
+    ] {
+        fails(answer, "", "broken").await;
+    }
+}
+
+#[tokio::test]
+async fn endless_extensions_of_a_chunk_are_ended() {
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+    fails(head, &"x".repeat(1_024), "broken").await;
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_metadata_service_is_told_and_not_followed() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    sink.answers("HTTP/1.1 307 T\r\nLocation: http://169.254.169.254/latest/meta-data/\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    let dead = endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    let told =
+        "answered 307 Temporary Redirect; not followed to http://169.254.169.254/latest/meta-data/";
+    assert_eq!(dead["last_error"], told);
+    sender.stop().await;
+}
+
+/// No encoding is asked for, and none is undone.
+#[tokio::test]
+async fn a_bomb_is_so_many_bytes_and_not_what_they_unpack_to() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    assert!(!called.head.to_lowercase().contains("accept-encoding"));
+    let bomb = "\u{1f}\u{8}".repeat(500);
+    let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length";
+    called
+        .wire
+        .send(format!("{head}: {}\r\n\r\n{bomb}", bomb.len()))
+        .await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_after_beyond_all_measure_is_a_day_or_nothing() {
+    for (asked, expected) in [("99999999999999999999", 86_400), ("1e99", 0)] {
+        let config = Config {
+            schedule: Schedule::new([Duration::ZERO]),
+            ..local()
+        };
+        let (sender, sink) = (start(config).await, Sink::open().await);
+        let path = register(&sender, &sink.url()).await;
+        publish(&sender, "hello").await;
+        sink.answers(&format!(
+            "HTTP/1.1 500 S\r\nRetry-After: {asked}\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await;
+        endpoint(&sender, &path, |endpoint| {
+            endpoint["last_error"].is_string()
+        })
+        .await;
+        let attempt = attempts(&sender, &path).await[0].clone();
+        let time =
+            |field: &str| humantime::parse_rfc3339(attempt[field].as_str().unwrap()).unwrap();
+        let pause = time("next_attempt").duration_since(time("at")).unwrap();
+        assert!(
+            (expected..expected + 60).contains(&pause.as_secs()),
+            "{pause:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn gone_is_the_end_of_a_delivery() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    sink.answers("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    assert_eq!(attempts(&sender, &path).await.len(), 1);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn an_overload_spends_no_other_messages_attempts() {
+    for status in [429, 502, 503, 504] {
+        let config = Config {
+            schedule: Schedule::new([Duration::from_secs(3_600)]),
+            ..local()
+        };
+        let (sender, sink) = (start(config).await, Sink::open().await);
+        let path = register(&sender, &sink.url()).await;
+        publish(&sender, "first").await;
+        sink.answers(&format!("HTTP/1.1 {status} S\r\nContent-Length: 0\r\n\r\n"))
+            .await;
+        let paused = endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+        publish(&sender, "second").await;
+        let still = sender.get(&path).await.json();
+        assert_eq!(
+            still["after"], paused["after"],
+            "{status}: it is not claimed"
+        );
+        assert_eq!(attempts(&sender, &path).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_the_next_delivery() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "0").await;
+    let mut called = sink.called().await;
+    for number in 1..5 {
+        called.wire.send(OK).await;
+        endpoint(&sender, &path, |endpoint| endpoint["delivered"] == number).await;
+        publish(&sender, &number.to_string()).await;
+        called = soon(again(called.wire)).await;
+        assert_eq!(called.text(), number.to_string());
+    }
+    called.wire.send(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 5).await;
+    sender.stop().await;
+}
+
+/// As servers do whose idle limit is over just when the next request comes.
+#[tokio::test]
+async fn a_kept_connection_that_ends_without_an_answer_costs_no_attempt() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    let mut called = sink.called().await;
+    called.wire.send(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    publish(&sender, "second").await;
+    again(called.wire).await.wire.reset();
+    assert_eq!(sink.answers(OK).await, "second");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    let attempts = attempts(&sender, &path).await;
+    assert_eq!(attempts.len(), 2);
+    assert!(
+        attempts
+            .iter()
+            .all(|attempt| attempt["status"] == json!(200))
+    );
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_began_to_answer_is_a_failure_like_any() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    let mut called = sink.called().await;
+    called.wire.send(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    publish(&sender, "second").await;
+    let mut called = again(called.wire).await;
+    called.wire.send("HTTP/1.1 2").await;
+    called.wire.half_close().await;
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    assert_eq!(attempts(&sender, &path).await[1]["error"], "broken");
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_follows_16_kib_is_left_unread_and_the_connection_is_not_kept() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "first").await;
+    let mut called = sink.called().await;
+    let long = "x".repeat(20_000);
+    called
+        .wire
+        .send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n{long}"
+        ))
+        .await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    called.wire.closed().await;
+    sender.stop().await;
+}

@@ -1,0 +1,117 @@
+// The page in a browser: its chat and its chart show what comes, say when the connection is lost, and
+// catch up; and a page of another origin gets nothing.
+
+import {
+  FaultProxy, Server, check, freePort, startChromium, startNginx,
+} from "./kit.js";
+
+const chromium = await startChromium();
+await thePage();
+await behindNginx();
+await chromium.close();
+process.exit(0);
+
+async function thePage() {
+  let server = await Server.start(["--drain", "1"], await freePort());
+  const proxy = await FaultProxy.start(server.port);
+  const [alice, bob] = [await open(proxy.url), await open(proxy.url)];
+  await say(alice, "hello");
+  await hears(bob, "Alice: hello");
+  await alice.click("#trade");
+  await bob.waitForFunction(`document.getElementById("line").getAttribute("points")?.split(" ").length > 3`);
+  await alice.click("#trade");
+
+  // What is said while Bob is away is there when he is back.
+  const [state, opened] = [bob.locator("#state"), await lines(bob)];
+  await bob.evaluate(`states = []; new MutationObserver(() =>
+    states.push(document.getElementById("state").className)).observe(document.getElementById("state"), { attributes: true })`);
+  await proxy.cut();
+  await server.publish("chat", "said while you were away");
+  await hears(bob, "said while you were away");
+  await bob.waitForFunction(`document.getElementById("state").className === "live"`);
+  const states = await bob.evaluate("states");
+  check(states.includes("retrying") && states.at(-1) === "live", `lost and live again: ${states}`);
+  check((await lines(bob)) === opened + 1, "nothing is shown twice");
+
+  // What is said to a server that is not there is sent when it is, once.
+  await server.stop();
+  await bob.waitForFunction(`document.getElementById("state").className === "retrying"`);
+  await say(alice, "to nobody yet");
+  server = await Server.start(["--drain", "1"], server.port);
+  await hears(bob, "Alice: to nobody yet");
+  const gaps = await bob.locator("#log li.gap").count();
+  check(gaps > 0, "a restart is a gap, and the page says so");
+  check((await bob.getByText("to nobody yet").count()) === 1, "what was not acknowledged counts once");
+  console.log(`the page: chat and chart live, ${await state.textContent()} again after a cut and a restart, ${gaps} gaps shown`);
+
+  await refusesOthers(server);
+  await alice.close();
+  await bob.close();
+  await server.stop();
+}
+
+// A browser sends cookies along with a foreign page's WebSocket: the origin is all there is to see.
+async function refusesOthers(server) {
+  const foreign = await FaultProxy.start(server.port);
+  const page = await chromium.newPage();
+  await page.goto(`${foreign.url}/healthz`);
+  const [opened, code] = await page.evaluate(`new Promise((resolve) => {
+    const socket = new WebSocket("${server.url.replace("http", "ws")}/topics/chat");
+    let opened = false;
+    socket.onopen = () => (opened = true);
+    socket.onclose = ({ code }) => resolve([opened, code]);
+  })`);
+  check(!opened && code === 1006, "a page of another origin does not get in");
+  console.log("a page of another origin: refused");
+  await page.close();
+}
+
+// `Host $host` loses the port, and with it what the server knows to be its own origin.
+async function behindNginx() {
+  const port = await freePort();
+  const origin = `http://localhost:${port}`;
+  for (const [allowed, args] of [[false, []], [true, ["--allow-origin", origin]]]) {
+    const server = await Server.start(args);
+    const nginx = await startNginx(() => `
+      server {
+        listen 127.0.0.1:${port};
+        location / {
+          proxy_pass ${server.url};
+          proxy_http_version 1.1;
+          proxy_set_header Upgrade $http_upgrade;
+          proxy_set_header Connection upgrade;
+          proxy_set_header Host $host;
+        }
+      }`, [port]);
+    const page = await chromium.newPage();
+    await page.goto(origin);
+    const due = allowed ? `=== "live"` : `=== "retrying" && document.getElementById("state").textContent.startsWith("lost")`;
+    await page.waitForFunction(`document.getElementById("state").className ${due}`);
+    console.log(`behind nginx with Host $host, ${allowed ? "with" : "without"} --allow-origin: ${allowed ? "live" : "refused"}`);
+    await page.close();
+    nginx.end();
+    await nginx.exited;
+    await server.stop();
+  }
+}
+
+async function open(url) {
+  const page = await chromium.newPage();
+  await page.goto(url);
+  await page.waitForFunction(`document.getElementById("state").className === "live"`);
+  return page;
+}
+
+async function say(page, text) {
+  await page.fill("#name", "Alice");
+  await page.fill("#text", text);
+  await page.click("#say button");
+}
+
+async function hears(page, text) {
+  await page.getByText(text).waitFor();
+}
+
+async function lines(page) {
+  return page.locator("#log li").count();
+}
