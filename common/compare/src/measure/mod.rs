@@ -94,8 +94,9 @@ impl Scale {
     /// Deliveries and clients of all runs: what the progress bar counts.
     fn total(&self) -> usize {
         let rows = Row::ALL.iter();
-        let polled = rows.filter(|row| row.polls() && self.counts(**row)).count();
-        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + polled);
+        let without = rows.filter(|row| row.requests() && self.counts(**row));
+        let without = without.count();
+        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + without);
         let latencies = (self.latencies + 1) * 4;
         let load = |(_, messages): &(u32, usize)| (messages + 1) * LOADED.len() * CLIENTS;
         let loads: usize = self.loads.iter().map(load).sum();
@@ -211,7 +212,7 @@ impl Bench {
         for row in Row::ALL {
             parts.spawn(self.clone().patient(row));
             parts.spawn(self.clone().idle(row));
-            if row.polls() && self.scale.counts(row) {
+            if row.requests() && self.scale.counts(row) {
                 parts.spawn(self.clone().without_keep_alive(row));
             }
         }
@@ -269,8 +270,9 @@ impl Bench {
         if row.polls() {
             let share = lane.steady.empty as f64 / lane.steady.requests.max(1) as f64;
             run.note(row, Figure::Empty, share);
-        } else {
-            // Whether to keep a connection is not up to the client.
+        }
+        if !row.requests() {
+            // One connection is all there is, either way.
             run.note(
                 row,
                 Figure::ConnectionsClosed,
