@@ -28,6 +28,8 @@ struct Chart {
     title: &'static str,
     x: &'static str,
     y: &'static str,
+    /// Where the lines leave room.
+    legend: SeriesLabelPosition,
     lines: Vec<Line>,
 }
 
@@ -86,6 +88,7 @@ fn charts(report: &Report) -> Vec<Chart> {
             title: "Bytes on the wire per message",
             x: "messages a second",
             y: "bytes",
+            legend: SeriesLabelPosition::UpperRight,
             lines: by_rate(&|point| Some(point.bytes)),
         },
         Chart {
@@ -93,6 +96,7 @@ fn charts(report: &Report) -> Vec<Chart> {
             title: "Server CPU per delivery",
             x: "messages a second",
             y: "microseconds",
+            legend: SeriesLabelPosition::UpperRight,
             lines: by_rate(&|point| Some(point.cpu? * 1e6)),
         },
         Chart {
@@ -100,6 +104,7 @@ fn charts(report: &Report) -> Vec<Chart> {
             title: "Latency under load (p99, five clients)",
             x: "messages a second",
             y: "milliseconds",
+            legend: SeriesLabelPosition::MiddleRight,
             lines: by_rate(&|point| Some(point.p99 * 1e3)),
         },
         Chart {
@@ -107,6 +112,7 @@ fn charts(report: &Report) -> Vec<Chart> {
             title: "Server memory for clients that wait",
             x: "clients",
             y: "MiB",
+            legend: SeriesLabelPosition::UpperLeft,
             lines: lines(&memory),
         },
     ]
@@ -141,6 +147,8 @@ impl Chart {
             .configure_mesh()
             .x_desc(self.x)
             .y_desc(self.y)
+            .x_label_formatter(&f64::to_string)
+            .y_label_formatter(&f64::to_string)
             .label_style(("sans-serif", 13))
             .light_line_style(WHITE)
             .draw()?;
@@ -164,7 +172,7 @@ impl Chart {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(self.legend.clone())
             .background_style(WHITE.mix(0.8))
             .label_font(("sans-serif", 13))
             .draw()?;

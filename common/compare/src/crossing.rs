@@ -50,7 +50,7 @@ fn crossing(apart: &[(f64, f64)]) -> Option<(f64, bool)> {
     let clear = |(_, apart): &&(f64, f64)| apart.abs() > APART.ln();
     let clear: Vec<&(f64, f64)> = apart.iter().filter(clear).collect();
     let crossed = |pair: &&[&(f64, f64)]| pair[0].1 * pair[1].1 < 0.0;
-    let crossing = clear.windows(2).filter(crossed).last()?;
+    let crossing = clear.windows(2).rfind(crossed)?;
     let [(before, from), (after, to)] = [crossing[0], crossing[1]];
     let share = from / (from - to);
     let rate = (before.ln() + (after.ln() - before.ln()) * share).exp();

@@ -49,6 +49,11 @@ impl Row {
         )
     }
 
+    /// Whether each message, or each poll, is a request of its own.
+    pub fn requests(self) -> bool {
+        self.polls() || self.technique == Technique::Webhooks
+    }
+
     /// Between two polls.
     pub fn interval(self) -> Duration {
         Duration::from_secs(self.interval.max(1))

@@ -57,11 +57,8 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// Those that are turned here.
     #[command(flatten)]
-    #[allow(
-        missing_docs,
-        reason = "a doc comment here would become the help of the command"
-    )]
     pub knobs: Knobs,
     /// Drain when standard input ends: the process that has started this one is gone.
     #[arg(long)]

@@ -106,6 +106,12 @@ fn cell(report: &Report, row: Row, figure: Figure) -> String {
     }
 }
 
+/// The same in a sentence, where the runs' spread would be in the way.
+fn median(report: &Report, row: Row, figure: Figure) -> String {
+    let median = report.median(row, figure);
+    median.map_or("–".to_owned(), |median| value(median, figure.unit()))
+}
+
 /// The median, and by how much the runs were apart if that is worth a word.
 fn shown(spread: Spread, unit: Unit) -> String {
     let median = value(spread.median, unit);
@@ -190,7 +196,7 @@ fn overtaking(report: &Report) -> String {
 /// The usual conclusions, each with its number.
 fn which(report: &Report) -> String {
     let [often, polled, _, long, webhooks, websockets, sse] = Row::ALL;
-    let of = |row, figure| cell(report, row, figure);
+    let of = |row, figure| median(report, row, figure);
     format!(
         "**Which one do I take?**
 
@@ -231,7 +237,7 @@ fn contradictions(report: &Report) -> String {
         }
     }
     let [often, polled, seldom, long, _, websockets, _] = Row::ALL;
-    let of = |row, figure| cell(report, row, figure);
+    let of = |row, figure| median(report, row, figure);
     format!(
         "**Where the numbers contradict the folklore**
 

@@ -37,7 +37,7 @@ pub struct Subscription {
     pub after: String,
     /// Between two polls, where there are any.
     pub interval: Duration,
-    /// Whether polls keep their connection.
+    /// Whether polls, and a receiver's answers, keep their connection.
     pub keep_alive: bool,
     /// Who is called, where somebody is; `None` begins to listen.
     pub receiver: Option<Arc<Receiver>>,

@@ -55,6 +55,8 @@ pub struct Receiver {
 struct Shared {
     secret: Secret,
     traffic: Arc<Traffic>,
+    /// Whether connections are kept.
+    keep_alive: bool,
     /// Answers 503: nothing is received.
     paused: AtomicBool,
     /// What was received before; repeats are dropped.
@@ -68,6 +70,11 @@ impl Receiver {
     /// # Errors
     /// If there is none.
     pub async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
+        Self::listen_as(traffic, true).await
+    }
+
+    /// The same, and says whether it wants to keep a connection after its answer.
+    pub(super) async fn listen_as(traffic: Arc<Traffic>, keep_alive: bool) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
@@ -75,6 +82,7 @@ impl Receiver {
         let shared = Arc::new(Shared {
             secret: SECRET.parse().expect("the constant is a secret"),
             traffic,
+            keep_alive,
             paused: AtomicBool::new(false),
             seen: Mutex::default(),
             deliveries,
@@ -141,9 +149,11 @@ async fn listen(
         };
         stream.set_nodelay(true)?;
         let counted = Counted::new(stream, shared.traffic.clone());
+        let mut http = http1::Builder::new();
+        http.keep_alive(shared.keep_alive);
         let shared = shared.clone();
         let service = service_fn(move |request| answer(shared.clone(), request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(counted), service);
+        let connection = http.serve_connection(TokioIo::new(counted), service);
         tokio::spawn(connections.watch(connection));
     }
     connections.shutdown().await;
@@ -232,7 +242,7 @@ impl Webhooks {
     pub(super) async fn register(to: Subscription) -> io::Result<Self> {
         let receiver = match to.receiver {
             Some(receiver) => receiver,
-            None => Arc::new(Receiver::listen(to.traffic).await?),
+            None => Arc::new(Receiver::listen_as(to.traffic, to.keep_alive).await?),
         };
         let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
         let url = format!("http://{}/webhook", receiver.public);

@@ -46,7 +46,7 @@ pub struct Plan {
     pub clients: usize,
     /// Between two polls.
     pub interval: Duration,
-    /// Whether polls keep their connection.
+    /// Whether polls, and a receiver's answers, keep their connection.
     pub keep_alive: bool,
     /// Counts up with each message that arrives.
     pub delivered: Arc<AtomicUsize>,

@@ -40,7 +40,8 @@ struct Scale {
     patient: usize,
     gap: Duration,
     clients: usize,
-    /// For so long nothing is published to those who only listen.
+    /// For so long nothing is published to those who only listen: whole waits of a long poll, and
+    /// whole pauses between two heartbeats.
     idle: Duration,
     /// Messages whose latency is taken, one by one.
     latencies: usize,
@@ -65,7 +66,7 @@ impl Scale {
                 patient: 5,
                 gap,
                 clients,
-                idle: Duration::from_secs(48),
+                idle: Duration::from_secs(51),
                 latencies: 30,
                 loads: &[(1, 3), (10, 20), (100, 200)],
                 waiting: &[100, 1_000],
@@ -93,8 +94,9 @@ impl Scale {
     /// Deliveries and clients of all runs: what the progress bar counts.
     fn total(&self) -> usize {
         let rows = Row::ALL.iter();
-        let polled = rows.filter(|row| row.polls() && self.counts(**row)).count();
-        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + polled);
+        let without = rows.filter(|row| row.requests() && self.counts(**row));
+        let without = without.count();
+        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + without);
         let latencies = (self.latencies + 1) * 4;
         let load = |(_, messages): &(u32, usize)| (messages + 1) * LOADED.len() * CLIENTS;
         let loads: usize = self.loads.iter().map(load).sum();
@@ -210,7 +212,7 @@ impl Bench {
         for row in Row::ALL {
             parts.spawn(self.clone().patient(row));
             parts.spawn(self.clone().idle(row));
-            if row.polls() && self.scale.counts(row) {
+            if row.requests() && self.scale.counts(row) {
                 parts.spawn(self.clone().without_keep_alive(row));
             }
         }
@@ -268,8 +270,9 @@ impl Bench {
         if row.polls() {
             let share = lane.steady.empty as f64 / lane.steady.requests.max(1) as f64;
             run.note(row, Figure::Empty, share);
-        } else {
-            // Whether to keep a connection is not up to the client.
+        }
+        if !row.requests() {
+            // One connection is all there is, either way.
             run.note(
                 row,
                 Figure::ConnectionsClosed,
@@ -279,7 +282,10 @@ impl Bench {
         if let Some(cpu) = lane.cpu {
             run.note(row, Figure::Cpu, cpu.as_secs_f64());
         }
-        run.points.push(point(row, gap, &lane));
+        if row.technique == Technique::ShortPolling {
+            // The others' points are those of `load`, from five clients each.
+            run.points.push(point(row, gap, &lane));
+        }
         Ok(run)
     }
 
