@@ -76,6 +76,8 @@ enum BadFile {
     Foreign,
     #[error("it is damaged: {0}")]
     Damaged(String),
+    #[error("message {0} is missing")]
+    Missing(u64),
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
     #[error("it is of version {0}, and this program reads version {VERSION}")]
@@ -108,7 +110,8 @@ pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Re
     let shared = Arc::new(Shared::new(log));
     let epoch = shared.look(Log::head).epoch;
     let (fetches, asked) = mpsc::channel();
-    let serve = move || serve(&reader, epoch, &asked);
+    let kept = shared.clone();
+    let serve = move || serve(&reader, &kept, epoch, &asked);
     thread::Builder::new()
         .name("feed reader".into())
         .spawn(serve)?;
@@ -298,30 +301,28 @@ struct Fetch {
 type Fetched = Result<Option<Vec<Arc<Message>>>, FeedError>;
 
 /// Reads until nobody is there to ask for it.
-fn serve(reader: &Connection, epoch: Epoch, asked: &mpsc::Receiver<Fetch>) {
+fn serve(reader: &Connection, shared: &Shared, epoch: Epoch, asked: &mpsc::Receiver<Fetch>) {
     for Fetch { seqs, reply } in asked {
-        let fetched = fetch(reader, epoch, &seqs);
-        let fetched = fetched.map_err(|error| FeedError::Unreadable(error.to_string()));
+        let fetched = match fetch(reader, epoch, &seqs) {
+            Ok(messages) => Ok(Some(messages)),
+            // The log lets go of a message before the file does.
+            Err(BadFile::Missing(seq)) if !shared.look(|log| log.keeps(seq)) => Ok(None),
+            Err(error) => Err(FeedError::Unreadable(error.to_string())),
+        };
         // Whoever asked may have left.
         let _ = reply.send(fetched);
     }
 }
 
-fn fetch(
-    reader: &Connection,
-    epoch: Epoch,
-    seqs: &[u64],
-) -> Result<Option<Vec<Arc<Message>>>, BadFile> {
+fn fetch(reader: &Connection, epoch: Epoch, seqs: &[u64]) -> Result<Vec<Arc<Message>>, BadFile> {
     let mut select = reader.prepare_cached(&format!("{MESSAGE} WHERE seq = ?1"))?;
     let mut messages = Vec::with_capacity(seqs.len());
     for seq in seqs {
         let mut rows = select.query([seq])?;
-        let Some(row) = rows.next()? else {
-            return Ok(None);
-        };
+        let row = rows.next()?.ok_or(BadFile::Missing(*seq))?;
         messages.push(Arc::new(message(row, epoch)?));
     }
-    Ok(Some(messages))
+    Ok(messages)
 }
 
 /// One publish on its way to the disk.

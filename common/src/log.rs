@@ -525,6 +525,16 @@ impl Log {
         }
     }
 
+    /// Whether it keeps this message, in the file alone.
+    pub(crate) fn keeps(&self, seq: u64) -> bool {
+        let is_in = |ring: &Ring| {
+            ring.older
+                .binary_search_by_key(&seq, |older| older.seq)
+                .is_ok()
+        };
+        self.topics.values().any(is_in)
+    }
+
     /// The topic's mark, if the topic is kept.
     pub(crate) fn kept_mark(&self, topic: &Topic) -> Option<u64> {
         self.topics.get(topic).map(|ring| ring.mark)

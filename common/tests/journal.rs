@@ -195,6 +195,18 @@ async fn what_is_no_longer_in_memory_is_read_from_the_file() {
         )
         .await;
     assert!(matches!(bad, Err(FeedError::Unreadable(_))), "{bad:?}");
+    other
+        .execute("DELETE FROM messages WHERE seq = 1", [])
+        .unwrap();
+    let missing = feed
+        .read(
+            &"a".parse().unwrap(),
+            &After::Earliest,
+            PageLimit::default(),
+        )
+        .await;
+    let why = "message 1 is missing".to_owned();
+    assert_eq!(missing, Err(FeedError::Unreadable(why)));
 }
 
 #[tokio::test]
