@@ -133,6 +133,7 @@ pub async fn run_with(
         inbox.clone(),
         effects,
         config.attempts.clone(),
+        SystemTime::now,
         stopped,
     ));
     let drain = config.limits.drain;

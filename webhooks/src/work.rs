@@ -36,6 +36,9 @@ const CONCURRENCY: usize = 64;
 /// How long to leave an inbox alone that could not take a result or did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// `SystemTime::now`, but for tests.
+pub(crate) type Clock = fn() -> SystemTime;
+
 /// What is done with each event.
 pub trait Effects: Send + Sync + 'static {
     /// Does what is to be done elsewhere, with the event's source and id as its key: it may be done
@@ -66,24 +69,26 @@ impl Default for Attempts {
     }
 }
 
-/// Handles events until `stop`, and then finishes those that it has begun.
+/// Handles events until `stop`, and then finishes those that it has begun. `clock` tells the time.
 pub(crate) async fn work<E: Effects>(
     inbox: Inbox,
     effects: Arc<E>,
     attempts: Attempts,
+    clock: Clock,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut running = JoinSet::new();
     let mut claimed = HashSet::new();
     loop {
         let free = CONCURRENCY - claimed.len();
-        let (events, next) = claim(&inbox, &claimed, free).await;
+        let (events, next) = claim(&inbox, clock(), &claimed, free).await;
         for event in events {
             claimed.insert(event.seq);
             running.spawn(attempt(
                 inbox.clone(),
                 effects.clone(),
                 attempts.clone(),
+                clock,
                 event,
             ));
         }
@@ -105,8 +110,13 @@ fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
 }
 
 /// What is due and free, and how long until more is.
-async fn claim(inbox: &Inbox, claimed: &HashSet<i64>, free: usize) -> (Vec<Event>, Duration) {
-    let (now, claimed) = (millis(SystemTime::now()), claimed.iter().copied().collect());
+async fn claim(
+    inbox: &Inbox,
+    now: SystemTime,
+    claimed: &HashSet<i64>,
+    free: usize,
+) -> (Vec<Event>, Duration) {
+    let (now, claimed) = (millis(now), claimed.iter().copied().collect());
     let claimed: Vec<i64> = claimed;
     let found = inbox.read(move |database| due(database, now, &claimed, free));
     match found.await {
@@ -129,6 +139,7 @@ async fn attempt<E: Effects>(
     inbox: Inbox,
     effects: Arc<E>,
     attempts: Attempts,
+    clock: Clock,
     event: Event,
 ) -> i64 {
     let (seq, id, failed) = (event.seq, event.id.clone(), event.attempts + 1);
@@ -150,7 +161,7 @@ async fn attempt<E: Effects>(
     let settled = Settled {
         seq,
         outcome,
-        retry: delay.map(|delay| SystemTime::now() + delay),
+        retry: delay.map(|delay| clock() + delay),
     };
     if let Err(error) = inbox.settle(settled).await {
         // The event is still due, and its effects outside will be repeated.
@@ -168,4 +179,108 @@ async fn unpanicked<T>(future: impl Future<Output = T>) -> Option<T> {
         polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::OnceCell, env, fs, process, sync::Mutex};
+
+    use tokio::{sync::Notify, time::Instant};
+
+    use super::*;
+    use crate::{
+        source::{Secrets, Source},
+        verify::unix_seconds,
+    };
+
+    /// The time of the runtime, which is a test's own.
+    fn driven() -> SystemTime {
+        thread_local!(static START: OnceCell<(SystemTime, Instant)> = const { OnceCell::new() });
+        START.with(|start| {
+            let (time, instant) = start.get_or_init(|| (SystemTime::now(), Instant::now()));
+            *time + instant.elapsed()
+        })
+    }
+
+    /// Fails always, and notes when, and when it was due.
+    struct Away {
+        inbox: Inbox,
+        at: Mutex<Vec<(i64, i64)>>,
+        last: Notify,
+    }
+
+    impl Effects for Away {
+        async fn apply(&self, _: &Event) -> Result<Inside, String> {
+            let due = |database: &rusqlite::Connection| {
+                database.query_row("SELECT due FROM work", [], |row| row.get(0))
+            };
+            let due = self.inbox.read(due).await.unwrap();
+            let mut at = self.at.lock().unwrap();
+            at.push((due, millis(driven())));
+            if at.len() == 8 {
+                self.last.notify_one();
+            }
+            Err("away".to_owned())
+        }
+    }
+
+    async fn stored(inbox: &Inbox) {
+        let secrets = Secrets {
+            standard: Vec::new(),
+            stripe: Vec::new(),
+            github: Vec::new(),
+            telegram: vec!["token".parse().unwrap()],
+            past: Duration::ZERO,
+        };
+        let mut headers = hyper::HeaderMap::new();
+        headers.insert("x-telegram-bot-api-secret-token", "token".parse().unwrap());
+        let body = "{\"update_id\":1}".into();
+        let now = unix_seconds(driven());
+        let Ok(arrival) = secrets.judge(Source::Telegram, &headers, body, now) else {
+            panic!("it is genuine");
+        };
+        assert!(inbox.store(arrival, driven()).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_fails_is_tried_eight_times_in_31_hours_and_never_early() {
+        let folder = env::temp_dir().join(format!("webhooks-work-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        // The thread of the inbox is none of the runtime's: while it is waited for, the clock may go on.
+        let inbox = Inbox::open(&folder.join("inbox.sqlite"), Duration::MAX).unwrap();
+        stored(&inbox).await;
+        let away = Arc::new(Away {
+            inbox: inbox.clone(),
+            at: Mutex::default(),
+            last: Notify::new(),
+        });
+        let (_stop, stopped) = watch::channel(false);
+        let worker = work(inbox, away.clone(), Attempts::default(), driven, stopped);
+        tokio::select! {
+            () = worker => unreachable!("nobody stops it"),
+            () = away.last.notified() => {}
+        }
+        let at = away.at.lock().unwrap().clone();
+        let delays = [1, 10, 60, 600, 3_600, 21_600, 86_400];
+        for (pair, delay) in at.windows(2).zip(delays) {
+            let [(_, failed), (due, tried)] = [pair[0], pair[1]];
+            let wait = (due - failed) as f64 / 1_000.0;
+            assert!(
+                (delay as f64..=delay as f64 * 1.2).contains(&wait),
+                "{delay}: {wait}"
+            );
+            assert!(tried >= due, "{delay}: it is never early");
+        }
+        let _ = fs::remove_dir_all(&folder);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_an_attempt_that_failed() {
+        assert_eq!(unpanicked(async { 1 }).await, Some(1));
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("a panic outside")
+        };
+        assert_eq!(unpanicked::<()>(panics).await, None);
+    }
 }
