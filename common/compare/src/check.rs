@@ -16,7 +16,7 @@ type Cells = Vec<(Figure, [Option<f64>; Row::ALL.len()])>;
 /// # Errors
 /// If the README has no table, or one that has not all the figures.
 pub fn differences(text: &str, report: &Report) -> io::Result<Vec<String>> {
-    let said = parse(readme::between(text)?)?;
+    let said = parse(readme::between(text, readme::ALL)?)?;
     let mut wrong = Vec::new();
     for (figure, said) in said {
         if !figure.repeats() {

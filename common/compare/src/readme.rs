@@ -1,11 +1,13 @@
-//! The part of a README between its markers.
+//! The parts of a README between markers.
 
 use std::{fs, io, path::Path};
 
-use crate::{Report, chart, markdown};
+use crate::{Report, chart, markdown, table};
 
-const BEGIN: &str = "<!-- compare -->\n";
-const END: &str = "<!-- /compare -->";
+/// Where everything is.
+pub(crate) const ALL: &str = "compare";
+/// Where the few figures are that the first screen has.
+const FEW: &str = "figures";
 
 /// Where the charts are, seen from the README.
 const CHARTS: &str = "common/compare/charts";
@@ -20,32 +22,37 @@ pub fn write_into(path: &Path, report: &Report) -> io::Result<()> {
     let charts = charts
         .iter()
         .map(|(name, title)| format!("![{title}]({CHARTS}/{name}.svg)\n"));
-    let inside = markdown(report) + "\n" + &charts.collect::<String>();
-    fs::write(path, replaced(&fs::read_to_string(path)?, &inside)?)
+    let all = markdown(report) + "\n" + &charts.collect::<String>();
+    let readme = replaced(&fs::read_to_string(path)?, FEW, &table::few(report))?;
+    fs::write(path, replaced(&readme, ALL, &all)?)
 }
 
-/// What stands between the markers.
+/// What stands between the markers of this name.
 ///
 /// # Errors
 /// If there are none.
-pub(crate) fn between(readme: &str) -> io::Result<&str> {
-    let (_, rest) = readme.split_once(BEGIN).ok_or_else(missing)?;
-    let (inside, _) = rest.split_once(END).ok_or_else(missing)?;
-    Ok(inside)
+pub(crate) fn between<'a>(readme: &'a str, name: &str) -> io::Result<&'a str> {
+    parts(readme, name).map(|[_, inside, _]| inside)
 }
 
 /// The README with something else between them.
 ///
 /// # Errors
 /// If there are none.
-pub(crate) fn replaced(readme: &str, inside: &str) -> io::Result<String> {
-    let (before, rest) = readme.split_once(BEGIN).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    Ok([before, BEGIN, inside, END, after].concat())
+pub(crate) fn replaced(readme: &str, name: &str, inside: &str) -> io::Result<String> {
+    parts(readme, name).map(|[before, _, after]| [before, inside, after].concat())
 }
 
-fn missing() -> io::Error {
-    io::Error::other(format!("the README has no {BEGIN:?} … {END:?}"))
+/// What is before, between and after: the markers are not between.
+fn parts<'a>(readme: &'a str, name: &str) -> io::Result<[&'a str; 3]> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let bounds = readme.find(&begin).and_then(|at| {
+        let from = at + begin.len();
+        Some((from, from + readme[from..].find(&end)?))
+    });
+    let missing = || io::Error::other(format!("the README has no {begin:?} … {end:?}"));
+    let (from, to) = bounds.ok_or_else(missing)?;
+    Ok([&readme[..from], &readme[from..to], &readme[to..]])
 }
 
 #[cfg(test)]
@@ -54,10 +61,11 @@ mod tests {
 
     #[test]
     fn what_is_between_the_markers_is_found_and_replaced() {
-        let readme = "a\n<!-- compare -->\nold\n<!-- /compare -->\nb\n";
-        assert_eq!(between(readme).unwrap(), "old\n");
-        let expected = "a\n<!-- compare -->\nnew\n<!-- /compare -->\nb\n";
-        assert_eq!(replaced(readme, "new\n").unwrap(), expected);
-        assert!(between("a").is_err() && replaced("<!-- compare -->\n", "").is_err());
+        let readme = "<!-- b -->\n<!-- /b -->\n<!-- a -->\nold\n<!-- /a -->\n";
+        assert_eq!(between(readme, "a").unwrap(), "old\n");
+        assert_eq!(between(readme, "b").unwrap(), "");
+        let expected = "<!-- b -->\n<!-- /b -->\n<!-- a -->\nnew\n<!-- /a -->\n";
+        assert_eq!(replaced(readme, "a", "new\n").unwrap(), expected);
+        assert!(between("a", "a").is_err() && replaced("<!-- a -->\n", "a", "").is_err());
     }
 }

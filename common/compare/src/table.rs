@@ -20,6 +20,27 @@ pub fn markdown(report: &Report) -> String {
     parts.join("\n")
 }
 
+/// The figures that matter most, of each technique as it is mostly used.
+pub(crate) fn few(report: &Report) -> String {
+    let figures = [
+        Figure::LatencyP50,
+        Figure::Bytes,
+        Figure::Cpu,
+        Figure::Memory1000,
+    ];
+    let mut table = "\
+| | publish → receive | bytes per message | server CPU per message | server memory per client |
+| :--- | ---: | ---: | ---: | ---: |
+"
+    .to_owned();
+    let [_, polled, _, others @ ..] = Row::ALL;
+    for row in [polled].into_iter().chain(others) {
+        let cells = figures.map(|figure| format!(" {} |", median(report, row, figure)));
+        table += &format!("| {row} |{}\n", cells.concat());
+    }
+    table
+}
+
 /// The usual table, and beside each of its words what was measured.
 fn verdicts(report: &Report) -> String {
     let mut table = "\
