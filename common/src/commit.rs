@@ -27,6 +27,8 @@ const MAX_GROUP: usize = 256;
 /// Bytes written until the log is folded into the database. SQLite would do so by itself and ignore
 /// that it failed.
 const CHECKPOINT: usize = 4 << 20;
+/// What a function writes is not counted: about a page, of which SQLite writes the whole.
+const PAGE: usize = 4 << 10;
 /// How long to wait for whoever else has the database open, an administrator say.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -204,7 +206,7 @@ where
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize> {
         let work = self.work.take().expect("a job is applied once");
         self.result = Some(work(transaction)?);
-        Ok(0)
+        Ok(PAGE)
     }
 
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {

@@ -290,6 +290,14 @@ impl Feed {
         self.handle.closed.load(Ordering::SeqCst)
     }
 
+    /// The thread that writes to the feed's file, if it has one: a program's own tables in it are
+    /// committed with the feed, and a copy of the file is a copy of both.
+    #[cfg(feature = "file")]
+    pub fn commits(&self) -> Option<&crate::commit::Commits> {
+        let journal = self.handle.journal.as_ref()?;
+        Some(journal.commits())
+    }
+
     /// Whether it takes messages, as far as is known.
     ///
     /// # Errors

@@ -277,6 +277,10 @@ impl Journal {
         fetched.await.unwrap_or_else(ended)
     }
 
+    pub(crate) fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
     pub(crate) fn health(&self) -> Result<(), FeedError> {
         match *self.commits.failure().borrow() {
             None => Ok(()),
