@@ -7,7 +7,8 @@
 //! - [`run`] is the sender, [`receiver::run`] the receiver; `app.rs` is what they have in common;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
-//! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each;
+//! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each, and
+//!   `store.rs` what it must not forget;
 //! - `deliver.rs` is one attempt: `guard.rs` says where it may go, `pool.rs` keeps connections and
 //!   `tls.rs` proves whose they are, [`sign`] signs it, and [`schedule`] says when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
@@ -53,6 +54,9 @@ mod sender;
 mod serve;
 #[cfg(feature = "programs")]
 mod source;
+#[cfg(feature = "programs")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the loops are to use it"))]
+mod store;
 #[cfg(feature = "programs")]
 mod tls;
 #[cfg(feature = "programs")]

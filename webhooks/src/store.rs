@@ -1,0 +1,676 @@
+//! What the sender must not forget: who is to be called, how far each endpoint is, and what it is
+//! still owed.
+//!
+//! The way of one message: it is published into the feed's file, and answered with 201 when it is on
+//! the disk. Each endpoint has a *cursor*: everything up to it was delivered, is dead, or has a row in
+//! `deliveries`. Its loop (`push.rs`) claims what is beyond, attempts it (`deliver.rs`), and records how
+//! that went in one transaction that moves the cursor and adds the rows of what was not delivered. A
+//! delivery that succeeds at once only moves the cursor. After a crash the loop goes on at the cursor and
+//! the rows: what was attempted and not recorded is attempted again, and nothing is left out.
+//!
+//! The tables are in the feed's own file and written by its thread. So a cursor and the messages that it
+//! counts are committed, restored from a copy, or lost together, and a settlement shares its sync with
+//! the publishes of the moment. Of a feed in memory the same tables are in memory too.
+//!
+//! A row's message is kept with it, in `bodies`, once for all endpoints: the feed may let go of what
+//! waits or is dead, and a later attempt is of the same bytes.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use common::{
+    Feed,
+    commit::{CommitError, Commits},
+};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+/// How many attempts of an endpoint are remembered: the last ones.
+pub(crate) const REMEMBERED: u64 = 100;
+
+/// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
+/// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
+/// the place. Times are milliseconds since 1970.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS endpoints (
+    endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    url TEXT NOT NULL,
+    topics TEXT NOT NULL,
+    types TEXT,
+    cursor INTEGER NOT NULL,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS secrets (
+    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    secret TEXT NOT NULL,
+    until INTEGER
+) STRICT;
+CREATE INDEX IF NOT EXISTS secrets_endpoint ON secrets (endpoint);
+CREATE TABLE IF NOT EXISTS bodies (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    json TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS deliveries (
+    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+    seq INTEGER NOT NULL REFERENCES bodies,
+    failed INTEGER NOT NULL,
+    due INTEGER,
+    at INTEGER NOT NULL,
+    reason TEXT,
+    PRIMARY KEY (endpoint, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS deliveries_seq ON deliveries (seq);
+CREATE TABLE IF NOT EXISTS attempts (
+    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+    place INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    duration INTEGER NOT NULL,
+    remote TEXT,
+    status INTEGER,
+    error TEXT,
+    next INTEGER,
+    PRIMARY KEY (endpoint, place)
+) STRICT, WITHOUT ROWID;
+";
+
+/// The tables and the thread that writes them. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Store(Arc<Home>);
+
+enum Home {
+    File(Feed),
+    Memory(Commits),
+}
+
+impl Store {
+    /// The tables beside this feed, made if they are not there.
+    pub(crate) async fn open(feed: &Feed) -> io::Result<Self> {
+        let home = match feed.commits() {
+            Some(_) => Home::File(feed.handle()),
+            None => {
+                let database = Connection::open_in_memory().map_err(io::Error::other)?;
+                let keys = database.pragma_update(None, "foreign_keys", "ON");
+                keys.map_err(io::Error::other)?;
+                Home::Memory(Commits::start("deliveries", database)?)
+            }
+        };
+        let store = Self(Arc::new(home));
+        let made = store.run(|database| database.execute_batch(SCHEMA)).await;
+        made.map_err(io::Error::other)?;
+        Ok(store)
+    }
+
+    /// Does `work` within a transaction, and returns what it gave as soon as it is on the disk.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CommitError> {
+        self.commits().run(work).await
+    }
+
+    fn commits(&self) -> &Commits {
+        match &*self.0 {
+            Home::File(feed) => feed.commits().expect("a feed in a file has a thread"),
+            Home::Memory(commits) => commits,
+        }
+    }
+
+    /// Whether it is still there after the process.
+    pub(crate) fn is_durable(&self) -> bool {
+        matches!(*self.0, Home::File(_))
+    }
+}
+
+/// An endpoint as it was registered, in text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// Its number here.
+    pub(crate) endpoint: i64,
+    pub(crate) id: String,
+    pub(crate) url: String,
+    /// Separated by commas.
+    pub(crate) topics: String,
+    /// Separated by commas; `None` is all.
+    pub(crate) types: Option<String>,
+    /// Newest first.
+    pub(crate) secrets: Vec<String>,
+    /// Everything up to this number is recorded.
+    pub(crate) cursor: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dead: u64,
+    pub(crate) last_error: Option<String>,
+    /// The number of its last attempt.
+    pub(crate) attempts: u64,
+}
+
+/// Adds a new endpoint, and returns its number.
+pub(crate) fn insert(database: &Connection, saved: &Saved) -> rusqlite::Result<i64> {
+    database.execute(
+        "INSERT INTO endpoints (id, url, topics, types, cursor) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![saved.id, saved.url, saved.topics, saved.types, saved.cursor],
+    )?;
+    let endpoint = database.last_insert_rowid();
+    for secret in saved.secrets.iter().rev() {
+        database.execute(
+            "INSERT INTO secrets (endpoint, secret) VALUES (?1, ?2)",
+            params![endpoint, secret],
+        )?;
+    }
+    Ok(endpoint)
+}
+
+/// Every endpoint, oldest first.
+pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
+    let mut rows = database.prepare(
+        "SELECT endpoint, id, url, topics, types, cursor, delivered, last_error,
+           (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
+           (SELECT ifnull(max(number), 0) FROM attempts a WHERE a.endpoint = e.endpoint)
+         FROM endpoints e ORDER BY endpoint",
+    )?;
+    let rows = rows.query_map([], |row| {
+        let endpoint = row.get(0)?;
+        Ok(Saved {
+            endpoint,
+            id: row.get(1)?,
+            url: row.get(2)?,
+            topics: row.get(3)?,
+            types: row.get(4)?,
+            secrets: secrets(database, endpoint)?,
+            cursor: row.get(5)?,
+            delivered: row.get(6)?,
+            dead: row.get(8)?,
+            last_error: row.get(7)?,
+            attempts: row.get(9)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn secrets(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<String>> {
+    let mut rows = database
+        .prepare_cached("SELECT secret FROM secrets WHERE endpoint = ?1 ORDER BY number DESC")?;
+    rows.query_map([endpoint], |row| row.get(0))?.collect()
+}
+
+/// Removes an endpoint with all it is owed, and returns whether it was there.
+pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<bool> {
+    let removed = database.execute("DELETE FROM endpoints WHERE endpoint = ?1", [endpoint])?;
+    database.execute(
+        "DELETE FROM bodies WHERE seq NOT IN (SELECT seq FROM deliveries)",
+        [],
+    )?;
+    Ok(removed > 0)
+}
+
+/// How deliveries of one endpoint went. To record it twice is to record it once, but for the count.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    pub(crate) endpoint: i64,
+    /// Everything up to here is recorded then.
+    pub(crate) cursor: u64,
+    pub(crate) delivered: u64,
+    /// Messages whose row is done with.
+    pub(crate) paid: Vec<u64>,
+    /// Messages that have a row from now on, or another one.
+    pub(crate) owed: Vec<Owed>,
+    pub(crate) attempts: Vec<AttemptRow>,
+    pub(crate) last_error: Option<String>,
+}
+
+/// A delivery that is not made.
+#[derive(Debug, Clone)]
+pub(crate) struct Owed {
+    pub(crate) seq: u64,
+    /// Attempts that failed.
+    pub(crate) failed: usize,
+    /// When it is tried again; `None` if it is dead.
+    pub(crate) due: Option<SystemTime>,
+    /// The last attempt.
+    pub(crate) at: SystemTime,
+    pub(crate) reason: Option<String>,
+    /// The message, if it has no row yet.
+    pub(crate) body: Option<Body>,
+}
+
+/// What is sent: the same at every attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Body {
+    /// The message's id, which is the delivery's `webhook-id`.
+    pub(crate) id: String,
+    pub(crate) json: Bytes,
+}
+
+/// One attempt, for the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttemptRow {
+    /// From 1, over all messages of the endpoint.
+    pub(crate) number: u64,
+    pub(crate) id: String,
+    /// 1 is the message's first.
+    pub(crate) attempt: usize,
+    pub(crate) at: SystemTime,
+    pub(crate) duration: Duration,
+    pub(crate) remote: Option<String>,
+    pub(crate) status: Option<u16>,
+    /// The failure's class.
+    pub(crate) error: Option<String>,
+    pub(crate) next: Option<SystemTime>,
+}
+
+/// Records a settlement. Of an endpoint that was removed there is nothing to record.
+pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
+    let endpoint = settlement.endpoint;
+    let known = database
+        .prepare_cached(
+            "UPDATE endpoints SET cursor = ?2, delivered = delivered + ?3,
+               last_error = ifnull(?4, last_error) WHERE endpoint = ?1",
+        )?
+        .execute(params![
+            endpoint,
+            settlement.cursor,
+            settlement.delivered,
+            settlement.last_error
+        ])?;
+    if known == 0 {
+        return Ok(());
+    }
+    for owed in &settlement.owed {
+        owe(database, endpoint, owed)?;
+    }
+    for seq in &settlement.paid {
+        pay(database, endpoint, *seq)?;
+    }
+    for attempt in &settlement.attempts {
+        remember(database, endpoint, attempt)?;
+    }
+    Ok(())
+}
+
+fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()> {
+    if let Some(body) = &owed.body {
+        let json = str::from_utf8(&body.json).expect("a message is JSON");
+        database
+            .prepare_cached("INSERT INTO bodies VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+            .execute(params![owed.seq, body.id, json])?;
+    }
+    database
+        .prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![
+            endpoint,
+            owed.seq,
+            owed.failed as u64,
+            owed.due.map(millis),
+            millis(owed.at),
+            owed.reason,
+        ])?;
+    Ok(())
+}
+
+/// The last one who is owed a message takes its body along.
+fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
+    database
+        .prepare_cached("DELETE FROM deliveries WHERE endpoint = ?1 AND seq = ?2")?
+        .execute(params![endpoint, seq])?;
+    database
+        .prepare_cached(
+            "DELETE FROM bodies WHERE seq = ?1
+             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)",
+        )?
+        .execute([seq])?;
+    Ok(())
+}
+
+fn remember(database: &Connection, endpoint: i64, row: &AttemptRow) -> rusqlite::Result<()> {
+    database
+        .prepare_cached(
+            "INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            endpoint,
+            row.number % REMEMBERED,
+            row.number,
+            row.id,
+            row.attempt as u64,
+            millis(row.at),
+            row.duration.as_millis() as u64,
+            row.remote,
+            row.status,
+            row.error,
+            row.next.map(millis),
+        ])?;
+    Ok(())
+}
+
+/// A delivery that waits, without its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) seq: u64,
+    pub(crate) failed: usize,
+    pub(crate) due: SystemTime,
+    /// Of the message, in bytes.
+    pub(crate) size: usize,
+}
+
+/// What an endpoint is owed and waits for its next attempt.
+pub(crate) fn waiting(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<Waiting>> {
+    let mut rows = database.prepare_cached(
+        "SELECT seq, failed, due, octet_length(json) FROM deliveries JOIN bodies USING (seq)
+         WHERE endpoint = ?1 AND due IS NOT NULL",
+    )?;
+    let rows = rows.query_map([endpoint], |row| {
+        Ok(Waiting {
+            seq: row.get(0)?,
+            failed: row.get(1)?,
+            due: time(row.get(2)?),
+            size: row.get(3)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The message of a row.
+pub(crate) fn body(database: &Connection, seq: u64) -> rusqlite::Result<Option<Body>> {
+    let mut row = database.prepare_cached("SELECT id, json FROM bodies WHERE seq = ?1")?;
+    let body = |row: &Row<'_>| {
+        let json: String = row.get(1)?;
+        Ok(Body {
+            id: row.get(0)?,
+            json: json.into(),
+        })
+    };
+    row.query_row([seq], body).optional()
+}
+
+/// A delivery that was given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dead {
+    pub(crate) id: String,
+    pub(crate) attempts: u64,
+    pub(crate) at: SystemTime,
+    pub(crate) reason: String,
+}
+
+/// The newest dead deliveries, at most [`REMEMBERED`], oldest first.
+pub(crate) fn dead(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<Dead>> {
+    let mut rows = database.prepare_cached(
+        "SELECT id, failed, at, ifnull(reason, '') FROM deliveries JOIN bodies USING (seq)
+         WHERE endpoint = ?1 AND due IS NULL ORDER BY seq DESC LIMIT ?2",
+    )?;
+    let rows = rows.query_map(params![endpoint, REMEMBERED], |row| {
+        Ok(Dead {
+            id: row.get(0)?,
+            attempts: row.get(1)?,
+            at: time(row.get(2)?),
+            reason: row.get(3)?,
+        })
+    })?;
+    let mut dead = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    dead.reverse();
+    Ok(dead)
+}
+
+/// The last attempts, oldest first.
+pub(crate) fn attempts(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<AttemptRow>> {
+    let mut rows = database.prepare_cached(
+        "SELECT number, id, attempt, at, duration, remote, status, error, next
+         FROM attempts WHERE endpoint = ?1 ORDER BY number",
+    )?;
+    let rows = rows.query_map([endpoint], |row| {
+        Ok(AttemptRow {
+            number: row.get(0)?,
+            id: row.get(1)?,
+            attempt: row.get(2)?,
+            at: time(row.get(3)?),
+            duration: Duration::from_millis(row.get(4)?),
+            remote: row.get(5)?,
+            status: row.get(6)?,
+            error: row.get(7)?,
+            next: row.get::<_, Option<u64>>(8)?.map(time),
+        })
+    })?;
+    rows.collect()
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let database = Connection::open_in_memory().unwrap();
+        database.pragma_update(None, "foreign_keys", "ON").unwrap();
+        database.execute_batch(SCHEMA).unwrap();
+        database
+    }
+
+    fn saved(id: &str) -> Saved {
+        Saved {
+            endpoint: 0,
+            id: id.into(),
+            url: "https://pay.example/".into(),
+            topics: "a,b".into(),
+            types: None,
+            secrets: vec!["new".into(), "old".into()],
+            cursor: 7,
+            delivered: 0,
+            dead: 0,
+            last_error: None,
+            attempts: 0,
+        }
+    }
+
+    /// An endpoint, up to 7.
+    fn endpoint(database: &Connection, id: &str) -> i64 {
+        insert(database, &saved(id)).unwrap()
+    }
+
+    fn owed(seq: u64, due: Option<u64>) -> Owed {
+        Owed {
+            seq,
+            failed: 1,
+            due: due.map(time),
+            at: time(5),
+            reason: Some("answered 500".into()),
+            body: Some(Body {
+                id: format!("a-{seq}"),
+                json: "{}".into(),
+            }),
+        }
+    }
+
+    fn settled(database: &Connection, settlement: Settlement) {
+        settle(database, &settlement).unwrap();
+    }
+
+    fn bodies(database: &Connection) -> u64 {
+        let count = "SELECT count(*) FROM bodies";
+        database.query_row(count, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_endpoint_comes_back_as_it_was_with_its_newest_secret_first() {
+        let database = database();
+        let one = endpoint(&database, "ep_1");
+        let two = Saved {
+            types: Some("x,y".into()),
+            ..saved("ep_2")
+        };
+        let number = insert(&database, &two).unwrap();
+        let expected = |endpoint, saved| Saved { endpoint, ..saved };
+        let both = [expected(one, saved("ep_1")), expected(number, two)];
+        assert_eq!(endpoints(&database).unwrap(), both);
+    }
+
+    #[test]
+    fn what_failed_waits_with_its_message_and_what_was_delivered_leaves_nothing() {
+        let database = database();
+        let endpoint = endpoint(&database, "ep_1");
+        settled(
+            &database,
+            Settlement {
+                endpoint,
+                cursor: 9,
+                delivered: 1,
+                owed: vec![owed(8, Some(60))],
+                last_error: Some("answered 500".into()),
+                ..Settlement::default()
+            },
+        );
+        let now = endpoints(&database).unwrap().remove(0);
+        assert_eq!((now.cursor, now.delivered, now.dead), (9, 1, 0));
+        assert_eq!(now.last_error.as_deref(), Some("answered 500"));
+        let waits = Waiting {
+            seq: 8,
+            failed: 1,
+            due: time(60),
+            size: 2,
+        };
+        assert_eq!(waiting(&database, endpoint).unwrap(), [waits]);
+        assert_eq!(body(&database, 8).unwrap().unwrap().id, "a-8");
+
+        settled(
+            &database,
+            Settlement {
+                endpoint,
+                cursor: 9,
+                delivered: 1,
+                paid: vec![8],
+                ..Settlement::default()
+            },
+        );
+        assert_eq!(waiting(&database, endpoint).unwrap(), []);
+        assert_eq!(body(&database, 8).unwrap(), None);
+        let now = endpoints(&database).unwrap().remove(0);
+        assert_eq!(now.last_error.as_deref(), Some("answered 500"), "it stays");
+    }
+
+    #[test]
+    fn what_is_dead_is_listed_with_its_reason_and_does_not_wait() {
+        let database = database();
+        let endpoint = endpoint(&database, "ep_1");
+        settled(
+            &database,
+            Settlement {
+                endpoint,
+                cursor: 9,
+                owed: vec![owed(8, None), owed(9, None)],
+                ..Settlement::default()
+            },
+        );
+        assert_eq!(waiting(&database, endpoint).unwrap(), []);
+        let dead = dead(&database, endpoint).unwrap();
+        assert_eq!(
+            dead.iter().map(|dead| &*dead.id).collect::<Vec<_>>(),
+            ["a-8", "a-9"]
+        );
+        assert_eq!(
+            (dead[0].attempts, dead[0].at, &*dead[0].reason),
+            (1, time(5), "answered 500")
+        );
+        assert_eq!(endpoints(&database).unwrap()[0].dead, 2);
+        assert!(body(&database, 8).unwrap().is_some(), "it can be retried");
+    }
+
+    #[test]
+    fn a_body_is_there_once_and_as_long_as_anyone_is_owed_it() {
+        let database = database();
+        let both = ["ep_1", "ep_2"].map(|id| endpoint(&database, id));
+        for endpoint in both {
+            settled(
+                &database,
+                Settlement {
+                    endpoint,
+                    cursor: 8,
+                    owed: vec![owed(8, Some(60))],
+                    ..Settlement::default()
+                },
+            );
+        }
+        assert_eq!(bodies(&database), 1);
+        pay(&database, both[0], 8).unwrap();
+        assert_eq!(bodies(&database), 1);
+        assert!(remove(&database, both[1]).unwrap());
+        assert_eq!(bodies(&database), 0);
+        assert!(!remove(&database, both[1]).unwrap());
+    }
+
+    #[test]
+    fn what_is_settled_after_an_endpoint_was_removed_is_nothing() {
+        let database = database();
+        let endpoint = endpoint(&database, "ep_1");
+        remove(&database, endpoint).unwrap();
+        settled(
+            &database,
+            Settlement {
+                endpoint,
+                cursor: 8,
+                owed: vec![owed(8, Some(60))],
+                ..Settlement::default()
+            },
+        );
+        assert_eq!(bodies(&database), 0);
+    }
+
+    #[test]
+    fn of_the_attempts_the_last_hundred_are_kept() {
+        let database = database();
+        let endpoint = endpoint(&database, "ep_1");
+        let row = |number: u64| AttemptRow {
+            number,
+            id: format!("a-{number}"),
+            attempt: 1,
+            at: time(number),
+            duration: Duration::from_millis(3),
+            remote: Some("127.0.0.1:80".into()),
+            status: Some(204),
+            error: None,
+            next: (number % 2 == 0).then_some(time(9)),
+        };
+        for numbers in [1..=60, 61..=REMEMBERED + 1] {
+            settled(
+                &database,
+                Settlement {
+                    endpoint,
+                    attempts: numbers.map(row).collect(),
+                    ..Settlement::default()
+                },
+            );
+        }
+        let expected: Vec<_> = (2..=REMEMBERED + 1).map(row).collect();
+        assert_eq!(attempts(&database, endpoint).unwrap(), expected);
+        assert_eq!(endpoints(&database).unwrap()[0].attempts, REMEMBERED + 1);
+    }
+
+    #[tokio::test]
+    async fn beside_a_feed_in_memory_the_tables_are_in_memory() {
+        let feed = Feed::new(common::Retention::default());
+        let store = Store::open(&feed).await.unwrap();
+        assert!(!store.is_durable());
+        let number = store.run(|database| insert(database, &saved("ep_1")));
+        let number = number.await.unwrap();
+        let there = store.run(endpoints_of).await.unwrap();
+        assert_eq!(there[0].endpoint, number);
+    }
+
+    fn endpoints_of(database: &Transaction<'_>) -> rusqlite::Result<Vec<Saved>> {
+        endpoints(database)
+    }
+}
