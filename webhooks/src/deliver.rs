@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::Message;
+use common::commit::CommitError;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
@@ -30,6 +30,7 @@ use crate::{
     pool::{Line, Pool},
     schedule::retry_after,
     sign::sign,
+    store::Body,
     tls::Tls,
     verify::{standard::Secret, unix_seconds},
 };
@@ -67,6 +68,16 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// That of an attempt that came to nothing.
+    pub(crate) fn none(failure: Failure) -> Self {
+        Self {
+            at: SystemTime::now(),
+            duration: Duration::ZERO,
+            remote: None,
+            result: Err(failure),
+        }
+    }
+
     /// What the other side answered, if it did.
     pub(crate) fn status(&self) -> Option<StatusCode> {
         match &self.result {
@@ -92,6 +103,8 @@ pub(crate) enum Failure {
         location: Option<String>,
         retry_after: Option<Duration>,
     },
+    #[error("the message cannot be read: {0}")]
+    Store(#[from] CommitError),
     #[error("no {part} within {} s", limit.as_secs_f64())]
     Timeout { part: &'static str, limit: Duration },
     #[error("no TLS: {0}")]
@@ -108,6 +121,7 @@ impl Failure {
             Self::Connect(_) => "connect",
             Self::Panicked => "panicked",
             Self::Status { .. } => "status",
+            Self::Store(_) => "store",
             Self::Timeout { .. } => "timeout",
             Self::Tls(_) => "tls",
             Self::Unresolved(Unresolved::Dns(_)) => "dns",
@@ -155,7 +169,7 @@ fn redirect(status: StatusCode, location: Option<&str>) -> String {
 
 impl Attempt {
     /// Sends `message` once.
-    pub(crate) async fn run(self, message: &Message) -> Outcome {
+    pub(crate) async fn run(self, message: &Body) -> Outcome {
         let (at, started) = (SystemTime::now(), Instant::now());
         let mut remote = None;
         let exchange = self.exchange(message, at, &mut remote);
@@ -172,7 +186,7 @@ impl Attempt {
     /// shows only when it is used: if no byte of an answer came, another is tried at once.
     async fn exchange(
         &self,
-        message: &Message,
+        message: &Body,
         at: SystemTime,
         remote: &mut Option<SocketAddr>,
     ) -> Result<StatusCode, Failure> {
@@ -227,19 +241,18 @@ impl Attempt {
     }
 
     /// The stored bytes as they are, signed for this moment.
-    fn request(&self, message: &Message, at: SystemTime) -> Request<Full<Bytes>> {
+    fn request(&self, message: &Body, at: SystemTime) -> Request<Full<Bytes>> {
         let timestamp = unix_seconds(at);
-        let id = message.id.to_string();
         let mut request = Request::post(&self.url[Position::BeforePath..Position::AfterQuery])
             .header(HOST, &self.url[Position::BeforeHost..Position::AfterPort])
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, concat!("webhooks/", env!("CARGO_PKG_VERSION")));
-        for (name, value) in sign(&self.secrets, &id, timestamp, &message.json) {
+        for (name, value) in sign(&self.secrets, &message.id, timestamp, &message.json) {
             request = request.header(name, value);
         }
         request
             .body(Full::new(message.json.clone()))
-            .expect("a parsed URL and a cursor are header text")
+            .expect("a parsed URL and a message's id are header text")
     }
 }
 
@@ -293,7 +306,6 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use common::{Data, Draft, Feed, PageLimit, Retention};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -310,15 +322,11 @@ mod tests {
     use super::*;
     use crate::guard::Addresses;
 
-    async fn message() -> Arc<Message> {
-        let feed = Feed::new(Retention::default());
-        let topic = "a".parse().unwrap();
-        feed.publish(topic, Draft::new(Data::text("hello")))
-            .await
-            .unwrap();
-        let topics = "a".parse().unwrap();
-        let page = feed.read(&topics, &common::After::Earliest, PageLimit::default());
-        page.await.unwrap().messages.remove(0)
+    fn message() -> Body {
+        Body {
+            id: "a-1".into(),
+            json: r#"{"id":"a-1","data":"hello"}"#.into(),
+        }
     }
 
     fn attempt(url: &str, guard: Guard) -> Attempt {
@@ -374,7 +382,7 @@ mod tests {
             ..Guard::default()
         };
         let attempt = attempt(&format!("http://name.example:{port}/"), guard);
-        let message = message().await;
+        let message = message();
         let first = attempt.clone().run(&message).await;
         assert_eq!(first.result.unwrap(), 200);
         assert_eq!(first.remote, Some(([127, 0, 0, 1], port).into()));
@@ -400,7 +408,7 @@ mod tests {
             ..Guard::default()
         };
         let outcome = attempt("https://name.example/", guard)
-            .run(message().await.as_ref())
+            .run(&message())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no address within 3 s");
@@ -412,9 +420,7 @@ mod tests {
     async fn tls_may_take_a_third_of_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
-        let outcome = attempt(&url, Guard::default())
-            .run(message().await.as_ref())
-            .await;
+        let outcome = attempt(&url, Guard::default()).run(&message()).await;
         let error = outcome.result.unwrap_err();
         assert_eq!(
             (error.class(), error.to_string().as_str()),
@@ -443,7 +449,7 @@ mod tests {
             http: true,
             ..Guard::default()
         };
-        let outcome = attempt(&url, guard).run(message().await.as_ref()).await;
+        let outcome = attempt(&url, guard).run(&message()).await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no whole answer within 15 s");
         assert_eq!(outcome.duration, Duration::from_secs(15));
@@ -496,7 +502,7 @@ mod tests {
             lookup: here,
             ..Guard::default()
         };
-        let message = message().await;
+        let message = message();
         let mut genuine = attempt(&format!("https://pay.example:{port}/"), guard);
         let unknown = genuine.clone().run(&message).await;
         assert_eq!(

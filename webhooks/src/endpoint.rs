@@ -7,21 +7,26 @@ use std::{
     time::SystemTime,
 };
 
-use common::{Cursor, Gap, Message, MessageType, Problem, Topic, Topics};
+use common::{Cursor, Epoch, Gap, Message, MessageType, Problem, Topic, Topics};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::warn;
 use url::Url;
 
-use crate::{deliver::Outcome, verify::standard::Secret};
+use crate::{
+    store::{AttemptRow, Dead, Saved},
+    verify::standard::Secret,
+};
 
-/// How many attempts, dead deliveries and gaps of an endpoint are remembered, of each the last.
+/// How many gaps of an endpoint are remembered, the last ones.
 const REMEMBERED: usize = 100;
 /// The longest URL in bytes.
 const MAX_URL: usize = 2_048;
 
 /// One who is to be called.
 pub(crate) struct Endpoint {
+    /// Its number in the store.
+    pub(crate) number: i64,
     /// `ep_` and 16 hexadecimal digits.
     pub(crate) id: String,
     pub(crate) url: Url,
@@ -40,70 +45,39 @@ pub(crate) struct Status {
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
-    delivered: u64,
-    dead: u64,
-    last_error: Option<String>,
-    attempts: Last<AttemptRecord>,
-    dead_letters: Last<DeadLetter>,
-    /// As JSON: see [`common::Gap`].
-    gaps: Last<Box<RawValue>>,
-}
-
-#[derive(Serialize)]
-struct AttemptRecord {
-    /// The message's id, which is the delivery's `webhook-id`.
-    id: String,
-    /// 1 is the first.
-    attempt: usize,
-    at: String,
-    duration_ms: u64,
-    remote: Option<String>,
-    status: Option<u16>,
-    /// The failure's class.
-    error: Option<&'static str>,
-    next_attempt: Option<String>,
-}
-
-/// A delivery that was given up.
-#[derive(Serialize)]
-struct DeadLetter {
-    id: String,
-    attempts: usize,
-    at: String,
-    reason: String,
-}
-
-/// The last [`REMEMBERED`] of something, oldest first.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Last<T>(VecDeque<T>);
-
-impl<T> Last<T> {
-    fn push(&mut self, item: T) {
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
-        }
-        self.0.push_back(item);
-    }
-}
-
-impl<T> Default for Last<T> {
-    fn default() -> Self {
-        Self(VecDeque::new())
-    }
+    pub(crate) delivered: u64,
+    pub(crate) dead: u64,
+    pub(crate) last_error: Option<String>,
+    /// The last ones as JSON, oldest first: see [`common::Gap`].
+    gaps: VecDeque<Box<RawValue>>,
 }
 
 impl Endpoint {
-    /// One that has claimed everything up to `after`, and got nothing yet.
-    pub(crate) fn new(target: Target, after: Cursor) -> Self {
-        Self {
-            id: format!("ep_{:016x}", rand::random::<u64>()),
-            url: target.url,
-            topics: target.topics,
-            types: target.types,
-            secrets: vec![target.secret],
-            status: Mutex::new(Status::new(after)),
-        }
+    /// The endpoint as it was saved, in a feed of this epoch.
+    pub(crate) fn restore(saved: &Saved, epoch: Epoch) -> Result<Self, Problem> {
+        let secrets = saved.secrets.iter().map(|secret| secret.parse());
+        let types = saved.types.as_deref();
+        let types = types.map(|types| parse_types(types.split(',')));
+        let seq = saved.cursor;
+        Ok(Self {
+            number: saved.endpoint,
+            id: saved.id.clone(),
+            url: Url::parse(&saved.url).map_err(invalid("url"))?,
+            topics: saved.topics.parse().map_err(invalid("topics"))?,
+            types: types.transpose()?,
+            secrets: secrets
+                .collect::<Result<_, _>>()
+                .map_err(invalid("secret"))?,
+            status: Mutex::new(Status {
+                after: Cursor { epoch, seq },
+                in_flight: 0,
+                waiting: 0,
+                delivered: saved.delivered,
+                dead: saved.dead,
+                last_error: saved.last_error.clone(),
+                gaps: VecDeque::new(),
+            }),
+        })
     }
 
     pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
@@ -121,42 +95,11 @@ impl Endpoint {
         let gap = gap.to_json();
         warn!(endpoint = self.id, gap, "messages are lost to an endpoint");
         let gap = RawValue::from_string(gap).expect("a gap is JSON");
-        self.status().gaps.push(gap);
-    }
-
-    /// Notes how an attempt went. Without a `next` one, a delivery that failed is dead.
-    pub(crate) fn record(
-        &self,
-        message: &Message,
-        attempt: usize,
-        outcome: &Outcome,
-        next: Option<SystemTime>,
-    ) {
         let mut status = self.status();
-        let (at, id) = (time(outcome.at), message.id.to_string());
-        status.attempts.push(AttemptRecord {
-            id: id.clone(),
-            attempt,
-            at: at.clone(),
-            duration_ms: outcome.duration.as_millis() as u64,
-            remote: outcome.remote.map(|remote| remote.to_string()),
-            status: outcome.status().map(|status| status.as_u16()),
-            error: outcome.result.as_ref().err().map(|failure| failure.class()),
-            next_attempt: next.map(time),
-        });
-        let Err(failure) = &outcome.result else {
-            status.delivered += 1;
-            return;
-        };
-        let reason = failure.to_string();
-        status.last_error = Some(reason.clone());
-        if next.is_none() {
-            warn!(
-                endpoint = self.id,
-                id, attempt, reason, "a delivery is dead"
-            );
-            status.bury(id, attempt, at, reason);
+        if status.gaps.len() == REMEMBERED {
+            status.gaps.pop_front();
         }
+        status.gaps.push_back(gap);
     }
 
     /// The endpoint as it is shown: without its secret, but for the one time when it is new.
@@ -180,12 +123,11 @@ impl Endpoint {
     }
 
     /// The last attempts, the last dead deliveries and what the feed had let go, oldest first.
-    pub(crate) fn deliveries_json(&self) -> String {
-        let status = self.status();
+    pub(crate) fn deliveries_json(&self, attempts: Vec<AttemptRow>, dead: Vec<Dead>) -> String {
         to_json(&Deliveries {
-            attempts: &status.attempts,
-            dead: &status.dead_letters,
-            gaps: &status.gaps,
+            attempts: attempts.into_iter().map(AttemptView::from).collect(),
+            dead: dead.into_iter().map(DeadView::from).collect(),
+            gaps: &self.status().gaps,
         })
     }
 }
@@ -208,9 +150,59 @@ struct View<'a> {
 
 #[derive(Serialize)]
 struct Deliveries<'a> {
-    attempts: &'a Last<AttemptRecord>,
-    dead: &'a Last<DeadLetter>,
-    gaps: &'a Last<Box<RawValue>>,
+    attempts: Vec<AttemptView>,
+    dead: Vec<DeadView>,
+    gaps: &'a VecDeque<Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct AttemptView {
+    /// The message's id, which is the delivery's `webhook-id`.
+    id: String,
+    /// 1 is the first.
+    attempt: usize,
+    at: String,
+    duration_ms: u64,
+    remote: Option<String>,
+    status: Option<u16>,
+    /// The failure's class.
+    error: Option<String>,
+    next_attempt: Option<String>,
+}
+
+impl From<AttemptRow> for AttemptView {
+    fn from(row: AttemptRow) -> Self {
+        Self {
+            id: row.id,
+            attempt: row.attempt,
+            at: time(row.at),
+            duration_ms: row.duration.as_millis() as u64,
+            remote: row.remote,
+            status: row.status,
+            error: row.error,
+            next_attempt: row.next.map(time),
+        }
+    }
+}
+
+/// A delivery that was given up.
+#[derive(Serialize)]
+struct DeadView {
+    id: String,
+    attempts: u64,
+    at: String,
+    reason: String,
+}
+
+impl From<Dead> for DeadView {
+    fn from(dead: Dead) -> Self {
+        Self {
+            id: dead.id,
+            attempts: dead.attempts,
+            at: time(dead.at),
+            reason: dead.reason,
+        }
+    }
 }
 
 fn to_json(view: &impl Serialize) -> String {
@@ -263,41 +255,43 @@ pub(crate) struct Target {
     secret: Secret,
 }
 
+impl Target {
+    /// A new endpoint, for the store, that is to get what comes after `cursor`.
+    pub(crate) fn save(&self, cursor: u64) -> Saved {
+        let types = self.types.as_ref();
+        Saved {
+            endpoint: 0,
+            id: format!("ep_{:016x}", rand::random::<u64>()),
+            url: self.url.to_string(),
+            topics: joined(self.topics.iter().map(Topic::as_str)),
+            types: types.map(|types| joined(types.iter().map(MessageType::as_str))),
+            secrets: vec![self.secret.reveal()],
+            cursor,
+            delivered: 0,
+            dead: 0,
+            last_error: None,
+            attempts: 0,
+        }
+    }
+}
+
+fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(",")
+}
+
 fn types(names: Vec<String>) -> Result<Vec<MessageType>, Problem> {
     if names.is_empty() {
         return Err(invalid("types")("none is named; leave it out for all"));
     }
-    let types = names.iter().map(|name| name.parse());
+    parse_types(names.iter().map(String::as_str))
+}
+
+fn parse_types<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<MessageType>, Problem> {
+    let types = names.map(|name| name.parse());
     types.collect::<Result<_, _>>().map_err(invalid("types"))
 }
 
 /// 400, naming the part that is wrong.
 pub(crate) fn invalid<E: Display>(field: &'static str) -> impl FnOnce(E) -> Problem {
     move |error| Problem::bad_request(format!("{field}: {error}"))
-}
-
-impl Status {
-    fn new(after: Cursor) -> Self {
-        Self {
-            after,
-            in_flight: 0,
-            waiting: 0,
-            delivered: 0,
-            dead: 0,
-            last_error: None,
-            attempts: Last::default(),
-            dead_letters: Last::default(),
-            gaps: Last::default(),
-        }
-    }
-
-    fn bury(&mut self, id: String, attempts: usize, at: String, reason: String) {
-        self.dead += 1;
-        self.dead_letters.push(DeadLetter {
-            id,
-            attempts,
-            at,
-            reason,
-        });
-    }
 }

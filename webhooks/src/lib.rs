@@ -55,7 +55,6 @@ mod serve;
 #[cfg(feature = "programs")]
 mod source;
 #[cfg(feature = "programs")]
-#[cfg_attr(not(test), expect(dead_code, reason = "the loops are to use it"))]
 mod store;
 #[cfg(feature = "programs")]
 mod tls;

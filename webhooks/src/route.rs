@@ -78,7 +78,7 @@ async fn sender(
             Ok(json(StatusCode::OK, list))
         }
         Some("") => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        Some(rest) if rest.starts_with('/') => one(endpoints, &rest[1..], &request),
+        Some(rest) if rest.starts_with('/') => one(endpoints, &rest[1..], &request).await,
         _ => Err(Problem::not_found(path)),
     }
 }
@@ -89,8 +89,7 @@ async fn register(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let body = read_json(app, request).await?;
-    let endpoint = endpoints.register(&body).await?;
-    let secret = endpoint.secrets[0].reveal();
+    let (endpoint, secret) = endpoints.register(&body).await?;
     let mut response = json(StatusCode::CREATED, endpoint.to_json(Some(secret)));
     let location = format!("/endpoints/{}", endpoint.id);
     let location = HeaderValue::try_from(location).expect("an endpoint's id is header text");
@@ -99,7 +98,7 @@ async fn register(
 }
 
 /// `/endpoints/{id}` and `/endpoints/{id}/deliveries`.
-fn one<B>(
+async fn one<B>(
     endpoints: &Endpoints,
     rest: &str,
     request: &Request<B>,
@@ -111,13 +110,15 @@ fn one<B>(
         "" if rest.ends_with('/') => Err(missing()),
         "" if reads(request) => Ok(json(StatusCode::OK, endpoint.to_json(None))),
         "" if request.method() == Method::DELETE => {
-            endpoints.remove(id);
+            endpoints.remove(&endpoint).await?;
             let mut response = Response::default();
             *response.status_mut() = StatusCode::NO_CONTENT;
             Ok(response)
         }
         "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD")),
-        "deliveries" if reads(request) => Ok(json(StatusCode::OK, endpoint.deliveries_json())),
+        "deliveries" if reads(request) => {
+            Ok(json(StatusCode::OK, endpoints.deliveries(&endpoint).await?))
+        }
         "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(missing()),
     }

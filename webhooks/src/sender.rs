@@ -13,6 +13,7 @@ use crate::{
     push::{CONCURRENCY, Outbound},
     schedule::Schedule,
     serve,
+    store::Store,
 };
 
 /// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
@@ -79,9 +80,10 @@ impl Config {
         }
     }
 
-    fn outbound(&self, feed: Feed, own: Option<SocketAddr>) -> Outbound {
+    fn outbound(&self, feed: Feed, store: Store, own: Option<SocketAddr>) -> Outbound {
         Outbound {
             feed,
+            store,
             guard: Guard {
                 http: self.allow_http,
                 loopback: self.allow_loopback,
@@ -101,17 +103,19 @@ impl Config {
 /// `config.limits.drain`.
 ///
 /// # Errors
-/// If the listener has no address. And if accepted work was lost: the queues are in memory, so
-/// messages that an endpoint has not got by the end, waiting retries included, will never arrive.
-/// The error counts them, and `main` turns it into exit code 1.
+/// If the listener has no address, or the feed's file cannot be read. And if accepted work was lost:
+/// of a feed in memory, messages that an endpoint has not got by the end, waiting retries included,
+/// will never arrive. The error counts them, and `main` turns it into exit code 1.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let outbound = config.outbound(feed.handle(), listener.local_addr().ok());
-    let endpoints = Arc::new(Endpoints::new(outbound, config.max_endpoints));
+    let store = Store::open(&feed).await?;
+    let durable = store.is_durable();
+    let outbound = config.outbound(feed.handle(), store, listener.local_addr().ok());
+    let endpoints = Arc::new(Endpoints::open(outbound, config.max_endpoints).await?);
     let program = Program::Sender(endpoints.clone());
     let app = App::new(&listener, &feed, config.limits, program)?;
     let shutdown = async {
@@ -120,6 +124,9 @@ pub async fn run(
     };
     let served = serve::serve(listener, Arc::new(app), shutdown);
     let (drained, left) = tokio::join!(served, endpoints.drained());
+    if durable {
+        return Ok(drained); // the next start goes on with what is left
+    }
     let mut lost = 0;
     for push in left {
         // Only now, when the last publisher has its answer.

@@ -642,7 +642,7 @@ mod tests {
             remote: Some("127.0.0.1:80".into()),
             status: Some(204),
             error: None,
-            next: (number % 2 == 0).then_some(time(9)),
+            next: number.is_multiple_of(2).then_some(time(9)),
         };
         for numbers in [1..=60, 61..=REMEMBERED + 1] {
             settled(
