@@ -123,7 +123,8 @@ async fn a_repeat_is_the_same_message_signed_anew() {
     register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
     let mut first = sink.called().await;
-    first.wire.send(FAILED).await;
+    let closing = "HTTP/1.1 500 E\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    first.wire.send(closing).await;
     let mut second = sink.called().await;
     second.wire.send(OK).await;
     assert_eq!(first.field("webhook-id"), second.field("webhook-id"));

@@ -1,0 +1,204 @@
+//! Kill -9, fifty times during publish and delivery: what was answered with 201 arrives, and what
+//! arrives again is counted.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::harness::Client;
+use serde_json::{Value, json};
+use setup::{Program, SECRET, Scratch, soon};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinSet,
+    time::sleep,
+};
+
+const KILLS: usize = 50;
+const PUBLISHERS: usize = 4;
+/// Attempts of one endpoint at one time.
+const CONCURRENCY: usize = 8;
+/// The first attempt of every so many messages is answered with 500.
+const FAILS: usize = 100;
+/// The failed ones come again after 5 to 6 seconds, one at a time.
+const AT_THE_END: Duration = Duration::from_secs(60);
+
+/// What came to the endpoint.
+#[derive(Default)]
+struct Arrived {
+    /// By id: the body, and how often it was answered with 200.
+    messages: Mutex<BTreeMap<String, (Vec<u8>, usize)>>,
+}
+
+impl Arrived {
+    /// Takes a message, and tells whether it is to be answered with 200.
+    fn take(&self, id: String, body: Vec<u8>) -> bool {
+        let mut messages = self.messages.lock().unwrap();
+        let count = messages.len();
+        let is_new = !messages.contains_key(&id);
+        let (first, delivered) = messages.entry(id).or_insert((body.clone(), 0));
+        assert_eq!(*first, body, "the same id with another body");
+        let fails = is_new && count % FAILS == FAILS / 2;
+        *delivered += usize::from(!fails);
+        !fails
+    }
+
+    fn delivered(&self) -> BTreeSet<String> {
+        let messages = self.messages.lock().unwrap();
+        let delivered = messages.iter().filter(|(_, (_, times))| *times > 0);
+        delivered.map(|(id, _)| id.clone()).collect()
+    }
+}
+
+/// An endpoint that answers at once and keeps its connections.
+async fn sink(listener: TcpListener, arrived: Arc<Arrived>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(answer(stream, arrived.clone()));
+    }
+}
+
+/// Answers until the connection ends, which it may at any place.
+async fn answer(stream: TcpStream, arrived: Arc<Arrived>) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut id, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            match line.trim_end().split_once(": ") {
+                Some(("webhook-id", value)) => id = value.to_owned(),
+                Some(("content-length", value)) => length = value.parse().unwrap(),
+                _ if line == "\r\n" => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let status = if arrived.take(id, body) {
+            "200 OK"
+        } else {
+            "500 E"
+        };
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// What was answered with 201.
+#[derive(Default)]
+struct Told {
+    next: AtomicUsize,
+    ids: Mutex<BTreeSet<String>>,
+    enough: Notify,
+}
+
+/// Publishes until the sender is gone.
+async fn publisher(addr: SocketAddr, told: Arc<Told>, enough: usize) -> std::io::Result<()> {
+    let mut stream = BufReader::new(TcpStream::connect(addr).await?);
+    loop {
+        let text = told.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let length = text.len();
+        let request = format!(
+            "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{text}"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let (mut length, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            assert!(
+                !line.starts_with("HTTP/1.1") || line.contains(" 201 "),
+                "{line}"
+            );
+            if let Some(("content-length", value)) = line.trim_end().split_once(": ") {
+                length = value.parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        let mut ids = told.ids.lock().unwrap();
+        ids.insert(answer["id"].as_str().unwrap().to_owned());
+        if ids.len() >= enough {
+            told.enough.notify_one();
+        }
+    }
+}
+
+async fn register(client: &Client, url: &str) {
+    let registration = json!({"url": url, "topics": ["a"], "secret": SECRET}).to_string();
+    let request = client.post("/endpoints", registration);
+    let request = request.header("content-type", "application/json");
+    assert_eq!(request.send().await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_with_201_arrives_over_fifty_kills_and_few_come_again() {
+    let (scratch, told) = (Scratch::new(), Arc::new(Told::default()));
+    let arrived = Arc::new(Arrived::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(sink(listener, arrived.clone()));
+    for kill in 1..=KILLS {
+        let sender = Program::sender(&scratch, |_| {});
+        if kill == 1 {
+            register(&sender.client(), &url).await;
+        }
+        let enough = told.ids.lock().unwrap().len() + 10 + kill % 7 * 5;
+        let mut publishers = JoinSet::new();
+        for _ in 0..PUBLISHERS {
+            publishers.spawn(publisher(sender.addr, told.clone(), enough));
+        }
+        soon(told.enough.notified()).await;
+        // Not always at the same point of a commit.
+        sleep(Duration::from_micros(137 * kill as u64)).await;
+        sender.kill();
+        while let Some(ended) = soon(publishers.join_next()).await {
+            // That the connection breaks off is no failure here.
+            let _ = ended.expect("what was answered was 201");
+        }
+    }
+
+    let sender = Program::sender(&scratch, |_| {});
+    let told = told.ids.lock().unwrap().clone();
+    let all_arrived = async {
+        while !told.is_subset(&arrived.delivered()) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(AT_THE_END, all_arrived).await.is_ok();
+    let delivered = arrived.delivered();
+    let lost: Vec<_> = told.difference(&delivered).collect();
+    assert!(in_time, "answered with 201 and lost: {lost:?}");
+    let ended = soon(sender.stop()).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+
+    let messages = arrived.messages.lock().unwrap();
+    let repeats: usize = messages
+        .values()
+        .map(|(_, times)| times.saturating_sub(1))
+        .sum();
+    println!(
+        "{} told, {} delivered, {repeats} repeats in {KILLS} kills",
+        told.len(),
+        delivered.len()
+    );
+    assert!(repeats <= KILLS * CONCURRENCY, "{repeats} came again");
+    assert!(told.len() > KILLS * 10, "there was a load");
+}

@@ -1,0 +1,183 @@
+//! What the sender promises over its own end, with its feed in a file: who registered is still
+//! registered, and what was owed is still owed.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::time::Duration;
+
+use common::{Feed, FeedSource, Retention, harness::TestServer};
+use serde_json::json;
+use setup::{
+    FAILED, OK, Scratch, Sink, endpoint, local, publish, register, register_as, soon, start_with,
+};
+use tokio::task::yield_now;
+use webhooks::{Config, schedule::Schedule};
+
+/// The feed, as soon as the server before has closed it.
+async fn open(scratch: &Scratch) -> Feed {
+    let source = FeedSource::File(scratch.feed());
+    let opening = async {
+        loop {
+            match source.open(Retention::default(), false) {
+                Ok(feed) => return feed,
+                Err(_) => yield_now().await,
+            }
+        }
+    };
+    soon(opening).await
+}
+
+async fn start(scratch: &Scratch, config: Config) -> TestServer {
+    start_with(open(scratch).await, config).await
+}
+
+/// Tries again after so many seconds, once.
+fn once(seconds: u64) -> Config {
+    Config {
+        schedule: Schedule::new([Duration::from_secs(seconds)]),
+        ..local()
+    }
+}
+
+#[tokio::test]
+async fn who_registered_is_called_by_the_next_process_too() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let sender = start(&scratch, local()).await;
+    let registration = json!({"url": sink.url(), "topics": ["a", "b"], "types": ["message", "x"]});
+    let path = register_as(&sender, registration).await;
+    let before = sender.get(&path).await.json();
+    sender.stop().await;
+
+    let sender = start(&scratch, local()).await;
+    assert_eq!(sender.get(&path).await.json(), before);
+    publish(&sender, "hello").await;
+    assert_eq!(sink.answers(OK).await, "hello");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_is_not_lost_and_comes_again_with_the_same_id_and_bytes() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let sender = start(&scratch, once(1)).await;
+    let path = register(&sender, &sink.url()).await;
+    let id = publish(&sender, "hello").await;
+    let mut first = sink.called().await;
+    first.wire.send(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    // To stop with it is no loss: it ends well.
+    sender.stop().await;
+
+    let sender = start(&scratch, once(1)).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    let mut second = sink.called().await;
+    second.wire.send(OK).await;
+    assert_eq!(second.field("webhook-id"), id);
+    assert_eq!(second.body, first.body);
+    let last = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    assert_eq!(last["waiting"], 0);
+    assert_eq!(last["last_error"], "answered 500 Internal Server Error");
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    let attempts = deliveries["attempts"].as_array().unwrap();
+    let numbers: Vec<_> = attempts.iter().map(|one| &one["attempt"]).collect();
+    assert_eq!(numbers, [1, 2], "{deliveries}");
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_process_begins_where_this_one_ended() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let sender = start(&scratch, local()).await;
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "one").await;
+    sink.answers(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+
+    // Nobody delivers meanwhile.
+    let feed = open(&scratch).await;
+    let draft = common::Draft::new(common::Data::text("two"));
+    feed.publish("a".parse().unwrap(), draft).await.unwrap();
+    drop(feed);
+
+    let sender = start(&scratch, local()).await;
+    assert_eq!(sink.answers(OK).await, "two", "and not one again");
+    let last = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    assert_eq!(last["waiting"], 0);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_dead_stays_listed_with_its_reason() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let config = Config {
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let sender = start(&scratch, config).await;
+    let path = register(&sender, &sink.url()).await;
+    let id = publish(&sender, "hello").await;
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    sender.stop().await;
+
+    let sender = start(&scratch, local()).await;
+    assert_eq!(sender.get(&path).await.json()["dead"], 1);
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    let dead = &deliveries["dead"][0];
+    assert_eq!((&dead["id"], &dead["attempts"]), (&json!(id), &json!(1)));
+    assert_eq!(dead["reason"], "answered 500 Internal Server Error");
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_removed_is_not_called_again() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let sender = start(&scratch, once(3_600)).await;
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    let client = sender.client();
+    let deleted = client.request(hyper::Method::DELETE, &path).send().await;
+    assert_eq!(deleted.status, 204);
+    sender.stop().await;
+
+    let sender = start(&scratch, local()).await;
+    let list = sender.get("/endpoints").await.json();
+    assert_eq!(list, json!({"endpoints": []}));
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_answer_holds_up_neither_newer_messages_nor_what_is_recorded_of_them() {
+    let (scratch, slow) = (Scratch::new(), Sink::open().await);
+    let mut config = local();
+    config.limits.drain = Duration::ZERO;
+    let sender = start(&scratch, config.clone()).await;
+    let path = register(&sender, &slow.url()).await;
+    publish(&sender, "slow").await;
+    let hangs = slow.called().await;
+    // As many as there are other places, and then some.
+    for n in 0..20 {
+        publish(&sender, &n.to_string()).await;
+        assert_eq!(slow.answers(OK).await, n.to_string());
+    }
+    endpoint(&sender, &path, |endpoint| {
+        endpoint["delivered"].as_u64() >= Some(7)
+    })
+    .await;
+    sender.stop().await;
+    drop(hangs);
+
+    // The slow one comes again, and of the others no more than were not recorded.
+    let sender = start(&scratch, config).await;
+    let mut again = Vec::new();
+    while !again.contains(&"slow".to_owned()) {
+        again.push(slow.answers(OK).await);
+    }
+    assert!(again.len() <= 8, "{again:?}");
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 0).await;
+    sender.stop().await;
+}
