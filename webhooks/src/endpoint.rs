@@ -8,13 +8,13 @@ use std::{
 };
 
 use common::{Cursor, Epoch, Gap, Message, MessageType, Problem, Topic, Topics};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tracing::warn;
 use url::Url;
 
 use crate::{
-    store::{AttemptRow, Dead, Saved},
+    store::{AttemptRow, Dead, Disabled, Saved},
     verify::standard::Secret,
 };
 
@@ -33,8 +33,8 @@ pub(crate) struct Endpoint {
     pub(crate) topics: Topics,
     /// Only these types; `None` is all.
     pub(crate) types: Option<Vec<MessageType>>,
-    /// Newest first.
-    pub(crate) secrets: Vec<Secret>,
+    /// Newest first; each but the first with its end.
+    secrets: Vec<(Secret, Option<SystemTime>)>,
     status: Mutex<Status>,
 }
 
@@ -48,6 +48,8 @@ pub(crate) struct Status {
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
+    /// It is not called.
+    pub(crate) disabled: Option<Disabled>,
     /// The last ones as JSON, oldest first: see [`common::Gap`].
     gaps: VecDeque<Box<RawValue>>,
 }
@@ -55,7 +57,11 @@ pub(crate) struct Status {
 impl Endpoint {
     /// The endpoint as it was saved, in a feed of this epoch.
     pub(crate) fn restore(saved: &Saved, epoch: Epoch) -> Result<Self, Problem> {
-        let secrets = saved.secrets.iter().map(|secret| secret.parse());
+        let secret = |(secret, until): &(String, _)| {
+            let secret: Secret = secret.parse().map_err(invalid("secret"))?;
+            Ok((secret, *until))
+        };
+        let secrets = saved.secrets.iter().map(secret);
         let types = saved.types.as_deref();
         let types = types.map(|types| parse_types(types.split(',')));
         let seq = saved.cursor;
@@ -65,9 +71,7 @@ impl Endpoint {
             url: Url::parse(&saved.url).map_err(invalid("url"))?,
             topics: saved.topics.parse().map_err(invalid("topics"))?,
             types: types.transpose()?,
-            secrets: secrets
-                .collect::<Result<_, _>>()
-                .map_err(invalid("secret"))?,
+            secrets: secrets.collect::<Result<_, Problem>>()?,
             status: Mutex::new(Status {
                 after: Cursor { epoch, seq },
                 in_flight: 0,
@@ -75,6 +79,7 @@ impl Endpoint {
                 delivered: saved.delivered,
                 dead: saved.dead,
                 last_error: saved.last_error.clone(),
+                disabled: saved.disabled.clone(),
                 gaps: VecDeque::new(),
             }),
         })
@@ -82,6 +87,13 @@ impl Endpoint {
 
     pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().expect("nothing panics under this lock")
+    }
+
+    /// Those that sign at this time, newest first.
+    pub(crate) fn secrets(&self, now: SystemTime) -> Vec<Secret> {
+        let signs = |until: &Option<SystemTime>| until.is_none_or(|until| now < until);
+        let signing = self.secrets.iter().filter(|(_, until)| signs(until));
+        signing.map(|(secret, _)| secret.clone()).collect()
     }
 
     /// Whether the message is of a type that the endpoint asked for.
@@ -118,6 +130,7 @@ impl Endpoint {
             delivered: status.delivered,
             dead: status.dead,
             last_error: status.last_error.as_deref(),
+            disabled: status.disabled.as_ref().map(DisabledView::from),
         };
         to_json(&view)
     }
@@ -146,6 +159,22 @@ struct View<'a> {
     delivered: u64,
     dead: u64,
     last_error: Option<&'a str>,
+    disabled: Option<DisabledView<'a>>,
+}
+
+#[derive(Serialize)]
+struct DisabledView<'a> {
+    since: String,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Disabled> for DisabledView<'a> {
+    fn from(disabled: &'a Disabled) -> Self {
+        Self {
+            since: time(disabled.since),
+            reason: &disabled.reason,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -225,65 +254,132 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Checks every field by itself. Where the URL leads is a matter of the guard.
-    pub(crate) fn parse(self) -> Result<Target, Problem> {
-        if self.url.len() > MAX_URL {
-            return Err(Problem::bad_request(format!("url: over {MAX_URL} bytes")));
-        }
-        let topics: Result<Vec<Topic>, _> = self.topics.iter().map(|topic| topic.parse()).collect();
-        let secret = match self.secret {
-            None => Secret::from_random(rand::random()),
-            Some(secret) => secret.parse().map_err(invalid("secret"))?,
-        };
-        if secret.size() < Secret::MIN_NEW {
-            return Err(invalid("secret")("its key is under 24 bytes"));
-        }
-        Ok(Target {
-            url: Url::parse(&self.url).map_err(invalid("url"))?,
-            topics: Topics::try_from(topics.map_err(invalid("topics"))?)
-                .map_err(invalid("topics"))?,
-            types: self.types.map(types).transpose()?,
-            secret,
-        })
+    pub(crate) fn parse(self) -> Result<(Target, Secret), Problem> {
+        let target = Target::parse(&self.url, &self.topics, self.types.as_deref())?;
+        Ok((target, new_secret(self.secret)?))
     }
 }
 
-/// A registration that is well formed.
+/// What a client sends to change an endpoint: what is left out stays. `"types":null` is all types.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Patch {
+    url: Option<String>,
+    topics: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    types: Option<Option<Vec<String>>>,
+    /// `false` disables it.
+    pub(crate) enabled: Option<bool>,
+}
+
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
+impl Patch {
+    /// The endpoint as it is to be.
+    pub(crate) fn parse(self, endpoint: &Endpoint) -> Result<Target, Problem> {
+        let texts = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+        let topics = || texts(&mut endpoint.topics.iter().map(Topic::as_str));
+        let types = endpoint.types.as_ref();
+        let types = || types.map(|types| texts(&mut types.iter().map(MessageType::as_str)));
+        let types: Option<Vec<String>> = self.types.unwrap_or_else(types);
+        let url = self.url.unwrap_or_else(|| endpoint.url.to_string());
+        Target::parse(&url, &self.topics.unwrap_or_else(topics), types.as_deref())
+    }
+}
+
+/// What a client sends to have another secret: its own, or none for one that is made.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotation {
+    pub(crate) secret: Option<String>,
+}
+
+/// What a client sends to have messages delivered again.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replay {
+    pub(crate) after: String,
+}
+
+/// What a client sends where there is nothing to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// The secret that was given, or one of 32 random bytes.
+pub(crate) fn new_secret(given: Option<String>) -> Result<Secret, Problem> {
+    let secret: Secret = match given {
+        None => Secret::from_random(rand::random()),
+        Some(secret) => secret.parse().map_err(invalid("secret"))?,
+    };
+    if secret.size() < Secret::MIN_NEW {
+        return Err(invalid("secret")("its key is under 24 bytes"));
+    }
+    Ok(secret)
+}
+
+/// Who is to be called about what, well formed.
 pub(crate) struct Target {
     pub(crate) url: Url,
     topics: Topics,
     types: Option<Vec<MessageType>>,
-    secret: Secret,
 }
 
 impl Target {
-    /// A new endpoint, for the store, that is to get what comes after `cursor`.
-    pub(crate) fn save(&self, cursor: u64) -> Saved {
+    fn parse(url: &str, topics: &[String], types: Option<&[String]>) -> Result<Self, Problem> {
+        if url.len() > MAX_URL {
+            return Err(Problem::bad_request(format!("url: over {MAX_URL} bytes")));
+        }
+        let topics: Result<Vec<Topic>, _> = topics.iter().map(|topic| topic.parse()).collect();
+        if types.is_some_and(<[_]>::is_empty) {
+            return Err(invalid("types")("none is named; leave it out for all"));
+        }
+        let types = types.map(|types| parse_types(types.iter().map(String::as_str)));
+        Ok(Self {
+            url: Url::parse(url).map_err(invalid("url"))?,
+            topics: Topics::try_from(topics.map_err(invalid("topics"))?)
+                .map_err(invalid("topics"))?,
+            types: types.transpose()?,
+        })
+    }
+
+    /// The URL, the topics and the types, as the store has them.
+    pub(crate) fn texts(&self) -> (String, String, Option<String>) {
         let types = self.types.as_ref();
+        (
+            self.url.to_string(),
+            joined(self.topics.iter().map(Topic::as_str)),
+            types.map(|types| joined(types.iter().map(MessageType::as_str))),
+        )
+    }
+
+    /// A new endpoint, for the store, that is to get what comes after `cursor`.
+    pub(crate) fn save(&self, secret: &Secret, cursor: u64) -> Saved {
+        let (url, topics, types) = self.texts();
         Saved {
             endpoint: 0,
             id: format!("ep_{:016x}", rand::random::<u64>()),
-            url: self.url.to_string(),
-            topics: joined(self.topics.iter().map(Topic::as_str)),
-            types: types.map(|types| joined(types.iter().map(MessageType::as_str))),
-            secrets: vec![self.secret.reveal()],
+            url,
+            topics,
+            types,
+            secrets: vec![(secret.reveal(), None)],
             cursor,
             delivered: 0,
             dead: 0,
             last_error: None,
             attempts: 0,
+            failing: None,
+            disabled: None,
         }
     }
 }
 
 fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.collect::<Vec<_>>().join(",")
-}
-
-fn types(names: Vec<String>) -> Result<Vec<MessageType>, Problem> {
-    if names.is_empty() {
-        return Err(invalid("types")("none is named; leave it out for all"));
-    }
-    parse_types(names.iter().map(String::as_str))
 }
 
 fn parse_types<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<MessageType>, Problem> {

@@ -1,29 +1,41 @@
-//! The endpoints: registering, finding, removing them, and ending their loops.
+//! The endpoints: registering, finding, changing, removing them, and ending their loops.
 
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
 };
 
-use common::{Problem, retry_after};
+use common::{After, Cursor, Problem, retry_after};
+use hyper::StatusCode;
 use rusqlite::Connection;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tracing::{error, info};
 use url::Url;
 
 use crate::{
-    endpoint::{Endpoint, Registration, invalid},
+    endpoint::{Endpoint, Nothing, Patch, Registration, Replay, Rotation, invalid, new_secret},
     guard::Unresolved,
     push::{Outbound, Push},
-    store::{self, Saved, Waiting},
+    store::{self, Disabled, Saved, Waiting},
 };
+
+/// After a rotation the secret before signs along for so long.
+const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
+/// The most secrets that sign at one time.
+const MAX_SECRETS: usize = 10;
+/// How long a change of an endpoint waits for what is in flight.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// An endpoint as it is after a change.
+type Changed = Result<Arc<Endpoint>, Problem>;
 
 /// All endpoints and their loops.
 pub(crate) struct Endpoints {
     outbound: Arc<Outbound>,
     max: usize,
-    /// So that there is still room when it is in the store.
-    registering: tokio::sync::Mutex<()>,
+    /// One registration or change at a time.
+    changing: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
     /// In the order of registration; `None` once the server drains.
     running: Mutex<Option<Vec<Running>>>,
@@ -31,7 +43,10 @@ pub(crate) struct Endpoints {
 
 struct Running {
     endpoint: Arc<Endpoint>,
-    push: JoinHandle<Push>,
+    /// In how much time its loop is to end.
+    stop: watch::Sender<Option<Duration>>,
+    /// Nobody calls one that is disabled.
+    push: Option<JoinHandle<Push>>,
 }
 
 impl Endpoints {
@@ -49,7 +64,7 @@ impl Endpoints {
         let endpoints = Self {
             outbound: Arc::new(outbound),
             max,
-            registering: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             running: Mutex::new(Some(Vec::new())),
         };
@@ -67,17 +82,160 @@ impl Endpoints {
     pub(crate) async fn register(&self, body: &[u8]) -> Result<(Arc<Endpoint>, String), Problem> {
         let registration: Registration =
             serde_json::from_slice(body).map_err(invalid("the body is no endpoint"))?;
-        let target = registration.parse()?;
+        let (target, secret) = registration.parse()?;
         self.admit(&target.url).await?;
-        let _one_at_a_time = self.registering.lock().await;
+        let _one_at_a_time = self.changing.lock().await;
         self.check_room()?;
-        let mut saved = target.save(self.outbound.feed.head().seq);
+        let mut saved = target.save(&secret, self.outbound.feed.head().seq);
         let row = saved.clone();
         let inserted = self.write(move |database| store::insert(database, &row));
         saved.endpoint = inserted.await?;
         let endpoint = self.start(&saved, Vec::new())?;
         info!(endpoint = endpoint.id, url = %endpoint.url, "registered");
-        Ok((endpoint, saved.secrets.remove(0)))
+        Ok((endpoint, secret.reveal()))
+    }
+
+    /// What `PATCH` changes.
+    pub(crate) async fn patch(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+        let patch: Patch =
+            serde_json::from_slice(body).map_err(invalid("the body is no change"))?;
+        let (number, enabled) = (endpoint.number, patch.enabled);
+        let target = patch.parse(endpoint)?;
+        if target.url != endpoint.url {
+            self.admit(&target.url).await?;
+        }
+        let disabled = Disabled {
+            since: SystemTime::now(),
+            reason: "by hand".to_owned(),
+        };
+        let is_disabled = endpoint.status().disabled.is_some();
+        let change = move |database: &Connection| {
+            let (url, topics, types) = target.texts();
+            store::retarget(database, number, (&url, &topics, types.as_deref()))?;
+            match enabled {
+                Some(true) => store::set_disabled(database, number, None)?,
+                Some(false) if !is_disabled => {
+                    store::set_disabled(database, number, Some(&disabled))?;
+                }
+                _ => {}
+            }
+            Ok(true)
+        };
+        let (endpoint, _) = self.change(endpoint, change).await?;
+        Ok(endpoint)
+    }
+
+    /// Gives an endpoint another secret, and returns it. The one before signs along for [`OVERLAP`].
+    pub(crate) async fn rotate(
+        &self,
+        endpoint: &Endpoint,
+        body: &[u8],
+    ) -> Result<(Arc<Endpoint>, String), Problem> {
+        let rotation: Rotation =
+            serde_json::from_slice(body).map_err(invalid("the body is no rotation"))?;
+        let secret = new_secret(rotation.secret)?.reveal();
+        let now = SystemTime::now();
+        if endpoint.secrets(now).len() >= MAX_SECRETS {
+            let detail = format!("{MAX_SECRETS} secrets sign already");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let (number, text) = (endpoint.number, secret.clone());
+        let change = move |database: &Connection| {
+            store::rotate(database, number, &text, now, now + OVERLAP)?;
+            Ok(true)
+        };
+        let (endpoint, _) = self.change(endpoint, change).await?;
+        info!(endpoint = endpoint.id, "has another secret");
+        Ok((endpoint, secret))
+    }
+
+    /// Calls an endpoint again that was disabled: first about what it missed.
+    pub(crate) async fn enable(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let number = endpoint.number;
+        let change = move |database: &Connection| {
+            store::set_disabled(database, number, None)?;
+            Ok(true)
+        };
+        let (endpoint, _) = self.change(endpoint, change).await?;
+        info!(endpoint = endpoint.id, "enabled");
+        Ok(endpoint)
+    }
+
+    /// Delivers again what came after a position: the same ids, which who deduplicates ignores.
+    pub(crate) async fn replay(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+        let Replay { after } =
+            serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
+        let after: After = after.parse().map_err(invalid("after"))?;
+        let position = self.outbound.feed.position(&endpoint.topics, &after);
+        let position = position.ok_or("this feed has no such position");
+        let cursor = position.map_err(invalid("after"))?.seq;
+        let number = endpoint.number;
+        let change = move |database: &Connection| store::replay(database, number, cursor);
+        let (endpoint, moved) = self.change(endpoint, change).await?;
+        if !moved {
+            return Err(invalid("after")(
+                "the endpoint is not that far: a replay goes back",
+            ));
+        }
+        info!(endpoint = endpoint.id, %cursor, "replays");
+        Ok(endpoint)
+    }
+
+    /// Attempts a dead delivery again, with the whole schedule before it.
+    pub(crate) async fn retry(&self, endpoint: &Endpoint, id: &str, body: &[u8]) -> Changed {
+        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
+        let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
+        let (number, text) = (endpoint.number, id.to_owned());
+        let change = move |database: &Connection| {
+            store::revive(database, number, seq, &text, SystemTime::now())
+        };
+        let (endpoint, revived) = self.change(endpoint, change).await?;
+        if !revived {
+            return Err(missing());
+        }
+        info!(endpoint = endpoint.id, id, "is tried again");
+        Ok(endpoint)
+    }
+
+    /// Changes an endpoint in the store. Its loop ends before, and then another begins from what is there,
+    /// as after a restart. What is in flight has [`LET_GO`] to end; what is cut comes again.
+    async fn change(
+        &self,
+        endpoint: &Endpoint,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
+    ) -> Result<(Arc<Endpoint>, bool), Problem> {
+        let _one_at_a_time = self.changing.lock().await;
+        let push = self.halt(&endpoint.id)?;
+        if let Some(push) = push
+            && let Err(error) = push.await
+        {
+            error!(%error, endpoint = endpoint.id, "an endpoint's loop failed");
+        }
+        let number = endpoint.number;
+        let changed = self.write(work).await;
+        // Whether or not it was changed, the loop is to go on.
+        let read = self.write(move |database| {
+            let waiting = store::waiting(database, number)?;
+            Ok((store::endpoint(database, number)?, waiting))
+        });
+        let (saved, waiting) = read.await?;
+        let endpoint = self.start(&saved, waiting)?;
+        Ok((endpoint, changed?))
+    }
+
+    /// Tells the endpoint's loop to end, if there is one.
+    fn halt(&self, id: &str) -> Result<Option<JoinHandle<Push>>, Problem> {
+        let mut running = self.running();
+        let running = running
+            .as_mut()
+            .ok_or_else(|| Problem::unavailable("draining", retry_after()))?;
+        let running = running.iter_mut().find(|one| one.endpoint.id == id);
+        let running = running
+            .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{id} was removed")))?;
+        running.stop.send_replace(Some(LET_GO));
+        Ok(running.push.take())
     }
 
     /// A target that is never going to be called is refused at once. One that does not resolve is
@@ -108,11 +266,18 @@ impl Endpoints {
         let endpoint = Arc::new(Endpoint::restore(saved, epoch)?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), saved, waiting);
         if let Some(running) = self.running().as_mut() {
-            let push = tokio::spawn(push.run(self.stopping.subscribe()));
-            running.push(Running {
+            let drain = self.outbound.drain;
+            let stop = watch::Sender::new(self.stopping.borrow().then_some(drain));
+            let is_enabled = saved.disabled.is_none();
+            let next = Running {
                 endpoint: endpoint.clone(),
-                push,
-            });
+                push: is_enabled.then(|| tokio::spawn(push.run(stop.subscribe()))),
+                stop,
+            };
+            match running.iter_mut().find(|one| one.endpoint.id == saved.id) {
+                Some(before) => *before = next,
+                None => running.push(next),
+            }
         }
         Ok(endpoint)
     }
@@ -152,12 +317,14 @@ impl Endpoints {
 
     /// Ends the endpoint's loop, and with it all it is owed.
     pub(crate) async fn remove(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+        let _one_at_a_time = self.changing.lock().await;
         if let Some(running) = self.running().as_mut()
             && let Some(at) = running
                 .iter()
                 .position(|one| one.endpoint.id == endpoint.id)
         {
-            running.remove(at).push.abort();
+            let push = running.remove(at).push;
+            push.inspect(JoinHandle::abort);
         }
         let number = endpoint.number;
         let removed = self.write(move |database| store::remove(database, number));
@@ -169,6 +336,9 @@ impl Endpoints {
     /// From now on nothing is claimed, and nobody registered.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
+        for running in self.running().iter().flatten() {
+            running.stop.send_replace(Some(self.outbound.drain));
+        }
     }
 
     /// Waits for [`Endpoints::stop`], then for what is in flight, and gives what is left of each.
@@ -176,11 +346,12 @@ impl Endpoints {
         let mut stopping = self.stopping.subscribe();
         // Ends with an error only if the sender is gone, which `self` holds.
         let _ = stopping.wait_for(|stop| *stop).await;
+        let _no_change = self.changing.lock().await;
         let running = self.running().take().unwrap_or_default();
         let mut left = Vec::with_capacity(running.len());
-        for running in running {
+        for push in running.into_iter().filter_map(|running| running.push) {
             // Each bounds its own drain, and all began at the same time.
-            match running.push.await {
+            match push.await {
                 Ok(push) => left.push(push),
                 Err(error) => error!(%error, "an endpoint's loop failed"),
             }

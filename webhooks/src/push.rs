@@ -32,7 +32,7 @@ use crate::{
     guard::Guard,
     pool::Pool,
     schedule::Schedule,
-    store::{self, AttemptRow, Body, Owed, Saved, Settlement, Store, Waiting},
+    store::{self, AttemptRow, Body, Disabled, Owed, Saved, Settlement, Store, Waiting},
     tls::Tls,
 };
 
@@ -48,6 +48,8 @@ const MAX_WAITING_BYTES: usize = 8 << 20;
 const PASS_BY: Duration = Duration::from_secs(15);
 /// How long to leave a feed or a store alone that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Why an endpoint is disabled that answered 410.
+const GONE: &str = "answered 410 Gone";
 
 /// What all the loops share.
 pub(crate) struct Outbound {
@@ -57,6 +59,8 @@ pub(crate) struct Outbound {
     pub(crate) guard: Guard,
     pub(crate) schedule: Schedule,
     pub(crate) attempt_timeout: Duration,
+    /// An endpoint is disabled that has only failed for so long.
+    pub(crate) give_up: Duration,
     pub(crate) drain: Duration,
 }
 
@@ -119,8 +123,10 @@ pub(crate) struct Push {
     bytes: usize,
     /// The number of the last attempt.
     number: u64,
-    /// The last attempt failed.
-    failing: bool,
+    /// The first failure after the last success.
+    failing: Option<SystemTime>,
+    /// The endpoint is not to be called any more.
+    disabled: Option<Disabled>,
     /// The endpoint asked to be left alone until then.
     resume: Instant,
 }
@@ -152,17 +158,18 @@ impl Push {
                 .map(|waiting| ((until(waiting.due), waiting.seq), waiting))
                 .collect(),
             number: saved.attempts,
-            failing: false,
+            failing: saved.failing,
+            disabled: None,
             resume: now,
         }
     }
 
-    /// Delivers until `stopping`, then claims no more and finishes what is in flight. What is still
-    /// owed then is [`Push::owed`].
-    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Self {
+    /// Delivers until it is to stop or the endpoint is disabled, then claims no more and finishes what is
+    /// in flight, in the time that it is given. What is still owed then is [`Push::owed`].
+    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
         self.report();
-        loop {
+        while self.disabled.is_none() {
             let free = self.free();
             let due = self.due();
             let after = self.after.into();
@@ -182,7 +189,8 @@ impl Push {
             self.record(false);
             self.report();
         }
-        let deadline = Instant::now() + self.outbound.drain;
+        let time = *stopping.borrow();
+        let deadline = Instant::now() + time.unwrap_or(self.outbound.drain);
         if timeout_at(deadline, self.finish()).await.is_err() {
             self.attempts.abort_all();
         }
@@ -213,7 +221,11 @@ impl Push {
     }
 
     fn free_slots(&self) -> usize {
-        let slots = if self.failing { 1 } else { CONCURRENCY };
+        let slots = if self.failing.is_some() {
+            1
+        } else {
+            CONCURRENCY
+        };
         slots.saturating_sub(self.held())
     }
 
@@ -292,7 +304,7 @@ impl Push {
             tls: Tls::system(),
             pool: self.pool.clone(),
             url: self.endpoint.url.clone(),
-            secrets: self.endpoint.secrets.clone(),
+            secrets: self.endpoint.secrets(SystemTime::now()),
             deadline: self.outbound.attempt_timeout,
         };
         let (seq, body) = (delivery.seq, delivery.body.clone());
@@ -318,12 +330,18 @@ impl Push {
             .in_flight
             .remove(&id)
             .expect("it was put there with its attempt");
-        self.failing = outcome.result.is_err();
+        let attempt = delivery.failed + 1;
         let fate = match &outcome.result {
-            Ok(_) => Fate::Delivered,
-            Err(failure) => self.postpone(delivery.failed + 1, failure),
+            Ok(_) => {
+                self.failing = None;
+                Fate::Delivered
+            }
+            Err(failure) => {
+                delivery.failed = attempt;
+                self.judge(outcome.at, failure);
+                self.postpone(attempt, failure)
+            }
         };
-        delivery.failed += usize::from(self.failing);
         self.number += 1;
         let unread = || Cursor {
             seq: delivery.seq,
@@ -335,7 +353,7 @@ impl Push {
             attempt: AttemptRow {
                 number: self.number,
                 id,
-                attempt: delivery.failed + usize::from(!self.failing),
+                attempt,
                 at: outcome.at,
                 duration: outcome.duration,
                 remote: outcome.remote.map(|remote| remote.to_string()),
@@ -347,6 +365,22 @@ impl Push {
             delivery,
             fate,
         });
+    }
+
+    /// Whether the endpoint is to be called any more, after this failure.
+    fn judge(&mut self, at: SystemTime, failure: &Failure) {
+        let since = *self.failing.get_or_insert(at);
+        let failing = at.duration_since(since).unwrap_or_default();
+        let reason = match failure.verdict() {
+            Verdict::Gone => GONE.to_owned(),
+            _ if failing >= self.outbound.give_up => {
+                let failing = humantime::format_duration(Duration::from_secs(failing.as_secs()));
+                format!("no success for {failing}")
+            }
+            _ => return,
+        };
+        warn!(endpoint = self.endpoint.id, reason, "disabled");
+        self.disabled = Some(Disabled { since: at, reason });
     }
 
     /// When there is another attempt, if there is one. An endpoint that asks for it is left alone until
@@ -385,7 +419,9 @@ impl Push {
         if ended.is_empty() && slow.is_empty() && !(all && cursor > self.recorded) {
             return;
         }
-        let settlement = settlement(self.endpoint.number, cursor, slow, &ended);
+        let mut settlement = settlement(self.endpoint.number, cursor, slow, &ended);
+        settlement.failing = self.failing;
+        settlement.disabled = self.disabled.clone();
         self.recording = Some(Recording {
             ended,
             cursor,
@@ -452,6 +488,7 @@ impl Push {
     fn report(&self) {
         let mut status = self.endpoint.status();
         status.after = self.after;
+        status.disabled = self.disabled.clone();
         status.in_flight = self.in_flight.len();
         status.waiting = self.waiting.len();
     }
@@ -570,10 +607,10 @@ async fn read(store: &Store, seq: u64) -> Result<Body, CommitError> {
     Ok(body.expect("a row refers to its message"))
 }
 
-/// Resolves when the server drains.
-async fn stop(stopping: &mut watch::Receiver<bool>) {
+/// Resolves when the loop is to stop.
+async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
     // That nobody is left to say so says it too.
-    let _ = stopping.wait_for(|stop| *stop).await;
+    let _ = stopping.wait_for(Option::is_some).await;
 }
 
 fn panicked(error: &JoinError) -> (Outcome, Option<Body>) {
@@ -596,6 +633,7 @@ mod tests {
             guard: Guard::default(),
             schedule: Schedule::default(),
             attempt_timeout: Duration::ZERO,
+            give_up: Duration::MAX,
             drain: Duration::ZERO,
         })
     }
@@ -605,7 +643,8 @@ mod tests {
         let registration = r#"{"url":"http://127.0.0.1:1/","topics":["quiet"]}"#;
         let registration: Registration = serde_json::from_str(registration).unwrap();
         let head = outbound.feed.head();
-        let saved = registration.parse().unwrap().save(head.seq);
+        let (target, secret) = registration.parse().unwrap();
+        let saved = target.save(&secret, head.seq);
         let endpoint = Arc::new(Endpoint::restore(&saved, head.epoch).unwrap());
         let push = Push::new(outbound, endpoint.clone(), &saved, Vec::new());
         (endpoint, push)
@@ -625,7 +664,7 @@ mod tests {
             ..Retention::default()
         });
         let (endpoint, push) = start(outbound(feed.clone()).await).await;
-        let (_stop, stopping) = watch::channel(false);
+        let (_stop, stopping) = watch::channel(None);
         tokio::spawn(push.run(stopping));
         publish(&feed, "a").await;
         sleep(PASS_BY).await;

@@ -11,7 +11,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{App, Program, endpoints::Endpoints};
+use crate::{App, Program, endpoint::Endpoint, endpoints::Endpoints};
 
 /// Answers one request.
 pub(crate) async fn route(
@@ -78,7 +78,7 @@ async fn sender(
             Ok(json(StatusCode::OK, list))
         }
         Some("") => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        Some(rest) if rest.starts_with('/') => one(endpoints, &rest[1..], &request).await,
+        Some(rest) if rest.starts_with('/') => one(app, endpoints, &rest[1..], request).await,
         _ => Err(Problem::not_found(path)),
     }
 }
@@ -97,31 +97,71 @@ async fn register(
     Ok(response)
 }
 
-/// `/endpoints/{id}` and `/endpoints/{id}/deliveries`.
-async fn one<B>(
+/// `/endpoints/{id}` and what is below.
+async fn one(
+    app: &App,
     endpoints: &Endpoints,
     rest: &str,
-    request: &Request<B>,
+    request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let (id, part) = rest.split_once('/').unwrap_or((rest, ""));
-    let missing = || Problem::not_found(request.uri().path());
+    let path = request.uri().path().to_owned();
+    let missing = || Problem::not_found(&path);
     let endpoint = endpoints.find(id).ok_or_else(missing)?;
     match part {
         "" if rest.ends_with('/') => Err(missing()),
-        "" if reads(request) => Ok(json(StatusCode::OK, endpoint.to_json(None))),
+        "" if reads(&request) => Ok(shown(&endpoint, None)),
         "" if request.method() == Method::DELETE => {
             endpoints.remove(&endpoint).await?;
             let mut response = Response::default();
             *response.status_mut() = StatusCode::NO_CONTENT;
             Ok(response)
         }
-        "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD")),
-        "deliveries" if reads(request) => {
+        "" if request.method() == Method::PATCH => {
+            let body = read_json(app, request).await?;
+            let endpoint = endpoints.patch(&endpoint, &body).await?;
+            Ok(shown(&endpoint, None))
+        }
+        "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
+        "deliveries" if reads(&request) => {
             Ok(json(StatusCode::OK, endpoints.deliveries(&endpoint).await?))
         }
         "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ => Err(missing()),
+        _ => act(app, endpoints, &endpoint, part, request).await,
     }
+}
+
+/// What is asked of an endpoint by a POST.
+async fn act(
+    app: &App,
+    endpoints: &Endpoints,
+    endpoint: &Endpoint,
+    part: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let dead = part.strip_prefix("dead/");
+    let dead = dead.and_then(|rest| rest.strip_suffix("/retry"));
+    if dead.is_none() && !matches!(part, "enable" | "replay" | "rotate") {
+        return Err(Problem::not_found(request.uri().path()));
+    }
+    if request.method() != Method::POST {
+        return Err(Problem::method_not_allowed("POST"));
+    }
+    let body = read_json(app, request).await?;
+    let endpoint = match (part, dead) {
+        (_, Some(id)) => endpoints.retry(endpoint, id, &body).await?,
+        ("enable", _) => endpoints.enable(endpoint, &body).await?,
+        ("replay", _) => endpoints.replay(endpoint, &body).await?,
+        _ => {
+            let (endpoint, secret) = endpoints.rotate(endpoint, &body).await?;
+            return Ok(shown(&endpoint, Some(secret)));
+        }
+    };
+    Ok(shown(&endpoint, None))
+}
+
+fn shown(endpoint: &Endpoint, secret: Option<String>) -> Response<Full<Bytes>> {
+    json(StatusCode::OK, endpoint.to_json(secret))
 }
 
 /// The whole body, byte for byte, of a request that says it is JSON. To insist on that also keeps out

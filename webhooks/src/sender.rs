@@ -18,6 +18,8 @@ use crate::{
 
 /// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an endpoint may only fail before it is disabled.
+const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
 
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
@@ -53,6 +55,9 @@ pub struct Config {
     /// From the first lookup to the last byte of the answer. Not on the command line.
     #[arg(skip = ATTEMPT_TIMEOUT)]
     pub attempt_timeout: Duration,
+    /// An endpoint that has only failed for so long is disabled. Not on the command line.
+    #[arg(skip = GIVE_UP)]
+    pub give_up: Duration,
     /// When to try again. Not on the command line.
     #[arg(skip = Schedule::default())]
     pub schedule: Schedule,
@@ -93,6 +98,7 @@ impl Config {
             },
             schedule: self.schedule.clone(),
             attempt_timeout: self.attempt_timeout,
+            give_up: self.give_up,
             drain: self.limits.drain,
         }
     }

@@ -33,7 +33,7 @@ pub(crate) const REMEMBERED: u64 = 100;
 
 /// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
 /// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
-/// the place. Times are milliseconds since 1970.
+/// the place. Times are milliseconds since 1970; `failing` and `disabled` are since when.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,7 +43,10 @@ CREATE TABLE IF NOT EXISTS endpoints (
     types TEXT,
     cursor INTEGER NOT NULL,
     delivered INTEGER NOT NULL DEFAULT 0,
-    last_error TEXT
+    last_error TEXT,
+    failing INTEGER,
+    disabled INTEGER,
+    reason TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS secrets (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
@@ -142,8 +145,8 @@ pub(crate) struct Saved {
     pub(crate) topics: String,
     /// Separated by commas; `None` is all.
     pub(crate) types: Option<String>,
-    /// Newest first.
-    pub(crate) secrets: Vec<String>,
+    /// Newest first, with the time until which each signs if it is not the last one.
+    pub(crate) secrets: Vec<(String, Option<SystemTime>)>,
     /// Everything up to this number is recorded.
     pub(crate) cursor: u64,
     pub(crate) delivered: u64,
@@ -151,6 +154,17 @@ pub(crate) struct Saved {
     pub(crate) last_error: Option<String>,
     /// The number of its last attempt.
     pub(crate) attempts: u64,
+    /// The first failure after the last success.
+    pub(crate) failing: Option<SystemTime>,
+    /// Nobody calls it.
+    pub(crate) disabled: Option<Disabled>,
+}
+
+/// Since when and why an endpoint is not called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disabled {
+    pub(crate) since: SystemTime,
+    pub(crate) reason: String,
 }
 
 /// Adds a new endpoint, and returns its number.
@@ -160,10 +174,10 @@ pub(crate) fn insert(database: &Connection, saved: &Saved) -> rusqlite::Result<i
         params![saved.id, saved.url, saved.topics, saved.types, saved.cursor],
     )?;
     let endpoint = database.last_insert_rowid();
-    for secret in saved.secrets.iter().rev() {
+    for (secret, until) in saved.secrets.iter().rev() {
         database.execute(
-            "INSERT INTO secrets (endpoint, secret) VALUES (?1, ?2)",
-            params![endpoint, secret],
+            "INSERT INTO secrets (endpoint, secret, until) VALUES (?1, ?2, ?3)",
+            params![endpoint, secret, until.map(millis)],
         )?;
     }
     Ok(endpoint)
@@ -171,35 +185,136 @@ pub(crate) fn insert(database: &Connection, saved: &Saved) -> rusqlite::Result<i
 
 /// Every endpoint, oldest first.
 pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
-    let mut rows = database.prepare(
-        "SELECT endpoint, id, url, topics, types, cursor, delivered, last_error,
-           (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
-           (SELECT ifnull(max(number), 0) FROM attempts a WHERE a.endpoint = e.endpoint)
-         FROM endpoints e ORDER BY endpoint",
+    let mut rows = database.prepare_cached(&format!("{ENDPOINT} ORDER BY endpoint"))?;
+    let rows = rows.query_map([], |row| saved(database, row))?;
+    rows.collect()
+}
+
+/// One endpoint, which is there.
+pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result<Saved> {
+    database
+        .prepare_cached(&format!("{ENDPOINT} WHERE endpoint = ?1"))?
+        .query_row([endpoint], |row| saved(database, row))
+}
+
+/// What [`saved`] reads.
+const ENDPOINT: &str = "
+    SELECT endpoint, id, url, topics, types, cursor, delivered, last_error, failing, disabled, reason,
+      (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
+      (SELECT ifnull(max(number), 0) FROM attempts a WHERE a.endpoint = e.endpoint)
+    FROM endpoints e";
+
+fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
+    let endpoint = row.get(0)?;
+    let since: Option<u64> = row.get(9)?;
+    let reason: Option<String> = row.get(10)?;
+    Ok(Saved {
+        endpoint,
+        id: row.get(1)?,
+        url: row.get(2)?,
+        topics: row.get(3)?,
+        types: row.get(4)?,
+        secrets: secrets(database, endpoint)?,
+        cursor: row.get(5)?,
+        delivered: row.get(6)?,
+        last_error: row.get(7)?,
+        failing: row.get::<_, Option<u64>>(8)?.map(time),
+        disabled: since.map(|since| Disabled {
+            since: time(since),
+            reason: reason.unwrap_or_default(),
+        }),
+        dead: row.get(11)?,
+        attempts: row.get(12)?,
+    })
+}
+
+fn secrets(
+    database: &Connection,
+    endpoint: i64,
+) -> rusqlite::Result<Vec<(String, Option<SystemTime>)>> {
+    let mut rows = database.prepare_cached(
+        "SELECT secret, until FROM secrets WHERE endpoint = ?1 ORDER BY number DESC",
     )?;
-    let rows = rows.query_map([], |row| {
-        let endpoint = row.get(0)?;
-        Ok(Saved {
-            endpoint,
-            id: row.get(1)?,
-            url: row.get(2)?,
-            topics: row.get(3)?,
-            types: row.get(4)?,
-            secrets: secrets(database, endpoint)?,
-            cursor: row.get(5)?,
-            delivered: row.get(6)?,
-            dead: row.get(8)?,
-            last_error: row.get(7)?,
-            attempts: row.get(9)?,
-        })
+    let rows = rows.query_map([endpoint], |row| {
+        Ok((row.get(0)?, row.get::<_, Option<u64>>(1)?.map(time)))
     })?;
     rows.collect()
 }
 
-fn secrets(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<String>> {
-    let mut rows = database
-        .prepare_cached("SELECT secret FROM secrets WHERE endpoint = ?1 ORDER BY number DESC")?;
-    rows.query_map([endpoint], |row| row.get(0))?.collect()
+/// Calls it elsewhere, or about something else, from now on.
+pub(crate) fn retarget(
+    database: &Connection,
+    endpoint: i64,
+    (url, topics, types): (&str, &str, Option<&str>),
+) -> rusqlite::Result<()> {
+    database.execute(
+        "UPDATE endpoints SET url = ?2, topics = ?3, types = ?4 WHERE endpoint = ?1",
+        params![endpoint, url, topics, types],
+    )?;
+    Ok(())
+}
+
+/// A new secret; the one before signs along until then, and those that are at their end go.
+pub(crate) fn rotate(
+    database: &Connection,
+    endpoint: i64,
+    secret: &str,
+    now: SystemTime,
+    until: SystemTime,
+) -> rusqlite::Result<()> {
+    database.execute(
+        "DELETE FROM secrets WHERE endpoint = ?1 AND until <= ?2",
+        params![endpoint, millis(now)],
+    )?;
+    database.execute(
+        "UPDATE secrets SET until = ?2 WHERE endpoint = ?1 AND until IS NULL",
+        params![endpoint, millis(until)],
+    )?;
+    database.execute(
+        "INSERT INTO secrets (endpoint, secret) VALUES (?1, ?2)",
+        params![endpoint, secret],
+    )?;
+    Ok(())
+}
+
+/// Calls it again, or does not any more.
+pub(crate) fn set_disabled(
+    database: &Connection,
+    endpoint: i64,
+    disabled: Option<&Disabled>,
+) -> rusqlite::Result<()> {
+    let since = disabled.map(|disabled| millis(disabled.since));
+    let reason = disabled.map(|disabled| &disabled.reason);
+    database.execute(
+        "UPDATE endpoints SET failing = NULL, disabled = ?2, reason = ?3 WHERE endpoint = ?1",
+        params![endpoint, since, reason],
+    )?;
+    Ok(())
+}
+
+/// Moves the cursor back, if that is back.
+pub(crate) fn replay(database: &Connection, endpoint: i64, cursor: u64) -> rusqlite::Result<bool> {
+    let moved = database.execute(
+        "UPDATE endpoints SET cursor = ?2 WHERE endpoint = ?1 AND cursor >= ?2",
+        params![endpoint, cursor],
+    )?;
+    Ok(moved > 0)
+}
+
+/// Makes a dead delivery due, with the whole schedule before it. Returns whether it was dead.
+pub(crate) fn revive(
+    database: &Connection,
+    endpoint: i64,
+    seq: u64,
+    id: &str,
+    now: SystemTime,
+) -> rusqlite::Result<bool> {
+    let revived = database.execute(
+        "UPDATE deliveries SET due = ?4, failed = 0 WHERE endpoint = ?1 AND seq = ?2 AND due IS NULL
+         AND EXISTS (SELECT 1 FROM bodies WHERE seq = ?2 AND id = ?3)",
+        params![endpoint, seq, id, millis(now)],
+    )?;
+    Ok(revived > 0)
 }
 
 /// Removes an endpoint with all it is owed, and returns whether it was there.
@@ -225,6 +340,10 @@ pub(crate) struct Settlement {
     pub(crate) owed: Vec<Owed>,
     pub(crate) attempts: Vec<AttemptRow>,
     pub(crate) last_error: Option<String>,
+    /// The first failure after the last success.
+    pub(crate) failing: Option<SystemTime>,
+    /// If the endpoint is not to be called from now on.
+    pub(crate) disabled: Option<Disabled>,
 }
 
 /// A delivery that is not made.
@@ -273,16 +392,20 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     let known = database
         .prepare_cached(
             "UPDATE endpoints SET cursor = ?2, delivered = delivered + ?3,
-               last_error = ifnull(?4, last_error) WHERE endpoint = ?1",
+               last_error = ifnull(?4, last_error), failing = ?5 WHERE endpoint = ?1",
         )?
         .execute(params![
             endpoint,
             settlement.cursor,
             settlement.delivered,
-            settlement.last_error
+            settlement.last_error,
+            settlement.failing.map(millis),
         ])?;
     if known == 0 {
         return Ok(());
+    }
+    if settlement.disabled.is_some() {
+        set_disabled(database, endpoint, settlement.disabled.as_ref())?;
     }
     for owed in &settlement.owed {
         owe(database, endpoint, owed)?;
@@ -461,25 +584,27 @@ mod tests {
         database
     }
 
-    fn saved(id: &str) -> Saved {
+    fn new(id: &str) -> Saved {
         Saved {
             endpoint: 0,
             id: id.into(),
             url: "https://pay.example/".into(),
             topics: "a,b".into(),
             types: None,
-            secrets: vec!["new".into(), "old".into()],
+            secrets: vec![("new".into(), None), ("old".into(), Some(time(5)))],
             cursor: 7,
             delivered: 0,
             dead: 0,
             last_error: None,
             attempts: 0,
+            failing: None,
+            disabled: None,
         }
     }
 
     /// An endpoint, up to 7.
-    fn endpoint(database: &Connection, id: &str) -> i64 {
-        insert(database, &saved(id)).unwrap()
+    fn added(database: &Connection, id: &str) -> i64 {
+        insert(database, &new(id)).unwrap()
     }
 
     fn owed(seq: u64, due: Option<u64>) -> Owed {
@@ -508,21 +633,21 @@ mod tests {
     #[test]
     fn an_endpoint_comes_back_as_it_was_with_its_newest_secret_first() {
         let database = database();
-        let one = endpoint(&database, "ep_1");
+        let one = added(&database, "ep_1");
         let two = Saved {
             types: Some("x,y".into()),
-            ..saved("ep_2")
+            ..new("ep_2")
         };
         let number = insert(&database, &two).unwrap();
         let expected = |endpoint, saved| Saved { endpoint, ..saved };
-        let both = [expected(one, saved("ep_1")), expected(number, two)];
+        let both = [expected(one, new("ep_1")), expected(number, two)];
         assert_eq!(endpoints(&database).unwrap(), both);
     }
 
     #[test]
     fn what_failed_waits_with_its_message_and_what_was_delivered_leaves_nothing() {
         let database = database();
-        let endpoint = endpoint(&database, "ep_1");
+        let endpoint = added(&database, "ep_1");
         settled(
             &database,
             Settlement {
@@ -565,7 +690,7 @@ mod tests {
     #[test]
     fn what_is_dead_is_listed_with_its_reason_and_does_not_wait() {
         let database = database();
-        let endpoint = endpoint(&database, "ep_1");
+        let endpoint = added(&database, "ep_1");
         settled(
             &database,
             Settlement {
@@ -590,9 +715,82 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dead_can_be_made_due_once_and_by_its_id() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        settled(
+            &database,
+            Settlement {
+                endpoint: number,
+                cursor: 9,
+                owed: vec![owed(8, None), owed(9, Some(60))],
+                ..Settlement::default()
+            },
+        );
+        let revive = |seq, id| revive(&database, number, seq, id, time(70)).unwrap();
+        assert!(!revive(8, "b-8"), "it is of another epoch");
+        assert!(!revive(9, "a-9"), "it is not dead");
+        assert!(revive(8, "a-8"));
+        assert!(!revive(8, "a-8"), "it is not any more");
+        let waiting = waiting(&database, number).unwrap();
+        assert_eq!((waiting[0].failed, waiting[0].due), (0, time(70)));
+        assert_eq!(endpoint(&database, number).unwrap().dead, 0);
+    }
+
+    #[test]
+    fn of_the_secrets_the_new_one_is_first_and_those_at_their_end_go() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        let secrets = || endpoint(&database, number).unwrap().secrets;
+        rotate(&database, number, "newer", time(4), time(9)).unwrap();
+        let [newer, new] = [("newer".into(), None), ("new".into(), Some(time(9)))];
+        assert_eq!(secrets(), [newer, new, ("old".into(), Some(time(5)))]);
+        rotate(&database, number, "newest", time(5), time(20)).unwrap();
+        let names = secrets().into_iter().map(|(secret, _)| secret);
+        assert_eq!(names.collect::<Vec<_>>(), ["newest", "newer", "new"]);
+    }
+
+    #[test]
+    fn an_endpoint_is_disabled_with_a_reason_and_enabled_as_if_it_had_not_failed() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        let disabled = Disabled {
+            since: time(8),
+            reason: "gone".into(),
+        };
+        settled(
+            &database,
+            Settlement {
+                endpoint: number,
+                cursor: 7,
+                failing: Some(time(3)),
+                disabled: Some(disabled.clone()),
+                ..Settlement::default()
+            },
+        );
+        assert_eq!(
+            endpoint(&database, number).unwrap().disabled,
+            Some(disabled)
+        );
+        set_disabled(&database, number, None).unwrap();
+        assert_eq!(endpoint(&database, number).unwrap().disabled, None);
+        assert_eq!(endpoint(&database, number).unwrap().failing, None);
+    }
+
+    #[test]
+    fn a_cursor_is_moved_back_and_not_on() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        assert!(!replay(&database, number, 8).unwrap());
+        assert!(replay(&database, number, 7).unwrap());
+        assert!(replay(&database, number, 2).unwrap());
+        assert_eq!(endpoint(&database, number).unwrap().cursor, 2);
+    }
+
+    #[test]
     fn a_body_is_there_once_and_as_long_as_anyone_is_owed_it() {
         let database = database();
-        let both = ["ep_1", "ep_2"].map(|id| endpoint(&database, id));
+        let both = ["ep_1", "ep_2"].map(|id| added(&database, id));
         for endpoint in both {
             settled(
                 &database,
@@ -615,7 +813,7 @@ mod tests {
     #[test]
     fn what_is_settled_after_an_endpoint_was_removed_is_nothing() {
         let database = database();
-        let endpoint = endpoint(&database, "ep_1");
+        let endpoint = added(&database, "ep_1");
         remove(&database, endpoint).unwrap();
         settled(
             &database,
@@ -632,7 +830,7 @@ mod tests {
     #[test]
     fn of_the_attempts_the_last_hundred_are_kept() {
         let database = database();
-        let endpoint = endpoint(&database, "ep_1");
+        let endpoint = added(&database, "ep_1");
         let row = |number: u64| AttemptRow {
             number,
             id: format!("a-{number}"),
@@ -664,7 +862,7 @@ mod tests {
         let feed = Feed::new(common::Retention::default());
         let store = Store::open(&feed).await.unwrap();
         assert!(!store.is_durable());
-        let number = store.run(|database| insert(database, &saved("ep_1")));
+        let number = store.run(|database| insert(database, &new("ep_1")));
         let number = number.await.unwrap();
         let there = store.run(endpoints_of).await.unwrap();
         assert_eq!(there[0].endpoint, number);

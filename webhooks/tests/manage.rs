@@ -1,0 +1,252 @@
+//! What may be done with an endpoint that is registered.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::harness::{Reply, TestServer};
+use hyper::Method;
+use serde_json::{Value, json};
+use setup::{
+    Called, FAILED, OK, SECRET, Sink, endpoint, local, publish, register, send_json, start,
+};
+use webhooks::{
+    Config,
+    schedule::Schedule,
+    verify::{
+        Tolerance, Unverified,
+        standard::{Secret, verify},
+    },
+};
+
+const GONE: &str = "HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n";
+
+fn is_genuine(called: &Called, secret: &str) -> bool {
+    let fields = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let fields = fields.map(|name| (name, called.field(name).as_bytes()));
+    let secrets = [secret.parse::<Secret>().unwrap()];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let body = Unverified::new(&called.body);
+    verify(body, fields, &secrets, now.as_secs(), Tolerance::default()).is_ok()
+}
+
+async fn patch(sender: &TestServer, path: &str, change: Value) -> Reply {
+    let client = sender.client();
+    let request = client.request(Method::PATCH, path);
+    let request = request.header("content-type", "application/json");
+    request.body(change.to_string()).send().await
+}
+
+async fn post(sender: &TestServer, path: &str, body: Value) -> Value {
+    let reply = send_json(sender, path, &body.to_string()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+/// Does not try again.
+fn never_again() -> Config {
+    Config {
+        schedule: Schedule::new([]),
+        ..local()
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_called_elsewhere_and_about_something_else_after_a_change() {
+    let (sender, old, new) = (start(local()).await, Sink::open().await, Sink::open().await);
+    let path = register(&sender, &old.url()).await;
+    publish(&sender, "old").await;
+    assert_eq!(old.answers(OK).await, "old");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    let change = json!({"url": new.url(), "topics": ["a", "b"], "types": ["x"]});
+    let changed = patch(&sender, &path, change).await.json();
+    assert_eq!(changed["url"], new.url());
+    assert_eq!(changed["topics"], json!(["a", "b"]));
+    publish(&sender, "of another type").await;
+    sender.post("/topics/b?type=x", "new").await;
+    assert_eq!(new.answers(OK).await, "new");
+    let changed = patch(&sender, &path, json!({"types": null})).await.json();
+    assert_eq!(
+        (&changed["types"], &changed["url"]),
+        (&json!(null), &json!(new.url()))
+    );
+    publish(&sender, "any").await;
+    assert_eq!(new.answers(OK).await, "any");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 3).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_rotation_the_new_secret_signs_first_and_the_old_one_along() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let rotated = post(&sender, &format!("{path}/rotate"), json!({})).await;
+    let new = rotated["secret"].as_str().unwrap();
+    assert_eq!(new.parse::<Secret>().unwrap().size(), 32);
+    publish(&sender, "hello").await;
+    let mut called = sink.called().await;
+    called.wire.send(OK).await;
+    assert!(is_genuine(&called, new) && is_genuine(&called, SECRET));
+    let first = called.field("webhook-signature").split(' ').next().unwrap();
+    let only_first = called
+        .head
+        .replace(called.field("webhook-signature"), first);
+    let only_first = Called {
+        head: only_first,
+        ..called
+    };
+    assert!(is_genuine(&only_first, new));
+    assert!(!sender.get(&path).await.text().contains("secret"));
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn of_secrets_at_most_ten_sign_at_one_time() {
+    let sender = start(local()).await;
+    let path = register(&sender, &Sink::open().await.url()).await;
+    let rotate = format!("{path}/rotate");
+    for _ in 1..10 {
+        post(&sender, &rotate, json!({})).await;
+    }
+    let reply = send_json(&sender, &rotate, "{}").await;
+    assert_eq!(reply.status, 409, "{}", reply.text());
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn who_answers_410_is_not_called_until_it_is_enabled_and_then_gets_what_it_missed() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let first = publish(&sender, "first").await;
+    sink.answers(GONE).await;
+    let gone = endpoint(&sender, &path, |endpoint| endpoint["disabled"].is_object()).await;
+    assert_eq!(gone["disabled"]["reason"], "answered 410 Gone");
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    publish(&sender, "missed").await;
+
+    let enabled = post(&sender, &format!("{path}/enable"), json!({})).await;
+    assert_eq!(enabled["disabled"], json!(null));
+    assert_eq!(sink.answers(OK).await, "missed");
+    // The one that was refused is dead, and comes when it is asked for.
+    post(&sender, &format!("{path}/dead/{first}/retry"), json!({})).await;
+    assert_eq!(sink.answers(OK).await, "first");
+    let last = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    assert_eq!(last["dead"], 0);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_only_failed_for_too_long_is_disabled() {
+    let config = Config {
+        give_up: Duration::ZERO,
+        ..never_again()
+    };
+    let (sender, sink) = (start(config).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    sink.answers(FAILED).await;
+    let disabled = |endpoint: &Value| endpoint["disabled"].is_object();
+    let disabled = endpoint(&sender, &path, disabled).await;
+    assert_eq!(disabled["disabled"]["reason"], "no success for 0s");
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_can_be_disabled_by_hand() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let disabled = patch(&sender, &path, json!({"enabled": false}))
+        .await
+        .json();
+    assert_eq!(disabled["disabled"]["reason"], "by hand");
+    publish(&sender, "hello").await;
+    let enabled = patch(&sender, &path, json!({"enabled": true})).await.json();
+    assert_eq!(enabled["disabled"], json!(null));
+    assert_eq!(sink.answers(OK).await, "hello");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_delivers_the_same_messages_again() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let mut ids = Vec::new();
+    for text in ["one", "two"] {
+        ids.push(publish(&sender, text).await);
+        sink.answers(OK).await;
+    }
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    let replay = format!("{path}/replay");
+    post(&sender, &replay, json!({"after": ids[0]})).await;
+    let mut again = sink.called().await;
+    again.wire.send(OK).await;
+    assert_eq!(again.field("webhook-id"), ids[1]);
+    drop(again);
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 3).await;
+    post(&sender, &replay, json!({"after": "earliest"})).await;
+    let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+    got.sort();
+    assert_eq!(got, ["one", "two"]);
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 5).await;
+
+    for (after, detail) in [
+        ("another-1", "after: this feed has no such position"),
+        ("soon", "after: "),
+    ] {
+        let reply = send_json(&sender, &replay, &json!({"after": after}).to_string()).await;
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        let told = reply.json()["detail"].as_str().unwrap().to_owned();
+        assert!(told.starts_with(detail), "{told}");
+    }
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_dead_cannot_be_tried_again() {
+    let (sender, sink) = (start(never_again()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let id = publish(&sender, "hello").await;
+    sink.answers(OK).await;
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    for id in [&id, "a-1", "nothing"] {
+        let reply = send_json(&sender, &format!("{path}/dead/{id}/retry"), "{}").await;
+        assert_eq!(reply.status, 404, "{id}");
+    }
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_none_is_refused() {
+    let sender = start(local()).await;
+    let path = register(&sender, &Sink::open().await.url()).await;
+    for change in [
+        json!({"url": "ftp://example.com/"}),
+        json!({"url": "http://10.0.0.1/"}),
+        json!({"topics": []}),
+        json!({"types": []}),
+        json!({"secret": SECRET}),
+    ] {
+        let reply = patch(&sender, &path, change.clone()).await;
+        assert_eq!(reply.status, 400, "{change}");
+    }
+    for (part, body) in [
+        ("rotate", r#"{"secret":"whsec_AAAA"}"#),
+        ("enable", r#"{"now":true}"#),
+        ("replay", "{}"),
+    ] {
+        let reply = send_json(&sender, &format!("{path}/{part}"), body).await;
+        assert_eq!(reply.status, 400, "{part}");
+        let reply = sender.get(&format!("{path}/{part}")).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("allow")),
+            (405, Some("POST")),
+            "{part}"
+        );
+        let reply = sender.post(&format!("{path}/{part}"), body).await;
+        assert_eq!(reply.status, 415, "{part}");
+    }
+    sender.stop().await;
+}
