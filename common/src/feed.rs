@@ -1,6 +1,7 @@
 //! The feed: the log, its idempotency keys and its waiters behind three verbs.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -76,6 +77,9 @@ pub enum FeedError {
     /// The handle was closed, and there is nothing more to read.
     #[error("the feed is closed")]
     Closed,
+    /// Everything that it may keep, or more, is owed to somebody: see [`Feed::pin`].
+    #[error("the feed has its {0} bytes and more, and somebody is owed them")]
+    Full(usize),
     /// The idempotency key was used for another message.
     #[error("Idempotency-Key {0} was used for another message in this topic")]
     KeyReused(IdempotencyKey),
@@ -120,7 +124,7 @@ impl Feed {
     /// Appends a message and wakes those who wait for its topic.
     ///
     /// # Errors
-    /// [`FeedError::TooManyTopics`]; of a feed in a file also [`FeedError::NoRoom`] and
+    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]; of a feed in a file also [`FeedError::NoRoom`] and
     /// [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
         if let Some(journal) = &self.handle.journal {
@@ -272,6 +276,13 @@ impl Feed {
     /// of another life or beyond the head, whose reader has a gap to hear of first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
         self.shared.look(|log| log.position(topics, after))
+    }
+
+    /// Keeps what somebody is owed, whatever the retention says: of each of these topics, the messages
+    /// newer than the number. It replaces the pins before. Beyond [`Retention::total_bytes`] the feed then
+    /// takes no more.
+    pub fn pin(&self, pins: HashMap<Topic, u64>) {
+        self.shared.change_state(|state| state.log.pin(pins));
     }
 
     /// How many readers wait in [`Feed::next`], over all handles.

@@ -66,6 +66,9 @@ pub(crate) struct Log {
     oldest: BTreeMap<u64, Topic>,
     /// What all messages cost together.
     bytes: usize,
+    /// Of these topics, what is newer than the number is kept whatever the retention says, since
+    /// somebody is owed it.
+    pins: HashMap<Topic, u64>,
     /// No topic is idle before this moment, so a full log need not look for one.
     none_idle_before: Option<Instant>,
     /// Of a log that is also in a file.
@@ -127,9 +130,15 @@ impl Log {
             topics: HashMap::new(),
             oldest: BTreeMap::new(),
             bytes: 0,
+            pins: HashMap::new(),
             none_idle_before: None,
             filed: None,
         }
+    }
+
+    /// From now on exactly these are pinned. What they held is let go of by the next publish.
+    pub(crate) fn pin(&mut self, pins: HashMap<Topic, u64>) {
+        self.pins = pins;
     }
 
     pub(crate) fn head(&self) -> Cursor {
@@ -186,6 +195,10 @@ impl Log {
     }
 
     fn make_room_for(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
+        self.trim_all();
+        if self.bytes > self.retention.total_bytes && self.holds_pinned() {
+            return Err(FeedError::Full(self.retention.total_bytes));
+        }
         if self.topics.len() < self.retention.topics || self.topics.contains_key(topic) {
             return Ok(());
         }
@@ -202,7 +215,11 @@ impl Log {
     /// Lets go of every idle topic.
     fn reclaim(&mut self, now: Instant) {
         let idle_since = |ring: &Ring| ring.published + self.retention.idle;
-        for (topic, ring) in self.topics.extract_if(|_, ring| idle_since(ring) <= now) {
+        let pins = &self.pins;
+        let idle = |topic: &Topic, ring: &mut Ring| {
+            idle_since(ring) <= now && !is_pinned(pins, topic, ring.last(self.head))
+        };
+        for (topic, ring) in self.topics.extract_if(idle) {
             self.bytes -= ring.bytes;
             self.floor = self.floor.max(ring.last(self.head));
             if let Some(first) = ring.first() {
@@ -218,22 +235,32 @@ impl Log {
     }
 
     fn trim(&mut self, topic: &Topic) {
-        while self.topics[topic].is_over(&self.retention) {
+        while let ring = &self.topics[topic]
+            && ring.is_over(&self.retention)
+            && !ring
+                .first()
+                .is_some_and(|first| is_pinned(&self.pins, topic, first))
+        {
             self.drop_oldest_of(topic);
         }
-        while self.bytes > self.retention.total_bytes && self.head > self.oldest_kept() {
-            let oldest = self
-                .oldest
-                .values()
-                .next()
-                .expect("there are bytes")
-                .clone();
-            self.drop_oldest_of(&oldest);
+        self.trim_all();
+    }
+
+    /// Lets go of the oldest of all, down to the newest one and to what is pinned.
+    fn trim_all(&mut self) {
+        while self.bytes > self.retention.total_bytes {
+            let mut oldest = self.oldest.iter().filter(|(seq, _)| **seq < self.head);
+            let free = oldest.find(|(seq, topic)| !is_pinned(&self.pins, topic, **seq));
+            let Some(topic) = free.map(|(_, topic)| topic.clone()) else {
+                return;
+            };
+            self.drop_oldest_of(&topic);
         }
     }
 
-    fn oldest_kept(&self) -> u64 {
-        self.oldest.keys().next().copied().unwrap_or(self.head)
+    fn holds_pinned(&self) -> bool {
+        let mut oldest = self.oldest.iter();
+        oldest.any(|(seq, topic)| is_pinned(&self.pins, topic, *seq))
     }
 
     fn drop_oldest_of(&mut self, topic: &Topic) {
@@ -448,11 +475,17 @@ impl Log {
     }
 }
 
+/// Whether a message is kept for somebody who is owed it.
+fn is_pinned(pins: &HashMap<Topic, u64>, topic: &Topic, seq: u64) -> bool {
+    pins.get(topic).is_some_and(|pin| seq > *pin)
+}
+
 /// What only a log in a file does.
 #[cfg(feature = "file")]
 impl Log {
     /// A log as it was saved: the topics with their marks, and all that is kept, oldest first, with
-    /// the moment of its publish.
+    /// the moment of its publish. What is over the retention goes with the next publish: until then
+    /// whoever is owed it can [pin](Self::pin) it.
     pub(crate) fn restore<E>(
         saved: Saved,
         kept: impl IntoIterator<Item = Result<(Topic, Older, Instant), E>>,
@@ -470,8 +503,6 @@ impl Log {
             let (topic, older, published) = kept?;
             log.restore_one(&topic, older, published);
         }
-        let topics: Vec<Topic> = log.topics.keys().cloned().collect();
-        topics.iter().for_each(|topic| log.trim(topic));
         Ok(log)
     }
 

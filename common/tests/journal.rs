@@ -306,12 +306,85 @@ async fn less_retention_at_the_next_start_is_a_gap_and_not_a_surprise() {
         messages: 2,
         ..Retention::default()
     };
+    let feed = scratch.open(&less);
+    let page = read(&feed, "a", &first.into()).await;
+    assert_eq!(
+        page.messages.len(),
+        8,
+        "nothing is let go of before a publish"
+    );
+    publish(&feed, "a", "9").await;
+    drop(feed);
     for retention in [less, Retention::default()] {
         let feed = scratch.open(&retention);
         let page = read(&feed, "a", &first.into()).await;
-        assert_eq!(texts(&page), ["7", "8"]);
-        assert_eq!(page.gap.unwrap().resumed.seq, 7);
+        assert_eq!(texts(&page), ["8", "9"]);
+        assert_eq!(page.gap.unwrap().resumed.seq, 8);
     }
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_kept_over_a_restart_and_until_it_is_not() {
+    let scratch = Scratch::new();
+    let two = Retention {
+        messages: 2,
+        ..Retention::default()
+    };
+    let feed = scratch.open(&two);
+    let pins = |seq| [("a".parse().unwrap(), seq)].into();
+    feed.pin(pins(1));
+    for number in 1..=5 {
+        publish(&feed, "a", &number.to_string()).await;
+        publish(&feed, "b", &number.to_string()).await;
+    }
+    drop(feed);
+    let feed = scratch.open(&two);
+    feed.pin(pins(1));
+    publish(&feed, "a", "6").await;
+    let kept = |topics| read_all(&feed, topics);
+    assert_eq!(
+        kept("a").await,
+        ["2", "3", "4", "5", "6"],
+        "after the first"
+    );
+    assert_eq!(kept("b").await, ["4", "5"], "b is not pinned");
+    feed.pin(pins(7));
+    publish(&feed, "a", "7").await;
+    assert_eq!(
+        kept("a").await,
+        ["5", "6", "7"],
+        "number 7 is the fourth of a"
+    );
+    feed.pin([].into());
+    publish(&feed, "a", "8").await;
+    assert_eq!(kept("a").await, ["7", "8"]);
+}
+
+#[tokio::test]
+async fn a_feed_that_is_full_of_what_is_pinned_takes_no_more_until_it_is_not() {
+    let small = Retention {
+        total_bytes: 2_000,
+        ..Retention::default()
+    };
+    for feed in [feed(small.clone()), Scratch::new().open(&small)] {
+        feed.pin([("a".parse().unwrap(), 0)].into());
+        let refused = loop {
+            let draft = Draft::new(Data::text("something"));
+            if let Err(refused) = feed.publish("a".parse().unwrap(), draft).await {
+                break refused;
+            }
+        };
+        assert_eq!(refused, FeedError::Full(2_000));
+        let before = feed.counts();
+        assert!(before.bytes > 2_000 && before.bytes < 2_400, "{before:?}");
+        feed.pin([("a".parse().unwrap(), 1)].into());
+        publish(&feed, "a", "there is room").await;
+        assert_eq!(feed.counts().messages, before.messages);
+    }
+}
+
+async fn read_all(feed: &Feed, topics: &str) -> Vec<String> {
+    texts(&read(feed, topics, &After::Earliest).await)
 }
 
 /// What happens to two feeds at once.
