@@ -42,6 +42,8 @@ pub(crate) struct Endpoint {
 pub(crate) struct Status {
     /// Everything up to here was claimed from the feed.
     pub(crate) after: Cursor,
+    /// Everything up to here is in the store: delivered, dead or with a row.
+    pub(crate) recorded: u64,
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
@@ -74,6 +76,7 @@ impl Endpoint {
             secrets: secrets.collect::<Result<_, Problem>>()?,
             status: Mutex::new(Status {
                 after: Cursor { epoch, seq },
+                recorded: seq,
                 in_flight: 0,
                 waiting: 0,
                 delivered: saved.delivered,

@@ -1,15 +1,21 @@
 //! The endpoints: registering, finding, changing, removing them, and ending their loops.
 
 use std::{
+    collections::HashMap,
+    convert::Infallible,
     io,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
-use common::{After, Cursor, Problem, retry_after};
+use common::{After, Cursor, Problem, Topic, retry_after};
 use hyper::StatusCode;
 use rusqlite::Connection;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{interval, timeout},
+};
 use tracing::{error, info};
 use url::Url;
 
@@ -22,6 +28,8 @@ use crate::{
 
 /// After a rotation the secret before signs along for so long.
 const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
+/// How often the feed is told what it must keep for the endpoints.
+const PIN: Duration = Duration::from_secs(1);
 /// The most secrets that sign at one time.
 const MAX_SECRETS: usize = 10;
 /// How long a change of an endpoint waits for what is in flight.
@@ -75,7 +83,34 @@ impl Endpoints {
             };
             endpoints.start(&saved, waiting).map_err(damaged)?;
         }
+        endpoints.pin();
         Ok(endpoints)
+    }
+
+    /// Has the feed keep what an endpoint has not got, of a disabled one too.
+    fn pin(&self) {
+        let mut pins: HashMap<Topic, u64> = HashMap::new();
+        let running = self.running();
+        let Some(running) = running.as_ref() else {
+            return; // at the end it stays as it is
+        };
+        for Running { endpoint, .. } in running {
+            let recorded = endpoint.status().recorded;
+            for topic in endpoint.topics.iter() {
+                let pin = pins.entry(topic.clone()).or_insert(recorded);
+                *pin = recorded.min(*pin);
+            }
+        }
+        self.outbound.feed.pin(pins);
+    }
+
+    /// Keeps the feed from keeping more than that, and never ends.
+    pub(crate) async fn keep_pinned(&self) -> Infallible {
+        let mut every = interval(PIN);
+        loop {
+            every.tick().await;
+            self.pin();
+        }
     }
 
     /// Begins to deliver to a new endpoint what is published from now on, and returns it with its secret.
@@ -91,6 +126,7 @@ impl Endpoints {
         let inserted = self.write(move |database| store::insert(database, &row));
         saved.endpoint = inserted.await?;
         let endpoint = self.start(&saved, Vec::new())?;
+        self.pin();
         info!(endpoint = endpoint.id, url = %endpoint.url, "registered");
         Ok((endpoint, secret.reveal()))
     }
@@ -222,6 +258,7 @@ impl Endpoints {
         });
         let (saved, waiting) = read.await?;
         let endpoint = self.start(&saved, waiting)?;
+        self.pin();
         Ok((endpoint, changed?))
     }
 

@@ -40,7 +40,7 @@ use crate::{
 /// time until one succeeds: it need not be flooded.
 pub(crate) const CONCURRENCY: usize = 8;
 /// Messages of one endpoint that may wait for their next attempt. Beyond, newer ones stay in the
-/// feed, whose retention bounds them.
+/// feed, where they are pinned.
 const MAX_WAITING: usize = 1_000;
 /// And their bytes, which the feed may have let go of already. The last message may go beyond.
 const MAX_WAITING_BYTES: usize = 8 << 20;
@@ -488,6 +488,7 @@ impl Push {
     fn report(&self) {
         let mut status = self.endpoint.status();
         status.after = self.after;
+        status.recorded = self.recorded;
         status.disabled = self.disabled.clone();
         status.in_flight = self.in_flight.len();
         status.waiting = self.waiting.len();

@@ -129,7 +129,11 @@ pub async fn run(
         endpoints.stop();
     };
     let served = serve::serve(listener, Arc::new(app), shutdown);
-    let (drained, left) = tokio::join!(served, endpoints.drained());
+    let ended = async { tokio::join!(served, endpoints.drained()) };
+    let (drained, left) = tokio::select! {
+        ended = ended => ended,
+        never = endpoints.keep_pinned() => match never {},
+    };
     if durable {
         return Ok(drained); // the next start goes on with what is left
     }

@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{After, Data, Draft, Feed, PageLimit, Retention};
+use common::{After, Feed, PageLimit, Retention};
 use serde_json::{Value, json};
 use setup::{
     Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, publish, receiver, register,
@@ -367,31 +367,76 @@ async fn a_short_retry_after_ends_and_everything_arrives() {
 }
 
 #[tokio::test]
-async fn messages_that_the_feed_let_go_are_told_as_a_gap() {
+async fn what_an_endpoint_has_not_got_is_kept_whatever_the_retention() {
     let feed = Feed::new(Retention {
         messages: 2,
         ..Retention::default()
     });
-    let config = Config {
-        schedule: Schedule::new([]),
-        ..local()
-    };
-    let (sender, sink) = (start_with(feed.clone(), config).await, Sink::open().await);
+    let (sender, sink) = (start_with(feed.clone(), local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
-    publish(&sender, "first").await;
+    publish(&sender, "1").await;
     let busy = "HTTP/1.1 503 S\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n";
     sink.answers(busy).await;
-    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
     for text in ["2", "3", "4", "5"] {
-        let topic = "a".parse().unwrap();
-        feed.publish(topic, Draft::new(Data::text(text)))
-            .await
-            .unwrap();
+        publish(&sender, text).await;
     }
-    let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+    let mut got = Vec::new();
+    for _ in 0..5 {
+        got.push(sink.answers(OK).await);
+    }
     got.sort();
-    assert_eq!(got, ["4", "5"]);
-    let gaps = sender.get(&format!("{path}/deliveries")).await.json()["gaps"].clone();
-    assert_eq!(gaps[0]["reason"], "trimmed", "{gaps}");
+    assert_eq!(got, ["1", "2", "3", "4", "5"]);
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    assert_eq!(deliveries["gaps"], json!([]));
+    // When it has them, they go.
+    soon(async {
+        while feed.counts().messages > 2 {
+            publish(&sender, "more").await;
+            sink.answers(OK).await;
+        }
+    })
+    .await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_feed_that_is_full_of_what_is_owed_answers_503_until_there_is_room() {
+    let feed = Feed::new(Retention {
+        total_bytes: 2_000,
+        ..Retention::default()
+    });
+    let (sender, sink) = (start_with(feed, local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let disable = json!({"enabled": false}).to_string();
+    let client = sender.client();
+    let request = client.request(hyper::Method::PATCH, &path).body(disable);
+    let request = request.header("content-type", "application/json");
+    assert_eq!(request.send().await.status, 200);
+    let mut accepted = 0;
+    let refused = soon(async {
+        loop {
+            let reply = sender.post("/topics/a", "hello").await;
+            match reply.status.as_u16() {
+                201 => accepted += 1,
+                _ => break reply,
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+
+    send_json(&sender, &format!("{path}/enable"), "{}").await;
+    for _ in 0..accepted {
+        sink.answers(OK).await;
+    }
+    // The feed is told within a second.
+    soon(async { while sender.post("/topics/a", "again").await.status != 201 {} }).await;
+    assert_eq!(sink.answers(OK).await, "again");
+    endpoint(&sender, &path, |endpoint| {
+        endpoint["delivered"] == accepted + 1
+    })
+    .await;
     sender.stop().await;
 }
