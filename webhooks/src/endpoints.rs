@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{After, Cursor, Problem, Topic, retry_after};
+use common::{After, Cursor, Feed, Page, Problem, Topic, retry_after};
 use hyper::StatusCode;
 use rusqlite::Connection;
 use tokio::{
@@ -22,6 +22,7 @@ use url::Url;
 use crate::{
     endpoint::{Endpoint, Nothing, Patch, Registration, Replay, Rotation, invalid, new_secret},
     guard::Unresolved,
+    pull::Pull,
     push::{Outbound, Push},
     store::{self, Disabled, Saved, Waiting},
 };
@@ -233,6 +234,24 @@ impl Endpoints {
         }
         info!(endpoint = endpoint.id, id, "is tried again");
         Ok(endpoint)
+    }
+
+    /// Gives an endpoint that is not called what it asks for, and notes what it has.
+    pub(crate) async fn pull(
+        &self,
+        pull: Pull,
+        endpoint: &Endpoint,
+        feed: &Feed,
+    ) -> Result<Page, Problem> {
+        if let Some(seq) = pull.acknowledged(feed)
+            && seq > endpoint.status().recorded
+        {
+            let number = endpoint.number;
+            self.write(move |database| store::acknowledge(database, number, seq))
+                .await?;
+            endpoint.status().recorded = seq;
+        }
+        Ok(pull.page(feed).await?)
     }
 
     /// Changes an endpoint in the store. Its loop ends before, and then another begins from what is there,

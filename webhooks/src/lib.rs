@@ -8,7 +8,7 @@
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
 //! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each, and
-//!   `store.rs` what it must not forget;
+//!   `store.rs` what it must not forget; `pull.rs` is for who cannot be called;
 //! - `deliver.rs` is one attempt: `guard.rs` says where it may go, `pool.rs` keeps connections and
 //!   `tls.rs` proves whose they are, [`sign`] signs it, and [`schedule`] says when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
@@ -38,6 +38,8 @@ pub mod inbox;
 mod listing;
 #[cfg(feature = "programs")]
 mod pool;
+#[cfg(feature = "programs")]
+mod pull;
 #[cfg(feature = "programs")]
 mod push;
 #[cfg(feature = "programs")]

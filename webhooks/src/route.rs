@@ -11,7 +11,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{App, Program, endpoint::Endpoint, endpoints::Endpoints};
+use crate::{App, Program, endpoint::Endpoint, endpoints::Endpoints, pull::Pull};
 
 /// Answers one request.
 pub(crate) async fn route(
@@ -126,7 +126,12 @@ async fn one(
         "deliveries" if reads(&request) => {
             Ok(json(StatusCode::OK, endpoints.deliveries(&endpoint).await?))
         }
-        "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
+        "messages" if reads(&request) => {
+            let pull = Pull::parse(endpoint.clone(), request.uri())?;
+            let page = endpoints.pull(pull, &endpoint, &app.feed).await?;
+            Ok(json(StatusCode::OK, page.to_json()))
+        }
+        "deliveries" | "messages" => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => act(app, endpoints, &endpoint, part, request).await,
     }
 }

@@ -301,6 +301,20 @@ pub(crate) fn replay(database: &Connection, endpoint: i64, cursor: u64) -> rusql
     Ok(moved > 0)
 }
 
+/// Moves the cursor of an endpoint that fetches for itself, if that is on.
+pub(crate) fn acknowledge(
+    database: &Connection,
+    endpoint: i64,
+    cursor: u64,
+) -> rusqlite::Result<()> {
+    database.execute(
+        "UPDATE endpoints SET cursor = ?2
+         WHERE endpoint = ?1 AND cursor < ?2 AND disabled IS NOT NULL",
+        params![endpoint, cursor],
+    )?;
+    Ok(())
+}
+
 /// Makes a dead delivery due, with the whole schedule before it. Returns whether it was dead.
 pub(crate) fn revive(
     database: &Connection,
@@ -785,6 +799,23 @@ mod tests {
         assert!(replay(&database, number, 7).unwrap());
         assert!(replay(&database, number, 2).unwrap());
         assert_eq!(endpoint(&database, number).unwrap().cursor, 2);
+    }
+
+    #[test]
+    fn only_who_is_not_called_moves_its_cursor_and_only_on() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        let cursor = || endpoint(&database, number).unwrap().cursor;
+        acknowledge(&database, number, 9).unwrap();
+        assert_eq!(cursor(), 7, "it is called");
+        let disabled = Disabled {
+            since: time(8),
+            reason: "by hand".into(),
+        };
+        set_disabled(&database, number, Some(&disabled)).unwrap();
+        acknowledge(&database, number, 9).unwrap();
+        acknowledge(&database, number, 8).unwrap();
+        assert_eq!(cursor(), 9);
     }
 
     #[test]
