@@ -169,6 +169,8 @@ struct View<'a> {
 struct DisabledView<'a> {
     since: String,
     reason: &'a str,
+    /// Since when nothing is kept for it.
+    expired: Option<String>,
 }
 
 impl<'a> From<&'a Disabled> for DisabledView<'a> {
@@ -176,6 +178,7 @@ impl<'a> From<&'a Disabled> for DisabledView<'a> {
         Self {
             since: time(disabled.since),
             reason: &disabled.reason,
+            expired: disabled.expired.map(time),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle,
     time::{interval, timeout},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use url::Url;
 
 use crate::{
@@ -96,7 +96,12 @@ impl Endpoints {
             return; // at the end it stays as it is
         };
         for Running { endpoint, .. } in running {
-            let recorded = endpoint.status().recorded;
+            let status = endpoint.status();
+            let disabled = status.disabled.as_ref();
+            if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
+                continue;
+            }
+            let recorded = status.recorded;
             for topic in endpoint.topics.iter() {
                 let pin = pins.entry(topic.clone()).or_insert(recorded);
                 *pin = recorded.min(*pin);
@@ -110,7 +115,36 @@ impl Endpoints {
         let mut every = interval(PIN);
         loop {
             every.tick().await;
+            self.expire(SystemTime::now()).await;
             self.pin();
+        }
+    }
+
+    /// Declares dead what is held for those that have been disabled for too long.
+    async fn expire(&self, now: SystemTime) {
+        for endpoint in self.list() {
+            let is_over = endpoint.status().disabled.as_ref().is_some_and(|disabled| {
+                let held = now.duration_since(disabled.since).unwrap_or_default();
+                disabled.expired.is_none() && held >= self.outbound.hold
+            });
+            if !is_over {
+                continue;
+            }
+            let number = endpoint.number;
+            let expire = move |database: &Connection| {
+                store::expire(database, number, now)?;
+                Ok(true)
+            };
+            match self.change(&endpoint, expire).await {
+                Ok(_) => warn!(
+                    endpoint = endpoint.id,
+                    "disabled for too long: its backlog is dead"
+                ),
+                Err(problem) => warn!(
+                    endpoint = endpoint.id,
+                    problem.detail, "its backlog is held on"
+                ),
+            }
         }
     }
 
@@ -144,6 +178,7 @@ impl Endpoints {
         let disabled = Disabled {
             since: SystemTime::now(),
             reason: "by hand".to_owned(),
+            expired: None,
         };
         let is_disabled = endpoint.status().disabled.is_some();
         let change = move |database: &Connection| {

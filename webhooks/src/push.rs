@@ -61,6 +61,8 @@ pub(crate) struct Outbound {
     pub(crate) attempt_timeout: Duration,
     /// An endpoint is disabled that has only failed for so long.
     pub(crate) give_up: Duration,
+    /// What an endpoint that is disabled has not got is kept for so long.
+    pub(crate) hold: Duration,
     pub(crate) drain: Duration,
 }
 
@@ -380,7 +382,11 @@ impl Push {
             _ => return,
         };
         warn!(endpoint = self.endpoint.id, reason, "disabled");
-        self.disabled = Some(Disabled { since: at, reason });
+        self.disabled = Some(Disabled {
+            since: at,
+            reason,
+            expired: None,
+        });
     }
 
     /// When there is another attempt, if there is one. An endpoint that asks for it is left alone until
@@ -635,6 +641,7 @@ mod tests {
             schedule: Schedule::default(),
             attempt_timeout: Duration::ZERO,
             give_up: Duration::MAX,
+            hold: Duration::MAX,
             drain: Duration::ZERO,
         })
     }

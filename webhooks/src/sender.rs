@@ -34,6 +34,9 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
+    /// Days for which is kept what a disabled endpoint has not got.
+    #[arg(long, default_value = "30", value_parser = days, value_name = "DAYS")]
+    pub hold: Duration,
     /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
     #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
     pub feed: FeedSource,
@@ -61,6 +64,11 @@ pub struct Config {
     /// When to try again. Not on the command line.
     #[arg(skip = Schedule::default())]
     pub schedule: Schedule,
+}
+
+fn days(text: &str) -> Result<Duration, String> {
+    let days: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Duration::from_secs(u64::from(days) * 24 * 3_600))
 }
 
 impl Default for Config {
@@ -99,6 +107,7 @@ impl Config {
             schedule: self.schedule.clone(),
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,
+            hold: self.hold,
             drain: self.limits.drain,
         }
     }

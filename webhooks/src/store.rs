@@ -33,7 +33,8 @@ pub(crate) const REMEMBERED: u64 = 100;
 
 /// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
 /// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
-/// the place. Times are milliseconds since 1970; `failing` and `disabled` are since when.
+/// the place. Times are milliseconds since 1970; `failing`,
+/// `disabled` and `expired` are since when.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -46,7 +47,8 @@ CREATE TABLE IF NOT EXISTS endpoints (
     last_error TEXT,
     failing INTEGER,
     disabled INTEGER,
-    reason TEXT
+    reason TEXT,
+    expired INTEGER
 ) STRICT;
 CREATE TABLE IF NOT EXISTS secrets (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
@@ -165,6 +167,8 @@ pub(crate) struct Saved {
 pub(crate) struct Disabled {
     pub(crate) since: SystemTime,
     pub(crate) reason: String,
+    /// Since when nothing is kept for it any more.
+    pub(crate) expired: Option<SystemTime>,
 }
 
 /// Adds a new endpoint, and returns its number.
@@ -200,7 +204,7 @@ pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result
 /// What [`saved`] reads.
 const ENDPOINT: &str = "
     SELECT endpoint, id, url, topics, types, cursor, delivered, last_error, failing, disabled, reason,
-      (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
+      expired, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
       (SELECT ifnull(max(number), 0) FROM attempts a WHERE a.endpoint = e.endpoint)
     FROM endpoints e";
 
@@ -208,6 +212,7 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
     let endpoint = row.get(0)?;
     let since: Option<u64> = row.get(9)?;
     let reason: Option<String> = row.get(10)?;
+    let expired = row.get::<_, Option<u64>>(11)?.map(time);
     Ok(Saved {
         endpoint,
         id: row.get(1)?,
@@ -222,9 +227,10 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
         disabled: since.map(|since| Disabled {
             since: time(since),
             reason: reason.unwrap_or_default(),
+            expired,
         }),
-        dead: row.get(11)?,
-        attempts: row.get(12)?,
+        dead: row.get(12)?,
+        attempts: row.get(13)?,
     })
 }
 
@@ -286,8 +292,28 @@ pub(crate) fn set_disabled(
     let since = disabled.map(|disabled| millis(disabled.since));
     let reason = disabled.map(|disabled| &disabled.reason);
     database.execute(
-        "UPDATE endpoints SET failing = NULL, disabled = ?2, reason = ?3 WHERE endpoint = ?1",
+        "UPDATE endpoints SET failing = NULL, disabled = ?2, reason = ?3, expired = NULL
+         WHERE endpoint = ?1",
         params![endpoint, since, reason],
+    )?;
+    Ok(())
+}
+
+/// Nothing is kept any more for an endpoint that is disabled: what waits is dead. What the feed then
+/// lets go of is told as a gap if it is ever enabled.
+pub(crate) fn expire(
+    database: &Connection,
+    endpoint: i64,
+    now: SystemTime,
+) -> rusqlite::Result<()> {
+    database.execute(
+        "UPDATE endpoints SET expired = ?2 WHERE endpoint = ?1 AND disabled IS NOT NULL",
+        params![endpoint, millis(now)],
+    )?;
+    database.execute(
+        "UPDATE deliveries SET due = NULL, reason = 'held for too long; ' || ifnull(reason, '')
+         WHERE endpoint = ?1 AND due IS NOT NULL",
+        [endpoint],
     )?;
     Ok(())
 }
@@ -771,6 +797,7 @@ mod tests {
         let disabled = Disabled {
             since: time(8),
             reason: "gone".into(),
+            expired: None,
         };
         settled(
             &database,
@@ -789,6 +816,35 @@ mod tests {
         set_disabled(&database, number, None).unwrap();
         assert_eq!(endpoint(&database, number).unwrap().disabled, None);
         assert_eq!(endpoint(&database, number).unwrap().failing, None);
+    }
+
+    #[test]
+    fn what_waits_for_who_is_disabled_too_long_is_dead_and_says_so() {
+        let database = database();
+        let number = added(&database, "ep_1");
+        let disabled = Disabled {
+            since: time(8),
+            reason: "gone".into(),
+            expired: None,
+        };
+        settled(
+            &database,
+            Settlement {
+                endpoint: number,
+                cursor: 8,
+                owed: vec![owed(8, Some(60))],
+                disabled: Some(disabled),
+                ..Settlement::default()
+            },
+        );
+        expire(&database, number, time(90)).unwrap();
+        let now = endpoint(&database, number).unwrap();
+        assert_eq!(
+            (now.dead, now.disabled.unwrap().expired),
+            (1, Some(time(90)))
+        );
+        let dead = dead(&database, number).unwrap();
+        assert_eq!(dead[0].reason, "held for too long; answered 500");
     }
 
     #[test]
@@ -811,6 +867,7 @@ mod tests {
         let disabled = Disabled {
             since: time(8),
             reason: "by hand".into(),
+            expired: None,
         };
         set_disabled(&database, number, Some(&disabled)).unwrap();
         acknowledge(&database, number, 9).unwrap();

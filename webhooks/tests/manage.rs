@@ -5,11 +5,15 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::harness::{Reply, TestServer};
+use common::{
+    Feed, Retention,
+    harness::{Reply, TestServer},
+};
 use hyper::Method;
 use serde_json::{Value, json};
 use setup::{
-    Called, FAILED, OK, SECRET, Sink, endpoint, local, publish, register, send_json, start,
+    Called, FAILED, OK, SECRET, Sink, endpoint, local, publish, register, send_json, soon, start,
+    start_with,
 };
 use webhooks::{
     Config,
@@ -166,6 +170,55 @@ async fn an_endpoint_can_be_disabled_by_hand() {
     assert_eq!(enabled["disabled"], json!(null));
     assert_eq!(sink.answers(OK).await, "hello");
     endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn for_who_is_disabled_too_long_nothing_is_kept_and_that_is_told() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let config = Config {
+        hold: Duration::ZERO,
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let (sender, sink) = (start_with(feed.clone(), config).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let first = publish(&sender, "first").await;
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    patch(&sender, &path, json!({"enabled": false})).await;
+    let expired = |endpoint: &Value| endpoint["disabled"]["expired"].is_string();
+    let expired = endpoint(&sender, &path, expired).await;
+    assert_eq!(
+        (&expired["waiting"], &expired["dead"]),
+        (&json!(0), &json!(1))
+    );
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    let dead = &deliveries["dead"][0];
+    assert_eq!(dead["id"], json!(first));
+    let reason = "held for too long; answered 500 Internal Server Error";
+    assert_eq!(dead["reason"], reason);
+
+    for text in ["2", "3", "4", "5", "6", "7"] {
+        publish(&sender, text).await;
+    }
+    soon(async {
+        while feed.counts().messages > 2 {
+            publish(&sender, "8").await;
+        }
+    })
+    .await;
+    post(&sender, &format!("{path}/enable"), json!({})).await;
+    for _ in 0..2 {
+        sink.answers(OK).await;
+    }
+    let delivered = |endpoint: &Value| endpoint["delivered"] == 2;
+    endpoint(&sender, &path, delivered).await;
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    assert_eq!(deliveries["gaps"][0]["reason"], "trimmed");
     sender.stop().await;
 }
 
