@@ -111,7 +111,7 @@ impl Endpoints {
     }
 
     /// Keeps the feed from keeping more than that, and never ends.
-    pub(crate) async fn keep_pinned(&self) -> Infallible {
+    pub(crate) async fn keep_pinned(self: &Arc<Self>) -> Infallible {
         let mut every = interval(PIN);
         loop {
             every.tick().await;
@@ -121,7 +121,7 @@ impl Endpoints {
     }
 
     /// Declares dead what is held for those that have been disabled for too long.
-    async fn expire(&self, now: SystemTime) {
+    async fn expire(self: &Arc<Self>, now: SystemTime) {
         for endpoint in self.list() {
             let is_over = endpoint.status().disabled.as_ref().is_some_and(|disabled| {
                 let held = now.duration_since(disabled.since).unwrap_or_default();
@@ -149,25 +149,35 @@ impl Endpoints {
     }
 
     /// Begins to deliver to a new endpoint what is published from now on, and returns it with its secret.
-    pub(crate) async fn register(&self, body: &[u8]) -> Result<(Arc<Endpoint>, String), Problem> {
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        body: &[u8],
+    ) -> Result<(Arc<Endpoint>, String), Problem> {
         let registration: Registration =
             serde_json::from_slice(body).map_err(invalid("the body is no endpoint"))?;
         let (target, secret) = registration.parse()?;
         self.admit(&target.url).await?;
+        let saved = target.save(&secret, self.outbound.feed.head().seq);
+        let endpoints = self.clone();
+        let added = to_its_end(async move { endpoints.add(saved).await });
+        let endpoint = added.await?;
+        info!(endpoint = endpoint.id, url = %endpoint.url, "registered");
+        Ok((endpoint, secret.reveal()))
+    }
+
+    async fn add(&self, mut saved: Saved) -> Result<Arc<Endpoint>, Problem> {
         let _one_at_a_time = self.changing.lock().await;
         self.check_room()?;
-        let mut saved = target.save(&secret, self.outbound.feed.head().seq);
         let row = saved.clone();
         let inserted = self.write(move |database| store::insert(database, &row));
         saved.endpoint = inserted.await?;
         let endpoint = self.start(&saved, Vec::new())?;
         self.pin();
-        info!(endpoint = endpoint.id, url = %endpoint.url, "registered");
-        Ok((endpoint, secret.reveal()))
+        Ok(endpoint)
     }
 
     /// What `PATCH` changes.
-    pub(crate) async fn patch(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn patch(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let patch: Patch =
             serde_json::from_slice(body).map_err(invalid("the body is no change"))?;
         let (number, enabled) = (endpoint.number, patch.enabled);
@@ -199,7 +209,7 @@ impl Endpoints {
 
     /// Gives an endpoint another secret, and returns it. The one before signs along for [`OVERLAP`].
     pub(crate) async fn rotate(
-        &self,
+        self: &Arc<Self>,
         endpoint: &Endpoint,
         body: &[u8],
     ) -> Result<(Arc<Endpoint>, String), Problem> {
@@ -222,7 +232,7 @@ impl Endpoints {
     }
 
     /// Calls an endpoint again that was disabled: first about what it missed.
-    pub(crate) async fn enable(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let number = endpoint.number;
         let change = move |database: &Connection| {
@@ -235,7 +245,7 @@ impl Endpoints {
     }
 
     /// Delivers again what came after a position: the same ids, which who deduplicates ignores.
-    pub(crate) async fn replay(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn replay(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Replay { after } =
             serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
         let after: After = after.parse().map_err(invalid("after"))?;
@@ -255,7 +265,12 @@ impl Endpoints {
     }
 
     /// Attempts a dead delivery again, with the whole schedule before it.
-    pub(crate) async fn retry(&self, endpoint: &Endpoint, id: &str, body: &[u8]) -> Changed {
+    pub(crate) async fn retry(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        id: &str,
+        body: &[u8],
+    ) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
@@ -292,18 +307,27 @@ impl Endpoints {
     /// Changes an endpoint in the store. Its loop ends before, and then another begins from what is there,
     /// as after a restart. What is in flight has [`LET_GO`] to end; what is cut comes again.
     async fn change(
-        &self,
+        self: &Arc<Self>,
         endpoint: &Endpoint,
         work: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, bool), Problem> {
+        let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
+        to_its_end(async move { endpoints.change_one(&id, number, work).await }).await
+    }
+
+    async fn change_one(
+        &self,
+        id: &str,
+        number: i64,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
+    ) -> Result<(Arc<Endpoint>, bool), Problem> {
         let _one_at_a_time = self.changing.lock().await;
-        let push = self.halt(&endpoint.id)?;
+        let push = self.halt(id)?;
         if let Some(push) = push
             && let Err(error) = push.await
         {
-            error!(%error, endpoint = endpoint.id, "an endpoint's loop failed");
+            error!(%error, endpoint = id, "an endpoint's loop failed");
         }
-        let number = endpoint.number;
         let changed = self.write(work).await;
         // Whether or not it was changed, the loop is to go on.
         let read = self.write(move |database| {
@@ -407,20 +431,22 @@ impl Endpoints {
     }
 
     /// Ends the endpoint's loop, and with it all it is owed.
-    pub(crate) async fn remove(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+    pub(crate) async fn remove(self: &Arc<Self>, endpoint: &Endpoint) -> Result<(), Problem> {
+        let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
+        to_its_end(async move { endpoints.remove_one(&id, number).await }).await
+    }
+
+    async fn remove_one(&self, id: &str, number: i64) -> Result<(), Problem> {
         let _one_at_a_time = self.changing.lock().await;
+        let removed = self.write(move |database| store::remove(database, number));
+        removed.await?;
         if let Some(running) = self.running().as_mut()
-            && let Some(at) = running
-                .iter()
-                .position(|one| one.endpoint.id == endpoint.id)
+            && let Some(at) = running.iter().position(|one| one.endpoint.id == id)
         {
             let push = running.remove(at).push;
             push.inspect(JoinHandle::abort);
         }
-        let number = endpoint.number;
-        let removed = self.write(move |database| store::remove(database, number));
-        removed.await?;
-        info!(endpoint = endpoint.id, "removed");
+        info!(endpoint = id, "removed");
         Ok(())
     }
 
@@ -453,4 +479,10 @@ impl Endpoints {
     fn running(&self) -> MutexGuard<'_, Option<Vec<Running>>> {
         self.running.lock().expect("nothing panics under this lock")
     }
+}
+
+/// Does what must not be left half done, though whoever asked for it may leave: hyper drops what it
+/// was doing for a client that is gone.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(work).await.expect("a change does not panic")
 }

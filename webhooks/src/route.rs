@@ -58,7 +58,7 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
 /// The sender's own routes. Nobody subscribes by a GET: to subscribe is to register an endpoint.
 async fn sender(
     app: &App,
-    endpoints: &Endpoints,
+    endpoints: &Arc<Endpoints>,
     path: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
@@ -85,7 +85,7 @@ async fn sender(
 
 async fn register(
     app: &App,
-    endpoints: &Endpoints,
+    endpoints: &Arc<Endpoints>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let body = read_json(app, request).await?;
@@ -100,7 +100,7 @@ async fn register(
 /// `/endpoints/{id}` and what is below.
 async fn one(
     app: &App,
-    endpoints: &Endpoints,
+    endpoints: &Arc<Endpoints>,
     rest: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
@@ -139,7 +139,7 @@ async fn one(
 /// What is asked of an endpoint by a POST.
 async fn act(
     app: &App,
-    endpoints: &Endpoints,
+    endpoints: &Arc<Endpoints>,
     endpoint: &Endpoint,
     part: &str,
     request: Request<Incoming>,

@@ -223,6 +223,29 @@ async fn for_who_is_disabled_too_long_nothing_is_kept_and_that_is_told() {
 }
 
 #[tokio::test]
+async fn a_change_whose_asker_leaves_is_made_all_the_same() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    // The change waits for it, and cuts it.
+    let hangs = sink.called().await;
+    let mut wire = sender.wire().await;
+    let body = r#"{"topics":["a","b"]}"#;
+    wire.send(format!(
+        "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+    .await;
+    drop(wire);
+    let topics = json!(["a", "b"]);
+    endpoint(&sender, &path, |endpoint| endpoint["topics"] == topics).await;
+    assert_eq!(sink.answers(OK).await, "hello");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    drop(hangs);
+    sender.stop().await;
+}
+
+#[tokio::test]
 async fn a_replay_delivers_the_same_messages_again() {
     let (sender, sink) = (start(local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
