@@ -22,21 +22,25 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 const KILLS: usize = 50;
+const LONG: Duration = Duration::from_millis(20);
 const PUBLISHERS: usize = 4;
 /// Attempts of one endpoint at one time.
 const CONCURRENCY: usize = 8;
 /// The first attempt of every so many messages is answered with 500.
 const FAILS: usize = 100;
+/// Every so many requests take long, and are forgotten if the sender is gone by then.
+const SLOW: usize = 5;
 /// The failed ones come again after 5 to 6 seconds, one at a time.
 const AT_THE_END: Duration = Duration::from_secs(60);
 
 /// What came to the endpoint.
 #[derive(Default)]
 struct Arrived {
+    requests: AtomicUsize,
     /// By id: the body, and how often it was answered with 200.
     messages: Mutex<BTreeMap<String, (Vec<u8>, usize)>>,
 }
@@ -88,6 +92,12 @@ async fn answer(stream: TcpStream, arrived: Arc<Arrived>) -> std::io::Result<()>
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
+        if arrived.requests.fetch_add(1, Ordering::Relaxed) % SLOW == 0 {
+            let left = timeout(LONG, stream.get_ref().peek(&mut [0])).await.is_ok();
+            if left {
+                return Ok(());
+            }
+        }
         let status = if arrived.take(id, body) {
             "200 OK"
         } else {
@@ -182,7 +192,7 @@ async fn what_was_answered_with_201_arrives_over_fifty_kills_and_few_come_again(
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let in_time = tokio::time::timeout(AT_THE_END, all_arrived).await.is_ok();
+    let in_time = timeout(AT_THE_END, all_arrived).await.is_ok();
     let delivered = arrived.delivered();
     let lost: Vec<_> = told.difference(&delivered).collect();
     assert!(in_time, "answered with 201 and lost: {lost:?}");
