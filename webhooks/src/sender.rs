@@ -18,6 +18,8 @@ use crate::{
 
 /// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long what a disabled endpoint has not got is kept: time for a holiday.
+const HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// How long an endpoint may only fail before it is disabled.
 const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
 
@@ -34,9 +36,6 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
-    /// Days for which is kept what a disabled endpoint has not got.
-    #[arg(long, default_value = "30", value_parser = days, value_name = "DAYS")]
-    pub hold: Duration,
     /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
     #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
     pub feed: FeedSource,
@@ -58,17 +57,15 @@ pub struct Config {
     /// From the first lookup to the last byte of the answer. Not on the command line.
     #[arg(skip = ATTEMPT_TIMEOUT)]
     pub attempt_timeout: Duration,
+    /// For so long is kept what a disabled endpoint has not got. Not on the command line.
+    #[arg(skip = HOLD)]
+    pub hold: Duration,
     /// An endpoint that has only failed for so long is disabled. Not on the command line.
     #[arg(skip = GIVE_UP)]
     pub give_up: Duration,
     /// When to try again. Not on the command line.
     #[arg(skip = Schedule::default())]
     pub schedule: Schedule,
-}
-
-fn days(text: &str) -> Result<Duration, String> {
-    let days: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    Ok(Duration::from_secs(u64::from(days) * 24 * 3_600))
 }
 
 impl Default for Config {

@@ -92,7 +92,11 @@ async fn answer(stream: TcpStream, arrived: Arc<Arrived>) -> std::io::Result<()>
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        if arrived.requests.fetch_add(1, Ordering::Relaxed) % SLOW == 0 {
+        if arrived
+            .requests
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(SLOW)
+        {
             let left = timeout(LONG, stream.get_ref().peek(&mut [0])).await.is_ok();
             if left {
                 return Ok(());
