@@ -44,6 +44,7 @@ pub(crate) struct Status {
     pub(crate) after: Cursor,
     /// Everything up to here is in the store: delivered, dead or with a row.
     pub(crate) recorded: u64,
+    /// Attempts that are under way or not recorded yet.
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,

@@ -496,7 +496,7 @@ impl Push {
         status.after = self.after;
         status.recorded = self.recorded;
         status.disabled = self.disabled.clone();
-        status.in_flight = self.in_flight.len();
+        status.in_flight = self.held();
         status.waiting = self.waiting.len();
     }
 
