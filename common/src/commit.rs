@@ -13,13 +13,13 @@ use std::{
     fs::File,
     io, iter,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, warn};
 
 /// The most jobs in one transaction: the first of a group waits for the last.
@@ -27,8 +27,6 @@ const MAX_GROUP: usize = 256;
 /// Bytes written until the log is folded into the database. SQLite would do so by itself and ignore
 /// that it failed.
 const CHECKPOINT: usize = 4 << 20;
-/// What a function writes is not counted: about a page, of which SQLite writes the whole.
-const PAGE: usize = 4 << 10;
 /// How long to wait for whoever else has the database open, an administrator say.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -62,6 +60,7 @@ pub struct Commits {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
     failure: watch::Receiver<Option<String>>,
+    committed: Arc<Notify>,
 }
 
 impl Commits {
@@ -72,8 +71,10 @@ impl Commits {
     pub fn start(name: &'static str, database: Connection) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel();
         let (failed, failure) = watch::channel(None);
+        let committed = Arc::new(Notify::new());
+        let told = committed.clone();
         let write = move || {
-            if let Err(error) = write(database, &received) {
+            if let Err(error) = write(database, &received, &told) {
                 error!(%error, "the {name} has failed and takes nothing any more");
                 failed.send_replace(Some(error.to_string()));
                 received.try_iter().for_each(stopped);
@@ -83,6 +84,7 @@ impl Commits {
             jobs: Some(jobs),
             thread: Some(thread::Builder::new().name(name.into()).spawn(write)?),
             failure,
+            committed,
         })
     }
 
@@ -94,21 +96,29 @@ impl Commits {
         }
     }
 
-    /// Does `work` within a transaction, and returns what it gave as soon as it is on the disk.
+    /// Does `work` within a transaction, and returns what it gave as soon as it is on the disk. `size`
+    /// is about how many bytes that is.
     ///
     /// # Errors
     /// If it is not.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        size: usize,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
         let (reply, done) = oneshot::channel();
         self.submit(Once {
             work: Some(work),
+            size,
             result: None,
             reply,
         });
         done.await.unwrap_or(Err(CommitError::Stopped))
+    }
+
+    /// Told after each transaction, also of those who no longer wait for it. One waits for it at a time.
+    pub fn committed(&self) -> &Notify {
+        &self.committed
     }
 
     /// What went wrong for good, if anything did. It changes once at most, and its sender is gone when
@@ -134,7 +144,11 @@ fn stopped(job: Box<dyn Job>) {
 }
 
 /// Writes until nobody is there to ask for it.
-fn write(mut database: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) -> rusqlite::Result<()> {
+fn write(
+    mut database: Connection,
+    jobs: &mpsc::Receiver<Box<dyn Job>>,
+    done: &Notify,
+) -> rusqlite::Result<()> {
     let mut unfolded = 0;
     while let Ok(first) = jobs.recv() {
         let more = jobs.try_iter().take(MAX_GROUP - 1);
@@ -151,6 +165,7 @@ fn write(mut database: Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) -> rusql
             }
             Err(_) => Err(CommitError::Stopped),
         };
+        done.notify_one();
         group.into_iter().for_each(|job| job.settle(told));
         if told == Err(CommitError::Stopped) {
             return committed.map(drop);
@@ -183,8 +198,8 @@ fn fold(database: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What may be over in a while.
-fn is_no_room(error: &rusqlite::Error) -> bool {
+/// Whether that is what may be over in a while: a full disk, a database that somebody else holds.
+pub fn is_no_room(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
@@ -194,19 +209,20 @@ fn is_no_room(error: &rusqlite::Error) -> bool {
 /// A function as a job.
 struct Once<F, T> {
     work: Option<F>,
+    size: usize,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, CommitError>>,
 }
 
 impl<F, T> Job for Once<F, T>
 where
-    F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     T: Send + 'static,
 {
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize> {
         let work = self.work.take().expect("a job is applied once");
         self.result = Some(work(transaction)?);
-        Ok(PAGE)
+        Ok(self.size)
     }
 
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
@@ -249,7 +265,7 @@ pub fn lock(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -307,10 +323,10 @@ mod tests {
     async fn an_error_of_the_database_takes_the_group_with_it_and_ends_the_thread() {
         let commits = Commits::start("test", Connection::open_in_memory().unwrap()).unwrap();
         let bad = commits
-            .run(|database| database.execute_batch("no SQL"))
+            .run(0, |database| database.execute_batch("no SQL"))
             .await;
         assert_eq!(bad, Err(CommitError::Stopped));
-        assert_eq!(commits.run(|_| Ok(())).await, Err(CommitError::Stopped));
+        assert_eq!(commits.run(0, |_| Ok(())).await, Err(CommitError::Stopped));
         assert!(commits.failure().borrow().is_some());
     }
 }

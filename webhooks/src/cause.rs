@@ -45,9 +45,10 @@ pub(crate) fn likely_cause(
             .map(|(name, _)| format!("the body was parsed and written anew: it was signed {name}")),
         _ => None,
     };
-    match found {
-        Some(found) => format!("{refusal}: {found}"),
-        None => refusal.to_string(),
+    match (refusal, found) {
+        (refusal, None) => refusal.to_string(),
+        (Refusal::Mismatch, Some(found)) => format!("no signature fits: {found}"),
+        (refusal, Some(found)) => format!("{refusal}: {found}"),
     }
 }
 

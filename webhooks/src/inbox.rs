@@ -4,54 +4,36 @@
 //! that is not sure repeats, so the row is also what a repeat is told by. One record for both, or a
 //! crash between the two would lose an event or handle it twice.
 //!
-//! SQLite in WAL mode syncs at every commit (`synchronous=FULL`). One thread writes. It commits what
-//! has gathered while the disk was busy in one transaction, a *group commit*: a thousand senders cost
-//! hardly more syncs than one. What to do with an event is the matter of [`crate::work`], whose results
-//! go through the same thread and the same transactions.
+//! One thread writes, in groups ([`common::commit`]): a thousand senders cost hardly more syncs than
+//! one. What to do with an event is the matter of [`crate::work`], whose results go through the same
+//! thread and the same transactions.
 //!
 //! When the disk is full, nothing is stored and the sender is asked to come again. When a sync or a
-//! write *fails*, nobody knows any more what is on the disk: the kernel may have dropped the pages and
-//! say yes to the next sync. Then this inbox is at its end. The next start reads what there really is.
+//! write *fails*, this inbox is at its end. The next start reads what there really is.
 
 use std::{
     fs::File,
-    io, iter,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
-    thread,
+    path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use common::MessageType;
-use rusqlite::{
-    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior,
-    params,
+use common::{
+    MessageType,
+    commit::{CommitError, Commits, configure, is_no_room, lock},
 };
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    task::spawn_blocking,
-    time::timeout,
-};
-use tracing::{error, warn};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{source::Source, verify::Verified};
 
-/// The most results in one transaction: the first of a group waits for the last.
-const MAX_GROUP: usize = 256;
-/// Bytes written until the log is folded into the database. SQLite would do so by itself and ignore
-/// that it failed.
-const CHECKPOINT: usize = 4 << 20;
 /// What a row costs besides its payload, about.
 const ROW: usize = 512;
-/// How long to wait for whoever else has the database open, an administrator say.
-const BUSY: Duration = Duration::from_secs(2);
 /// How long an event is kept after it was received, if it is handled: no sender repeats for longer.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// How often what is older is looked for.
-const TRIM: Duration = Duration::from_secs(3_600);
-
 /// `events` is what came and never changes; `work` is what is left to do: a row per event that is not
 /// handled, and none for one that is. Without a `due` time it is dead. Times are milliseconds since 1970.
 const SCHEMA: &str = "
@@ -123,6 +105,15 @@ pub enum StoreError {
     Stopped,
 }
 
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::NoRoom => Self::NoRoom,
+            CommitError::Stopped => Self::Stopped,
+        }
+    }
+}
+
 /// What to do inside the inbox's own transaction: it happens together with the record that the event
 /// is handled, or not at all. It runs on the one thread that writes, so it is for SQL and not for
 /// waiting; what waits belongs before it. It must not commit.
@@ -137,37 +128,18 @@ pub(crate) struct Settled {
     pub(crate) retry: Option<SystemTime>,
 }
 
-/// A handle to the inbox. Its thread ends with the last of them.
+/// A handle to the inbox. The database is closed with the last of them.
 #[derive(Clone)]
 pub(crate) struct Inbox {
-    commands: mpsc::Sender<Command>,
+    writer: Arc<Writer>,
     reader: Arc<Mutex<Connection>>,
-    /// There may be something due.
-    pub(crate) news: Arc<Notify>,
-    /// What went wrong for good.
-    failure: watch::Receiver<Option<String>>,
     patience: Duration,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-enum Command {
-    Store {
-        arrival: Arrival,
-        received: SystemTime,
-        new: bool,
-        reply: Reply<bool>,
-    },
-    Settle {
-        settled: Settled,
-        reply: Reply<()>,
-    },
-    Revive {
-        seq: i64,
-        due: SystemTime,
-        dead: bool,
-        reply: Reply<bool>,
-    },
+/// The thread that writes, and after it what keeps other processes away.
+struct Writer {
+    commits: Commits,
+    _lock: File,
 }
 
 impl Inbox {
@@ -175,31 +147,18 @@ impl Inbox {
     pub(crate) fn open(path: &Path, patience: Duration) -> io::Result<Self> {
         let named = |error: String| io::Error::other(format!("inbox {}: {error}", path.display()));
         let lock = lock(path).map_err(|error| named(error.to_string()))?;
-        let database = open(path).map_err(|error| named(error.to_string()))?;
-        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .map_err(|error| named(error.to_string()))?;
-        let (commands, received) = mpsc::channel();
-        let (failed, failure) = watch::channel(None);
-        let news = Arc::new(Notify::new());
+        let opened = open(path).and_then(|database| {
+            let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            Ok((database, reader))
+        });
+        let (database, reader) = opened.map_err(|error| named(error.to_string()))?;
         let writer = Writer {
-            database,
-            news: news.clone(),
-            unfolded: 0,
-            trimmed: None,
+            commits: Commits::start("inbox", database)?,
+            _lock: lock,
         };
-        let write = move || {
-            if let Err(error) = writer.run(&received) {
-                error!(%error, "the inbox has failed and takes nothing any more");
-                failed.send_replace(Some(error.to_string()));
-            }
-            drop(lock); // and then `failed`, which says that all is closed
-        };
-        thread::Builder::new().name("inbox".into()).spawn(write)?;
         Ok(Self {
-            commands,
+            writer: Arc::new(writer),
             reader: Arc::new(Mutex::new(reader)),
-            news,
-            failure,
             patience,
         })
     }
@@ -211,12 +170,10 @@ impl Inbox {
         arrival: Verified<Arrival>,
         received: SystemTime,
     ) -> Result<bool, StoreError> {
-        let stored = self.ask(|reply| Command::Store {
-            arrival: arrival.into_inner(),
-            received,
-            new: false,
-            reply,
-        });
+        let arrival = arrival.into_inner();
+        let size = arrival.payload.len() + ROW;
+        let insert = move |database: &mut Transaction<'_>| insert(database, &arrival, received);
+        let stored = self.write(size, insert);
         timeout(self.patience, stored)
             .await
             .map_err(|_| StoreError::Slow)?
@@ -224,31 +181,38 @@ impl Inbox {
 
     /// Records how an attempt went, and does what is to be done inside.
     pub(crate) async fn settle(&self, settled: Settled) -> Result<(), StoreError> {
-        self.ask(|reply| Command::Settle { settled, reply }).await
+        self.write(ROW, move |database| record(database, settled))
+            .await
     }
 
     /// Makes a dead event due, with the whole schedule before it. Returns whether it was dead.
     pub(crate) async fn revive(&self, seq: i64, due: SystemTime) -> Result<bool, StoreError> {
-        let dead = false;
-        self.ask(|reply| Command::Revive {
-            seq,
-            due,
-            dead,
-            reply,
-        })
-        .await
+        self.write(ROW, move |database| revive(database, seq, due))
+            .await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
-        let (reply, done) = oneshot::channel();
-        let sent = self.commands.send(command(reply));
-        sent.map_err(|_| StoreError::Stopped)?;
-        done.await.unwrap_or(Err(StoreError::Stopped))
+    /// Deletes what was received [`KEEP`] before `now` and is handled.
+    pub(crate) async fn trim(&self, now: SystemTime) -> Result<usize, StoreError> {
+        self.write(ROW, move |database| trim(database, now)).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        size: usize,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let written = self.writer.commits.run(size, work).await;
+        written.map_err(StoreError::from)
+    }
+
+    /// Resolves when there may be something due.
+    pub(crate) async fn news(&self) {
+        self.writer.commits.committed().notified().await;
     }
 
     /// How it ends, for whoever drops the last handle.
     pub(crate) fn ending(&self) -> Ending {
-        Ending(self.failure.clone())
+        Ending(self.writer.commits.failure())
     }
 
     /// Reads, without being in the way of the writer.
@@ -280,141 +244,11 @@ impl Ending {
     }
 }
 
-/// One process per inbox: two would handle every event twice.
-fn lock(path: &Path) -> io::Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
-    let file = File::create(PathBuf::from(name))?;
-    file.try_lock()
-        .map_err(|_| io::Error::other("another process has it open"))?;
-    Ok(file)
-}
-
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open(path)?;
-    database.busy_timeout(BUSY)?;
-    for (pragma, value) in [
-        ("journal_mode", "WAL"),
-        ("synchronous", "FULL"),
-        ("wal_autocheckpoint", "0"),
-        ("foreign_keys", "ON"),
-    ] {
-        database.pragma_update(None, pragma, value)?;
-    }
+    configure(&database)?;
     database.execute_batch(SCHEMA)?;
     Ok(database)
-}
-
-/// The thread that writes.
-struct Writer {
-    database: Connection,
-    news: Arc<Notify>,
-    /// Bytes in the log that are not in the database yet.
-    unfolded: usize,
-    trimmed: Option<SystemTime>,
-}
-
-impl Writer {
-    /// Writes until nobody is there to ask for it.
-    fn run(mut self, commands: &mpsc::Receiver<Command>) -> rusqlite::Result<()> {
-        self.trim()?;
-        while let Ok(first) = commands.recv() {
-            let more = commands.try_iter().take(MAX_GROUP - 1);
-            let mut group: Vec<Command> = iter::once(first).chain(more).collect();
-            match self.commit(&mut group) {
-                Ok(()) => group.into_iter().for_each(Command::done),
-                Err(error) if is_no_room(&error) => {
-                    warn!(%error, commands = group.len(), "nothing was stored");
-                    group.into_iter().for_each(Command::no_room);
-                    continue;
-                }
-                // The replies are dropped, which says that it has stopped.
-                Err(error) => return Err(error),
-            }
-            self.news.notify_one();
-            self.fold()?;
-            self.trim()?;
-        }
-        self.unfolded = CHECKPOINT;
-        self.fold()
-    }
-
-    /// All or nothing, synced.
-    fn commit(&mut self, group: &mut [Command]) -> rusqlite::Result<()> {
-        let mut transaction = self
-            .database
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for command in group {
-            self.unfolded += command.apply(&mut transaction)?;
-        }
-        transaction.commit()
-    }
-
-    /// A checkpoint. On a full disk the log goes on growing for as long as it can.
-    fn fold(&mut self) -> rusqlite::Result<()> {
-        if self.unfolded < CHECKPOINT {
-            return Ok(());
-        }
-        self.unfolded = 0;
-        let folded = self
-            .database
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        folded.or_else(unless_no_room)
-    }
-
-    fn trim(&mut self) -> rusqlite::Result<()> {
-        let now = SystemTime::now();
-        let due = |last: SystemTime| now.duration_since(last).is_ok_and(|since| since > TRIM);
-        if !self.trimmed.is_none_or(due) {
-            return Ok(());
-        }
-        self.trimmed = Some(now);
-        let trimmed = self.database.execute(
-            "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
-            [millis(now) - KEEP.as_millis() as i64],
-        );
-        trimmed.map(drop).or_else(unless_no_room)
-    }
-}
-
-impl Command {
-    /// Returns about how many bytes that is.
-    fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize> {
-        match self {
-            Self::Store {
-                arrival,
-                received,
-                new,
-                ..
-            } => {
-                *new = insert(transaction, arrival, *received)?;
-                Ok(arrival.payload.len() + ROW)
-            }
-            Self::Settle { settled, .. } => settle(transaction, settled).map(|()| ROW),
-            Self::Revive { seq, due, dead, .. } => {
-                *dead = revive(transaction, *seq, *due)?;
-                Ok(ROW)
-            }
-        }
-    }
-
-    /// Whoever asked may have given up.
-    fn done(self) {
-        match self {
-            Self::Store { new, reply, .. } => drop(reply.send(Ok(new))),
-            Self::Settle { reply, .. } => drop(reply.send(Ok(()))),
-            Self::Revive { dead, reply, .. } => drop(reply.send(Ok(dead))),
-        }
-    }
-
-    fn no_room(self) {
-        match self {
-            Self::Store { reply, .. } | Self::Revive { reply, .. } => {
-                let _ = reply.send(Err(StoreError::NoRoom));
-            }
-            Self::Settle { reply, .. } => drop(reply.send(Err(StoreError::NoRoom))),
-        }
-    }
 }
 
 fn insert(
@@ -452,10 +286,8 @@ fn insert(
     Ok(true)
 }
 
-fn settle(transaction: &mut Transaction<'_>, settled: &mut Settled) -> rusqlite::Result<()> {
-    // A command is applied once: what is taken here is not asked for again.
-    let outcome = std::mem::replace(&mut settled.outcome, Err(String::new()));
-    let error = match outcome {
+fn record(transaction: &mut Transaction<'_>, settled: Settled) -> rusqlite::Result<()> {
+    let error = match settled.outcome {
         Ok(inside) => match within(transaction, inside)? {
             Ok(()) => {
                 transaction
@@ -482,6 +314,14 @@ fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite:
     Ok(revived > 0)
 }
 
+fn trim(transaction: &Transaction<'_>, now: SystemTime) -> rusqlite::Result<usize> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
+        )?
+        .execute([millis(now) - KEEP.as_millis() as i64])
+}
+
 /// Does it in a savepoint of its own: one that fails or panics leaves nothing behind, and does not
 /// trouble the others of the group. The outer error is the disk's.
 fn within(
@@ -498,14 +338,6 @@ fn within(
     }
 }
 
-/// What may be over in a while.
-fn is_no_room(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
-}
-
 /// What is wrong with the database, and not with what was asked of it.
 fn is_disk(error: &rusqlite::Error) -> bool {
     let broken = matches!(
@@ -518,14 +350,6 @@ fn is_disk(error: &rusqlite::Error) -> bool {
         )
     );
     broken || is_no_room(error)
-}
-
-fn unless_no_room(error: rusqlite::Error) -> rusqlite::Result<()> {
-    if is_no_room(&error) {
-        warn!(%error, "left for later");
-        return Ok(());
-    }
-    Err(error)
 }
 
 /// Milliseconds since 1970.

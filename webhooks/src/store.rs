@@ -31,6 +31,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 /// How many attempts of an endpoint are remembered: the last ones.
 pub(crate) const REMEMBERED: u64 = 100;
 
+/// About what one transaction writes, in bytes: SQLite writes whole pages.
+const PAGE: usize = 4 << 10;
+
 /// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
 /// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
 /// the place. Times are milliseconds since 1970; `failing`,
@@ -120,7 +123,8 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
-        self.commits().run(work).await
+        let work = |transaction: &mut Transaction<'_>| work(transaction);
+        self.commits().run(PAGE, work).await
     }
 
     fn commits(&self) -> &Commits {

@@ -11,6 +11,7 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -22,7 +23,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use tracing::{error, warn};
 
@@ -33,6 +34,8 @@ use crate::{
 
 /// Attempts that are under way at the same time.
 const CONCURRENCY: usize = 64;
+/// How often what is too old is looked for.
+const TRIM: Duration = Duration::from_secs(3_600);
 /// How long to leave an inbox alone that could not take a result or did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -79,6 +82,7 @@ pub(crate) async fn work<E: Effects>(
 ) {
     let mut running = JoinSet::new();
     let mut claimed = HashSet::new();
+    let mut trimming = pin!(trim_hourly(&inbox, clock));
     loop {
         let free = CONCURRENCY - claimed.len();
         let (events, next) = claim(&inbox, clock(), &claimed, free).await;
@@ -98,11 +102,22 @@ pub(crate) async fn work<E: Effects>(
                 release(&mut claimed, ended.ok());
                 while let Some(ended) = running.try_join_next() { release(&mut claimed, ended.ok()) }
             }
-            () = inbox.news.notified(), if claimed.len() < CONCURRENCY => {}
+            () = inbox.news(), if claimed.len() < CONCURRENCY => {}
             () = sleep(next), if claimed.len() < CONCURRENCY => {}
+            never = &mut trimming => match never {},
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+async fn trim_hourly(inbox: &Inbox, clock: Clock) -> Infallible {
+    let mut hours = interval(TRIM);
+    loop {
+        hours.tick().await;
+        if let Err(error) = inbox.trim(clock()).await {
+            warn!(%error, "old events are left for later");
+        }
+    }
 }
 
 fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {

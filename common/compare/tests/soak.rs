@@ -260,8 +260,10 @@ impl Siege {
         );
         assert_eq!(twice, 0, "{name}");
         assert!(after <= before + GROWTH, "{name}: {before} → {after} bytes");
+        // Of webhooks' connections, up to so many for each endpoint are kept for a while.
+        let kept = if name == Technique::Webhooks { 8 } else { 0 };
         assert!(
-            many <= few + 2 * CLIENTS,
+            many <= few + (2 + kept) * CLIENTS,
             "{name}: {few} → {many} descriptors"
         );
     }

@@ -1,4 +1,5 @@
-// Requests that the vendors' npm packages have signed, and what the receiver says to each.
+// Requests that the vendors' npm packages have signed, and what the receiver says to each. With FRONT they go
+// to the proxy there, which passes them on to LISTEN.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -10,7 +11,8 @@ import Stripe from 'stripe';
 
 const [STANDARD, STRIPE, GITHUB] = ['whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', 'whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH', "It's a Secret to Everybody"];
 const TELEGRAM = 'AbC_-123';
-const receiver = spawn(process.env.RECEIVER, ['--listen', '127.0.0.1:0', '--inbox', 'npm.sqlite', '--secret', STANDARD,
+const { RECEIVER, FRONT, LISTEN = '127.0.0.1:0' } = process.env;
+const receiver = spawn(RECEIVER, ['--listen', LISTEN, '--inbox', FRONT ? 'nginx.sqlite' : 'npm.sqlite', '--secret', STANDARD,
   '--stripe-secret', STRIPE, '--github-secret', GITHUB, '--telegram-secret', TELEGRAM], { stdio: ['ignore', 'pipe', 'inherit'] });
 const [line] = await once(createInterface(receiver.stdout), 'line');
 const base = line.replace('listening on ', '');
@@ -31,7 +33,7 @@ const requests = [
   ['/telegram', JSON_TYPE, body('update'), { 'X-Telegram-Bot-Api-Secret-Token': TELEGRAM }],
 ];
 for (const [path, type, payload, headers] of requests) {
-  const post = (text) => fetch(`${base}/webhook${path}`, { method: 'POST', body: text, headers: { 'Content-Type': type, ...headers } });
+  const post = (text) => fetch(`${FRONT ?? base}/webhook${path}`, { method: 'POST', body: text, headers: { 'Content-Type': type, ...headers } });
   assert.equal((await post(payload)).status, 200, path);
   assert.equal((await post(payload)).status, 200, `${path} again`);
   if (path !== '/telegram') assert.equal((await post(payload + ' ')).status, 401, `${path} with a byte more`);
@@ -39,7 +41,7 @@ for (const [path, type, payload, headers] of requests) {
 const { events } = await (await fetch(`${base}/events`)).json();
 assert.deepEqual(events.map(({ source, type }) => `${source} ${type}`),
   ['standard payment_intent.succeeded', 'stripe payment_intent.succeeded', 'github push', 'github ping', 'telegram message']);
-console.log(`${requests.length} requests of npm's packages verified, each stored once`);
+console.log(`${requests.length} requests of npm's packages verified${FRONT ? ' behind nginx' : ''}, each stored once`);
 receiver.kill('SIGTERM');
 const [code] = await once(receiver, 'exit');
 assert.equal(code, 0);
