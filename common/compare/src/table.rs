@@ -197,7 +197,7 @@ sockets take and give, both ways, without TCP's own; our clients send no header 
 necessary, a browser sends many. *CPU* is the whole server's, publishing included. *Memory* is what is resident beyond the idle \
 server's; of short polling a connection between two polls, of webhooks a registered endpoint. *Back*: from the order to \
 drain until every client has a message of the new life; a receiver looks every second whether it is still registered. *Lines* are code, \
-without tests, with the modules of `common` that it reaches; webhooks are two programs.
+without tests, with the modules of `common` that its default build reaches; webhooks are two programs.
 
 *Agrees* means: latency minimal up to {minimal} times the fastest, low {low}, medium {medium}, high beyond; complexity low up to {short} times the \
 shortest, medium {middling}, high beyond. The rule of thumb leaves SSE out: that row is ours.
