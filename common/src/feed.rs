@@ -1,4 +1,4 @@
-//! The feed: the log, its idempotency keys and its waiters behind three verbs.
+//! The feed: the log, its idempotency keys and its waiters behind three verbs: publish, read, next.
 
 use std::{
     collections::HashMap,

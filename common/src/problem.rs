@@ -63,7 +63,7 @@ impl Problem {
         self
     }
 
-    /// The answer: `{"type":"about:blank","title":"Bad Request","status":400,"detail":"…"}`.
+    /// The answer: a JSON object with `type`, `title`, `status` and `detail`.
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});

@@ -3,7 +3,7 @@
 //! The client asks what is newer than its cursor. If there is something, it is answered at once;
 //! if not, the server *waits* with the answer until there is, or until the time is up, and the
 //! client asks again at once. The server keeps nothing between two requests: a client is its
-//! cursor, and may send each poll to another replica. From the top:
+//! cursor, and may send each poll to another server of the same feed. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;

@@ -22,7 +22,7 @@ use crate::{App, route, takeover};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes, hyper's 431. As much of an answer is buffered.
+/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
@@ -71,7 +71,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// One connection from its first byte to its last.
 ///
-/// Differs: a poll may wait without hyper.
+/// Differs from the other members' `serve.rs`: a poll may wait without hyper.
 fn connection(
     stream: TcpStream,
     app: Arc<App>,

@@ -1,4 +1,4 @@
-//! Density, an addition to plain hyper: a poll that waits costs a socket and a position, and so does
+//! An addition that saves memory: a poll that waits costs a socket and a position, and so does
 //! a connection between two polls.
 //!
 //! hyper keeps a read and a write buffer of 8 KiB each for as long as a connection lives. A client
@@ -60,7 +60,7 @@ use crate::{
     serve,
 };
 
-/// So much of what a client says during a wait is kept.
+/// Bytes kept of what a client sends during a wait.
 const EARLY: usize = 8 * 1_024;
 
 /// One connection, as `serve::connection` is with plain hyper.

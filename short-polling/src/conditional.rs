@@ -10,7 +10,8 @@
 //!   `next`, leave it alone.
 //!
 //! A 304 therefore never hides a message or a gap: not from an ETag of other topics, nor from one
-//! of a later position.
+//! of a later position. The second way is more than RFC 9110 asks for, whose ETags are of one URL: it
+//! is sound because the cursor is in the URL and no cache may answer by itself (`no-cache`).
 //!
 //! Weak, because `next` may differ between two answers of one ETag. A strong one would also change
 //! on the way: nginx makes it weak when it compresses, and until 1.7.3 it took it away.

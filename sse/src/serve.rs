@@ -23,7 +23,7 @@ use crate::{App, route, takeover};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes, hyper's 431. As much of an answer is buffered.
+/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
@@ -72,7 +72,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// One connection from its first byte to its last.
 ///
-/// Differs: an open stream may go on without hyper.
+/// Differs from the other members' `serve.rs`: an open stream may go on without hyper.
 fn connection(
     stream: TcpStream,
     app: Arc<App>,
@@ -85,7 +85,7 @@ fn connection(
     }
 }
 
-/// Differs: a stream becomes a body that hyper asks for its blocks.
+/// Differs from the other members' `serve.rs`: a stream becomes a body that hyper asks for its blocks.
 async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
     let answer = |request| route::route(app.clone(), request);

@@ -1,4 +1,4 @@
-//! Density, an addition to plain hyper: an open stream costs a socket and a position.
+//! An addition that saves memory: an open stream costs a socket and a position.
 //!
 //! hyper keeps a read and a write buffer of 8 KiB each for as long as an answer streams. A stream
 //! that mostly waits needs neither. So hyper parses the head and the route answers as ever; but

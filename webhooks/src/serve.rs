@@ -17,7 +17,7 @@ use crate::{App, route};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes, hyper's 431. As much of an answer is buffered.
+/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing

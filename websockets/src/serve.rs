@@ -33,7 +33,7 @@ use crate::{
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes, hyper's 431. As much of an answer is buffered.
+/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
@@ -82,7 +82,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 /// One connection from its first byte to its last.
 ///
-/// Differs: it may go on as a session.
+/// Differs from the other members' `serve.rs`: it may go on as a session.
 pub(crate) fn connection(
     stream: TcpStream,
     app: Arc<App>,
@@ -105,7 +105,7 @@ pub(crate) fn connection(
 
 /// The connection as long as it is hyper's. Some if it goes on as a session.
 ///
-/// Differs: it returns what it upgraded.
+/// Differs from the other members' `serve.rs`: it returns what it upgraded.
 async fn with_hyper(
     stream: TcpStream,
     app: Arc<App>,

@@ -56,7 +56,7 @@ pub(crate) struct Session<S> {
     pinged: Option<Instant>,
     /// When quiet subscriptions are moved on next.
     beat_at: Instant,
-    /// Every how many seconds the client wants to be told then where it stands, if it does.
+    /// Seconds between `heartbeat` frames, if the client asked for them.
     heartbeat: Option<NonZeroU16>,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,

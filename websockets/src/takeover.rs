@@ -1,4 +1,4 @@
-//! Density, an addition to plain hyper: an idle session costs a socket and a few cursors.
+//! An addition that saves memory: an idle session costs a socket and a few cursors.
 //!
 //! hyper's way to hand over an upgraded connection is to pack what it still holds into a box, behind
 //! a channel, and its buffers have grown by then. None of it is needed: hyper parses the head and the
