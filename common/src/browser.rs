@@ -167,7 +167,7 @@ impl Browsers {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, POST, DELETE",
+                "GET, HEAD, POST, PATCH, DELETE", // which of them a path takes, it says itself
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
