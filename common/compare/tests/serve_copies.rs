@@ -1,7 +1,7 @@
 //! Each member has an accept loop of its own, so that it can be read and copied alone. Where two of
 //! them say the same, they say it in the same words: items of the same name in `src/serve.rs` are
 //! byte-identical, comments included. One that has to be different says so in its own comment, in a
-//! sentence that begins with `Differs:`, and that one has to be different indeed.
+//! sentence that begins with `Differs from the other members`, and that one has to be different indeed.
 
 use std::{collections::BTreeMap, fs};
 
@@ -25,7 +25,7 @@ struct Item {
 impl Item {
     fn differs_on_purpose(&self) -> bool {
         let comments = self.text.lines().take_while(|line| is_lead(line));
-        comments.into_iter().any(|line| line.contains("Differs:"))
+        comments.into_iter().any(|line| line.contains("Differs from the other members"))
     }
 
     /// Without the comments and attributes before it.
