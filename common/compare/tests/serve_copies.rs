@@ -25,7 +25,9 @@ struct Item {
 impl Item {
     fn differs_on_purpose(&self) -> bool {
         let comments = self.text.lines().take_while(|line| is_lead(line));
-        comments.into_iter().any(|line| line.contains("Differs from the other members"))
+        comments
+            .into_iter()
+            .any(|line| line.contains("Differs from the other members"))
     }
 
     /// Without the comments and attributes before it.

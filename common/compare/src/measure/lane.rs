@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
@@ -40,7 +41,7 @@ pub struct Plan {
     pub messages: usize,
     /// Between two of them, on average.
     pub gap: Duration,
-    /// When the one that warms up is due.
+    /// When the one that warms up is due, or later, when all have subscribed.
     pub start: time::Instant,
     /// Who listens, each on its own. Those who poll ask at times spread over the interval.
     pub clients: usize,
@@ -152,9 +153,18 @@ pub async fn measure(
     plan: &Plan,
 ) -> io::Result<Measured> {
     let way = way.into();
+    let subscribe = |_| subscribe(technique, way.clone(), plan);
+    let subscribed = try_join_all((0..plan.clients).map(subscribe)).await?;
+    // However long that took: nothing is published to nobody.
+    let start = plan.start.max(time::Instant::now());
+    let plan = &Plan {
+        start,
+        ..plan.clone()
+    };
     let mut clients = JoinSet::new();
-    for number in 0..plan.clients {
-        clients.spawn(client(technique, way.clone(), plan.clone(), number));
+    for (number, (client, traffic)) in subscribed.into_iter().enumerate() {
+        let begin = plan.begin(technique, number);
+        clients.spawn(listen(client, traffic, plan.clone(), begin));
     }
     let published = publish(Publisher::new(way.server), process, plan);
     let (published, arrivals) = tokio::try_join!(published, all(clients))?;
@@ -211,20 +221,29 @@ async fn all(mut clients: JoinSet<io::Result<Arrivals>>) -> io::Result<Vec<Arriv
     Ok(all)
 }
 
-async fn client(technique: Technique, way: Way, plan: Plan, number: usize) -> io::Result<Arrivals> {
+async fn subscribe(
+    technique: Technique,
+    way: Way,
+    plan: &Plan,
+) -> io::Result<(Client, Arc<Traffic>)> {
     let traffic = way.traffic.unwrap_or_default();
-    let mut client = Client::subscribe(
-        technique,
-        Subscription {
-            interval: plan.interval,
-            keep_alive: plan.keep_alive,
-            receiver: way.receiver,
-            traffic: traffic.clone(),
-            ..Subscription::new(way.subscribe, TOPIC)
-        },
-    )
-    .await?;
-    sleep_until(plan.begin(technique, number)).await;
+    let to = Subscription {
+        interval: plan.interval,
+        keep_alive: plan.keep_alive,
+        receiver: way.receiver,
+        traffic: traffic.clone(),
+        ..Subscription::new(way.subscribe, TOPIC)
+    };
+    Ok((Client::subscribe(technique, to).await?, traffic))
+}
+
+async fn listen(
+    mut client: Client,
+    traffic: Arc<Traffic>,
+    plan: Plan,
+    begin: time::Instant,
+) -> io::Result<Arrivals> {
+    sleep_until(begin).await;
     let mut arrivals = receive(&mut client, &traffic, &plan).await?;
     client.close().await?;
     arrivals.whole = traffic.counts();
