@@ -11,7 +11,13 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{broadcast, watch},
+    task::spawn_blocking,
+};
+
+/// How many lines may be heard later than they were said.
+const LINES: usize = 64;
 
 /// What happened when, on standard output.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +45,8 @@ struct Told {
     timeline: Timeline,
     /// Where it listens, once it does.
     address: watch::Sender<Option<SocketAddr>>,
-    /// The last line that it printed.
-    line: watch::Sender<String>,
+    /// Every other line that it prints.
+    lines: broadcast::Sender<String>,
 }
 
 /// One process, and how many there were before it.
@@ -61,7 +67,7 @@ impl Program {
             name,
             timeline,
             address: watch::Sender::new(None),
-            line: watch::Sender::new(String::new()),
+            lines: broadcast::Sender::new(LINES),
         });
         let (child, reading) = launch(&args, &told)?;
         let life = Mutex::new(Life {
@@ -108,9 +114,9 @@ impl Program {
         listening.expect("it is ours").expect("it is some")
     }
 
-    /// What it says.
-    pub(crate) fn line(&self) -> watch::Receiver<String> {
-        self.told.line.subscribe()
+    /// What it says from now on.
+    pub(crate) fn lines(&self) -> broadcast::Receiver<String> {
+        self.told.lines.subscribe()
     }
 
     /// Tells it to end in its own way, and waits until it has.
@@ -153,7 +159,7 @@ impl Told {
                 Some(address) => drop(self.address.send_replace(address.parse().ok())),
                 None => {
                     self.timeline.say(self.name, &line);
-                    self.line.send_replace(line);
+                    let _ = self.lines.send(line); // nobody has to listen
                 }
             }
         }

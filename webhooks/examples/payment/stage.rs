@@ -7,7 +7,6 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -194,10 +193,10 @@ async fn ask(server: SocketAddr, path: &str) -> Result<Value, Failure> {
 
 /// Kills the shop while a customer pays: the payment is there with its news, or there is none.
 async fn kill_in_a_payment(shop: Arc<Program>) -> io::Result<()> {
-    let (mut line, mut customers) = (shop.line(), 0);
-    while shop.kills() < SHOP_KILLS && line.changed().await.is_ok() {
-        customers += usize::from(*line.borrow_and_update() == "a customer pays");
-        if customers == SHOP_KILLED_AT {
+    let (mut lines, mut customers) = (shop.lines(), 0);
+    while let Ok(line) = lines.recv().await {
+        customers += usize::from(line == "a customer pays");
+        if customers == SHOP_KILLED_AT && shop.kills() < SHOP_KILLS {
             customers = 0;
             shop.kill()?;
         }
@@ -229,8 +228,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> io::Result<Self> {
-        let folder = env::temp_dir().join(format!("payment-{}", process::id()));
-        fs::create_dir_all(&folder)?;
+        let folder = env::temp_dir().join(format!("payment-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&folder)?;
         Ok(Self(folder))
     }
 }
