@@ -171,7 +171,7 @@ impl Browsers {
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
+                "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
             ),
             (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
         ];

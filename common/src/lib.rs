@@ -31,6 +31,7 @@ mod browser;
 pub mod commit;
 mod cursor;
 mod feed;
+mod flush;
 mod idempotency;
 #[cfg_attr(not(feature = "file"), path = "no_journal.rs")]
 mod journal;
@@ -51,6 +52,7 @@ pub mod harness;
 pub use browser::{Browsers, Origin};
 pub use cursor::{After, BadCursor, Cursor, Epoch};
 pub use feed::{Counts, Feed, FeedError};
+pub use flush::{FlushNotes, FlushWatch};
 pub use idempotency::{BadKey, IdempotencyKey};
 pub use log::Retention;
 pub use message::{

@@ -13,7 +13,7 @@
 //!
 //! - an answer that the client has not taken yet, this one or an earlier one that a `GET` was
 //!   pipelined behind. hyper 1.12 writes an answer out before it parses the next head, but does not
-//!   promise to; [`Lent`] sees every write and flush, and nothing is taken between a write and a
+//!   promise to; [`FlushWatch`] sees every write and flush, and nothing is taken between a write and a
 //!   successful flush;
 //! - a part of a body. A `GET` with a body, which is refused, and whatever was answered before its
 //!   body was read to the end stay with hyper, which alone knows where the next request begins.
@@ -37,7 +37,7 @@ use std::{
     time::SystemTime,
 };
 
-use common::StallGuard;
+use common::{FlushNotes, FlushWatch, StallGuard};
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -210,10 +210,7 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     draining: &mut watch::Receiver<bool>,
 ) -> hyper::Result<Parsed> {
     let desk = Desk::default();
-    let io = Lent {
-        client,
-        desk: &desk,
-    };
+    let io = FlushWatch::new(Lent(client), desk.flushes.clone());
     let service = service_fn(|request| hand_over(app, &desk, request));
     let mut http = serve::http(app)
         .header_read_timeout(deadline - Instant::now())
@@ -261,7 +258,7 @@ async fn hand_over(
     // A publish that was taken has been read to its end. After any other body hyper knows better
     // what is the rest of it and what the next request.
     if !has_body || answer.status() == StatusCode::CREATED {
-        desk.unflushed.store(true, Ordering::Relaxed);
+        desk.flushes.expect_write();
         desk.answered.store(true, Ordering::Relaxed);
     }
     Ok(answer)
@@ -273,20 +270,20 @@ struct Desk {
     request: Mutex<Option<Request<Incoming>>>,
     /// hyper has an answer to the last request, which was read to its end.
     answered: AtomicBool,
-    /// hyper holds bytes of an answer, or is about to.
-    unflushed: AtomicBool,
+    /// Whether hyper holds bytes of an answer, or is about to.
+    flushes: FlushNotes,
 }
 
 impl Desk {
     fn take(&self) -> Option<Request<Incoming>> {
-        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        let flushed = self.flushes.is_flushed();
         let mut request = self.request.lock().expect(UNPOISONED);
-        request.take_if(|_| !unflushed)
+        request.take_if(|_| flushed)
     }
 
     /// Whether nothing is left to do for hyper.
     fn is_cleared(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
+        self.answered.load(Ordering::Relaxed) && self.flushes.is_flushed()
     }
 }
 
@@ -328,19 +325,8 @@ async fn encode(version: Version, last: bool, answer: Response<AnswerBody>) -> V
 
 const INFALLIBLE: &str = "a Vec takes any bytes";
 
-/// A connection while hyper has it: what was read early is read first, and whether what was written
-/// has been flushed is noted.
-struct Lent<'a, S> {
-    client: &'a mut Client<S>,
-    desk: &'a Desk,
-}
-
-impl<S> Lent<'_, S> {
-    fn unflushed<T>(&self, written: T) -> T {
-        self.desk.unflushed.store(true, Ordering::Relaxed);
-        written
-    }
-}
+/// A connection while hyper has it: what was read early is read first.
+struct Lent<'a, S>(&'a mut Client<S>);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lent<'_, S> {
     fn poll_read(
@@ -348,9 +334,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lent<'_, S> {
         task: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let early = &mut self.client.early;
+        let early = &mut self.0.early;
         if early.is_empty() {
-            return Pin::new(&mut self.client.socket).poll_read(task, buffer);
+            return Pin::new(&mut self.0.socket).poll_read(task, buffer);
         }
         let rest = early.split_off(early.len().min(buffer.remaining()));
         buffer.put_slice(early);
@@ -365,8 +351,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<'_, S> {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.client.socket).poll_write(task, bytes);
-        self.unflushed(written)
+        Pin::new(&mut self.0.socket).poll_write(task, bytes)
     }
 
     fn poll_write_vectored(
@@ -374,24 +359,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<'_, S> {
         task: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.client.socket).poll_write_vectored(task, slices);
-        self.unflushed(written)
+        Pin::new(&mut self.0.socket).poll_write_vectored(task, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.client.socket.is_write_vectored()
+        self.0.socket.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.client.socket).poll_flush(task);
-        if let Poll::Ready(Ok(())) = flushed {
-            self.desk.unflushed.store(false, Ordering::Relaxed);
-        }
-        flushed
+        Pin::new(&mut self.0.socket).poll_flush(task)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client.socket).poll_shutdown(task)
+        Pin::new(&mut self.0.socket).poll_shutdown(task)
     }
 }
 

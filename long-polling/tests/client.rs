@@ -101,17 +101,34 @@ async fn the_client_gives_up_on_a_4xx_only() {
 async fn a_connection_that_the_server_closed_in_between_is_no_failure() {
     let listener = WireListener::bind().await;
     let mut reader = reader(listener.addr(), &[]);
-    let polls = tokio::spawn(async move {
-        for _ in 0..2 {
-            reader.poll(&mut std::io::sink()).await.unwrap();
-        }
-    });
     for _ in 0..2 {
+        let served = async {
+            let mut peer = listener.accept().await;
+            peer.read_head().await;
+            answer(&mut peer, "200 OK", "", EMPTY).await;
+        };
+        let mut output = std::io::sink();
+        let (polled, ()) = tokio::join!(reader.poll(&mut output), served);
+        polled.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_during_the_wait_is_one() {
+    let listener = WireListener::bind().await;
+    let mut reader = reader(listener.addr(), &[]);
+    let served = async {
         let mut peer = listener.accept().await;
         peer.read_head().await;
         answer(&mut peer, "200 OK", "", EMPTY).await;
-    }
-    polls.await.unwrap();
+        peer.read_head().await; // and leaves
+    };
+    let polls = async {
+        reader.poll(&mut std::io::sink()).await.unwrap();
+        reader.poll(&mut std::io::sink()).await
+    };
+    let (polled, ()) = tokio::join!(polls, served);
+    assert!(matches!(polled, Err(Failure::Passing(..))));
 }
 
 #[tokio::test]

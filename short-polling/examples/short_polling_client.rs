@@ -201,11 +201,11 @@ impl Server {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
         let request = request.body(Empty::new())?;
-        // The server may have closed the kept connection in between. A poll may be repeated.
-        if let Some(kept) = self.open.take()
-            && let Ok(answer) = self.exchange(kept, request.clone()).await
-        {
-            return Ok(answer);
+        if let Some(kept) = self.open.take() {
+            match self.exchange(kept, request.clone()).await {
+                Err(lost) if was_unsent(&lost) => {}
+                done => return done,
+            }
         }
         let new = connect(&self.authority).await?;
         self.exchange(new, request).await
@@ -237,6 +237,13 @@ type Connection = SendRequest<Empty<Bytes>>;
 
 /// Something between us and the server.
 type Lost = Box<dyn Error + Send + Sync>;
+
+/// Whether the server had closed the kept connection before our request was on it. One that breaks
+/// later is a failure: after a restart all clients would come back at once.
+fn was_unsent(lost: &Lost) -> bool {
+    let error = lost.downcast_ref::<hyper::Error>();
+    error.is_some_and(|error| error.is_closed() || error.is_canceled())
+}
 
 async fn connect(authority: &str) -> Result<Connection, Lost> {
     let stream = TcpStream::connect(authority).await?;

@@ -34,10 +34,11 @@ async fn answer(
 ) -> Result<Response<AnswerBody>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
-    admit(&request)?;
+    // Before `admit`: a browser asks this without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight);
     }
+    admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use clap::Parser;
 use common::seconds;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, Response, Uri, body::Incoming, client::conn::http1, header};
+use hyper::{HeaderMap, Request, Response, Uri, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use sse::parse::{self, Event};
 use tokio::{
@@ -112,23 +112,18 @@ impl Listener {
     }
 
     async fn open(
-        &self,
+        &mut self,
         connection: &mut JoinSet<()>,
     ) -> Result<Response<Incoming>, Box<dyn Error>> {
-        let authority = self
-            .args
-            .url
-            .authority()
-            .ok_or_else(|| Final("the URL has no host".into()))?;
+        let url = &self.args.url;
+        let (Some("http"), Some(authority)) = (url.scheme_str(), url.authority()) else {
+            return Err(Final(format!("{url} is not http://HOST:PORT/…")).into());
+        };
         let stream =
             TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
         let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         connection.spawn(async { drop(driver.await) });
-        let target = self
-            .args
-            .url
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
+        let target = url.path_and_query().map_or("/", |target| target.as_str());
         let mut request = Request::get(target).header(header::HOST, authority.as_str());
         if !self.last_event_id.is_empty() {
             request = request.header("Last-Event-ID", &self.last_event_id);
@@ -136,20 +131,41 @@ impl Listener {
         let response = sender
             .send_request(request.body(Empty::<Bytes>::new())?)
             .await?;
+        self.retry = retry_after(response.headers()).unwrap_or(self.retry);
         match response.status().as_u16() {
-            200 => Ok(response),
-            400..500 => Err(Final(problem(response).await).into()),
-            status => Err(format!("the server answered {status}").into()),
+            200 if is_event_stream(response.headers()) => Ok(response),
+            200 => Err(Final("the answer is no event stream".into()).into()),
+            408 | 429 | 500.. => Err(problem(response).await.into()),
+            _ => Err(Final(problem(response).await).into()),
         }
     }
 
     /// Prints an event: a message's JSON, or `gap` and the gap's.
-    fn take(event: &Event, output: &mut impl Write) -> io::Result<()> {
-        match event.event.as_str() {
+    fn take(event: &Event, output: &mut impl Write) -> Result<(), Final> {
+        let printed = match event.event.as_str() {
             "message" => writeln!(output, "{}", event.data),
             named => writeln!(output, "{named} {}", event.data),
-        }
+        };
+        printed.map_err(|error| Final(format!("printing: {error}")))
     }
+}
+
+/// Anything else is not to be parsed as one (HTML §9.2.2).
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// How long a server that refuses wants to be left alone.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u32 = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 async fn problem(response: Response<Incoming>) -> String {

@@ -43,10 +43,11 @@ pub(crate) async fn route(
 async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
-    admit(&request)?;
+    // Before `admit`: a browser asks this without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight.map(Either::Left));
     }
+    admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));

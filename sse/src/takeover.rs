@@ -8,30 +8,27 @@
 //! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
 //! waiting for a service that never answers. What it could still hold is an *earlier* answer that
 //! the client has not taken yet, if the stream's request was pipelined behind it. hyper 1.12 writes
-//! an answer out before it parses the next head, but does not promise to; [`Watched`] sees every
+//! an answer out before it parses the next head, but does not promise to; [`FlushWatch`] sees every
 //! write and flush, and nothing is taken over between a write and a successful flush. The tests
 //! below and in `tests/takeover.rs` hold that an earlier answer arrives whole.
 
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
-    io::{self, IoSlice, Write},
+    io::{self, Write},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::Poll,
     time::SystemTime,
 };
 
 use bytes::Bytes;
-use common::StallGuard;
+use common::{FlushNotes, FlushWatch, StallGuard};
 use http_body_util::{Either, Full};
 use hyper::{Request, Response, Version, body::Incoming, http::response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
 };
@@ -69,10 +66,8 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     mut draining: watch::Receiver<bool>,
 ) -> hyper::Result<Option<(StallGuard<S>, Taken)>> {
     let desk = Arc::new(Desk::default());
-    let io = Watched {
-        io: StallGuard::new(stream, app.config.stall),
-        desk: desk.clone(),
-    };
+    let guarded = StallGuard::new(stream, app.config.stall);
+    let io = FlushWatch::new(guarded, desk.flushes.clone());
     let builder = serve::http(&app);
     let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -90,7 +85,10 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(None);
     };
     // What was read beyond the head is dropped: a request behind a stream has no turn.
-    Ok(Some((http.into_parts().io.into_inner().io, taken)))
+    Ok(Some((
+        http.into_parts().io.into_inner().into_inner(),
+        taken,
+    )))
 }
 
 /// A stream to be written without hyper.
@@ -103,17 +101,17 @@ struct Taken {
 #[derive(Default)]
 struct Desk {
     taken: Mutex<Option<Taken>>,
-    /// hyper holds bytes of an earlier answer.
-    unflushed: AtomicBool,
+    /// Whether hyper holds bytes of an earlier answer.
+    flushes: FlushNotes,
 }
 
 impl Desk {
     fn take(&self) -> Option<Taken> {
-        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        let flushed = self.flushes.is_flushed();
         self.taken
             .lock()
             .expect("nothing panics under this lock")
-            .take_if(|_| !unflushed)
+            .take_if(|_| flushed)
     }
 }
 
@@ -177,65 +175,6 @@ async fn left(socket: &TcpStream) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
-    }
-}
-
-/// Notes whether what was written has been flushed.
-struct Watched<S> {
-    io: StallGuard<S>,
-    desk: Arc<Desk>,
-}
-
-impl<S> Watched<S> {
-    fn unflushed<T>(&self, written: T) -> T {
-        self.desk.unflushed.store(true, Ordering::Relaxed);
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(task, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(task, bytes);
-        self.unflushed(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(task, slices);
-        self.unflushed(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(task);
-        if let Poll::Ready(Ok(())) = flushed {
-            self.desk.unflushed.store(false, Ordering::Relaxed);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(task)
     }
 }
 

@@ -86,7 +86,8 @@ async fn it_gives_up_only_on_a_4xx() {
     let task = tokio::spawn(async move { listener.run(&mut io::sink()).await });
     for answer in [
         "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nretry: 1\n\n",
+        "HTTP/1.1 429 Too Many Requests\r\nretry-after: 9\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 10\r\n\r\nretry: 1\n\n",
         "HTTP/1.1 400 Bad Request\r\ncontent-length: 3\r\n\r\nwhy",
     ] {
         let mut wire = server.accept().await;
@@ -97,6 +98,51 @@ async fn it_gives_up_only_on_a_4xx() {
         timeout(PATIENCE, task).await.unwrap().unwrap(),
         "400 Bad Request: why"
     );
+}
+
+#[tokio::test]
+async fn it_does_not_take_a_page_for_a_stream() {
+    let server = WireListener::bind().await;
+    let mut listener = listener(server.addr(), "");
+    let mut output = io::sink();
+    let served = async {
+        let mut wire = server.accept().await;
+        wire.read_head().await;
+        let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n";
+        wire.send(page).await;
+    };
+    let (reason, ()) = tokio::join!(listener.run(&mut output), served);
+    assert_eq!(reason, "the answer is no event stream");
+}
+
+/// Nobody reads what the client prints any more.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn it_ends_when_nobody_reads_what_it_prints() {
+    let server = WireListener::bind().await;
+    let mut listener = listener(server.addr(), "");
+    let served = async {
+        let mut wire = server.accept().await;
+        wire.read_head().await;
+        let stream =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\ndata: 1\n\n";
+        wire.send(stream).await;
+        wire
+    };
+    let mut output = Closed;
+    let (reason, _wire) = tokio::join!(listener.run(&mut output), served);
+    assert!(reason.starts_with("printing: "), "{reason}");
 }
 
 #[test]

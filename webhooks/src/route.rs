@@ -31,10 +31,11 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
         let safe = reads(&request) || request.method() == Method::OPTIONS;
         app.browsers.check(&request, !safe)?;
     }
-    admit(&request)?;
+    // Before `admit`: a browser asks this without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight);
     }
+    admit(&request)?;
     if reads(&request) && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
     }

@@ -8,7 +8,8 @@
 //! server's pings while it does.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, Write},
     net::{TcpStream, ToSocketAddrs},
     process::ExitCode,
     thread::sleep,
@@ -172,13 +173,13 @@ impl Client {
             self.after = next.unwrap_or_else(|| self.after.clone());
         }
         if let Some(message) = frame.message {
-            println!("{message}");
+            say(message.get())?;
             self.after = parse::<Identified>(message.get())?.id;
             let received = json!({"received": {"id": self.after}});
             socket.send(Message::text(received.to_string()))?;
         }
         if let Some(gap) = frame.gap {
-            println!("gap {gap}");
+            say(&format!("gap {gap}"))?;
         }
         if let Some(Position { next: Some(next) }) = frame.heartbeat {
             self.after = next;
@@ -189,6 +190,12 @@ impl Client {
         }
         frame.error.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
+}
+
+/// Prints a line. Without a reader there is no point in going on.
+fn say(line: &str) -> Result<(), Failure> {
+    let printed = writeln!(io::stdout(), "{line}");
+    printed.map_err(|error| Failure::Final(format!("printing: {error}")))
 }
 
 fn connect(url: &Uri) -> Result<TcpStream, Failure> {

@@ -10,8 +10,7 @@
 //! | 1003 | a binary message | no |
 //! | 1007 | a text message that is not UTF-8 | no |
 //! | 1008 | no answer to a ping | yes |
-//! | 1008 | a message of too many fragments | no |
-//! | 1009 | a message over the limit | no |
+//! | 1009 | a message over the limit, or of too many fragments | no |
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
 //! | 1013 | there are as many sessions as there may be | yes, later |
@@ -58,7 +57,7 @@ impl Ending {
         })
     }
 
-    fn failed(code: CloseCode, error: &Error) -> Self {
+    fn failed(code: CloseCode, error: &dyn fmt::Display) -> Self {
         let mut reason = error.to_string();
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
         Self::Failed(CloseFrame {
@@ -76,7 +75,7 @@ impl From<Error> for Ending {
                     .get_ref()
                     .is_some_and(|cause| cause.is::<TooManyFragments>()) =>
             {
-                Self::failed(CloseCode::Policy, &error)
+                Self::failed(CloseCode::Size, &TooManyFragments)
             }
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
                 Self::Gone(error)

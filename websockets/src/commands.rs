@@ -56,7 +56,7 @@ impl Client {
                 Err(problem) => protocol::error(None, &problem),
             },
             Ok(Command::Ping {}) => protocol::pong(),
-            Err(problem) => protocol::error(None, &problem),
+            Err((reference, problem)) => protocol::error(reference, &problem),
         })
     }
 

@@ -16,11 +16,11 @@
 //! | `{"gap":{…}}` | what cannot be given, as on every wire |
 //! | `{"ack":{"ref":1,"id":"…","duplicate":false}}` | published |
 //! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to it. `null` where only the gap that follows can tell |
-//! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the frame was not understood |
+//! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if there is none to be read |
 //! | `{"pong":{}}` | |
 //! | `{"heartbeat":{"next":"…"}}` | of every subscription, all that there is up to `next` was sent; one whose last id is newer keeps that. For those who asked with `?heartbeat=SECONDS`, and after a gap |
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use common::{Cursor, Gap, Message, Problem, Published};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -104,10 +104,24 @@ impl fmt::Display for Ref<'_> {
     }
 }
 
-/// Reads one text message.
-pub(crate) fn parse(text: &str) -> Result<Command<'_>, Problem> {
-    serde_json::from_str(text)
-        .map_err(|error| Problem::bad_request(format!("not a command: {error}")))
+/// Reads one text message. What is no command is refused with its `ref`, if that can be read.
+pub(crate) fn parse(text: &str) -> Result<Command<'_>, (Option<Ref<'_>>, Problem)> {
+    let refused = |error| {
+        let problem = Problem::bad_request(format!("not a command: {error}"));
+        (reference(text), problem)
+    };
+    serde_json::from_str(text).map_err(refused)
+}
+
+/// The `ref` of a frame that is no command: of a misspelt member, say.
+fn reference(text: &str) -> Option<Ref<'_>> {
+    #[derive(Deserialize)]
+    struct Referring<'a> {
+        #[serde(borrow, rename = "ref")]
+        reference: Ref<'a>,
+    }
+    let members: BTreeMap<String, Referring<'_>> = serde_json::from_str(text).ok()?;
+    members.into_values().next().map(|one| one.reference)
 }
 
 /// The message in its envelope.
@@ -157,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    fn reference(json: &str) -> Option<Ref<'_>> {
+    fn scalar(json: &str) -> Option<Ref<'_>> {
         serde_json::from_str(json).ok()
     }
 
@@ -165,18 +179,18 @@ mod tests {
     fn a_ref_is_a_short_string_or_number() {
         let longest = format!("\"{}\"", "r".repeat(62));
         for good in ["1", "-1.50e3", "\"\"", "\"\\u0031\"", &longest] {
-            assert_eq!(reference(good), Some(Ref(good)));
+            assert_eq!(scalar(good), Some(Ref(good)));
         }
         let long = format!("\"{}\"", "r".repeat(63));
         for bad in ["null", "true", "[]", "{}", "", &long] {
-            assert_eq!(reference(bad), None, "{bad}");
+            assert_eq!(scalar(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn frames_are_the_documented_bytes() {
         let id: Cursor = "e-7".parse().unwrap();
-        let one = reference("1").unwrap();
+        let one = scalar("1").unwrap();
         let published = Published {
             id,
             duplicate: false,
@@ -203,11 +217,22 @@ mod tests {
         assert_eq!(heartbeat(id), r#"{"heartbeat":{"next":"e-7"}}"#);
     }
 
+    #[test]
+    fn what_is_no_command_is_refused_with_its_ref_if_that_can_be_read() {
+        let reference = |text| parse(text).unwrap_err().0;
+        let misspelt = r#"{"subscribe":{"topics":["a"],"afer":"x","ref":7}}"#;
+        assert_eq!(reference(misspelt), Some(Ref("7")));
+        assert_eq!(reference(r#"{"leave":{"ref":"b"}}"#), Some(Ref("\"b\"")));
+        for nothing in [r#"{"leave":{"ref":[]}}"#, r#"{"leave":{}}"#, "[7]", "{"] {
+            assert_eq!(reference(nothing), None, "{nothing}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_a_command_or_an_error_that_is_json(text in r#"([{}\[\]",:0-9]|publish|topics?|data|ref|ping|after){0,40}"#) {
-            if let Err(problem) = parse(&text) {
-                prop_assert!(serde_json::from_str::<Value>(&error(None, &problem)).is_ok());
+            if let Err((reference, problem)) = parse(&text) {
+                prop_assert!(serde_json::from_str::<Value>(&error(reference, &problem)).is_ok());
             }
         }
 

@@ -59,10 +59,11 @@ async fn answer(
     let upgrades = handshake::is_asked(request.headers());
     app.browsers
         .check(&request, upgrades || request.method() == Method::POST)?;
-    admit(&request)?;
+    // Before `admit`: a browser asks this without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight);
     }
+    admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
@@ -87,7 +88,8 @@ async fn answer(
     }
 }
 
-/// The place for authentication and authorization: called before any route, admits everything.
+/// The place for authentication: called before any route, admits everything. What a session may publish
+/// and subscribe to is judged by its commands.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }

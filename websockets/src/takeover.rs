@@ -9,30 +9,27 @@
 //! The contract. `Connection::into_parts` is documented for a connection that is done; ours is idle,
 //! waiting for a service that never answers. What it could still hold is an *earlier* answer that
 //! the client has not taken yet, if the upgrade was pipelined behind it. hyper 1.12 writes an answer
-//! out before it parses the next head, but does not promise to; [`Watched`] sees every write and
+//! out before it parses the next head, but does not promise to; [`FlushWatch`] sees every write and
 //! flush, and nothing is taken over between a write and a successful flush. The tests below and in
 //! `tests/takeover.rs` hold that an earlier answer arrives whole.
 
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
-    io::{self, IoSlice, Write},
+    io::Write,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::Poll,
     time::SystemTime,
 };
 
 use bytes::Bytes;
-use common::StallGuard;
+use common::{FlushNotes, FlushWatch, StallGuard};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, http::response, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::watch,
 };
 use tracing::debug;
@@ -92,10 +89,8 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     draining: &mut watch::Receiver<bool>,
 ) -> hyper::Result<Option<Taken<S>>> {
     let desk = Arc::new(Desk::default());
-    let io = Watched {
-        io: StallGuard::new(stream, app.config.stall),
-        desk: desk.clone(),
-    };
+    let guarded = StallGuard::new(stream, app.config.stall);
+    let io = FlushWatch::new(guarded, desk.flushes.clone());
     let builder = serve::http(app);
     let service = service_fn(|request| answer(app.clone(), desk.clone(), request));
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -114,7 +109,7 @@ async fn parse<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let parts = http.into_parts();
     Ok(Some(Taken {
-        io: parts.io.into_inner().io,
+        io: parts.io.into_inner().into_inner(),
         early: parts.read_buf,
         answer,
     }))
@@ -130,17 +125,17 @@ struct Answer {
 #[derive(Default)]
 struct Desk {
     taken: Mutex<Option<Answer>>,
-    /// hyper holds bytes of an earlier answer.
-    unflushed: AtomicBool,
+    /// Whether hyper holds bytes of an earlier answer.
+    flushes: FlushNotes,
 }
 
 impl Desk {
     fn take(&self) -> Option<Answer> {
-        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        let flushed = self.flushes.is_flushed();
         self.taken
             .lock()
             .expect("nothing panics under this lock")
-            .take_if(|_| !unflushed)
+            .take_if(|_| flushed)
     }
 }
 
@@ -172,65 +167,6 @@ fn encode(head: &response::Parts) -> Vec<u8> {
     let date = httpdate::fmt_http_date(SystemTime::now());
     write!(bytes, "date: {date}\r\n\r\n").expect("a Vec takes any bytes");
     bytes
-}
-
-/// Notes whether what was written has been flushed.
-struct Watched<S> {
-    io: StallGuard<S>,
-    desk: Arc<Desk>,
-}
-
-impl<S> Watched<S> {
-    fn unflushed<T>(&self, written: T) -> T {
-        self.desk.unflushed.store(true, Ordering::Relaxed);
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(task, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(task, bytes);
-        self.unflushed(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(task, slices);
-        self.unflushed(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(task);
-        if let Poll::Ready(Ok(())) = flushed {
-            self.desk.unflushed.store(false, Ordering::Relaxed);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(task)
-    }
 }
 
 #[cfg(test)]

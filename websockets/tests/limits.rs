@@ -271,7 +271,7 @@ fn a_time_that_means_nothing_at_0_is_not_0() {
 }
 
 #[tokio::test]
-async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1008() {
+async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1009() {
     let server = start(config()).await;
     let mut session = server.websocket("/topics").await;
     let text = format!("{:1024}", r#"{"ping":{}}"#).into_bytes();
@@ -287,7 +287,8 @@ async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1008()
     for (index, byte) in text.iter().enumerate() {
         session.send_frame(piece(index, byte, false)).await;
     }
-    assert_eq!(session.expect_close().await.0, 1008);
+    let reason = "a message of too many fragments".to_owned();
+    assert_eq!(session.expect_close().await, (1009, reason));
     drop(session);
     server.stop().await;
 }

@@ -215,6 +215,7 @@ mod tests {
             runs: 1,
             quick: true,
             gap: 5.0,
+            clients: 20,
             crowd: 10,
             figures: BTreeMap::from([(key, Spread::of(&[1_638.0]))]),
             points: vec![

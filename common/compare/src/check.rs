@@ -137,6 +137,7 @@ mod tests {
             runs: 1,
             quick: true,
             gap: 5.0,
+            clients: 20,
             crowd: 1_000,
             figures,
             points: Vec::<Point>::new(),

@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub enum State {
     /// Subscribing, for the first time or again.
     Connecting,
-    /// Subscribed. A poll is so from the first answer on.
+    /// Subscribed; of polls, connected.
     Open,
     /// Paused by the user.
     Paused,
@@ -151,19 +151,14 @@ impl Following {
             Ok(client) => client,
             Err(error) => return (Err(error), None),
         };
-        if !matches!(
-            self.technique,
-            Technique::ShortPolling | Technique::LongPolling
-        ) {
-            self.state.send_replace(State::Open);
-            *failures = 0;
-        }
-        let ended = self.listen(&mut client, failures).await;
+        self.state.send_replace(State::Open);
+        *failures = 0;
+        let ended = self.listen(&mut client).await;
         client.after().clone_into(&mut self.to.after);
         (ended, client.retry())
     }
 
-    async fn listen(&mut self, client: &mut Client, failures: &mut u32) -> io::Result<()> {
+    async fn listen(&mut self, client: &mut Client) -> io::Result<()> {
         // Whoever is called has nothing to leave.
         let leaves = self.technique != Technique::Webhooks;
         loop {
@@ -172,8 +167,6 @@ impl Following {
                 heard = self.next(client) => heard?,
                 Ok(_) = paused.wait_for(|paused| *paused), if leaves => return Ok(()),
             };
-            self.state.send_replace(State::Open);
-            *failures = 0;
             client.after().clone_into(&mut self.to.after);
             for heard in heard {
                 // Nobody listens any more once the run is over.

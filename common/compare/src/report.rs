@@ -112,7 +112,9 @@ pub enum Figure {
     Plain10000,
     /// From the order to restart until every client has a message of the new life.
     Restart,
-    /// Lines of code, of the member and of the modules of `common` that it reaches.
+    /// Lines of code, of the member alone.
+    OwnLines,
+    /// And with the modules of `common` that it reaches.
     Lines,
 }
 
@@ -131,7 +133,7 @@ pub enum Unit {
 
 impl Figure {
     /// In the order of the table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::LatencyP50,
         Self::LatencyP99,
         Self::Empty,
@@ -148,6 +150,7 @@ impl Figure {
         Self::Plain1000,
         Self::Plain10000,
         Self::Restart,
+        Self::OwnLines,
         Self::Lines,
     ];
 
@@ -179,11 +182,12 @@ impl Figure {
             Self::Memory100 => "server memory per client, of 100",
             Self::Memory1000 => "of 1,000",
             Self::Memory10000 => "of 10,000",
-            Self::Plain100 => "without takeover, of 100",
-            Self::Plain1000 => "without, of 1,000",
-            Self::Plain10000 => "without, of 10,000",
+            Self::Plain100 => "with plain hyper, of 100",
+            Self::Plain1000 => "with plain hyper, of 1,000",
+            Self::Plain10000 => "with plain hyper, of 10,000",
             Self::Restart => "1,000 clients are back after",
-            Self::Lines => "lines of code",
+            Self::OwnLines => "lines of code",
+            Self::Lines => "and with what it reaches of `common`",
         }
     }
 
@@ -192,9 +196,11 @@ impl Figure {
         match self {
             Self::LatencyP50 | Self::LatencyP99 | Self::Cpu | Self::Restart => Unit::Time,
             Self::Empty => Unit::Percent,
-            Self::Requests | Self::Connections | Self::ConnectionsClosed | Self::Lines => {
-                Unit::Number
-            }
+            Self::Requests
+            | Self::Connections
+            | Self::ConnectionsClosed
+            | Self::OwnLines
+            | Self::Lines => Unit::Number,
             _ => Unit::Bytes,
         }
     }
@@ -272,6 +278,8 @@ pub struct Report {
     pub quick: bool,
     /// Seconds between two messages in the table's run.
     pub gap: f64,
+    /// Clients of that run, each of every row.
+    pub clients: usize,
     /// Clients that came back in [`Figure::Restart`].
     pub crowd: usize,
     /// The figures.

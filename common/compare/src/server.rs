@@ -24,13 +24,13 @@ const RETRIES: usize = 10_000;
 #[derive(Debug, Clone, Args)]
 pub struct Knobs {
     /// Messages kept per topic.
-    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    #[arg(long, default_value_t = Self::default().retain, value_name = "N")]
     pub retain: usize,
     /// Waiting clients, open streams or registered endpoints.
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = Self::default().max_subscribers, value_name = "N")]
     pub max_subscribers: usize,
     /// Whether a client that waits leaves hyper, where the member can do that.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
     /// Seconds until a client is to come again, or is called again [default: the member's own].
     #[arg(long, value_parser = positive_seconds, value_name = "SECONDS")]

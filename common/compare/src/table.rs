@@ -4,7 +4,7 @@
 use crate::{
     Figure, Report, Row, Spread, crossing,
     report::Unit,
-    technique::{Verdict, complexity, latency},
+    technique::{COMPLEXITY, LATENCY, Scale, Verdict},
 };
 
 /// All of it.
@@ -26,10 +26,10 @@ pub(crate) fn few(report: &Report) -> String {
         Figure::LatencyP50,
         Figure::Bytes,
         Figure::Cpu,
-        Figure::Memory1000,
+        Figure::Memory10000,
     ];
     let mut table = "\
-| | publish → receive | bytes per message | server CPU per message | server memory per client |
+| | publish → receive | bytes per message | server CPU per delivery | server memory per client |
 | :--- | ---: | ---: | ---: | ---: |
 "
     .to_owned();
@@ -44,7 +44,7 @@ pub(crate) fn few(report: &Report) -> String {
 /// The usual table, and beside each of its words what was measured.
 fn verdicts(report: &Report) -> String {
     let mut table = "\
-| technique | direction | latency: said | measured, p50 | | complexity: said | measured, lines | |
+| technique | direction | latency: said | measured, p50 | | complexity: said | measured, own lines | |
 | :--- | :--- | :---: | ---: | :--- | :---: | ---: | :--- |
 "
     .to_owned();
@@ -58,7 +58,7 @@ fn verdicts(report: &Report) -> String {
             cell(report, row, Figure::LatencyP50),
             word(rating.latency, latency),
             rating.complexity.unwrap_or("–"),
-            cell(report, row, Figure::Lines),
+            cell(report, row, Figure::OwnLines),
             word(rating.complexity, complexity),
         );
     }
@@ -68,13 +68,13 @@ fn verdicts(report: &Report) -> String {
 /// On the latency, and on the complexity.
 fn judged(report: &Report, row: Row) -> [Option<Verdict>; 2] {
     let rating = row.technique.rating();
-    let judge = |said: Option<&str>, figure, class: fn(f64) -> &'static str| {
-        let times = report.median(row, figure)? / best(report, figure)?;
-        Some(Verdict::of(said?, class(times)))
+    let judge = |said: Option<&str>, figure, scale: Scale| {
+        let (best, here) = (best(report, figure)?, report.figures.get(&(row, figure))?);
+        Some(scale.judge(said?, here.low / best, here.high / best))
     };
     [
-        judge(rating.latency, Figure::LatencyP50, latency),
-        judge(rating.complexity, Figure::Lines, complexity),
+        judge(rating.latency, Figure::LatencyP50, LATENCY),
+        judge(rating.complexity, Figure::OwnLines, COMPLEXITY),
     ]
 }
 
@@ -144,12 +144,13 @@ fn shown(spread: Spread, unit: Unit) -> String {
     }
 }
 
-/// Three figures are more than a measurement is good for, so two or three are shown.
+/// In at most three figures: more would be noise.
 pub(crate) fn value(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Time => time(value),
         Unit::Percent => format!("{:.0} %", 100.0 * value),
-        Unit::Bytes if value < 10_000.0 => format!("{value:.0} B"),
+        Unit::Bytes if value < 1_024.0 => format!("{value:.0} B"),
+        Unit::Bytes if value < 10.0 * 1_024.0 => format!("{:.2} KiB", value / 1_024.0),
         Unit::Bytes => format!("{:.1} KiB", value / 1_024.0),
         Unit::Number if value >= 100.0 => format!("{value:.0}"),
         Unit::Number => format!("{value:.2}"),
@@ -174,6 +175,7 @@ fn notes(report: &Report) -> String {
         machine,
         commit,
         gap,
+        clients,
         ..
     } = report;
     let runs = match report.runs {
@@ -184,23 +186,21 @@ fn notes(report: &Report) -> String {
         None => " Not measured: 10,000 clients, for want of time or of descriptors.",
         Some(_) => "",
     };
-    let [minimal, low, medium] = [latency::MINIMAL, latency::LOW, latency::MEDIUM];
-    let [short, middling] = [complexity::LOW, complexity::MEDIUM];
     format!(
         "Measured on {machine}, commit {commit}: {runs}.{missing}
 
 **How to read it.** *Latency*: from before the publishing POST is written until a client has the message; one client, ten \
-messages a second. Of short polling, and all counts and the CPU: many clients, one message every {gap} s. Their polls \
+messages a second. Of short polling, and all counts and the CPU: {clients} clients, one message every {gap} s on average. Their polls \
 are spread over the interval, so that each message meets one at every distance from its next poll: \
 one interval is enough, even of 30 s. *Counts* are those of a client that stays: connecting is not in them. *Bytes* are what \
 sockets take and give, both ways, without TCP's own; our clients send no header field but the \
-necessary, a browser sends many. *CPU* is the whole server's, publishing included. *Memory* is what is resident beyond the idle \
-server's; of short polling a connection between two polls, of webhooks a registered endpoint. *Back*: from the order to \
+necessary, a browser sends many. *CPU* is the whole server's, and each publish is shared by the {clients}. *Memory* is what is resident beyond the idle \
+server's, threads and allocator included, so that the row of 10,000 is nearest to a client's own; of short polling a connection between two polls, of webhooks a registered endpoint. *Back*: from the order to \
 drain until every client has a message of the new life; a receiver looks every second whether it is still registered. *Lines* are code, \
-without tests, with the modules of `common` that it reaches; webhooks are two programs.
+without tests; what a default build reaches of `common` is mostly the same in all; webhooks are two programs.
 
-*Agrees* means: latency minimal up to {minimal} times the fastest, low {low}, medium {medium}, high beyond; complexity low up to {short} times the \
-shortest, medium {middling}, high beyond. The rule of thumb leaves SSE out: that row is ours.
+*Agrees* means, of latency by how many times the fastest: {LATENCY}; of complexity by how many times the shortest: {COMPLEXITY}; \
+and of all runs. The rule of thumb leaves SSE out: that row is ours.
 "
     )
 }
@@ -228,7 +228,7 @@ second, {} of the answers are empty when there is news every {} s.
 - **WebSockets** for chat, games, financial charts, where the client speaks too: {}, {} per message, {} lines.
 - **SSE** for news feeds and stock quotes, where it only listens: {}, {} per message, {} lines.
 ",
-        of(polled, Figure::Lines),
+        of(polled, Figure::OwnLines),
         of(polled, Figure::LatencyP50),
         of(often, Figure::Empty),
         report.gap,
@@ -239,10 +239,10 @@ second, {} of the answers are empty when there is news every {} s.
         of(webhooks, Figure::IdleBytes),
         of(websockets, Figure::LatencyP50),
         of(websockets, Figure::Bytes),
-        of(websockets, Figure::Lines),
+        of(websockets, Figure::OwnLines),
         of(sse, Figure::LatencyP50),
         of(sse, Figure::Bytes),
-        of(sse, Figure::Lines),
+        of(sse, Figure::OwnLines),
     )
 }
 
@@ -252,8 +252,8 @@ fn contradictions(report: &Report) -> String {
     for row in Row::ALL {
         let words = ["latency", "complexity"].into_iter();
         for (what, verdict) in words.zip(judged(report, row)) {
-            if let Some(Verdict::Contradicts(measured)) = verdict {
-                lines.push(format!("- {row}: its {what} is {measured} here.\n"));
+            if let Some(verdict @ Verdict::Contradicts(..)) = verdict {
+                lines.push(format!("- {row}, {what}: {verdict}.\n"));
             }
         }
     }
@@ -262,18 +262,18 @@ fn contradictions(report: &Report) -> String {
     format!(
         "**Where the numbers contradict the folklore**
 
-{}- \"99 % of the requests return nothing\": {} at 1 s, {} at 5 s, {} at 30 s, with news every {} s.
-- \"Each WebSocket fills the server's memory\": {} each, of 1,000; a long poll that waits {}, a kept connection of short \
+{}- \"99 % of the requests return nothing\" holds where news is rare. With news every {} s on average it is {} at 1 s, {} at 5 s, {} at 30 s.
+- \"Each WebSocket fills the server's memory\": {} each, of 10,000; a long poll that waits {}, a kept connection of short \
 polling {}.
 ",
         lines.concat(),
+        report.gap,
         of(often, Figure::Empty),
         of(polled, Figure::Empty),
         of(seldom, Figure::Empty),
-        report.gap,
-        of(websockets, Figure::Memory1000),
-        of(long, Figure::Memory1000),
-        of(often, Figure::Memory1000),
+        of(websockets, Figure::Memory10000),
+        of(long, Figure::Memory10000),
+        of(often, Figure::Memory10000),
     )
 }
 
@@ -289,6 +289,7 @@ mod tests {
             (2.5, Unit::Time, "2.50 s"),
             (0.8, Unit::Percent, "80 %"),
             (465.0, Unit::Bytes, "465 B"),
+            (2_048.0, Unit::Bytes, "2.00 KiB"),
             (11_571.0, Unit::Bytes, "11.3 KiB"),
             (1.0, Unit::Number, "1.00"),
             (1_234.0, Unit::Number, "1234"),

@@ -48,18 +48,27 @@ impl Technique {
     /// What the rule of thumb says.
     pub fn rating(self) -> Rating {
         let (name, direction, latency, complexity) = match self {
-            Self::ShortPolling => ("Short polling", "client → server", "high", "low"),
-            Self::LongPolling => ("Long polling", "client → server", "medium", "medium"),
-            Self::Webhooks => ("Webhooks", "server → client", "low", "medium"),
-            Self::Websockets => ("WebSockets", "both ways", "minimal", "high"),
-            Self::Sse => ("SSE", "server → client", "", ""),
+            Self::ShortPolling => (
+                "Short polling",
+                "client → server",
+                Some("high"),
+                Some("low"),
+            ),
+            Self::LongPolling => (
+                "Long polling",
+                "client → server",
+                Some("medium"),
+                Some("medium"),
+            ),
+            Self::Webhooks => ("Webhooks", "server → client", Some("low"), Some("medium")),
+            Self::Websockets => ("WebSockets", "both ways", Some("minimal"), Some("high")),
+            Self::Sse => ("SSE", "server → client", None, None),
         };
-        let rated = |word: &'static str| Some(word).filter(|word| !word.is_empty());
         Rating {
             name,
             direction,
-            latency: rated(latency),
-            complexity: rated(complexity),
+            latency,
+            complexity,
         }
     }
 
@@ -70,20 +79,55 @@ impl Technique {
     }
 }
 
+/// The words for something that is measured, from the least to the most, and how many times the least
+/// of all each may be but the last.
+#[derive(Debug)]
+pub(crate) struct Scale {
+    pub(crate) words: &'static [&'static str],
+    pub(crate) times: &'static [f64],
+}
+
+pub(crate) const LATENCY: Scale = Scale {
+    words: &["minimal", "low", "medium", "high"],
+    times: &[1.5, 5.0, 50.0],
+};
+
+pub(crate) const COMPLEXITY: Scale = Scale {
+    words: &["low", "medium", "high"],
+    times: &[1.25, 2.0],
+};
+
 /// Whether a word of the rule of thumb is that of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Agrees,
-    /// The word would be this one.
-    Contradicts(&'static str),
+    /// By some runs it does and by some it does not.
+    Unclear,
+    /// The word would be between these two, which mostly are one.
+    Contradicts(&'static str, &'static str),
 }
 
-impl Verdict {
-    pub(crate) fn of(said: &str, measured: &'static str) -> Self {
-        match said == measured {
-            true => Self::Agrees,
-            false => Self::Contradicts(measured),
+impl Scale {
+    /// Judges a word by what was measured, which is between `low` and `high` times the least of all.
+    pub(crate) fn judge(&self, said: &str, low: f64, high: f64) -> Verdict {
+        let place = |times| self.times.partition_point(|bound| *bound < times);
+        let (low, high) = (place(low), place(high));
+        let words = &self.words[low..=high];
+        match words.contains(&said) {
+            true if low == high => Verdict::Agrees,
+            true => Verdict::Unclear,
+            false => Verdict::Contradicts(self.words[low], self.words[high]),
         }
+    }
+}
+
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, times) in self.words.iter().zip(self.times) {
+            write!(f, "{word} up to {times}, ")?;
+        }
+        let last = self.words.last().expect("there are words");
+        write!(f, "{last} beyond")
     }
 }
 
@@ -91,38 +135,10 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Agrees => f.write_str("agrees"),
-            Self::Contradicts(measured) => write!(f, "contradicts: {measured}"),
+            Self::Unclear => f.write_str("too close to say"),
+            Self::Contradicts(low, high) if low == high => write!(f, "contradicts: {low}"),
+            Self::Contradicts(low, high) => write!(f, "contradicts: {low} to {high}"),
         }
-    }
-}
-
-/// The words for a latency, by how many times the fastest it is.
-pub(crate) mod latency {
-    pub(crate) const MINIMAL: f64 = 1.5;
-    pub(crate) const LOW: f64 = 5.0;
-    pub(crate) const MEDIUM: f64 = 50.0;
-}
-
-/// The words for complexity, by how many times the shortest source it takes.
-pub(crate) mod complexity {
-    pub(crate) const LOW: f64 = 1.25;
-    pub(crate) const MEDIUM: f64 = 2.0;
-}
-
-pub(crate) fn latency(times: f64) -> &'static str {
-    match times {
-        ..=latency::MINIMAL => "minimal",
-        ..=latency::LOW => "low",
-        ..=latency::MEDIUM => "medium",
-        _ => "high",
-    }
-}
-
-pub(crate) fn complexity(times: f64) -> &'static str {
-    match times {
-        ..=complexity::LOW => "low",
-        ..=complexity::MEDIUM => "medium",
-        _ => "high",
     }
 }
 
@@ -140,14 +156,16 @@ mod tests {
 
     #[test]
     fn a_word_is_held_against_its_threshold() {
-        assert_eq!(latency(1.5), "minimal");
-        assert_eq!(latency(1.6), "low");
-        assert_eq!(latency(50.0), "medium");
-        assert_eq!(latency(50.1), "high");
-        assert_eq!(complexity(1.25), "low");
-        assert_eq!(complexity(2.1), "high");
-        assert_eq!(Verdict::of("low", "low").to_string(), "agrees");
-        let verdict = Verdict::of("medium", "minimal");
-        assert_eq!(verdict.to_string(), "contradicts: minimal");
+        let judge = |said, low, high| LATENCY.judge(said, low, high).to_string();
+        assert_eq!(judge("minimal", 1.0, 1.5), "agrees");
+        assert_eq!(judge("low", 1.4, 1.6), "too close to say");
+        assert_eq!(judge("medium", 1.4, 1.4), "contradicts: minimal");
+        assert_eq!(judge("medium", 1.4, 1.6), "contradicts: minimal to low");
+        assert_eq!(judge("high", 50.1, 60.0), "agrees");
+        let judge = |said, times| COMPLEXITY.judge(said, times, times).to_string();
+        assert_eq!(judge("low", 1.25), "agrees");
+        assert_eq!(judge("low", 2.1), "contradicts: high");
+        let scale = "low up to 1.25, medium up to 2, high beyond";
+        assert_eq!(COMPLEXITY.to_string(), scale);
     }
 }

@@ -85,6 +85,12 @@ impl Exchanges {
         }
     }
 
+    /// Opens the connection of the first exchange.
+    pub(super) async fn connect(&mut self) -> io::Result<()> {
+        self.kept = Some(Connection::open(self.addr, self.traffic.clone()).await?);
+        Ok(())
+    }
+
     /// Sends a request and reads the whole answer.
     pub(super) async fn exchange(
         &mut self,

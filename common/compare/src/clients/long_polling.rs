@@ -16,11 +16,10 @@ pub struct LongPolling {
 }
 
 impl LongPolling {
-    pub(super) fn new(to: Subscription) -> Self {
-        Self {
-            exchanges: to.exchanges(),
-            to,
-        }
+    pub(super) async fn open(to: Subscription) -> io::Result<Self> {
+        let mut exchanges = to.exchanges();
+        exchanges.connect().await?;
+        Ok(Self { exchanges, to })
     }
 
     pub(super) fn after(&self) -> &str {

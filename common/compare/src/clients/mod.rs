@@ -117,14 +117,14 @@ pub enum Client {
 }
 
 impl Client {
-    /// Subscribes. Polls ask only when they are asked for what is next.
+    /// Subscribes. Polls connect, and ask only when they are asked for what is next.
     ///
     /// # Errors
     /// If the server is not there, or refuses.
     pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Self> {
         Ok(match technique {
-            Technique::ShortPolling => Self::ShortPolling(ShortPolling::new(to)),
-            Technique::LongPolling => Self::LongPolling(LongPolling::new(to)),
+            Technique::ShortPolling => Self::ShortPolling(ShortPolling::open(to).await?),
+            Technique::LongPolling => Self::LongPolling(LongPolling::open(to).await?),
             Technique::Webhooks => Self::Webhooks(Webhooks::register(to).await?),
             Technique::Websockets => Self::Websocket(Websocket::open(to).await?),
             Technique::Sse => Self::Sse(Sse::open(to).await?),

@@ -20,16 +20,18 @@ pub struct ShortPolling {
 }
 
 impl ShortPolling {
-    pub(super) fn new(to: Subscription) -> Self {
+    pub(super) async fn open(to: Subscription) -> io::Result<Self> {
+        let mut exchanges = to.exchanges();
+        exchanges.connect().await?;
         // An interval of zero would be a panic: as fast as it gets, then.
         let mut polls = interval(to.interval.max(Duration::from_millis(1)));
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            exchanges: to.exchanges(),
+        Ok(Self {
+            exchanges,
             to,
             etag: None,
             polls,
-        }
+        })
     }
 
     pub(super) fn after(&self) -> &str {

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -145,6 +146,7 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
         runs: scale.runs,
         quick,
         gap: scale.gap.as_secs_f64(),
+        clients: scale.clients,
         crowd: scale.crowd,
         figures,
         points,
@@ -184,8 +186,9 @@ impl Bench {
             .map(|(key, values)| (key, Spread::of(&values)));
         let mut figures: Figures<Spread> = figures.collect();
         for row in Row::ALL {
-            if let Some(lines) = lines::of(row.technique) {
-                figures.insert((row, Figure::Lines), Spread::of(&[lines as f64]));
+            let lines = lines::of(row.technique).into_iter().flatten();
+            for (figure, lines) in [Figure::OwnLines, Figure::Lines].into_iter().zip(lines) {
+                figures.insert((row, figure), Spread::of(&[lines as f64]));
             }
         }
         Ok((figures, medians(&runs)))
@@ -438,11 +441,6 @@ fn medians(runs: &[Run]) -> Vec<Point> {
             p99: median(points, &|point| point.p99),
         })
         .collect()
-}
-
-/// All at one time, in this task: a server must not be dropped before its lane is done.
-async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
-    futures_util::future::join_all(futures).await
 }
 
 #[cfg(test)]
