@@ -1,5 +1,4 @@
 //! The scene of `examples/payment`: whatever is cut, each payment takes effect exactly once.
-#![cfg(feature = "programs")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{

@@ -49,6 +49,7 @@ struct Args {
         long,
         default_value = "3",
         default_value_if("chaos", "true", "12"),
+        value_parser = clap::value_parser!(i64).range(1..),
         value_name = "N"
     )]
     payments: i64,

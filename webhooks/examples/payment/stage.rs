@@ -26,8 +26,8 @@ use crate::{
     program::{Program, Timeline},
 };
 
-/// How long it may take until every payment has taken effect.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a payment may take on average until it has taken effect.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often the shop is killed, and at which customer each time.
@@ -55,7 +55,8 @@ struct Stage {
 pub(crate) async fn play(payments: i64, chaos: bool) -> Result<(), Failure> {
     let folder = Folder::new()?;
     let stage = Stage::set(&folder.0, payments, chaos).await?;
-    let watched = timeout(PATIENCE, stage.watch(payments)).await;
+    let patience = PATIENCE * u32::try_from(payments)?;
+    let watched = timeout(patience, stage.watch(payments)).await;
     let summary = stage.summary();
     stage.clear().await?;
     let paid = rows(&folder.0.join("shop.sqlite"), PAYMENTS)?;
