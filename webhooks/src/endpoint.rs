@@ -48,6 +48,8 @@ pub(crate) struct Status {
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
+    /// When the first of them is due, or was.
+    pub(crate) oldest_due: Option<SystemTime>,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
@@ -80,6 +82,7 @@ impl Endpoint {
                 recorded: seq,
                 in_flight: 0,
                 waiting: 0,
+                oldest_due: None,
                 delivered: saved.delivered,
                 dead: saved.dead,
                 last_error: saved.last_error.clone(),
@@ -131,6 +134,7 @@ impl Endpoint {
             after: status.after.to_string(),
             in_flight: status.in_flight,
             waiting: status.waiting,
+            oldest_due: status.oldest_due.map(time),
             delivered: status.delivered,
             dead: status.dead,
             last_error: status.last_error.as_deref(),
@@ -160,6 +164,7 @@ struct View<'a> {
     after: String,
     in_flight: usize,
     waiting: usize,
+    oldest_due: Option<String>,
     delivered: u64,
     dead: u64,
     last_error: Option<&'a str>,

@@ -4,7 +4,8 @@
 //! signed, until it answers 2xx or the schedule of retries is at its end. Two programs: `webhooks`
 //! sends, `receiver` is called. From the top:
 //!
-//! - [`run`] is the sender, [`receiver::run`] the receiver; `app.rs` is what they have in common;
+//! - [`run`] is the sender (`sender.rs`), [`receiver::run`] the receiver; `app.rs` is what they have in
+//!   common;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer, for both;
 //! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each, and
@@ -15,7 +16,8 @@
 //!   it before the answer, and [`work`] handles it after. Of what is not believed `cause.rs` finds out
 //!   why, and `quota.rs` bounds how much of the log that takes.
 //!
-//! [`verify`] and [`sign`] stand alone: without the feature `programs` there is nothing else.
+//! [`verify`] and [`sign`] stand alone: without the feature `programs` there is nothing else. How the two
+//! programs stand between two databases, a shop's and a back end's, is `examples/payment`.
 
 pub mod sign;
 pub mod verify;

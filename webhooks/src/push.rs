@@ -144,7 +144,7 @@ impl Push {
         let (now, time) = (Instant::now(), SystemTime::now());
         let until = |due: SystemTime| now + due.duration_since(time).unwrap_or_default();
         let after = endpoint.status().after;
-        Self {
+        let push = Self {
             outbound,
             endpoint,
             pool: Pool::default(),
@@ -161,16 +161,17 @@ impl Push {
                 .collect(),
             number: saved.attempts,
             failing: saved.failing,
-            disabled: None,
+            disabled: saved.disabled.clone(),
             resume: now,
-        }
+        };
+        push.report();
+        push
     }
 
     /// Delivers until it is to stop or the endpoint is disabled, then claims no more and finishes what is
     /// in flight, in the time that it is given. What is still owed then is [`Push::owed`].
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
-        self.report();
         while self.disabled.is_none() {
             let free = self.free();
             let due = self.due();
@@ -498,6 +499,17 @@ impl Push {
         status.disabled = self.disabled.clone();
         status.in_flight = self.held();
         status.waiting = self.waiting.len();
+        status.oldest_due = self.oldest_due();
+    }
+
+    /// When the next retry is due, or was, if it has to wait for its turn.
+    fn oldest_due(&self) -> Option<SystemTime> {
+        let (&(due, _), _) = self.waiting.first_key_value()?;
+        let (now, time) = (Instant::now(), SystemTime::now());
+        Some(match due.checked_duration_since(now) {
+            Some(left) => time + left,
+            None => time - (now - due),
+        })
     }
 
     /// Messages that this endpoint has not got and, where they live in memory, will never get.

@@ -1,0 +1,73 @@
+//! The back end: the crate's own receiver, with an effect that must not happen twice.
+//!
+//! The receiver verifies, stores and answers. What is left is what a payment means here: an order is to
+//! be shipped. That is a row in the receiver's own database, written in the transaction that notes the
+//! event as handled.
+
+use std::{io, path::Path};
+
+use common::{Feed, Retention, listen};
+use rusqlite::{Connection, params};
+use serde::Deserialize;
+use webhooks::{
+    inbox::{Event, Inside},
+    receiver::{Config, run_with},
+    verify::standard::Secret,
+    work::Effects,
+};
+
+/// Nothing here keeps a payment from having two orders: if it took effect twice, it would show.
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (payment INTEGER, amount INTEGER) STRICT";
+
+pub(crate) async fn run(
+    folder: &Path,
+    secret: Secret,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let config = Config {
+        secret: vec![secret],
+        inbox: folder.join("inbox.sqlite"),
+        ..Config::default()
+    };
+    let feed = Feed::new(Retention::default());
+    let listener = listen(([127, 0, 0, 1], 0).into()).await?;
+    run_with(listener, feed, Orders, config, shutdown).await?;
+    Ok(())
+}
+
+/// The message, as far as it matters here.
+#[derive(Deserialize)]
+struct Message {
+    data: Payment,
+}
+
+#[derive(Deserialize)]
+struct Payment {
+    status: String,
+    payment: i64,
+    amount: i64,
+}
+
+struct Orders;
+
+impl Effects for Orders {
+    async fn apply(&self, event: &Event) -> Result<Inside, String> {
+        if event.kind != "payment.succeeded" {
+            return Ok(Box::new(|_| Ok(()))); // of no interest here, and handled with that
+        }
+        let message = serde_json::from_slice(&event.payload);
+        let Message { data } = message.map_err(|error| error.to_string())?;
+        Ok(Box::new(move |database| order(database, &data)))
+    }
+}
+
+/// Inside the transaction: it is there together with the record that the event is handled, or not at all.
+fn order(database: &Connection, paid: &Payment) -> rusqlite::Result<()> {
+    if paid.status != "success" {
+        return Ok(());
+    }
+    database.execute_batch(SCHEMA)?;
+    let insert = "INSERT INTO orders VALUES (?1, ?2)";
+    database.execute(insert, params![paid.payment, paid.amount])?;
+    Ok(())
+}

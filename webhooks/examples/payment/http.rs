@@ -1,0 +1,37 @@
+//! One request on a connection of its own.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response,
+    body::Bytes,
+    client::conn::http1,
+    header::{HOST, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+
+use crate::Failure;
+
+/// From the connection to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The whole answer. Without one it is not known whether the request has arrived.
+pub(crate) async fn send(
+    to: SocketAddr,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, Failure> {
+    let host = HeaderValue::try_from(to.to_string()).expect("an address is header text");
+    request.headers_mut().insert(HOST, host);
+    let answer = async {
+        let stream = TcpStream::connect(to).await?;
+        let (mut http, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut driver = JoinSet::new(); // ends with this function
+        driver.spawn(connection);
+        let (head, body) = http.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    };
+    timeout(PATIENCE, answer).await?
+}

@@ -1,0 +1,103 @@
+//! A payment and its webhook, from the shop's transaction to the back end's: the *transactional outbox*.
+//!
+//! ```text
+//! shop.rs      a payment and a row of the outbox: one transaction
+//! relay.rs     publishes each row under the row's id as its key, then marks it
+//! sender.rs    has it on the disk before the 201; signs it, POSTs it, again until a 2xx
+//! back_end.rs  verifies it, has it on the disk before the 200; its effect and that it is handled: one transaction
+//! ```
+//!
+//! Each is a process with a database of its own, and no transaction spans two of them. What is cut on the
+//! way from one to the next is done again, and the next tells a repeat by its key: the sender by
+//! `Idempotency-Key`, the back end by `webhook-id`. At least once, and each repeat dropped, is exactly once.
+//!
+//! ```sh
+//! cargo run -p webhooks --example payment
+//! cargo run -p webhooks --example payment -- --chaos
+//! ```
+//!
+//! Those four files are what to copy. Of the scene: `stage.rs` starts them, watches and counts, `link.rs`
+//! lies between two of them, where all goes wrong that can, `program.rs` is a process that may be killed,
+//! and `http.rs` one request.
+
+mod back_end;
+mod http;
+mod link;
+mod program;
+mod relay;
+mod sender;
+mod shop;
+mod stage;
+
+use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tokio::task::spawn_blocking;
+use webhooks::verify::standard::Secret;
+
+/// What may go wrong here ends up on the terminal.
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Plays a payment and its webhook, and checks that each payment took effect exactly once.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Loses answers, fails, stalls, and kills every program at its worst moment.
+    #[arg(long)]
+    chaos: bool,
+    /// How many payments are made.
+    #[arg(
+        long,
+        default_value = "3",
+        default_value_if("chaos", "true", "12"),
+        value_parser = clap::value_parser!(i64).range(1..),
+        value_name = "N"
+    )]
+    payments: i64,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// One program of the scene, which starts each by itself. `folder` is where the databases are.
+#[derive(Debug, Subcommand)]
+#[command(hide = true)]
+enum Role {
+    Shop { folder: PathBuf, payments: i64 },
+    Relay { folder: PathBuf, sender: SocketAddr },
+    Sender { folder: PathBuf },
+    BackEnd { folder: PathBuf, secret: Secret },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match args.role {
+        None => stage::play(args.payments, args.chaos).await,
+        Some(role) => play(role).await,
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn play(role: Role) -> Result<(), Failure> {
+    match role {
+        Role::Shop { folder, payments } => Ok(shop::run(&folder, payments)?),
+        Role::Relay { folder, sender } => tokio::select! {
+            () = dismissed() => Ok(()),
+            failed = relay::run(&folder, sender) => Err(failed),
+        },
+        Role::Sender { folder } => Ok(sender::run(&folder, dismissed()).await?),
+        Role::BackEnd { folder, secret } => Ok(back_end::run(&folder, secret, dismissed()).await?),
+    }
+}
+
+/// Resolves when the scene closes our standard input, or has ended itself, in whatever way.
+async fn dismissed() {
+    let read = || io::copy(&mut io::stdin(), &mut io::sink());
+    // That it cannot be read says so too.
+    let _ = spawn_blocking(read).await;
+}

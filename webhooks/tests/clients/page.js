@@ -1,0 +1,146 @@
+// The sender's page in a browser: it shows what each endpoint is owed and why, its buttons do what they say, and
+// a small screen shows all of it.
+
+import { createServer } from "node:http";
+import { Server, check, startChromium } from "./kit.js";
+
+const SMALL = { width: 390, height: 844 };
+const SMALLEST_TEXT = 12;
+
+const answers = { "/well": 200, "/ill": 500, "/gone": 410 };
+const sink = createServer((request, response) => {
+  request.resume().on("end", () => response.writeHead(answers[new URL(request.url, "http://sink").pathname]).end());
+});
+await new Promise((resolve) => sink.listen(0, "127.0.0.1", resolve));
+const base = `http://127.0.0.1:${sink.address().port}`;
+
+const chromium = await startChromium();
+let server = await Server.start(["--allow-http", "--allow-loopback", "--feed", "file:page.sqlite"]);
+const page = await chromium.newPage();
+const broken = [];
+page.on("pageerror", (error) => broken.push(error.message));
+await page.goto(server.url);
+await stateIs(/^live, 0 endpoints$/);
+await aRefusalIsShown();
+await whatIsWellIsDelivered();
+await whatFailsIsShownWithItsNextAttempt();
+await whatIsDeadIsTriedAgain();
+await whatIsNotCalledIsHeld();
+await aButtonOutlivesARefresh();
+await aSmallScreenShowsAll();
+await aLostServerIsComeBackTo();
+check(broken.length === 0, `no error in the page: ${broken[0]}`);
+await chromium.close();
+await server.stop();
+process.exit(0);
+
+function item(path) {
+  return page.locator("#endpoints > li").filter({ has: page.locator("b", { hasText: `${base}${path}` }) });
+}
+
+async function shows(path, ...patterns) {
+  for (const pattern of patterns) await item(path).getByText(pattern).first().waitFor();
+}
+
+async function stateIs(pattern) {
+  await page.locator("#state").getByText(pattern).waitFor();
+}
+
+async function register(path, topic) {
+  await page.fill("#register [aria-label='Topics of the endpoint']", topic);
+  await page.fill("#register [type=url]", base + path);
+  await page.click("#register button");
+}
+
+async function publish(topic, text) {
+  await page.fill("#publish [aria-label=Topic]", topic);
+  await page.fill("#publish [aria-label=Message]", text);
+  await page.click("#publish button");
+  await page.locator("#note").getByText(/^Published as /).waitFor();
+}
+
+async function aRefusalIsShown() {
+  await page.fill("#register [type=url]", "http://10.0.0.1/");
+  await page.click("#register button");
+  await page.locator("#note").getByText(/^Not registered: url: .*--allow-private/).waitFor();
+}
+
+async function whatIsWellIsDelivered() {
+  await register("/well", "a,b");
+  await page.locator("#note").getByText(/^Its secret, shown this once: whsec_\S{44}$/).waitFor();
+  await publish("b", "hello");
+  await shows("/well", "a, b", /^1 delivered · 0 in flight · 0 waiting · 0 dead$/, /attempt 1: 200 in \d+ ms$/);
+  console.log("an endpoint is registered, its secret shown once, and the first delivery with its status");
+}
+
+async function whatFailsIsShownWithItsNextAttempt() {
+  await register("/ill", "ill");
+  await publish("ill", "hello");
+  const due = /^0 delivered · 0 in flight · 1 waiting, the oldest due at \d+:\d\d:\d\d.* · 0 dead$/;
+  await shows("/ill", due, "Last error: answered 500 Internal Server Error", /attempt 1: 500 in \d+ ms, again at \d+:/);
+  console.log("a failure is shown with its reason, what waits, and when the oldest is due");
+}
+
+async function whatIsDeadIsTriedAgain() {
+  await register("/gone", "gone");
+  await publish("gone", "hello");
+  await shows("/gone", / · 1 dead$/, /^Not called since .*: answered 410 Gone. 0 held for it$/, /^Dead: \S+ after 1 attempts, answered 410 Gone/);
+  answers["/gone"] = 204;
+  await item("/gone").getByRole("button", { name: "Enable" }).click();
+  await item("/gone").getByText(/^Not called since/).waitFor({ state: "detached" });
+  await item("/gone").getByRole("button", { name: "Retry" }).click();
+  await shows("/gone", /^1 delivered · .* · 0 dead$/, /attempt 1: 204 in \d+ ms$/);
+  check((await item("/gone").getByRole("button", { name: "Retry" }).count()) === 0, "nothing is dead any more");
+  console.log("a dead letter is listed with its reason, and delivered after Enable and Retry");
+}
+
+async function whatIsNotCalledIsHeld() {
+  answers["/gone"] = 410;
+  await publish("gone", "one");
+  await shows("/gone", /^Not called since .*: answered 410 Gone. 0 held for it$/);
+  await publish("gone", "two");
+  await publish("gone", "three");
+  await shows("/gone", /^Not called since .*: answered 410 Gone. 2 held for it$/);
+  answers["/gone"] = 200;
+  await item("/gone").getByRole("button", { name: "Enable" }).click();
+  await shows("/gone", /^3 delivered · 0 in flight · 0 waiting · 1 dead$/);
+  console.log("what is held for an endpoint that is not called is counted, and delivered after Enable");
+}
+
+async function aButtonOutlivesARefresh() {
+  const button = await item("/gone").getByRole("button", { name: "Retry" }).elementHandle();
+  for (let refreshes = 0; refreshes < 2; refreshes += 1)
+    await page.waitForResponse((answer) => answer.url() === `${server.url}/endpoints`);
+  check(await button.evaluate((element) => element.isConnected), "a button stays where it is");
+  await button.press("Enter");
+  await shows("/gone", /^4 delivered · .* · 0 dead$/);
+  await item("/gone").getByRole("button", { name: "Remove" }).click();
+  await item("/gone").waitFor({ state: "detached" });
+  await stateIs(/^live, 2 endpoints$/);
+}
+
+async function aSmallScreenShowsAll() {
+  await register(`/well?${"a-long-word".repeat(40)}`, "a");
+  await stateIs(/^live, 3 endpoints$/);
+  await page.setViewportSize(SMALL);
+  const { scroll, small } = await page.evaluate(`({
+    scroll: document.documentElement.scrollWidth,
+    small: [...document.querySelectorAll("body *")]
+      .filter((element) => element.innerText?.trim() && !["SCRIPT", "STYLE"].includes(element.tagName))
+      .map((element) => [parseFloat(getComputedStyle(element).fontSize), element.tagName])
+      .filter(([size]) => size < ${SMALLEST_TEXT}),
+  })`);
+  check(scroll <= SMALL.width, `nothing is wider than ${SMALL.width} px: ${scroll}`);
+  check(small.length === 0, `no text is under ${SMALLEST_TEXT} px: ${small[0]}`);
+  console.log(`at ${SMALL.width}×${SMALL.height}: no horizontal scroll, no text under ${SMALLEST_TEXT} px`);
+}
+
+async function aLostServerIsComeBackTo() {
+  const { port, args } = server;
+  await server.stop();
+  await stateIs(/^lost, asks again in \d+ s$/);
+  server = await Server.start(args, port);
+  await stateIs(/^live, 3 endpoints$/);
+  await shows("/ill", / · 1 waiting, the oldest due at /);
+  console.log("a server that was away is come back to, and shows what it still owes");
+}
