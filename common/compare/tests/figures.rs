@@ -117,7 +117,7 @@ async fn requests_and_connections_are_those_of_a_client_that_stays() {
         assert_eq!(steady.connections, 0, "{technique}");
         let empty = steady.requests - 21.min(steady.requests);
         assert!(
-            (empty..empty + 3).contains(&steady.empty),
+            (empty..empty + 6).contains(&steady.empty),
             "{technique}: {steady:?}"
         );
     }
@@ -152,7 +152,7 @@ async fn a_slow_network_moves_the_median_by_its_delay() {
         let (before, after) = (direct.percentile(50), delayed.percentile(50));
         let moved = after.saturating_sub(before).as_millis();
         let range = format!("from {before:?} to {after:?}");
-        assert!((45..=60).contains(&moved), "{technique}: {range}");
+        assert!((40..=80).contains(&moved), "{technique}: {range}");
     }
 }
 
