@@ -3,13 +3,14 @@
 use std::{
     env, fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use tokio::{
+    io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     time::sleep,
 };
@@ -34,7 +35,8 @@ struct Server {
     addr: SocketAddr,
     monitor: SocketAddr,
     config: PathBuf,
-    process: Option<Child>,
+    /// The shell that runs it, and its own number.
+    process: Option<(Child, String)>,
 }
 
 impl NatsServers {
@@ -91,7 +93,7 @@ impl NatsServers {
             accounts: AtomicU32::new(0),
         };
         for index in 0..count {
-            started.run(index);
+            started.run(index).await;
         }
         for index in 0..count {
             started.healthy(index).await;
@@ -138,48 +140,72 @@ impl NatsServers {
     /// # Panics
     ///
     /// If it does not start.
-    pub fn run(&mut self, index: usize) {
+    pub async fn run(&mut self, index: usize) {
         let server = &mut self.servers[index];
-        let mut command = Command::new("nats-server");
-        command.arg("-c").arg(&server.config).kill_on_drop(true);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        server.process = Some(command.spawn().expect("nats-server is installed"));
+        // A shell that ends it as soon as nobody holds the other end of its input: however a test
+        // ends, no server is left.
+        let script =
+            "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $!";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(&server.config);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().expect("there is a shell");
+        let stdout = shell.stdout.take().expect("standard output is piped");
+        let mut pid = String::new();
+        let read = BufReader::new(stdout).read_line(&mut pid).await;
+        read.expect("the shell says something");
+        server.process = Some((shell, pid.trim().into()));
     }
 
     /// Ends a server in the middle of whatever it does.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be waited for.
     pub async fn kill(&mut self, index: usize) {
-        if let Some(mut process) = self.servers[index].process.take() {
-            // It may have ended by itself.
-            let _ = process.kill().await;
+        if let Some((mut shell, _)) = self.servers[index].process.take() {
+            drop(shell.stdin.take());
+            shell.wait().await.expect("it is ours");
         }
     }
 
-    /// Sends a server a signal: `STOP`, `CONT`.
+    /// Keeps a copy of what a server that was killed has stored.
     ///
     /// # Panics
     ///
-    /// If it does not run.
-    pub fn signal(&self, index: usize, name: &str) {
-        let process = self.servers[index].process.as_ref().expect("it runs");
-        let pid = process.id().expect("it was not waited for");
-        let mut kill = process::Command::new("kill");
-        let sent = kill.args([format!("-{name}"), pid.to_string()]).status();
-        assert!(sent.is_ok_and(|sent| sent.success()), "kill -{name} {pid}");
+    /// If it cannot be copied.
+    pub fn save(&self, index: usize) {
+        copy(
+            &self.store(index),
+            &self.folder.join(format!("{index}-saved")),
+        );
     }
 
-    /// The memory that a server has resident, in bytes.
+    /// Puts the copy in the place of what it has stored since.
     ///
     /// # Panics
     ///
-    /// If it does not run, or there is no `/proc`.
-    #[cfg(target_os = "linux")]
-    pub fn resident(&self, index: usize) -> u64 {
-        let process = self.servers[index].process.as_ref().expect("it runs");
-        let pid = process.id().expect("it was not waited for");
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        1_024 * kib.expect("a process has a VmRSS in kB")
+    /// If it cannot be copied.
+    pub fn restore(&self, index: usize) {
+        fs::remove_dir_all(self.store(index)).expect("it is ours");
+        copy(
+            &self.folder.join(format!("{index}-saved")),
+            &self.store(index),
+        );
+    }
+
+    fn store(&self, index: usize) -> PathBuf {
+        self.folder.join(index.to_string())
+    }
+
+    /// The process of a server.
+    ///
+    /// # Panics
+    ///
+    /// If it was killed.
+    pub fn pid(&self, index: usize) -> &str {
+        let process = self.servers[index].process.as_ref();
+        &process.expect("it runs").1
     }
 
     /// Waits until a server works: alone, or with the others.
@@ -210,6 +236,16 @@ impl Drop for NatsServers {
         // What stays is in the temporary folder.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = process::Command::new("cp");
+    let copied = copy.arg("-r").args([from, to]).status();
+    assert!(
+        copied.is_ok_and(|copied| copied.success()),
+        "{}",
+        from.display()
+    );
 }
 
 /// Ports that nobody listens on now, each another.
