@@ -63,7 +63,7 @@ impl NatsServers {
                 (ports[index], ports[count + index], ports[2 * count + index]);
             let mut text = format!(
                 "server_name: n{index}\nlisten: \"127.0.0.1:{addr}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
-                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 16G }}\n",
+                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4T }}\n",
                 store.display().to_string()
             );
             if count > 1 {
@@ -248,10 +248,14 @@ fn copy(from: &Path, to: &Path) {
     );
 }
 
-/// Ports that nobody listens on now, each another.
+/// Ports that nobody listens on now, each another, and none that the system gives out by itself: a
+/// server that is killed is to come back to its own.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listen = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is to be had");
-    let listeners: Vec<TcpListener> = (0..count).map(listen).collect();
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    while listeners.len() < count {
+        let port = rand::random_range(10_000..32_000);
+        listeners.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+    }
     let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
     listeners.iter().map(port).collect()
 }
