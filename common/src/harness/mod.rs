@@ -77,7 +77,7 @@ pub use client::{Client, Reply, Request, Streamed};
 pub use events::{Block, Ending, EventReader};
 pub use frames::{Frame, WsWire, handshake};
 #[cfg(unix)]
-pub use nats::NatsServers;
+pub use nats::{NatsServers, free_ports};
 #[cfg(unix)]
 pub use process::Process;
 pub use proxy::{Fault, FaultProxy, Faults};

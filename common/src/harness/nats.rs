@@ -68,7 +68,7 @@ impl NatsServers {
             );
             if count > 1 {
                 text += &format!(
-                    "cluster {{ name: c, listen: \"127.0.0.1:{route}\", routes: {routes:?} }}\n"
+                    "cluster {{ name: c, listen: \"127.0.0.1:{route}\", routes: {routes:?}, no_advertise: true }}\n"
                 );
             }
             text +=
@@ -145,7 +145,7 @@ impl NatsServers {
         // A shell that ends it as soon as nobody holds the other end of its input: however a test
         // ends, no server is left.
         let script =
-            "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $!";
+            "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $! 2>/dev/null";
         let mut shell = Command::new("sh");
         shell.args(["-c", script, "sh"]).arg(&server.config);
         shell.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -250,7 +250,11 @@ fn copy(from: &Path, to: &Path) {
 
 /// Ports that nobody listens on now, each another, and none that the system gives out by itself: a
 /// server that is killed is to come back to its own.
-fn free_ports(count: usize) -> Vec<u16> {
+///
+/// # Panics
+///
+/// Never: it goes on looking.
+pub fn free_ports(count: usize) -> Vec<u16> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     while listeners.len() < count {
         let port = rand::random_range(10_000..32_000);

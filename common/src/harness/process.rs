@@ -1,7 +1,7 @@
 //! A server as it is shipped: a process with a first line, signals and an exit code.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -28,8 +28,18 @@ impl Process {
     ///
     /// If it does not start, or says anything before `listening on http://ADDR`.
     pub async fn start(program: &str, args: &[&str]) -> Self {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_at(anywhere, program, args).await
+    }
+
+    /// The same at an address that is free, such as the one that it had before.
+    ///
+    /// # Panics
+    ///
+    /// As [`Process::start`].
+    pub async fn start_at(addr: SocketAddr, program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(["--listen", "127.0.0.1:0"]).args(args);
+        command.args(["--listen", &addr.to_string()]).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
