@@ -144,8 +144,7 @@ impl NatsServers {
         let server = &mut self.servers[index];
         // A shell that ends it as soon as nobody holds the other end of its input: however a test
         // ends, no server is left.
-        let script =
-            "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $! 2>/dev/null";
+        let script = "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $! 2>/dev/null";
         let mut shell = Command::new("sh");
         shell.args(["-c", script, "sh"]).arg(&server.config);
         shell.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -203,9 +202,19 @@ impl NatsServers {
     /// # Panics
     ///
     /// If it was killed.
-    pub fn pid(&self, index: usize) -> &str {
+    fn pid(&self, index: usize) -> &str {
         let process = self.servers[index].process.as_ref();
         &process.expect("it runs").1
+    }
+
+    /// The memory that a server has resident, in bytes, as `/proc` tells.
+    ///
+    /// # Panics
+    ///
+    /// If it was killed, or there is no `/proc`.
+    #[cfg(target_os = "linux")]
+    pub fn resident(&self, index: usize) -> u64 {
+        super::process::resident(self.pid(index))
     }
 
     /// Waits until a server works: alone, or with the others.

@@ -74,10 +74,7 @@ impl Process {
     /// If it has exited, or there is no `/proc`.
     #[cfg(target_os = "linux")]
     pub fn resident(&self) -> u64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        1_024 * kib.expect("a process has a VmRSS in kB")
+        resident(&self.pid())
     }
 
     /// The processor time that it has used so far, to a hundredth of a second, as `/proc` tells.
@@ -87,7 +84,7 @@ impl Process {
     /// If it has exited, or there is no `/proc`.
     #[cfg(target_os = "linux")]
     pub fn cpu_time(&self) -> Duration {
-        let stat = self.proc("stat");
+        let stat = proc(&self.pid(), "stat");
         // The second field is a name in parentheses; user and system time are the 14th and 15th.
         let fields = stat.rsplit(')').next().unwrap_or_default();
         let ticks = fields.split_whitespace().skip(11).take(2);
@@ -98,10 +95,8 @@ impl Process {
     }
 
     #[cfg(target_os = "linux")]
-    fn proc(&self, file: &str) -> String {
-        let pid = self.child.id().expect("it was not waited for");
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fn pid(&self) -> String {
+        self.child.id().expect("it was not waited for").to_string()
     }
 
     /// A connection on which the server has `request`, or the half of one: it went with another,
@@ -162,4 +157,18 @@ impl Process {
             .unwrap_or_else(|error| panic!("waiting for a process: {error}"))
             .code()
     }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn resident(pid: &str) -> u64 {
+    let status = proc(pid, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    1_024 * kib.expect("a process has a VmRSS in kB")
+}
+
+#[cfg(target_os = "linux")]
+fn proc(pid: &str, file: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
