@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::poll_fn,
+    future::{poll_fn, ready as ready_now},
     pin::Pin,
     sync::{
         Arc, RwLock,
@@ -17,10 +17,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
-    After, Cursor, Draft, Epoch, IdempotencyKey, Page, PageLimit, Published, Retention, Topic,
-    Topics,
+    After, Cursor, Draft, Epoch, IdempotencyKey, Message, Page, PageLimit, Published, Retention,
+    Topic, Topics,
     idempotency::{Fingerprint, Keys, fingerprint},
-    journal::Journal,
     log::{Found, Log},
     wake::{Waiter, Wakers},
 };
@@ -29,8 +28,11 @@ use crate::{
 ///
 /// In memory ([`Feed::new`]) it begins a new epoch and knows nothing of an earlier life. In a file
 /// ([`FeedSource::File`](crate::FeedSource)) it goes on where it was, and a message is there for its
-/// publisher and for its readers as soon as it is on the disk. Its verbs are async and can fail,
-/// because a disk takes its time and fails.
+/// publisher and for its readers as soon as it is on the disk. On NATS ([`FeedSource::Nats`]) it is a
+/// window on a stream that any number of processes share. Its verbs are async and can fail, because a
+/// disk and a network take their time and fail.
+///
+/// [`FeedSource::Nats`]: crate::FeedSource
 #[derive(Clone)]
 pub struct Feed {
     shared: Arc<Shared>,
@@ -41,9 +43,41 @@ pub struct Feed {
 struct Handle {
     /// This handle's waiters end.
     closed: AtomicBool,
-    /// The file, if there is one.
-    journal: Option<Arc<Journal>>,
+    /// What the log in memory is a part of, if it is not all.
+    backing: Option<Arc<dyn Backing>>,
 }
+
+/// Where a feed's messages are besides in memory: a file, or a stream.
+pub(crate) trait Backing: Send + Sync {
+    /// Answers once the message is there to stay, and is in the log that readers look at.
+    fn publish(
+        &self,
+        topic: Topic,
+        draft: Draft,
+        once: Option<(IdempotencyKey, Fingerprint)>,
+    ) -> Answer<'_, Published>;
+
+    /// The messages of these numbers, or `None` if some are no more and the log knows it.
+    fn fetch(&self, seqs: Vec<u64>) -> Answer<'_, Option<Vec<Arc<Message>>>>;
+
+    /// Whether a position beyond the log's head was one of this feed's and the log has reached it
+    /// in the meantime.
+    fn reaches(&self, _: Cursor) -> Answer<'_, bool> {
+        Box::pin(ready_now(Ok(false)))
+    }
+
+    /// Whether it takes messages, as far as is known.
+    fn health(&self) -> Result<(), FeedError>;
+
+    /// The thread that writes to its file, if it has one.
+    #[cfg(feature = "file")]
+    fn commits(&self) -> Option<&crate::commit::Commits> {
+        None
+    }
+}
+
+/// In a box of its own, for the sake of those who wait and never publish or fetch.
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, FeedError>> + Send + 'a>>;
 
 /// What readers look at: of a feed in a file, what has been committed.
 pub(crate) struct Shared {
@@ -53,7 +87,7 @@ pub(crate) struct Shared {
 
 struct State {
     log: Log,
-    /// A feed in a file has its keys there.
+    /// A feed in a file or on a stream has its keys there.
     keys: Keys,
 }
 
@@ -74,6 +108,9 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FeedError {
+    /// NATS does not answer. What was to be published may be there or not: the same key asks again.
+    #[error("the feed's stream cannot be reached: {0}")]
+    Away(String),
     /// The handle was closed, and there is nothing more to read.
     #[error("the feed is closed")]
     Closed,
@@ -86,8 +123,9 @@ pub enum FeedError {
     /// The disk is full, or somebody else holds the file.
     #[error("the feed's file has no room")]
     NoRoom,
-    /// A write or a sync has failed: nobody knows what is on the disk, and nothing is taken any more.
-    #[error("the feed's file has failed: nothing is published until a restart")]
+    /// A write or a sync has failed, or a stream has lost what it had acknowledged: nobody knows what is
+    /// there, and nothing is taken any more.
+    #[error("the feed has failed: nothing is published until a restart")]
     Stopped,
     /// The topic is new, there are as many as the feed keeps, and none of them is idle.
     #[error("there are {0} topics, none of them idle: no room for a new one")]
@@ -104,10 +142,10 @@ impl Feed {
         Self::over(Arc::new(shared), None)
     }
 
-    pub(crate) fn over(shared: Arc<Shared>, journal: Option<Arc<Journal>>) -> Self {
+    pub(crate) fn over(shared: Arc<Shared>, backing: Option<Arc<dyn Backing>>) -> Self {
         let handle = Handle {
             closed: AtomicBool::new(false),
-            journal,
+            backing,
         };
         Self {
             shared,
@@ -118,18 +156,17 @@ impl Feed {
     /// A handle to the same log that is [closed](Self::close) on its own. Each server takes one, so
     /// that servers which share a feed drain one by one.
     pub fn handle(&self) -> Self {
-        Self::over(self.shared.clone(), self.handle.journal.clone())
+        Self::over(self.shared.clone(), self.handle.backing.clone())
     }
 
     /// Appends a message and wakes those who wait for its topic.
     ///
     /// # Errors
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]; of a feed in a file also [`FeedError::NoRoom`] and
-    /// [`FeedError::Stopped`].
+    /// [`FeedError::Stopped`], of one on NATS also [`FeedError::Away`] and [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
-        if let Some(journal) = &self.handle.journal {
-            // In a box of its own, for the sake of those who wait and never publish to a file.
-            return Box::pin(journal.publish(&self.shared, topic, draft, None)).await;
+        if let Some(backing) = &self.handle.backing {
+            return backing.publish(topic, draft, None).await;
         }
         let append = |state: &mut State| {
             state
@@ -145,7 +182,7 @@ impl Feed {
     }
 
     /// Publishes at most once: the same key with the same message again answers the first id.
-    /// A key is remembered for 24 hours, and the last 100,000 of them.
+    /// A key is remembered for 24 hours, and (but on NATS) the last 100,000 of them.
     ///
     /// # Errors
     /// [`FeedError::KeyReused`], and those of [`Feed::publish`].
@@ -157,9 +194,10 @@ impl Feed {
     ) -> Result<Published, FeedError> {
         // Hashed before the lock is taken.
         let fingerprint = fingerprint(&draft);
-        if let Some(journal) = &self.handle.journal {
-            let once = Some((key, fingerprint));
-            return Box::pin(journal.publish(&self.shared, topic, draft, once)).await;
+        if let Some(backing) = &self.handle.backing {
+            return backing
+                .publish(topic, draft, Some((key, fingerprint)))
+                .await;
         }
         let publish = |state: &mut State| state.publish_once(&topic, draft, key, fingerprint);
         let published = self.shared.change_state(publish)?;
@@ -172,7 +210,7 @@ impl Feed {
     /// What is newer than `after`, now; the page may be empty.
     ///
     /// # Errors
-    /// None from memory; [`FeedError::Unreadable`] from a file.
+    /// None from memory; [`FeedError::Unreadable`] from a file; [`FeedError::Away`] from NATS.
     pub async fn read(
         &self,
         topics: &Topics,
@@ -196,7 +234,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`FeedError::Closed`] once this handle is closed and all that there was has been read;
-    /// [`FeedError::Unreadable`] from a file.
+    /// [`FeedError::Unreadable`] from a file; [`FeedError::Away`] from NATS.
     pub fn next<'a>(
         &'a self,
         topics: &'a Topics,
@@ -222,13 +260,13 @@ impl Feed {
                         match news.map(|found| found.map(|found| self.whole(found))) {
                             None => return Poll::Pending,
                             Some(Ok(Ok(page))) => return Poll::Ready(Ok(page)),
-                            Some(Ok(Err(fetch))) => wait = Wait::File(fetch),
+                            Some(Ok(Err(fetch))) => wait = Wait::Fetch(fetch),
                             Some(Err(error)) => return Poll::Ready(Err(error)),
                         }
                     }
-                    Wait::File(fetch) => match ready!(fetch.as_mut().poll(task)).transpose() {
+                    Wait::Fetch(fetch) => match ready!(fetch.as_mut().poll(task)).transpose() {
                         Some(page) => return Poll::Ready(page),
-                        // Some were let go of in the meantime: look again.
+                        // The log has changed in the meantime: look again.
                         None => wait = Wait::News(self.shared.wakers.waiter(topics.as_slice())),
                     },
                 }
@@ -248,12 +286,15 @@ impl Feed {
         }
     }
 
-    /// The page that was found, or else how to come by the part of it that is in the file alone.
+    /// The page that was found, or else how to come by the part of it that is not in memory, and to
+    /// know that a cursor beyond the head is not one that others have given out already.
     fn whole(&self, found: Found) -> Result<Page, Fetch> {
-        if found.filed.is_empty() {
-            return Ok(told(found.page));
+        match &self.handle.backing {
+            Some(backing) if found.ahead().is_some() || !found.filed.is_empty() => {
+                Err(Box::pin(fetch(backing.clone(), found)))
+            }
+            _ => Ok(told(found.page)),
         }
-        Err(Box::pin(fetch(self.handle.journal.clone(), found)))
     }
 
     /// The position of the last message.
@@ -305,8 +346,7 @@ impl Feed {
     /// committed with the feed, and a copy of the file is a copy of both.
     #[cfg(feature = "file")]
     pub fn commits(&self) -> Option<&crate::commit::Commits> {
-        let journal = self.handle.journal.as_ref()?;
-        Some(journal.commits())
+        self.handle.backing.as_ref()?.commits()
     }
 
     /// Whether it takes messages, as far as is known.
@@ -315,25 +355,32 @@ impl Feed {
     /// [`FeedError::Stopped`].
     pub fn health(&self) -> Result<(), FeedError> {
         self.handle
-            .journal
+            .backing
             .as_ref()
-            .map_or(Ok(()), |journal| journal.health())
+            .map_or(Ok(()), |backing| backing.health())
     }
 }
 
 /// What [`Feed::next`] waits for. Never both, so that they share their place.
 enum Wait<'a> {
     News(Waiter<'a, Topic>),
-    File(Fetch),
+    Fetch(Fetch),
 }
 
-/// Reads the messages of a page that are in the file alone; `None` if some are no more.
-type Fetch = Pin<Box<dyn Future<Output = Result<Option<Page>, FeedError>> + Send>>;
+/// Makes a page whole; `None` if the log has changed, and another page is to be found.
+type Fetch = Answer<'static, Option<Page>>;
 
-async fn fetch(journal: Option<Arc<Journal>>, found: Found) -> Result<Option<Page>, FeedError> {
+async fn fetch(backing: Arc<dyn Backing>, found: Found) -> Result<Option<Page>, FeedError> {
+    if let Some(cursor) = found.ahead()
+        && backing.reaches(cursor).await?
+    {
+        return Ok(None);
+    }
     let Found { filed, mut page } = found;
-    let journal = journal.expect("only a feed in a file leaves messages to it");
-    let Some(mut messages) = journal.fetch(filed).await? else {
+    if filed.is_empty() {
+        return Ok(Some(told(page)));
+    }
+    let Some(mut messages) = backing.fetch(filed).await? else {
         return Ok(None);
     };
     messages.append(&mut page.messages);
@@ -363,17 +410,27 @@ impl Shared {
     }
 }
 
-/// What the file's thread does with it.
-#[cfg(feature = "file")]
+/// What those do who bring messages from elsewhere.
+#[cfg(any(feature = "file", feature = "nats"))]
 impl Shared {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
         self.change_state(|state| change(&mut state.log))
     }
 
-    /// Shows a message that is on the disk.
-    pub(crate) fn append(&self, topic: &Topic, message: crate::Message, now: Instant) {
+    /// Shows a message that is there to stay.
+    pub(crate) fn append(&self, topic: &Topic, message: Message, now: Instant) {
         self.change(|log| log.push(topic, message, now));
         self.wakers.wake(topic);
+    }
+}
+
+/// What the one does who follows a stream.
+#[cfg(feature = "nats")]
+impl Shared {
+    /// From now on readers look at another log.
+    pub(crate) fn replace(&self, log: Log) {
+        self.change(|old| *old = log);
+        self.wakers.wake_all();
     }
 }
 

@@ -25,7 +25,7 @@ const MAX_KEY: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "nats"))]
 impl IdempotencyKey {
     pub(crate) fn as_str(&self) -> &str {
         &self.0

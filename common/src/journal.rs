@@ -25,7 +25,7 @@ use crate::{
     Cursor, Data, Draft, Epoch, Feed, FeedError, IdempotencyKey, Message, Published, Retention,
     Topic,
     commit::{CommitError, Commits, Job, configure, lock},
-    feed::Shared,
+    feed::{Answer, Backing, Shared},
     idempotency::{Fingerprint, KEY_LIFE, MAX_KEYS},
     log::{Log, Older, Saved, Unsaved},
 };
@@ -244,17 +244,16 @@ fn published(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
-impl Journal {
-    pub(crate) async fn publish(
+impl Backing for Journal {
+    fn publish(
         &self,
-        shared: &Arc<Shared>,
         topic: Topic,
         draft: Draft,
         once: Option<(IdempotencyKey, Fingerprint)>,
-    ) -> Result<Published, FeedError> {
+    ) -> Answer<'_, Published> {
         let (reply, answer) = oneshot::channel();
         self.commits.submit(Publish {
-            shared: shared.clone(),
+            shared: self.shared.clone(),
             epoch: self.epoch,
             topic,
             draft,
@@ -265,23 +264,22 @@ impl Journal {
             unsaved: Unsaved::default(),
             reply,
         });
-        answer.await.unwrap_or(Err(FeedError::Stopped))
+        Box::pin(async { answer.await.unwrap_or(Err(FeedError::Stopped)) })
     }
 
-    /// The messages of these numbers, or `None` if some are no more.
-    pub(crate) async fn fetch(&self, seqs: Vec<u64>) -> Fetched {
+    fn fetch(&self, seqs: Vec<u64>) -> Answer<'_, Option<Vec<Arc<Message>>>> {
         let (reply, fetched) = oneshot::channel();
         // Whoever does not wait for it any more holds up nobody.
         let _ = self.fetches.send(Fetch { seqs, reply });
         let ended = |_| Err(FeedError::Unreadable("its thread has ended".into()));
-        fetched.await.unwrap_or_else(ended)
+        Box::pin(async move { fetched.await.unwrap_or_else(ended) })
     }
 
-    pub(crate) fn commits(&self) -> &Commits {
-        &self.commits
+    fn commits(&self) -> Option<&Commits> {
+        Some(&self.commits)
     }
 
-    pub(crate) fn health(&self) -> Result<(), FeedError> {
+    fn health(&self) -> Result<(), FeedError> {
         match *self.commits.failure().borrow() {
             None => Ok(()),
             Some(_) => Err(FeedError::Stopped),

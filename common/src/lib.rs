@@ -21,7 +21,8 @@
 //! # }
 //! ```
 //!
-//! A feed is in memory, or with the feature `file` in a file, by [`FeedSource`].
+//! A feed is in memory, or with the feature `file` in a file, or with the feature `nats` on a stream that
+//! many servers share, by [`FeedSource`].
 //!
 //! Deliberately not here: an accept loop. Each member has its own, so that hyper stays in view and
 //! a member can be read and copied alone.
@@ -33,10 +34,12 @@ mod cursor;
 mod feed;
 mod flush;
 mod idempotency;
-#[cfg_attr(not(feature = "file"), path = "no_journal.rs")]
+#[cfg(feature = "file")]
 mod journal;
 mod log;
 mod message;
+#[cfg(feature = "nats")]
+mod nats;
 mod page;
 mod problem;
 mod process;
@@ -58,6 +61,8 @@ pub use log::Retention;
 pub use message::{
     BadName, BadTopics, Data, Draft, InvalidData, Message, MessageType, Published, Topic, Topics,
 };
+#[cfg(feature = "nats")]
+pub use nats::NatsUrl;
 pub use page::{Gap, Page, PageLimit, Reason};
 pub use problem::{Problem, retry_after};
 pub use process::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};

@@ -5,9 +5,10 @@
 //! A topic that is reclaimed leaves its mark in one feed-wide *floor*, which is the mark of every
 //! topic that is not there.
 //!
-//! Of a log that is also in a file, only the newest messages are in memory. Of the older ones it
-//! knows the number and the cost, so that what is kept and what a read finds do not depend on where
-//! the bytes are; and it notes what it lets go of until the file has let go of it too.
+//! Of a log that is also in a file or on a stream, only the newest messages are in memory. Of the older
+//! ones it knows the number and the cost, so that what is kept and what a read finds do not depend on
+//! where the bytes are; and it notes what it lets go of until the file has let go of it too. In this file
+//! "the file" means either.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -481,7 +482,7 @@ fn is_pinned(pins: &HashMap<Topic, u64>, topic: &Topic, seq: u64) -> bool {
 }
 
 /// What only a log in a file does.
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "nats"))]
 impl Log {
     /// A log as it was saved: the topics with their marks, and all that is kept, oldest first, with
     /// the moment of its publish. What is over the retention goes with the next publish: until then
@@ -527,6 +528,17 @@ impl Log {
         }
     }
 
+    /// What is to be saved now, and the floor.
+    pub(crate) fn take_unsaved(&mut self) -> (Unsaved, u64) {
+        let filed = self.filed.as_mut();
+        let unsaved = filed.map(|filed| std::mem::take(&mut filed.unsaved));
+        (unsaved.unwrap_or_default(), self.floor)
+    }
+}
+
+/// What only a log in a file of its own does.
+#[cfg(feature = "file")]
+impl Log {
     /// Takes a message into memory, the newest first, and returns whether there is room for more.
     pub(crate) fn page_in(&mut self, message: Message) -> bool {
         let (Some(ring), Some(filed)) = (self.topics.get_mut(&message.topic), &mut self.filed)
@@ -539,13 +551,6 @@ impl Log {
             ring.messages.push_front(Arc::new(message));
         }
         filed.in_memory < self.retention.in_memory / 2
-    }
-
-    /// What is to be saved now, and the floor.
-    pub(crate) fn take_unsaved(&mut self) -> (Unsaved, u64) {
-        let filed = self.filed.as_mut();
-        let unsaved = filed.map(|filed| std::mem::take(&mut filed.unsaved));
-        (unsaved.unwrap_or_default(), self.floor)
     }
 
     /// It was not saved.
@@ -572,8 +577,51 @@ impl Log {
     }
 }
 
+/// What only a log on a stream does, which others trim too.
+#[cfg(feature = "nats")]
+impl Log {
+    /// All that the stream had has been pushed. What it let go of before it came here may have been of
+    /// any topic up to `floor`, and beyond of those that have as many messages as a topic may have.
+    pub(crate) fn settle(&mut self, floor: u64) {
+        self.let_go(floor, |_| true);
+        self.floor = self.floor.max(floor);
+        for ring in self.topics.values_mut() {
+            ring.mark = ring.mark.max(floor);
+            if let Some(first) = ring.first()
+                && ring.len() >= self.retention.messages
+            {
+                ring.mark = ring.mark.max(first - 1);
+            }
+        }
+    }
+
+    /// The stream has this message no more: its topic keeps nothing up to it.
+    pub(crate) fn vanished(&mut self, seq: u64) {
+        self.let_go(seq, |ring| ring.seqs().any(|kept| kept == seq));
+    }
+
+    /// Of these topics, lets go of everything up to `seq`.
+    fn let_go(&mut self, seq: u64, of: impl Fn(&Ring) -> bool) {
+        let topics = self.topics.iter().filter(|(_, ring)| of(ring));
+        let topics: Vec<Topic> = topics.map(|(topic, _)| topic.clone()).collect();
+        for topic in topics {
+            while self.topics[&topic]
+                .first()
+                .is_some_and(|first| first <= seq)
+            {
+                self.drop_oldest_of(&topic);
+            }
+        }
+    }
+
+    /// Up to here there is nothing that a reader could be given.
+    pub(crate) fn pass(&mut self, seq: u64) {
+        self.head = self.head.max(seq);
+    }
+}
+
 /// What a file tells of a log besides its messages.
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "nats"))]
 pub(crate) struct Saved {
     pub(crate) epoch: Epoch,
     pub(crate) head: u64,
@@ -582,6 +630,13 @@ pub(crate) struct Saved {
 }
 
 impl Found {
+    /// The cursor that is beyond the head.
+    pub(crate) fn ahead(&self) -> Option<Cursor> {
+        let gap = self.page.gap.as_ref();
+        let gap = gap.filter(|gap| gap.reason == Reason::Ahead)?;
+        gap.requested.parse().ok()
+    }
+
     fn is_news(&self) -> bool {
         !self.filed.is_empty() || self.page.is_news()
     }

@@ -15,15 +15,19 @@ pub enum FeedSource {
     /// restart.
     #[cfg(feature = "file")]
     File(std::path::PathBuf),
+    /// `nats://HOST:PORT,…`: a stream that any number of processes share.
+    #[cfg(feature = "nats")]
+    Nats(crate::NatsUrl),
 }
 
 impl FeedSource {
-    /// Opens the feed. With `new_epoch` a file begins another history with the same messages, as an
-    /// old copy of it has to: see [`Epoch`](crate::Epoch). In memory every feed does.
+    /// Opens the feed. With `new_epoch` a file or a stream begins another history with the same
+    /// messages, as an old copy of it has to: see [`Epoch`](crate::Epoch). In memory every feed does.
     ///
     /// # Errors
-    /// If another process has the file, or it is not a feed, of another version, or damaged.
-    pub fn open(&self, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
+    /// If another process has the file, or it is not a feed, of another version, or damaged. If NATS
+    /// does not answer, or has a stream of this name that is not a feed like this one.
+    pub async fn open(&self, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
         match self {
             Self::Memory => {
                 let _ = new_epoch; // each has a new one
@@ -31,23 +35,47 @@ impl FeedSource {
             }
             #[cfg(feature = "file")]
             Self::File(path) => crate::journal::open(path, retention, new_epoch),
+            #[cfg(feature = "nats")]
+            Self::Nats(url) => crate::nats::open(url, retention, new_epoch).await,
         }
+    }
+
+    /// Parses the value of `--feed` for a program whose other state is in its own file: two of its
+    /// kind on one stream would both do its work.
+    ///
+    /// # Errors
+    /// What is not a feed, and a feed on NATS.
+    pub fn parse_own(text: &str) -> Result<Self, String> {
+        if is_nats(text) {
+            return Err("this program keeps its own state in a file, and its feed with it: memory or file:PATH".into());
+        }
+        text.parse()
     }
 }
 
 impl FromStr for FeedSource {
-    type Err = &'static str;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             #[cfg(feature = "file")]
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             #[cfg(not(feature = "file"))]
-            Some(("file", _)) => Err("this program was built without the feature `file`"),
-            _ => Err("a feed is memory or file:PATH"),
+            Some(("file", _)) => Err("this program was built without the feature `file`".into()),
+            #[cfg(feature = "nats")]
+            Some(_) if is_nats(text) => text.parse().map(Self::Nats),
+            #[cfg(not(feature = "nats"))]
+            Some(_) if is_nats(text) => {
+                Err("this program was built without the feature `nats`".into())
+            }
+            _ => Err("a feed is memory, file:PATH or nats://HOST:PORT".into()),
         }
     }
+}
+
+fn is_nats(text: &str) -> bool {
+    text.starts_with("nats://") || text.starts_with("tls://")
 }
 
 #[cfg(test)]
@@ -55,13 +83,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feed_is_in_memory_or_in_a_file() {
+    fn a_feed_is_in_memory_or_in_a_file_or_on_nats() {
         let parse = |text: &str| text.parse::<FeedSource>();
         assert_eq!(parse("memory"), Ok(FeedSource::Memory));
-        for bad in ["", "file", "file:", "memory:", "nats://localhost"] {
+        for bad in [
+            "",
+            "file",
+            "file:",
+            "memory:",
+            "nats",
+            "nats://",
+            "http://localhost",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         #[cfg(feature = "file")]
         assert_eq!(parse("file:a:b"), Ok(FeedSource::File("a:b".into())));
+        #[cfg(feature = "nats")]
+        assert!(matches!(parse("nats://a,b:1"), Ok(FeedSource::Nats(_))));
+        #[cfg(not(feature = "nats"))]
+        assert!(parse("nats://a").unwrap_err().contains("feature `nats`"));
+    }
+
+    #[test]
+    fn a_program_with_state_of_its_own_takes_no_feed_that_is_shared() {
+        assert_eq!(FeedSource::parse_own("memory"), Ok(FeedSource::Memory));
+        let refused = FeedSource::parse_own("nats://localhost:4222");
+        assert!(refused.unwrap_err().contains("file:PATH"));
     }
 }

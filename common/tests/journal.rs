@@ -16,6 +16,7 @@ use common::{
     After, Cursor, Data, Draft, Feed, FeedError, FeedSource, IdempotencyKey, Page, PageLimit,
     Reason, Retention, Topics,
 };
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -51,7 +52,9 @@ impl Drop for Scratch {
 }
 
 fn open(path: &Path, retention: &Retention, new_epoch: bool) -> io::Result<Feed> {
-    FeedSource::File(path.into()).open(retention.clone(), new_epoch)
+    let source = FeedSource::File(path.into());
+    let opened = source.open(retention.clone(), new_epoch).now_or_never();
+    opened.expect("a file is opened at once")
 }
 
 /// A feed in a new file, which is there until the test's thread ends. What it has in memory is so

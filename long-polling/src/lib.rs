@@ -44,10 +44,15 @@ pub struct Config {
     /// Messages kept per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
-    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
-    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    /// Where the feed lives: `memory`; `file:PATH`, where it is still there after a restart; or
+    /// `nats://HOST:PORT,…`, where any number of servers share it.
+    #[arg(
+        long,
+        default_value = "memory",
+        value_name = "memory|file:PATH|nats://…"
+    )]
     pub feed: FeedSource,
-    /// Begin another history in the feed's file: for an old copy of it that was restored.
+    /// Begin another history in the feed's file or stream: for an old copy of it that was restored.
     #[arg(long)]
     pub new_epoch: bool,
     /// Bytes of one published body.

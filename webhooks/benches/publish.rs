@@ -39,8 +39,10 @@ fn main() {
         let path = |name: &str| folder.join(format!("{name}-{run}.sqlite"));
         fs::create_dir_all(&folder).expect("there is a folder for temporary files");
         let bare = bare(&path("bare"), &draft);
-        let straight = runtime.block_on(straight(open(path("straight")), &draft));
-        let over_http = runtime.block_on(over_http(open(path("http")), &draft));
+        let straight =
+            runtime.block_on(async { straight(open(path("straight")).await, &draft).await });
+        let over_http =
+            runtime.block_on(async { over_http(open(path("http")).await, &draft).await });
         rows.push([bare, straight, over_http]);
         let _ = fs::remove_dir_all(&folder); // what stays is in the temporary folder
     }
@@ -78,13 +80,13 @@ fn report(name: &str, rows: &[[f64; 3]], column: usize) {
     println!("{name:<18} {rate:>9.0}/s  {ratio:.2} {spread}{missed}");
 }
 
-fn open(path: PathBuf) -> Feed {
+async fn open(path: PathBuf) -> Feed {
     let retention = Retention {
         messages: usize::MAX,
         topic_bytes: usize::MAX,
         ..Retention::default()
     };
-    let feed = FeedSource::File(path).open(retention, false);
+    let feed = FeedSource::File(path).open(retention, false).await;
     feed.expect("a feed is created")
 }
 

@@ -25,7 +25,7 @@ async fn start(mut config: Config) -> io::Result<()> {
         messages: config.retain,
         ..Retention::default()
     };
-    let feed = config.feed.open(retention, config.new_epoch)?;
+    let feed = config.feed.open(retention, config.new_epoch).await?;
     let listener = listen(config.listen).await?;
     run(listener, feed, config, shutdown).await?;
     Ok(())

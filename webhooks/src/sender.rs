@@ -37,7 +37,7 @@ pub struct Config {
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
     /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
-    #[arg(long, default_value = "memory", value_name = "memory|file:PATH")]
+    #[arg(long, default_value = "memory", value_name = "memory|file:PATH", value_parser = FeedSource::parse_own)]
     pub feed: FeedSource,
     /// Begin another history in the feed's file: for an old copy of it that was restored.
     #[arg(long)]

@@ -110,7 +110,7 @@ async fn publish(client: &Client, text: &'static str) -> Reply {
 /// What is in the sender's feed once it has ended.
 async fn published(disk: &Disk) -> Vec<String> {
     let source = FeedSource::File(disk.scratch.feed());
-    let feed = source.open(Retention::default(), false).unwrap();
+    let feed = source.open(Retention::default(), false).await.unwrap();
     let (topics, all) = ("a".parse().unwrap(), After::Earliest);
     let page = feed
         .read(&topics, &all, PageLimit::default())

@@ -129,7 +129,7 @@ async fn what_was_acknowledged_is_not_delivered_later_and_not_after_a_restart() 
             .unwrap();
         soon(async {
             loop {
-                match source.open(Retention::default(), false) {
+                match source.open(Retention::default(), false).await {
                     Ok(feed) => return feed,
                     Err(_) => tokio::task::yield_now().await,
                 }

@@ -19,7 +19,7 @@ async fn open(scratch: &Scratch) -> Feed {
     let source = FeedSource::File(scratch.feed());
     let opening = async {
         loop {
-            match source.open(Retention::default(), false) {
+            match source.open(Retention::default(), false).await {
                 Ok(feed) => return feed,
                 Err(_) => yield_now().await,
             }

@@ -3,6 +3,7 @@
 use std::{env, fs, process};
 
 use common::{After, Feed, FeedSource, PageLimit, Retention, harness::TestServer};
+use futures_util::FutureExt;
 
 #[tokio::test]
 async fn any_of_the_five_goes_on_in_the_file_of_another() {
@@ -10,9 +11,9 @@ async fn any_of_the_five_goes_on_in_the_file_of_another() {
     fs::create_dir_all(&folder).expect("there is a folder for temporary files");
     let source = FeedSource::File(folder.join("feed.sqlite"));
     let open = || {
-        source
-            .open(Retention::default(), false)
-            .expect("it is a feed")
+        let opened = source.open(Retention::default(), false).now_or_never();
+        let opened = opened.expect("a file is opened at once");
+        opened.expect("it is a feed")
     };
     for _ in 0..2 {
         publish(

@@ -62,6 +62,8 @@ pub mod contract;
 mod events;
 mod frames;
 #[cfg(unix)]
+mod nats;
+#[cfg(unix)]
 mod process;
 mod proxy;
 mod server;
@@ -74,6 +76,8 @@ use tokio::time::{Instant, timeout_at};
 pub use client::{Client, Reply, Request, Streamed};
 pub use events::{Block, Ending, EventReader};
 pub use frames::{Frame, WsWire, handshake};
+#[cfg(unix)]
+pub use nats::{NatsServers, free_ports};
 #[cfg(unix)]
 pub use process::Process;
 pub use proxy::{Fault, FaultProxy, Faults};

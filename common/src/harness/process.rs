@@ -1,7 +1,7 @@
 //! A server as it is shipped: a process with a first line, signals and an exit code.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -28,8 +28,18 @@ impl Process {
     ///
     /// If it does not start, or says anything before `listening on http://ADDR`.
     pub async fn start(program: &str, args: &[&str]) -> Self {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_at(anywhere, program, args).await
+    }
+
+    /// The same at an address that is free, such as the one that it had before.
+    ///
+    /// # Panics
+    ///
+    /// As [`Process::start`].
+    pub async fn start_at(addr: SocketAddr, program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(["--listen", "127.0.0.1:0"]).args(args);
+        command.args(["--listen", &addr.to_string()]).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
@@ -64,10 +74,7 @@ impl Process {
     /// If it has exited, or there is no `/proc`.
     #[cfg(target_os = "linux")]
     pub fn resident(&self) -> u64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        1_024 * kib.expect("a process has a VmRSS in kB")
+        resident(&self.pid())
     }
 
     /// The processor time that it has used so far, to a hundredth of a second, as `/proc` tells.
@@ -77,7 +84,7 @@ impl Process {
     /// If it has exited, or there is no `/proc`.
     #[cfg(target_os = "linux")]
     pub fn cpu_time(&self) -> Duration {
-        let stat = self.proc("stat");
+        let stat = proc(&self.pid(), "stat");
         // The second field is a name in parentheses; user and system time are the 14th and 15th.
         let fields = stat.rsplit(')').next().unwrap_or_default();
         let ticks = fields.split_whitespace().skip(11).take(2);
@@ -88,10 +95,8 @@ impl Process {
     }
 
     #[cfg(target_os = "linux")]
-    fn proc(&self, file: &str) -> String {
-        let pid = self.child.id().expect("it was not waited for");
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fn pid(&self) -> String {
+        self.child.id().expect("it was not waited for").to_string()
     }
 
     /// A connection on which the server has `request`, or the half of one: it went with another,
@@ -152,4 +157,18 @@ impl Process {
             .unwrap_or_else(|error| panic!("waiting for a process: {error}"))
             .code()
     }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn resident(pid: &str) -> u64 {
+    let status = proc(pid, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    1_024 * kib.expect("a process has a VmRSS in kB")
+}
+
+#[cfg(target_os = "linux")]
+fn proc(pid: &str, file: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

@@ -1,13 +1,16 @@
 //! One story, five wires: whatever is published, trimmed, cut and restarted, the clients of all five
 //! techniques are told the same. Each schedule is made by a seed; a seed that fails is printed, and
-//! `STORY_SEED=N cargo test -p compare --test story` plays it again. `STORY_SEEDS` is how many.
+//! `STORY_SEED=N cargo test -p compare --test story` plays it again. `STORY_SEEDS` is how many, and
+//! `STORY_FEED` where the feed lives.
 
 mod handover;
+mod home;
 mod world;
 
 use std::{env, time::Duration};
 
 use compare::Technique;
+use home::Home;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::{JoinError, JoinSet};
 use world::{RETAIN, World};
@@ -104,13 +107,15 @@ async fn all_five_tell_the_same_story() {
         Some(seed) => seed..seed + 1,
         None => 0..number("STORY_SEEDS").unwrap_or(SEEDS),
     };
+    let home = Home::of_the_environment().await;
     let (mut playing, mut gaps) = (JoinSet::new(), 0);
     for seed in seeds {
         if playing.len() == AT_ONE_TIME {
             gaps += told(playing.join_next().await);
         }
+        let home = home.clone();
         playing.spawn(async move {
-            let mut world = World::with_listeners().await;
+            let mut world = World::with_listeners(home).await;
             let outcome = play(&mut world, seed).await;
             let gaps = outcome.map(|()| world.gaps());
             Played { seed, gaps }
@@ -139,7 +144,7 @@ fn told(played: Option<Result<Played, JoinError>>) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_loses_what_it_has_acknowledged_is_found_out() {
-    let mut world = World::with_listeners().await;
+    let mut world = World::with_listeners(Home::Memory).await;
     (world.loses, world.patience) = (Some(4), Duration::from_secs(2));
     for _ in 0..RETAIN {
         world.publish(Technique::Sse, "a").await;

@@ -5,13 +5,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use common::{
-    Cursor, Feed,
+    Cursor, Feed, FeedSource,
     harness::{Fault, FaultProxy, PATIENCE},
 };
 use compare::{
@@ -22,6 +22,8 @@ use tokio::{
     sync::mpsc::UnboundedReceiver,
     time::{Instant, timeout_at},
 };
+
+use crate::home::{self, Home};
 
 /// Messages kept per topic.
 pub(crate) const RETAIN: usize = 8;
@@ -153,6 +155,8 @@ impl Listener {
 }
 
 pub(crate) struct World {
+    home: Home,
+    source: FeedSource,
     pub(crate) feed: Feed,
     pub(crate) servers: BTreeMap<Technique, Server>,
     pub(crate) listeners: Vec<Listener>,
@@ -167,18 +171,19 @@ pub(crate) struct World {
 impl World {
     /// The servers, without any client. Nothing is trimmed before there are `messages` of a topic.
     pub(crate) async fn roomy(messages: usize) -> Self {
-        Self::start(Knobs {
+        let roomy = Knobs {
             retain: messages,
             ..knobs()
-        })
-        .await
+        };
+        Self::start(Home::Memory, FeedSource::Memory, roomy.feed()).await
     }
 
-    async fn start(knobs: Knobs) -> Self {
-        let feed = knobs.feed();
+    async fn start(home: Home, source: FeedSource, feed: Feed) -> Self {
         let mut truth = Truth::default();
         truth.begin(feed.head().epoch.as_str().to_owned());
         let mut world = Self {
+            home,
+            source,
             servers: BTreeMap::new(),
             listeners: Vec::new(),
             feed,
@@ -188,15 +193,17 @@ impl World {
             published: 0,
         };
         for technique in Technique::ALL {
-            let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let anywhere = SocketAddr::from((world.home.host(), 0));
             world.serve(technique, anywhere).await;
         }
         world
     }
 
     /// The servers, and a client of each.
-    pub(crate) async fn with_listeners() -> Self {
-        let mut world = Self::start(knobs()).await;
+    pub(crate) async fn with_listeners(home: Home) -> Self {
+        let source = home.place();
+        let feed = home::open(&source).await;
+        let mut world = Self::start(home, source, feed).await;
         for technique in Technique::ALL {
             let listener = world.listener(technique).await.expect("it begins");
             world.listeners.push(listener);
@@ -208,7 +215,10 @@ impl World {
     async fn serve(&mut self, technique: Technique, addr: SocketAddr) {
         let deadline = Instant::now() + PATIENCE;
         let server = loop {
-            let feed = self.feed.handle();
+            let feed = match self.home.is_shared() {
+                true => home::open(&self.source).await,
+                false => self.feed.handle(),
+            };
             match Server::start_on(addr, technique, feed, knobs()).await {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     assert!(Instant::now() < deadline, "{addr} is not to be had");
@@ -298,19 +308,32 @@ impl World {
 
     /// Drains every server and starts it again in its place: over the same feed, or over a new one.
     pub(crate) async fn restart(&mut self, new_life: bool) {
-        let running = std::mem::take(&mut self.servers);
-        if new_life {
-            self.feed = knobs().feed();
-            let epoch = self.feed.head().epoch.as_str().to_owned();
-            self.truth.begin(epoch);
-        }
-        for (technique, server) in running {
-            let addr = server.addr();
+        let mut places = Vec::new();
+        for (technique, server) in std::mem::take(&mut self.servers) {
+            places.push((technique, server.addr()));
             let stopped = server.stop().await;
             // What the sender owed is lost with it, and it says so.
             let owes = technique == Technique::Webhooks;
             assert!(stopped.is_ok() || owes, "{technique}: {stopped:?}");
+        }
+        self.reopen(new_life).await;
+        for (technique, addr) in places {
             self.serve(technique, addr).await;
+        }
+    }
+
+    /// A feed in memory would not be the same again.
+    async fn reopen(&mut self, new_life: bool) {
+        if new_life {
+            self.source = self.home.place();
+        } else if matches!(self.home, Home::Memory) {
+            return;
+        }
+        self.feed = knobs().feed(); // lets go of the file
+        self.feed = home::open(&self.source).await;
+        if new_life {
+            let epoch = self.feed.head().epoch.as_str().to_owned();
+            self.truth.begin(epoch);
         }
     }
 

@@ -1,0 +1,274 @@
+//! Real `nats-server` processes: one, or a cluster of three, each with a store of its own.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::sleep,
+};
+
+use super::{Client, Wait, Wire};
+
+/// Accounts that each has its own streams: user `u0` with password `p`, and so on.
+const ACCOUNTS: usize = 400;
+
+/// So many servers, which are one cluster if there are several. Dropped, they are killed and their
+/// stores removed.
+#[derive(Debug)]
+pub struct NatsServers {
+    servers: Vec<Server>,
+    folder: PathBuf,
+    /// Accounts that were given out.
+    accounts: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Server {
+    addr: SocketAddr,
+    monitor: SocketAddr,
+    config: PathBuf,
+    /// The shell that runs it, and its own number.
+    process: Option<(Child, String)>,
+}
+
+impl NatsServers {
+    /// Starts them, and waits until they work together.
+    ///
+    /// # Panics
+    ///
+    /// If there is no `nats-server`, or they do not start.
+    pub async fn start(count: usize) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = env::temp_dir().join(format!("nats-{}-{number}", process::id()));
+        let ports = free_ports(3 * count);
+        let routes: Vec<String> = ports[2 * count..]
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
+        let mut servers = Vec::new();
+        for index in 0..count {
+            let store = folder.join(index.to_string());
+            fs::create_dir_all(&store).expect("there is a folder for temporary files");
+            let config = store.join("nats.conf");
+            let (addr, monitor, route) =
+                (ports[index], ports[count + index], ports[2 * count + index]);
+            let mut text = format!(
+                "server_name: n{index}\nlisten: \"127.0.0.1:{addr}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4T }}\n",
+                store.display().to_string()
+            );
+            if count > 1 {
+                text += &format!(
+                    "cluster {{ name: c, listen: \"127.0.0.1:{route}\", routes: {routes:?}, no_advertise: true }}\n"
+                );
+            }
+            text +=
+                "system_account: SYS\naccounts {\n SYS { users: [{ user: sys, password: p }] }\n";
+            for account in 0..ACCOUNTS {
+                text += &format!(
+                    " A{account} {{ jetstream: enabled, users: [{{ user: u{account}, password: p }}] }}\n"
+                );
+            }
+            fs::write(&config, text + "}\n").expect("the folder is ours");
+            let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            servers.push(Server {
+                addr: local(addr),
+                monitor: local(monitor),
+                config,
+                process: None,
+            });
+        }
+        let mut started = Self {
+            servers,
+            folder,
+            accounts: AtomicU32::new(0),
+        };
+        for index in 0..count {
+            started.run(index).await;
+        }
+        for index in 0..count {
+            started.healthy(index).await;
+        }
+        started
+    }
+
+    /// Where they are.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.addr).collect()
+    }
+
+    /// The user of an account that has nothing in it.
+    ///
+    /// # Panics
+    ///
+    /// If all have been given out.
+    pub fn user(&self) -> String {
+        let account = self.accounts.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            (account as usize) < ACCOUNTS,
+            "there are {ACCOUNTS} accounts"
+        );
+        format!("u{account}:p")
+    }
+
+    /// The value of `--feed` for this user by way of these addresses, with a replica on each server.
+    pub fn url(&self, user: &str, addrs: &[SocketAddr]) -> String {
+        let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+        format!(
+            "nats://{user}@{}?replicas={}",
+            addrs.join(","),
+            self.servers.len()
+        )
+    }
+
+    /// A feed of its own.
+    pub fn feed(&self) -> String {
+        self.url(&self.user(), &self.addrs())
+    }
+
+    /// Starts a server that was killed, with the store that it had.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub async fn run(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        // A shell that ends it as soon as nobody holds the other end of its input: however a test
+        // ends, no server is left.
+        let script = "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $! 2>/dev/null";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(&server.config);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().expect("there is a shell");
+        let stdout = shell.stdout.take().expect("standard output is piped");
+        let mut pid = String::new();
+        let read = BufReader::new(stdout).read_line(&mut pid).await;
+        read.expect("the shell says something");
+        server.process = Some((shell, pid.trim().into()));
+    }
+
+    /// Ends a server in the middle of whatever it does.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be waited for.
+    pub async fn kill(&mut self, index: usize) {
+        if let Some((mut shell, _)) = self.servers[index].process.take() {
+            drop(shell.stdin.take());
+            shell.wait().await.expect("it is ours");
+        }
+    }
+
+    /// Keeps a copy of what a server that was killed has stored.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be copied.
+    pub fn save(&self, index: usize) {
+        copy(
+            &self.store(index),
+            &self.folder.join(format!("{index}-saved")),
+        );
+    }
+
+    /// Puts the copy in the place of what it has stored since.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be copied.
+    pub fn restore(&self, index: usize) {
+        fs::remove_dir_all(self.store(index)).expect("it is ours");
+        copy(
+            &self.folder.join(format!("{index}-saved")),
+            &self.store(index),
+        );
+    }
+
+    fn store(&self, index: usize) -> PathBuf {
+        self.folder.join(index.to_string())
+    }
+
+    /// The process of a server.
+    ///
+    /// # Panics
+    ///
+    /// If it was killed.
+    fn pid(&self, index: usize) -> &str {
+        let process = self.servers[index].process.as_ref();
+        &process.expect("it runs").1
+    }
+
+    /// The memory that a server has resident, in bytes, as `/proc` tells.
+    ///
+    /// # Panics
+    ///
+    /// If it was killed, or there is no `/proc`.
+    #[cfg(target_os = "linux")]
+    pub fn resident(&self, index: usize) -> u64 {
+        super::process::resident(self.pid(index))
+    }
+
+    /// Waits until a server works: alone, or with the others.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come to it.
+    pub async fn healthy(&self, index: usize) {
+        let monitor = self.servers[index].monitor;
+        let healthy = async {
+            loop {
+                if Wire::try_connect(monitor).await.is_ok()
+                    && Client::new(monitor).get("/healthz").send().await.status == 200
+                {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let wait = Wait::until(format!("nats-server {index} at {monitor}"));
+        wait.patiently(healthy).await;
+    }
+}
+
+impl Drop for NatsServers {
+    fn drop(&mut self) {
+        self.servers.clear();
+        // What stays is in the temporary folder.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = process::Command::new("cp");
+    let copied = copy.arg("-r").args([from, to]).status();
+    assert!(
+        copied.is_ok_and(|copied| copied.success()),
+        "{}",
+        from.display()
+    );
+}
+
+/// Ports that nobody listens on now, each another, and none that the system gives out by itself: a
+/// server that is killed is to come back to its own.
+///
+/// # Panics
+///
+/// Never: it goes on looking.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    while listeners.len() < count {
+        let port = rand::random_range(10_000..32_000);
+        listeners.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+    }
+    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
+    listeners.iter().map(port).collect()
+}

@@ -1,0 +1,479 @@
+//! A feed on NATS JetStream: any number of processes show one stream, and a cursor means the same to
+//! all of them.
+//!
+//! The stream is the log, and the log in memory is a window on it. Messages go one way only: a publish
+//! is stored by the stream and acknowledged, the one consumer of each process reads it back
+//! (`follow.rs`), it goes into the log, readers are woken, and then the publisher is answered. SEQ is
+//! the stream's sequence. EPOCH is in the stream's description, which is part of its configuration and
+//! so the same on every server and after every restart; its creation time is neither (nats-server
+//! issue 8470). What is older than the window is fetched.
+
+mod follow;
+mod record;
+mod url;
+
+use std::{
+    fmt::Display,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::{
+    Client, ConnectOptions, Event,
+    connection::State,
+    jetstream::{
+        ErrorCode,
+        context::{Context, ContextBuilder, GetStreamErrorKind},
+        message::PublishMessage,
+        stream::{
+            Config, DirectGetErrorKind, Info, LastRawMessageErrorKind, RetentionPolicy, Stream,
+        },
+    },
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{info, warn};
+
+use crate::{
+    Cursor, Draft, Epoch, Feed, FeedError, IdempotencyKey, Message, Published, Retention, Topic,
+    feed::{Answer, Backing, Shared},
+    idempotency::{Fingerprint, KEY_LIFE, fingerprint},
+};
+use follow::Follower;
+use record::Record;
+
+pub use url::NatsUrl;
+
+/// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
+const STREAM: &str = "FEED";
+/// What the stream's description says before its epoch.
+const EPOCH: &str = "epoch ";
+/// How long NATS may take for anything: then it is away.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two pings: a connection that is silent for three of them is given up, and another server
+/// is tried.
+const PING: Duration = Duration::from_secs(2);
+/// The longest pause between two tries to connect.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// For so long a position that others gave out may be unknown to a server that has just become the
+/// stream's leader. Until then nobody is told that it is ahead.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Between two looks at the stream by a reader who is ahead of this process.
+const LOOK: Duration = Duration::from_millis(200);
+/// Older messages that are asked for at one time.
+const FETCHES: usize = 32;
+
+/// Why a stream cannot be a feed, or is not one now.
+#[derive(Debug, thiserror::Error)]
+enum BadStream {
+    #[error("{0}")]
+    Nats(String),
+    #[error(
+        "stream {STREAM} has {field} {found}, and this program wants {wanted}: edit it, or start with --new-epoch"
+    )]
+    Unfit {
+        field: &'static str,
+        found: String,
+        wanted: String,
+    },
+}
+
+fn nats(error: impl Display) -> BadStream {
+    BadStream::Nats(error.to_string())
+}
+
+fn away(error: impl Display) -> FeedError {
+    FeedError::Away(error.to_string())
+}
+
+/// Opens the feed, and creates its stream if there is none. With `new_epoch` the stream begins another
+/// history with the same messages, and is given the configuration that this program wants.
+pub(crate) async fn open(url: &NatsUrl, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
+    let started = start(url, retention, new_epoch).await;
+    started.map_err(|error| io::Error::other(format!("feed {url}: {error}")))
+}
+
+async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<Feed, BadStream> {
+    let (connected, connections) = watch::channel(());
+    let client = connect(url, connected).await?;
+    let context = ContextBuilder::new()
+        .timeout(PATIENCE)
+        .ack_timeout(PATIENCE);
+    let context = context.build(client.clone());
+    prepare(&context, config(&retention, url.replicas), new_epoch).await?;
+    let stream = context.get_stream(STREAM).await.map_err(nats)?;
+    let (log, tail) = follow::fill(&stream, &retention).await?;
+    let (shown, head) = watch::channel(log.head());
+    let shared = Arc::new(Shared::new(log));
+    let follower = Follower {
+        stream: stream.clone(),
+        shared: shared.clone(),
+        retention,
+        shown,
+        connections,
+    };
+    let backing = Nats {
+        client,
+        context,
+        stream,
+        shared: shared.clone(),
+        head,
+        follower: tokio::spawn(follower.run(tail)),
+    };
+    Ok(Feed::over(shared, Some(Arc::new(backing))))
+}
+
+/// The first connection has to succeed; a later one is tried for as long as the process lives.
+async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, BadStream> {
+    let told = move |event| {
+        match &event {
+            Event::Connected => connected.send_replace(()),
+            Event::Disconnected => warn!("the feed's NATS server is gone"),
+            event => info!("the feed's NATS client: {event}"),
+        }
+        std::future::ready(())
+    };
+    let mut options = ConnectOptions::new()
+        .ping_interval(PING)
+        .reconnect_delay_callback(|attempt| {
+            RECONNECT.min(LOOK * u32::try_from(attempt).unwrap_or(u32::MAX))
+        })
+        .event_callback(told);
+    options = match &url.login {
+        None => options,
+        Some((token, None)) => options.token(token.clone()),
+        Some((user, Some(password))) => options.user_and_password(user.clone(), password.clone()),
+    };
+    options.connect(&url.servers[..]).await.map_err(nats)
+}
+
+/// What the stream is to be.
+fn config(retention: &Retention, replicas: Option<usize>) -> Config {
+    let limit = |limit: usize| i64::try_from(limit).unwrap_or(-1);
+    Config {
+        name: STREAM.into(),
+        subjects: vec![format!("{STREAM}.>")],
+        description: Some(format!("{EPOCH}{}", Epoch::random().as_str())),
+        retention: RetentionPolicy::Limits,
+        max_messages_per_subject: limit(retention.messages),
+        max_messages: -1,
+        // It counts otherwise than the log, which is to be the one that trims.
+        max_bytes: limit(
+            retention
+                .total_bytes
+                .saturating_mul(2)
+                .saturating_add(1 << 20),
+        ),
+        duplicate_window: KEY_LIFE,
+        allow_direct: true,
+        // Whoever deletes a message by hand would make cursors silently wrong.
+        deny_delete: true,
+        deny_purge: true,
+        num_replicas: replicas.unwrap_or(0),
+        ..Config::default()
+    }
+}
+
+/// Sees to it that there is a stream, and that it is as it is to be.
+async fn prepare(context: &Context, wanted: Config, new_epoch: bool) -> Result<(), BadStream> {
+    let Some(found) = existing(context).await? else {
+        let first = Config {
+            num_replicas: wanted.num_replicas.max(1),
+            ..wanted.clone()
+        };
+        return match context.create_stream(first).await {
+            Ok(_) => Ok(()),
+            // Another process was faster, with an epoch of its own.
+            Err(error) => match existing(context).await? {
+                Some(found) => check(&found, &wanted),
+                None => Err(nats(error)),
+            },
+        };
+    };
+    if !new_epoch {
+        return check(&found, &wanted);
+    }
+    let renewed = Config {
+        num_replicas: if wanted.num_replicas == 0 {
+            found.num_replicas
+        } else {
+            wanted.num_replicas
+        },
+        max_bytes: found.max_bytes,
+        duplicate_window: found.duplicate_window,
+        storage: found.storage,
+        ..wanted
+    };
+    context.update_stream(renewed).await.map_err(nats)?;
+    Ok(())
+}
+
+async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
+    match context.get_stream(STREAM).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(nats(error)),
+        },
+    }
+}
+
+/// Compares what a cursor's meaning and a reader's gaps depend on.
+fn check(found: &Config, wanted: &Config) -> Result<(), BadStream> {
+    fn same<T: PartialEq + std::fmt::Debug>(
+        field: &'static str,
+        found: &T,
+        wanted: &T,
+    ) -> Result<(), BadStream> {
+        if found == wanted {
+            return Ok(());
+        }
+        let (found, wanted) = (format!("{found:?}"), format!("{wanted:?}"));
+        Err(BadStream::Unfit {
+            field,
+            found,
+            wanted,
+        })
+    }
+    same("subjects", &found.subjects, &wanted.subjects)?;
+    same("retention", &found.retention, &wanted.retention)?;
+    same("discard", &found.discard, &wanted.discard)?;
+    let (per_subject, wanted_per) = (
+        found.max_messages_per_subject,
+        wanted.max_messages_per_subject,
+    );
+    same("max_msgs_per_subject", &per_subject, &wanted_per)?;
+    same("max_msgs", &found.max_messages, &wanted.max_messages)?;
+    same("max_age", &found.max_age, &wanted.max_age)?;
+    same("allow_direct", &found.allow_direct, &wanted.allow_direct)?;
+    same("deny_delete", &found.deny_delete, &wanted.deny_delete)?;
+    same("deny_purge", &found.deny_purge, &wanted.deny_purge)?;
+    same("no_ack", &found.no_ack, &wanted.no_ack)?;
+    if wanted.num_replicas > 0 {
+        same("num_replicas", &found.num_replicas, &wanted.num_replicas)?;
+    }
+    if found.duplicate_window < wanted.duplicate_window {
+        warn!(
+            "the stream remembers an Idempotency-Key for {:?}",
+            found.duplicate_window
+        );
+    }
+    epoch_of(found).map(drop)
+}
+
+fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
+    let description = config.description.as_deref().unwrap_or_default();
+    let epoch = description.strip_prefix(EPOCH);
+    epoch
+        .and_then(|epoch| epoch.parse().ok())
+        .ok_or_else(|| BadStream::Unfit {
+            field: "description",
+            found: format!("{description:?}"),
+            wanted: format!("\"{EPOCH}…\""),
+        })
+}
+
+/// One process's part in the stream. Dropping it ends its reading.
+struct Nats {
+    client: Client,
+    context: Context,
+    stream: Stream,
+    shared: Arc<Shared>,
+    /// What the log has got to. Its other end goes when the stream cannot be trusted any more.
+    head: watch::Receiver<Cursor>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Backing for Nats {
+    fn publish(
+        &self,
+        topic: Topic,
+        draft: Draft,
+        once: Option<(IdempotencyKey, Fingerprint)>,
+    ) -> Answer<'_, Published> {
+        let deadline = Instant::now() + PATIENCE;
+        Box::pin(async move {
+            let publish = self.publish(topic, draft, once);
+            // Whether it was stored is not known then.
+            let late = |_| Err(away("it took too long"));
+            timeout_at(deadline, publish).await.unwrap_or_else(late)
+        })
+    }
+
+    fn fetch(&self, seqs: Vec<u64>) -> Answer<'_, Option<Vec<Arc<Message>>>> {
+        let epoch = self.head.borrow().epoch;
+        Box::pin(async move {
+            let fetched = stream::iter(seqs.clone()).map(|seq| self.stored(seq));
+            let fetched: Vec<_> = fetched.buffered(FETCHES).try_collect().await?;
+            let mut messages = Vec::with_capacity(fetched.len());
+            let mut whole = self.head.borrow().epoch == epoch;
+            for (seq, record) in seqs.into_iter().zip(fetched) {
+                match record {
+                    Some(record) => messages.push(Arc::new(record.message(Cursor { epoch, seq }))),
+                    None => {
+                        // The stream trims itself, perhaps sooner than the log does.
+                        self.shared.change(|log| log.vanished(seq));
+                        whole = false;
+                    }
+                }
+            }
+            Ok(whole.then_some(messages))
+        })
+    }
+
+    fn reaches(&self, cursor: Cursor) -> Answer<'_, bool> {
+        let (settled, deadline) = (Instant::now() + SETTLE, Instant::now() + PATIENCE);
+        Box::pin(async move {
+            loop {
+                // Mostly this process is only a moment behind the one that gave the cursor out.
+                if timeout(LOOK, self.reached(cursor)).await.is_ok() {
+                    return Ok(true);
+                }
+                let there = self.info().await?.state.last_sequence >= cursor.seq;
+                if !there && Instant::now() >= settled {
+                    return Ok(false);
+                }
+                if Instant::now() >= deadline {
+                    return Err(away("this server is behind it"));
+                }
+            }
+        })
+    }
+
+    fn health(&self) -> Result<(), FeedError> {
+        self.head
+            .has_changed()
+            .map(drop)
+            .map_err(|_| FeedError::Stopped)
+    }
+}
+
+impl Nats {
+    async fn publish(
+        &self,
+        topic: Topic,
+        draft: Draft,
+        once: Option<(IdempotencyKey, Fingerprint)>,
+    ) -> Result<Published, FeedError> {
+        self.health()?;
+        // The client would keep it and send it after the answer.
+        if self.client.connection_state() != State::Connected {
+            return Err(away("not connected"));
+        }
+        let before = *self.head.borrow();
+        self.shared
+            .change(|log| log.admit(&topic, Instant::now()))?;
+        let mut message =
+            PublishMessage::build().payload(record::encode(&draft, SystemTime::now()));
+        if let Some((key, _)) = &once {
+            message = message.message_id(message_id(&topic, key));
+        }
+        let sent = self.context.send_publish(subject(&topic), message).await;
+        let stored = sent.map_err(away)?.await.map_err(away)?;
+        let id = Cursor {
+            epoch: before.epoch,
+            seq: stored.sequence,
+        };
+        if let (true, Some((key, published))) = (stored.duplicate, once) {
+            self.is_same(id, &topic, published, key).await?;
+        } else if id.seq <= before.seq {
+            return Err(away("it has begun another history"));
+        }
+        let reached = self.reached(id).await;
+        if reached.epoch != id.epoch {
+            return Err(away("it has begun another history"));
+        }
+        self.health()?;
+        Ok(Published {
+            id,
+            duplicate: stored.duplicate,
+        })
+    }
+
+    /// The stream compares keys alone; what was published with this one is compared here. Of a message
+    /// that is no longer kept nothing is known but the key.
+    async fn is_same(
+        &self,
+        id: Cursor,
+        topic: &Topic,
+        published: Fingerprint,
+        key: IdempotencyKey,
+    ) -> Result<(), FeedError> {
+        if id.seq == 0 {
+            return Err(away("the key's first publish is under way"));
+        }
+        if epoch_of(&self.info().await?.config).map_err(away)? != id.epoch {
+            return Err(away("it has begun another history"));
+        }
+        match self.stored(id.seq).await? {
+            Some(first) if first.topic != *topic || fingerprint(&first.draft) != published => {
+                Err(FeedError::KeyReused(key))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the log has what was given out at this position, or is another log, or the stream
+    /// cannot be trusted any more.
+    async fn reached(&self, cursor: Cursor) -> Cursor {
+        let mut head = self.head.clone();
+        let there = |head: &Cursor| head.epoch != cursor.epoch || head.seq >= cursor.seq;
+        let reached = head.wait_for(there).await.map(|head| *head);
+        reached.unwrap_or_else(|_| *self.head.borrow())
+    }
+
+    async fn info(&self) -> Result<Info, FeedError> {
+        self.stream.get_info().await.map_err(away)
+    }
+
+    /// A message as the stream has it, if it still does.
+    async fn stored(&self, seq: u64) -> Result<Option<Record>, FeedError> {
+        let stored = match self.stream.direct_get(seq).await {
+            // Any server answered, and this one may be behind: the leader knows.
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                match self.stream.get_raw_message(seq).await {
+                    Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                        return Ok(None);
+                    }
+                    stored => stored.map_err(away)?,
+                }
+            }
+            stored => stored.map_err(away)?,
+        };
+        let record = Record::decode(&stored.subject, &stored.payload);
+        record.map(Some).map_err(FeedError::Unreadable)
+    }
+}
+
+fn subject(topic: &Topic) -> String {
+    format!("{STREAM}.{topic}")
+}
+
+/// The key's scope is the topic, and the stream's is the stream.
+fn message_id(topic: &Topic, key: &IdempotencyKey) -> String {
+    let hash = Sha256::new()
+        .chain_update(topic.as_str())
+        .chain_update([0])
+        .chain_update(key.as_str())
+        .finalize();
+    hash[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

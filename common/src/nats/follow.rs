@@ -1,0 +1,287 @@
+//! The way back from the stream: one consumer per process reads it into the log.
+//!
+//! While the process keeps up, the log trims itself by the same rules as the stream and sees everything
+//! go. What the stream lets go of before it comes here shows as a jump in its sequence, and the jump does
+//! not say of which topics. But a topic loses a message only to as many newer ones as a topic may have,
+//! or to the stream's first message having moved beyond it; so once all that the stream has is here, it
+//! is known which topics may have lost something. Therefore after a jump the log is filled anew, aside,
+//! and takes the old one's place when it is whole.
+
+use std::{
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+    stream::{Info, Stream},
+};
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    Cursor, Epoch, Retention,
+    feed::Shared,
+    log::{Log, Saved},
+};
+
+use super::{BadStream, PATIENCE, Record, SETTLE, epoch_of, nats};
+
+/// Messages that are asked for at one time.
+const BATCH: usize = 500;
+/// A consumer that is silent for two of these is gone.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After this the server forgets a consumer that nobody reads from.
+const INACTIVE: Duration = Duration::from_secs(30);
+/// Between two tries to read on.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why reading has come to an end.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the stream let go of messages before they came here")]
+    Jump,
+    #[error(transparent)]
+    Nats(#[from] BadStream),
+    #[error("connected anew")]
+    Reconnected,
+    /// A server that has just become the leader may say so for a moment.
+    #[error("the stream ends at {0}, and had more than that")]
+    WentBack(u64),
+}
+
+fn broken(error: impl Display) -> Broken {
+    Broken::Nats(nats(error))
+}
+
+/// The one who reads.
+pub(super) struct Follower {
+    pub(super) stream: Stream,
+    pub(super) shared: Arc<Shared>,
+    pub(super) retention: Retention,
+    /// What the log has got to. Nobody else moves it.
+    pub(super) shown: watch::Sender<Cursor>,
+    /// Changes when the client has connected.
+    pub(super) connections: watch::Receiver<()>,
+}
+
+impl Follower {
+    /// Reads for as long as the stream can be trusted.
+    pub(super) async fn run(mut self, mut tail: Tail) {
+        loop {
+            let Err(mut why) = self.follow(tail).await;
+            let mut since = Instant::now();
+            tail = loop {
+                warn!("the feed's stream: {why}; reading on");
+                match self.resume(&why).await {
+                    Ok(tail) => break tail,
+                    Err(Broken::WentBack(last)) if since.elapsed() > SETTLE => {
+                        error!(
+                            "the feed's stream ends at {last} and had {}: messages that were acknowledged are lost. Nothing is published until a restart with --new-epoch",
+                            self.head()
+                        );
+                        return;
+                    }
+                    Err(error) => {
+                        if !matches!(error, Broken::WentBack(_)) {
+                            since = Instant::now();
+                        }
+                        // A jump stays one until the log is filled anew.
+                        if !matches!(why, Broken::Jump) {
+                            why = error;
+                        }
+                    }
+                }
+                sleep(RETRY).await;
+            };
+            info!("the feed's stream: reading on after {}", self.head());
+        }
+    }
+
+    async fn follow(&mut self, mut tail: Tail) -> Result<Never, Broken> {
+        self.connections.mark_unchanged();
+        let mut messages = tail.messages().await?;
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                _ = self.connections.changed() => return Err(Broken::Reconnected),
+            };
+            let message = message.ok_or_else(|| broken("it ended"))?.map_err(broken)?;
+            let (seq, head) = (tail.count(&message)?, self.head());
+            match seq.checked_sub(head.seq) {
+                // A consumer that was made on a server which is behind begins there.
+                None | Some(0) => {}
+                Some(1) => self.show(Cursor { seq, ..head }, &message),
+                Some(_) => return Err(Broken::Jump),
+            }
+        }
+    }
+
+    fn show(&self, id: Cursor, message: &jetstream::Message) {
+        match Record::decode(&message.subject, &message.payload) {
+            Ok(record) => {
+                let (topic, published) = (record.topic.clone(), moment(record.published));
+                self.shared.append(&topic, record.message(id), published);
+            }
+            Err(why) => {
+                warn!("message {} of the stream is not a feed's: {why}", id.seq);
+                self.shared.change(|log| log.pass(id.seq));
+            }
+        }
+        // The stream trims itself: it is not told.
+        self.shared.change(|log| drop(log.take_unsaved()));
+        self.shown.send_replace(id);
+    }
+
+    fn head(&self) -> Cursor {
+        *self.shown.borrow()
+    }
+
+    /// Goes on after the head, or with a log that is filled anew.
+    async fn resume(&mut self, why: &Broken) -> Result<Tail, Broken> {
+        let head = self.head();
+        let (tail, info) = Tail::open(&self.stream, head.seq + 1).await?;
+        let epoch = epoch_of(&info.config)?;
+        let last = info.state.last_sequence;
+        if epoch == head.epoch && last < head.seq {
+            return Err(Broken::WentBack(last));
+        }
+        if epoch == head.epoch && !matches!(why, Broken::Jump) {
+            return Ok(tail);
+        }
+        let (log, tail) = fill(&self.stream, &self.retention).await?;
+        let new = log.head();
+        if new.epoch == head.epoch && new.seq < head.seq {
+            return Err(Broken::WentBack(new.seq));
+        }
+        self.shared.replace(log);
+        self.shown.send_replace(new);
+        Ok(tail)
+    }
+}
+
+/// A log with all that the stream has, and what reads on after it.
+pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log, Tail), BadStream> {
+    let first = stream.get_info().await.map_err(nats)?.state.first_sequence;
+    let (mut tail, info) = Tail::open(stream, first.max(1)).await?;
+    let epoch = epoch_of(&info.config)?;
+    let mut log = empty(epoch, first.saturating_sub(1), retention);
+    loop {
+        let batch = tail.batch().await?;
+        if batch.is_empty() {
+            break;
+        }
+        for message in batch {
+            let seq = tail.count(&message).map_err(nats)?;
+            push(&mut log, seq, &message);
+        }
+        drop(log.take_unsaved());
+    }
+    // The last ones may not be there to be read.
+    log.pass(info.state.last_sequence);
+    let after = stream.get_info().await.map_err(nats)?;
+    if epoch_of(&after.config)? != epoch {
+        return Err(nats("it has begun another history"));
+    }
+    log.settle(after.state.first_sequence.max(first).saturating_sub(1));
+    Ok((log, tail))
+}
+
+fn empty(epoch: Epoch, floor: u64, retention: &Retention) -> Log {
+    let saved = Saved {
+        epoch,
+        head: floor,
+        floor,
+        marks: Vec::new(),
+    };
+    let none = std::iter::empty::<Result<_, std::convert::Infallible>>();
+    let Ok(log) = Log::restore(saved, none, retention.clone(), Instant::now());
+    log
+}
+
+fn push(log: &mut Log, seq: u64, message: &jetstream::Message) {
+    let id = Cursor { seq, ..log.head() };
+    match Record::decode(&message.subject, &message.payload) {
+        Ok(record) => {
+            let (topic, published) = (record.topic.clone(), moment(record.published));
+            log.push(&topic, record.message(id), published);
+        }
+        Err(why) => {
+            warn!("message {seq} of the stream is not a feed's: {why}");
+            log.pass(seq);
+        }
+    }
+}
+
+/// When it was, by this process's clock; one from before this machine's start is as good as now.
+fn moment(published: SystemTime) -> Instant {
+    let (now, age) = (Instant::now(), SystemTime::now().duration_since(published));
+    now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
+}
+
+/// A consumer, which only this process knows, and how far it has been read.
+pub(super) struct Tail {
+    consumer: Consumer<pull::Config>,
+    delivered: u64,
+}
+
+impl Tail {
+    /// What the stream was after the consumer was made: if it is the right one, so is the consumer's.
+    async fn open(stream: &Stream, start_sequence: u64) -> Result<(Self, Info), BadStream> {
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(nats)?;
+        let info = stream.get_info().await.map_err(nats)?;
+        let delivered = 0;
+        Ok((
+            Self {
+                consumer,
+                delivered,
+            },
+            info,
+        ))
+    }
+
+    /// What is there now; nothing if nothing is.
+    async fn batch(&mut self) -> Result<Vec<jetstream::Message>, BadStream> {
+        let fetch = async {
+            let batch = self.consumer.fetch().max_messages(BATCH).messages();
+            batch.await.map_err(nats)?.try_collect().await.map_err(nats)
+        };
+        let late = |_| Err(nats("reading it took too long"));
+        timeout(PATIENCE, fetch).await.unwrap_or_else(late)
+    }
+
+    /// What comes from now on.
+    async fn messages(&self) -> Result<pull::Stream, Broken> {
+        let messages = self.consumer.stream().max_messages_per_batch(BATCH);
+        let messages = messages.heartbeat(HEARTBEAT).messages();
+        messages.await.map_err(broken)
+    }
+
+    /// The message's sequence in the stream, if none has been lost on the way.
+    fn count(&mut self, message: &jetstream::Message) -> Result<u64, Broken> {
+        let info = message.info().map_err(broken)?;
+        self.delivered += 1;
+        if info.consumer_sequence == self.delivered {
+            Ok(info.stream_sequence)
+        } else {
+            Err(broken("messages were lost on the way"))
+        }
+    }
+}
+
+/// Reading has no end that is not an error.
+enum Never {}

@@ -1,0 +1,103 @@
+//! Where the servers are: `nats://[USER:PASSWORD@]HOST[:PORT],…[?replicas=N]`.
+
+use std::{fmt, str::FromStr};
+
+use async_nats::ServerAddr;
+
+/// The value of `--feed` for a feed on NATS. With `tls://` for `nats://` the connections are encrypted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrl {
+    pub(super) servers: Vec<ServerAddr>,
+    /// A user with a password, or a token.
+    pub(super) login: Option<(String, Option<String>)>,
+    /// Servers that each message is on. Of a stream that is there already: how many it has to have.
+    pub(super) replicas: Option<usize>,
+}
+
+impl FromStr for NatsUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").ok_or("it has no scheme")?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (login, hosts) = match rest.rsplit_once('@') {
+            None => (None, rest),
+            Some((login, _)) if login.contains('%') => {
+                return Err("escapes in a user or a password are not read".into());
+            }
+            Some((login, hosts)) => (Some(self::login(login)), hosts),
+        };
+        let server = |host: &str| match format!("{scheme}://{host}").parse::<ServerAddr>() {
+            Ok(server) if !server.host().is_empty() => Ok(server),
+            Ok(_) => Err(format!("{host:?} names no server")),
+            Err(error) => Err(format!("{host:?} names no server: {error}")),
+        };
+        Ok(Self {
+            servers: hosts.split(',').map(server).collect::<Result<_, _>>()?,
+            login,
+            replicas: replicas(query)?,
+        })
+    }
+}
+
+fn login(text: &str) -> (String, Option<String>) {
+    match text.split_once(':') {
+        None => (text.into(), None),
+        Some((user, password)) => (user.into(), Some(password.into())),
+    }
+}
+
+fn replicas(query: &str) -> Result<Option<usize>, String> {
+    match query.split_once('=') {
+        None if query.is_empty() => Ok(None),
+        Some(("replicas", count)) => match count.parse() {
+            Ok(1..=5) => Ok(count.parse().ok()),
+            _ => Err(format!("replicas={count}: from 1 to 5")),
+        },
+        _ => Err(format!("{query}: only replicas=N is known")),
+    }
+}
+
+/// Without the login.
+impl fmt::Display for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = |server: &ServerAddr| format!("{}:{}", server.host(), server.port());
+        let servers: Vec<String> = self.servers.iter().map(server).collect();
+        write!(f, "nats://{}", servers.join(","))
+    }
+}
+
+impl fmt::Debug for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_servers_and_perhaps_a_login_and_replicas() {
+        let url: NatsUrl = "nats://u:p:q@a,b:1,[::1]:2?replicas=3".parse().unwrap();
+        assert_eq!(url.to_string(), "nats://a:4222,b:1,::1:2");
+        assert_eq!(url.login, Some(("u".into(), Some("p:q".into()))));
+        assert_eq!(url.replicas, Some(3));
+        let url: NatsUrl = "tls://token@a".parse().unwrap();
+        assert_eq!(url.login, Some(("token".into(), None)));
+        assert!(url.servers[0].tls_required() && url.replicas.is_none());
+        assert!(!format!("{url:?}").contains("token"));
+        for bad in [
+            "a:1",
+            "nats://",
+            "nats://a,",
+            "nats://a?replicas=0",
+            "nats://a?replicas=6",
+            "nats://a?x=1",
+            "nats://u:%41@a",
+            "nats://a:port",
+        ] {
+            assert!(bad.parse::<NatsUrl>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What a feed promises that has a process to itself: a key outlives its message, and an idle topic its
+//! place. Time is paused, so it is none that lives on a network.
+
+use std::time::Duration;
+
+use common::{
+    After, Cursor, Data, Draft, Feed, FeedError, IdempotencyKey, PageLimit, Reason, Retention,
+    Topic, Topics,
+};
+
+use crate::feed;
+
+fn topic(name: &str) -> Topic {
+    name.parse().unwrap()
+}
+
+fn topics(names: &str) -> Topics {
+    names.parse().unwrap()
+}
+
+async fn publish(feed: &Feed, name: &str) -> Cursor {
+    feed.publish(topic(name), Draft::new(Data::text("x")))
+        .await
+        .unwrap()
+        .id
+}
+
+fn at(feed: &Feed, seq: u64) -> After {
+    After::Cursor(Cursor { seq, ..feed.head() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_topic_takes_the_place_of_an_idle_one_or_is_refused() {
+    let idle = Duration::from_secs(60);
+    let feed = feed(Retention {
+        topics: 2,
+        idle,
+        ..Retention::default()
+    });
+    publish(&feed, "a").await;
+    tokio::time::advance(Duration::from_secs(30)).await;
+    publish(&feed, "b").await;
+    tokio::time::advance(Duration::from_secs(30) - Duration::from_millis(1)).await;
+    let refused = feed.publish(topic("c"), Draft::new(Data::text("x"))).await;
+    assert_eq!(refused, Err(FeedError::TooManyTopics(2)));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    publish(&feed, "c").await;
+    assert_eq!((feed.counts().topics, feed.counts().messages), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reclaimed_topic_leaves_its_mark_in_the_floor() {
+    let feed = feed(Retention {
+        topics: 1,
+        idle: Duration::from_secs(1),
+        ..Retention::default()
+    });
+    publish(&feed, "a").await;
+    publish(&feed, "a").await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    publish(&feed, "b").await;
+    // Needlessly for a topic that never was, and truly for the reclaimed one: never silently not.
+    for name in ["a", "never"] {
+        let page = feed
+            .read(&topics(name), &at(&feed, 1), PageLimit::default())
+            .await
+            .unwrap();
+        let gap = page.gap.unwrap();
+        assert_eq!((gap.reason, gap.resumed.seq), (Reason::Trimmed, 2));
+    }
+    assert_eq!(
+        feed.read(&topics("a"), &at(&feed, 2), PageLimit::default())
+            .await
+            .unwrap()
+            .gap,
+        None
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_remembered_longer_than_its_message_is_kept() {
+    let feed = feed(Retention {
+        messages: 1,
+        ..Retention::default()
+    });
+    let key: IdempotencyKey = "k".parse().unwrap();
+    let once = async |text| {
+        let draft = Draft::new(Data::text(text));
+        feed.publish_once(topic("a"), draft, key.clone()).await
+    };
+    let first = once("x").await.unwrap();
+    publish(&feed, "a").await;
+    let again = once("x").await.unwrap();
+    assert!(again.duplicate && again.id == first.id);
+    assert_eq!(once("y").await, Err(FeedError::KeyReused(key.clone())));
+}
