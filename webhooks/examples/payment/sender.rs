@@ -22,7 +22,7 @@ pub(crate) async fn run(folder: &Path, shutdown: impl Future<Output = ()>) -> io
         attempt_timeout: ATTEMPT_TIMEOUT,
         ..Config::default()
     };
-    let feed = config.feed.open(Retention::default(), false)?;
+    let feed = config.feed.open(Retention::default(), false).await?;
     let listener = listen(([127, 0, 0, 1], 0).into()).await?;
     webhooks::run(listener, feed, config, shutdown).await?;
     Ok(())
