@@ -52,8 +52,6 @@ pub(crate) fn run(folder: &Path, payments: i64) -> rusqlite::Result<()> {
 pub(crate) fn open(folder: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open(folder.join("shop.sqlite"))?;
     database.busy_timeout(BUSY)?;
-    database.pragma_update(None, "journal_mode", "WAL")?;
-    database.pragma_update(None, "synchronous", "FULL")?;
     database.execute_batch(SCHEMA)?;
     Ok(database)
 }
