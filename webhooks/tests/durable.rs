@@ -80,6 +80,7 @@ async fn published(scratch: &Scratch) -> BTreeMap<u64, usize> {
     };
     let feed = FeedSource::File(scratch.feed())
         .open(retention, false)
+        .await
         .unwrap();
     let (topics, mut after) = ("a".parse().unwrap(), After::Earliest);
     let mut published = BTreeMap::new();
