@@ -217,6 +217,20 @@ async fn a_process_that_was_cut_off_hears_of_everything_once() {
 }
 
 #[tokio::test]
+async fn what_was_on_its_way_when_a_connection_broke_comes_without_anything_after_it() {
+    let user = SERVER.user();
+    let proxy = FaultProxy::start(SERVER.addrs()[0], Fault::Pass).await;
+    let near = open(&SERVER.url(&user, &SERVER.addrs()), keeping(99)).await;
+    let far = open(&SERVER.url(&user, &[proxy.addr()]), keeping(99)).await;
+    let first = publish(&far, "a", "x").await;
+    proxy.set(Faults::down(Fault::Blackhole));
+    let last = publish(&near, "a", "swallowed").await;
+    proxy.set(Fault::Pass);
+    proxy.drop_all();
+    assert_eq!(heard(&far, "a", first, last).await, [last.seq]);
+}
+
+#[tokio::test]
 async fn an_acknowledgement_that_is_lost_is_no_201_and_the_same_key_finds_out() {
     let user = SERVER.user();
     let proxy = FaultProxy::start(SERVER.addrs()[0], Fault::Pass).await;
@@ -301,9 +315,10 @@ async fn a_process_that_starts_late_names_what_it_cannot_know_and_nothing_else()
     for text in ["1", "2", "3"] {
         publish(&one, "busy", text).await;
     }
+    let last = publish(&one, "rare", "y").await;
     let late = open(&url, keeping(2)).await;
     for feed in [&one, &late] {
-        assert_eq!(read(feed, "quiet", start).await.gap, None);
+        assert_eq!(heard(feed, "quiet,rare", start, last).await, [5]);
         let gap = read(feed, "busy", start).await.gap.expect("2 is lost");
         assert_eq!((gap.reason, gap.resumed.seq), (Reason::Trimmed, 2));
     }
