@@ -25,7 +25,7 @@ const ROUNDS: usize = 3;
 const IN_TURN: usize = 200;
 /// Publishers at one time, and what each publishes.
 const PUBLISHERS: usize = 64;
-const EACH: usize = 60;
+const EACH: usize = 200;
 /// Streams that all of it is delivered to.
 const READERS: usize = 100;
 const DELIVERED: usize = 800;

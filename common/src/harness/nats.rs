@@ -17,7 +17,8 @@ use tokio::{
 
 use super::{Client, Wait, Wire};
 
-/// Accounts that each has its own streams: user `u0` with password `p`, and so on.
+/// Accounts that each has its own streams: user `u0` with password `p`, and so on. User `none` may have
+/// no streams.
 const ACCOUNTS: usize = 400;
 
 /// So many servers, which are one cluster if there are several. Dropped, they are killed and their
@@ -71,8 +72,7 @@ impl NatsServers {
                     "cluster {{ name: c, listen: \"127.0.0.1:{route}\", routes: {routes:?}, no_advertise: true }}\n"
                 );
             }
-            text +=
-                "system_account: SYS\naccounts {\n SYS { users: [{ user: sys, password: p }] }\n";
+            text += "system_account: SYS\naccounts {\n SYS {}\n NONE { users: [{ user: none, password: p }] }\n";
             for account in 0..ACCOUNTS {
                 text += &format!(
                     " A{account} {{ jetstream: enabled, users: [{{ user: u{account}, password: p }}] }}\n"

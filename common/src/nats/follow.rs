@@ -75,32 +75,40 @@ impl Follower {
     /// Reads for as long as the stream can be trusted.
     pub(super) async fn run(mut self, mut tail: Tail) {
         loop {
-            let Err(mut why) = self.follow(tail).await;
-            let mut since = Instant::now();
-            tail = loop {
-                warn!("the feed's stream: {why}; reading on");
-                match self.resume(&why).await {
-                    Ok(tail) => break tail,
-                    Err(Broken::WentBack(last)) if since.elapsed() > SETTLE => {
-                        error!(
-                            "the feed's stream ends at {last} and had {}: messages that were acknowledged are lost. Nothing is published until a restart with --new-epoch",
-                            self.head()
-                        );
-                        return;
-                    }
-                    Err(error) => {
-                        if !matches!(error, Broken::WentBack(_)) {
-                            since = Instant::now();
-                        }
-                        // A jump stays one until the log is filled anew.
-                        if !matches!(why, Broken::Jump) {
-                            why = error;
-                        }
-                    }
-                }
-                sleep(RETRY).await;
+            let Err(why) = self.follow(tail).await;
+            warn!("the feed's stream: {why}");
+            let jumped = matches!(why, Broken::Jump);
+            let Some(resumed) = self.resume(jumped).await else {
+                return;
             };
+            tail = resumed;
             info!("the feed's stream: reading on after {}", self.head());
+        }
+    }
+
+    /// Tries until it succeeds. `None` if the stream has lost what it had, and says so for longer than a
+    /// server may that has just become the leader.
+    async fn resume(&mut self, jumped: bool) -> Option<Tail> {
+        let (mut behind, mut said) = (None, String::new());
+        loop {
+            let error = match self.try_resume(jumped).await {
+                Ok(tail) => return Some(tail),
+                Err(error) => error,
+            };
+            if !matches!(error, Broken::WentBack(_)) {
+                behind = None;
+            } else if behind.get_or_insert_with(Instant::now).elapsed() > SETTLE {
+                error!(
+                    "the feed's stream: {error}, up to {}: nothing is published until a restart, with --new-epoch",
+                    self.head()
+                );
+                return None;
+            }
+            if error.to_string() != said {
+                said = error.to_string();
+                warn!("the feed's stream: {said}");
+            }
+            sleep(RETRY).await;
         }
     }
 
@@ -144,7 +152,7 @@ impl Follower {
     }
 
     /// Goes on after the head, or with a log that is filled anew.
-    async fn resume(&mut self, why: &Broken) -> Result<Tail, Broken> {
+    async fn try_resume(&mut self, jumped: bool) -> Result<Tail, Broken> {
         let head = self.head();
         let (tail, info) = Tail::open(&self.stream, head.seq + 1).await?;
         let epoch = epoch_of(&info.config)?;
@@ -152,7 +160,7 @@ impl Follower {
         if epoch == head.epoch && last < head.seq {
             return Err(Broken::WentBack(last));
         }
-        if epoch == head.epoch && !matches!(why, Broken::Jump) {
+        if epoch == head.epoch && !jumped {
             return Ok(tail);
         }
         let (log, tail) = fill(&self.stream, &self.retention).await?;

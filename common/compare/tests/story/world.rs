@@ -158,6 +158,8 @@ pub(crate) struct World {
     home: Home,
     source: FeedSource,
     pub(crate) feed: Feed,
+    /// Of each server.
+    feeds: BTreeMap<Technique, Feed>,
     pub(crate) servers: BTreeMap<Technique, Server>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) truth: Truth,
@@ -185,6 +187,7 @@ impl World {
             home,
             source,
             servers: BTreeMap::new(),
+            feeds: BTreeMap::new(),
             listeners: Vec::new(),
             feed,
             truth,
@@ -219,6 +222,7 @@ impl World {
                 true => home::open(&self.source).await,
                 false => self.feed.handle(),
             };
+            self.feeds.insert(technique, feed.handle());
             match Server::start_on(addr, technique, feed, knobs()).await {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     assert!(Instant::now() < deadline, "{addr} is not to be had");
@@ -293,6 +297,9 @@ impl World {
 
     /// All leave, and are gone; or come back.
     pub(crate) async fn pause(&mut self, paused: bool) {
+        if !paused {
+            self.level().await;
+        }
         for Listener {
             technique,
             follower,
@@ -303,6 +310,17 @@ impl World {
             if paused && *technique != Technique::Webhooks {
                 follower.reaches(State::Paused).await;
             }
+        }
+    }
+
+    /// Waits until all servers are equally far. One that lags still gives what another has let go of.
+    async fn level(&self) {
+        let head = |feed: &Feed| feed.head().seq;
+        let deadline = Instant::now() + PATIENCE;
+        let furthest = self.feeds.values().map(head).max();
+        while self.feeds.values().map(head).min() < furthest {
+            assert!(Instant::now() < deadline, "a server stays behind");
+            tokio::task::yield_now().await;
         }
     }
 
@@ -329,7 +347,9 @@ impl World {
         } else if matches!(self.home, Home::Memory) {
             return;
         }
-        self.feed = knobs().feed(); // lets go of the file
+        // Lets go of the file.
+        self.feeds.clear();
+        self.feed = knobs().feed();
         self.feed = home::open(&self.source).await;
         if new_life {
             let epoch = self.feed.head().epoch.as_str().to_owned();
