@@ -12,7 +12,8 @@ const MOST_KNOBS: usize = 12;
 const DONE_ONCE: &str = "new-epoch";
 
 /// Knobs that say it in each program's own words.
-const OWN_HELP: [(&str, &str); 4] = [
+const OWN_HELP: [(&str, &str); 6] = [
+    ("feed", "the sender's is its own, and is not shared"),
     (
         "max-connections",
         "derived where there are subscribers, and says so",
@@ -22,6 +23,7 @@ const OWN_HELP: [(&str, &str); 4] = [
         "only the sender and the receiver have other bodies as well",
     ),
     ("max-subscribers", "streams, sessions, waiting polls"),
+    ("new-epoch", "as with --feed"),
     ("read-timeout", "short polling says why it is longer"),
 ];
 
