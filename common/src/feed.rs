@@ -384,6 +384,12 @@ async fn fetch(backing: Arc<dyn Backing>, found: Found) -> Result<Option<Page>, 
         return Ok(None);
     };
     messages.append(&mut page.messages);
+    if messages
+        .iter()
+        .any(|message| message.id.epoch != page.next.epoch)
+    {
+        return Ok(None); // another log has taken the place of the one that was looked at
+    }
     page.messages = messages;
     Ok(Some(told(page)))
 }

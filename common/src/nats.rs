@@ -210,7 +210,7 @@ impl Backing for Nats {
             loop {
                 // Mostly this process is only a moment behind the one that gave the cursor out.
                 if timeout(LOOK, self.reached(cursor)).await.is_ok() {
-                    return Ok(true);
+                    return self.health().map(|()| true);
                 }
                 let there = self.info().await?.state.last_sequence >= cursor.seq;
                 if !there && Instant::now() >= settled {

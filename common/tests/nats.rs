@@ -372,6 +372,10 @@ async fn a_stream_that_has_lost_what_it_acknowledged_is_not_trusted_until_it_has
     timeout(PATIENCE, stopped).await.expect("it is found out");
     assert_eq!(try_publish(&feed, "a", "y").await, Err(FeedError::Stopped));
     assert_eq!(read(&feed, "a", After::Earliest).await.messages.len(), 2);
+    let (names, beyond) = ("a".parse().unwrap(), Cursor { seq: 9, ..second }.into());
+    let asked = feed.read(&names, &beyond, PageLimit::default());
+    let answer = timeout(PATIENCE, asked).await.expect("nobody waits for it");
+    assert_eq!(answer, Err(FeedError::Stopped));
     let source: FeedSource = url.parse().unwrap();
     let renewed = source.open(keeping(9), true).await.unwrap();
     assert_ne!(renewed.head().epoch, first.epoch);
