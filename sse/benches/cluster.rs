@@ -25,10 +25,10 @@ const ROUNDS: usize = 3;
 const IN_TURN: usize = 200;
 /// Publishers at one time, and what each publishes.
 const PUBLISHERS: usize = 64;
-const EACH: usize = 200;
+const EACH: usize = 600;
 /// Streams that all of it is delivered to.
 const READERS: usize = 100;
-const DELIVERED: usize = 800;
+const DELIVERED: usize = 4_000;
 /// Streams that nothing is delivered to.
 const IDLE: usize = 2_000;
 /// Keyed publishes for what a key costs the NATS server.
@@ -101,7 +101,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 async fn measure(feed: &str) -> Round {
-    let server = Process::start(PROGRAM, &["--feed", feed]).await;
+    let server = Process::start(PROGRAM, &["--feed", feed, "--retain", "10000"]).await;
     let idle = idle(&server).await;
     let latency = latency(server.addr()).await;
     let started = Instant::now();
