@@ -10,6 +10,7 @@
 
 mod follow;
 mod record;
+mod shape;
 mod url;
 
 use std::{
@@ -23,12 +24,9 @@ use async_nats::{
     Client, ConnectOptions, Event,
     connection::State,
     jetstream::{
-        ErrorCode,
-        context::{Context, ContextBuilder, GetStreamErrorKind},
+        context::{Context, ContextBuilder},
         message::PublishMessage,
-        stream::{
-            Config, DirectGetErrorKind, Info, LastRawMessageErrorKind, RetentionPolicy, Stream,
-        },
+        stream::{DirectGetErrorKind, Info, LastRawMessageErrorKind, Stream},
     },
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -41,19 +39,18 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    Cursor, Draft, Epoch, Feed, FeedError, IdempotencyKey, Message, Published, Retention, Topic,
+    Cursor, Draft, Feed, FeedError, IdempotencyKey, Message, Published, Retention, Topic,
     feed::{Answer, Backing, Shared},
-    idempotency::{Fingerprint, KEY_LIFE, fingerprint},
+    idempotency::{Fingerprint, fingerprint},
 };
 use follow::Follower;
 use record::Record;
+use shape::epoch_of;
 
 pub use url::NatsUrl;
 
 /// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
 const STREAM: &str = "FEED";
-/// What the stream's description says before its epoch.
-const EPOCH: &str = "epoch ";
 /// How long NATS may take for anything: then it is away.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two pings: a connection that is silent for three of them is given up, and another server
@@ -106,7 +103,7 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
         .timeout(PATIENCE)
         .ack_timeout(PATIENCE);
     let context = context.build(client.clone());
-    prepare(&context, config(&retention, url.replicas), new_epoch).await?;
+    shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let stream = context.get_stream(STREAM).await.map_err(nats)?;
     let (log, tail) = follow::fill(&stream, &retention).await?;
     let (shown, head) = watch::channel(log.head());
@@ -151,136 +148,6 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
         Some((user, Some(password))) => options.user_and_password(user.clone(), password.clone()),
     };
     options.connect(&url.servers[..]).await.map_err(nats)
-}
-
-/// What the stream is to be.
-fn config(retention: &Retention, replicas: Option<usize>) -> Config {
-    let limit = |limit: usize| i64::try_from(limit).unwrap_or(-1);
-    Config {
-        name: STREAM.into(),
-        subjects: vec![format!("{STREAM}.>")],
-        description: Some(format!("{EPOCH}{}", Epoch::random().as_str())),
-        retention: RetentionPolicy::Limits,
-        max_messages_per_subject: limit(retention.messages),
-        max_messages: -1,
-        // It counts otherwise than the log, which is to be the one that trims.
-        max_bytes: limit(
-            retention
-                .total_bytes
-                .saturating_mul(2)
-                .saturating_add(1 << 20),
-        ),
-        duplicate_window: KEY_LIFE,
-        allow_direct: true,
-        // Whoever deletes a message by hand would make cursors silently wrong.
-        deny_delete: true,
-        deny_purge: true,
-        num_replicas: replicas.unwrap_or(0),
-        ..Config::default()
-    }
-}
-
-/// Sees to it that there is a stream, and that it is as it is to be.
-async fn prepare(context: &Context, wanted: Config, new_epoch: bool) -> Result<(), BadStream> {
-    let Some(found) = existing(context).await? else {
-        let first = Config {
-            num_replicas: wanted.num_replicas.max(1),
-            ..wanted.clone()
-        };
-        return match context.create_stream(first).await {
-            Ok(_) => Ok(()),
-            // Another process was faster, with an epoch of its own.
-            Err(error) => match existing(context).await? {
-                Some(found) => check(&found, &wanted),
-                None => Err(nats(error)),
-            },
-        };
-    };
-    if !new_epoch {
-        return check(&found, &wanted);
-    }
-    let renewed = Config {
-        num_replicas: if wanted.num_replicas == 0 {
-            found.num_replicas
-        } else {
-            wanted.num_replicas
-        },
-        max_bytes: found.max_bytes,
-        duplicate_window: found.duplicate_window,
-        storage: found.storage,
-        ..wanted
-    };
-    context.update_stream(renewed).await.map_err(nats)?;
-    Ok(())
-}
-
-async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
-    match context.get_stream(STREAM).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error)
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(nats(error)),
-        },
-    }
-}
-
-/// Compares what a cursor's meaning and a reader's gaps depend on.
-fn check(found: &Config, wanted: &Config) -> Result<(), BadStream> {
-    fn same<T: PartialEq + std::fmt::Debug>(
-        field: &'static str,
-        found: &T,
-        wanted: &T,
-    ) -> Result<(), BadStream> {
-        if found == wanted {
-            return Ok(());
-        }
-        let (found, wanted) = (format!("{found:?}"), format!("{wanted:?}"));
-        Err(BadStream::Unfit {
-            field,
-            found,
-            wanted,
-        })
-    }
-    same("subjects", &found.subjects, &wanted.subjects)?;
-    same("retention", &found.retention, &wanted.retention)?;
-    same("discard", &found.discard, &wanted.discard)?;
-    let (per_subject, wanted_per) = (
-        found.max_messages_per_subject,
-        wanted.max_messages_per_subject,
-    );
-    same("max_msgs_per_subject", &per_subject, &wanted_per)?;
-    same("max_msgs", &found.max_messages, &wanted.max_messages)?;
-    same("max_age", &found.max_age, &wanted.max_age)?;
-    same("allow_direct", &found.allow_direct, &wanted.allow_direct)?;
-    same("deny_delete", &found.deny_delete, &wanted.deny_delete)?;
-    same("deny_purge", &found.deny_purge, &wanted.deny_purge)?;
-    same("no_ack", &found.no_ack, &wanted.no_ack)?;
-    if wanted.num_replicas > 0 {
-        same("num_replicas", &found.num_replicas, &wanted.num_replicas)?;
-    }
-    if found.duplicate_window < wanted.duplicate_window {
-        warn!(
-            "the stream remembers an Idempotency-Key for {:?}",
-            found.duplicate_window
-        );
-    }
-    epoch_of(found).map(drop)
-}
-
-fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
-    let description = config.description.as_deref().unwrap_or_default();
-    let epoch = description.strip_prefix(EPOCH);
-    epoch
-        .and_then(|epoch| epoch.parse().ok())
-        .ok_or_else(|| BadStream::Unfit {
-            field: "description",
-            found: format!("{description:?}"),
-            wanted: format!("\"{EPOCH}…\""),
-        })
 }
 
 /// One process's part in the stream. Dropping it ends its reading.

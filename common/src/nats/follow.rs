@@ -31,7 +31,7 @@ use crate::{
     log::{Log, Saved},
 };
 
-use super::{BadStream, PATIENCE, Record, SETTLE, epoch_of, nats};
+use super::{BadStream, PATIENCE, Record, SETTLE, nats, shape::epoch_of};
 
 /// Messages that are asked for at one time.
 const BATCH: usize = 500;
