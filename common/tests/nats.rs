@@ -14,7 +14,11 @@ use common::{
     Problem, Reason, Retention, Topic, Topics,
     harness::{Fault, FaultProxy, Faults, NatsServers, PATIENCE},
 };
-use tokio::{runtime::Runtime, task::yield_now, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    task::{JoinSet, yield_now},
+    time::timeout,
+};
 
 /// Where the clients live, whatever becomes of a test's own runtime.
 static CLIENTS: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
@@ -277,6 +281,38 @@ async fn a_key_is_one_for_all_processes() {
     );
     let page = read(&two, "a", After::Earliest).await;
     assert_eq!(seqs(&page), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_many_use_at_once_is_one_message_in_a_cluster_too() {
+    let servers = NatsServers::start(3).await;
+    let url = servers.feed();
+    let feeds = [open(&url, keeping(99)).await, open(&url, keeping(99)).await];
+    for round in 1..=10 {
+        let key: IdempotencyKey = format!("k{round}").parse().unwrap();
+        let mut asking = JoinSet::new();
+        for number in 0..16 {
+            let (feed, key) = (feeds[number % 2].clone(), key.clone());
+            asking.spawn(async move {
+                loop {
+                    let draft = Draft::new(Data::text("x"));
+                    match feed.publish_once(topic("a"), draft, key.clone()).await {
+                        Err(FeedError::Away(_)) => yield_now().await,
+                        published => return published.unwrap(),
+                    }
+                }
+            });
+        }
+        let answers = timeout(PATIENCE, asking.join_all())
+            .await
+            .expect("all are answered");
+        let new = answers.iter().filter(|published| !published.duplicate);
+        assert_eq!(new.count(), 1, "{answers:?}");
+        assert!(
+            answers.iter().all(|published| published.id.seq == round),
+            "{answers:?}"
+        );
+    }
 }
 
 #[tokio::test]
