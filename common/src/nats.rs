@@ -36,7 +36,6 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
-use tracing::{info, warn};
 
 use crate::{
     Cursor, Draft, Feed, FeedError, IdempotencyKey, Message, Published, Retention, Topic,
@@ -128,11 +127,10 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
 
 /// The first connection has to succeed; a later one is tried for as long as the process lives.
 async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, BadStream> {
+    // The client itself says in the log what becomes of its connections.
     let told = move |event| {
-        match &event {
-            Event::Connected => connected.send_replace(()),
-            Event::Disconnected => warn!("the feed's NATS server is gone"),
-            event => info!("the feed's NATS client: {event}"),
+        if event == Event::Connected {
+            connected.send_replace(());
         }
         std::future::ready(())
     };

@@ -51,42 +51,22 @@ impl NatsServers {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("nats-{}-{number}", process::id()));
         let ports = free_ports(3 * count);
-        let routes: Vec<String> = ports[2 * count..]
-            .iter()
-            .map(|port| format!("nats://127.0.0.1:{port}"))
-            .collect();
-        let mut servers = Vec::new();
-        for index in 0..count {
+        let routes = &ports[2 * count..];
+        let server = |index: usize| {
             let store = folder.join(index.to_string());
             fs::create_dir_all(&store).expect("there is a folder for temporary files");
             let config = store.join("nats.conf");
-            let (addr, monitor, route) =
-                (ports[index], ports[count + index], ports[2 * count + index]);
-            let mut text = format!(
-                "server_name: n{index}\nlisten: \"127.0.0.1:{addr}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
-                 jetstream {{ store_dir: {:?}, max_mem: 256M, max_file: 4T }}\n",
-                store.display().to_string()
-            );
-            if count > 1 {
-                text += &format!(
-                    "cluster {{ name: c, listen: \"127.0.0.1:{route}\", routes: {routes:?}, no_advertise: true }}\n"
-                );
-            }
-            text += "system_account: SYS\naccounts {\n SYS {}\n NONE { users: [{ user: none, password: p }] }\n";
-            for account in 0..ACCOUNTS {
-                text += &format!(
-                    " A{account} {{ jetstream: enabled, users: [{{ user: u{account}, password: p }}] }}\n"
-                );
-            }
-            fs::write(&config, text + "}\n").expect("the folder is ours");
-            let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            servers.push(Server {
-                addr: local(addr),
-                monitor: local(monitor),
+            let (addr, monitor) = (ports[index], ports[count + index]);
+            let text = config_text(index, addr, monitor, routes, &store) + &accounts();
+            fs::write(&config, text).expect("the folder is ours");
+            Server {
+                addr: SocketAddr::from((Ipv4Addr::LOCALHOST, addr)),
+                monitor: SocketAddr::from((Ipv4Addr::LOCALHOST, monitor)),
                 config,
                 process: None,
-            });
-        }
+            }
+        };
+        let servers = (0..count).map(server).collect();
         let mut started = Self {
             servers,
             folder,
@@ -245,6 +225,37 @@ impl Drop for NatsServers {
         // What stays is in the temporary folder.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The configuration of one of them, but for the accounts.
+fn config_text(index: usize, addr: u16, monitor: u16, routes: &[u16], store: &Path) -> String {
+    let store = store.display().to_string();
+    let text = format!(
+        "server_name: n{index}\nlisten: \"127.0.0.1:{addr}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+         jetstream {{ store_dir: {store:?}, max_mem: 256M, max_file: 4T }}\n"
+    );
+    if routes.len() == 1 {
+        return text;
+    }
+    let own = routes[index];
+    let routes = routes.iter().map(|port| format!("nats://127.0.0.1:{port}"));
+    let routes: Vec<String> = routes.collect();
+    // Clients go where they are told, by way of a proxy perhaps, and nowhere else.
+    let cluster = format!(
+        "cluster {{ name: c, listen: \"127.0.0.1:{own}\", routes: {routes:?}, no_advertise: true }}\n"
+    );
+    text + &cluster
+}
+
+fn accounts() -> String {
+    let account = |number| {
+        format!(
+            " A{number} {{ jetstream: enabled, users: [{{ user: u{number}, password: p }}] }}\n"
+        )
+    };
+    let accounts: String = (0..ACCOUNTS).map(account).collect();
+    let none = "NONE { users: [{ user: none, password: p }] }";
+    format!("system_account: SYS\naccounts {{\n SYS {{}}\n {none}\n{accounts}}}\n")
 }
 
 fn copy(from: &Path, to: &Path) {
