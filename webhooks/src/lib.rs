@@ -58,6 +58,8 @@ mod serve;
 mod source;
 #[cfg(feature = "programs")]
 mod store;
+#[cfg(all(test, feature = "programs"))]
+mod timers;
 #[cfg(feature = "programs")]
 mod tls;
 #[cfg(feature = "programs")]
