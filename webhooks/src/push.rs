@@ -1,10 +1,9 @@
 //! One endpoint's loop: it drains the feed by a cursor of its own and owes every message to its
 //! endpoint until it is delivered or dead.
 //!
-//! Endpoints share nothing but the feed, the store and the places for attempts. Of these each has one
-//! of its own, and borrows the others from a stock: so a slow or dead one delays only itself. First
-//! attempts borrow and retries do not. Within one endpoint a message that failed waits apart, by the
-//! time of its next attempt, and newer ones go ahead.
+//! Endpoints share nothing but the feed, the store and the places for attempts (`places.rs`), so a slow
+//! or dead one delays only itself. Within one endpoint a message that failed waits apart, by the time of
+//! its next attempt, and newer ones go ahead.
 //!
 //! What has ended is recorded by one transaction at a time, and what ends meanwhile by the next. Until
 //! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
@@ -23,7 +22,7 @@ use std::{
 use common::{Cursor, Feed, FeedError, Message, Page, PageLimit};
 use rusqlite::Transaction;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
@@ -33,6 +32,7 @@ use crate::{
     deliver::{Attempt, Failure, Outcome, Verdict},
     endpoint::Endpoint,
     guard::Guard,
+    places::Places,
     pool::Pool,
     schedule::Schedule,
     store::{self, AttemptRow, Body, Disabled, Owed, PAUSE, Saved, Settlement, Store, Waiting},
@@ -126,8 +126,7 @@ pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
     pool: Pool,
-    /// The place that nobody else takes.
-    own: Arc<Semaphore>,
+    places: Places,
     /// Everything up to here was claimed.
     after: Cursor,
     /// The cursor in the store.
@@ -174,11 +173,12 @@ impl Push {
             })
         };
         let after = endpoint.status().after;
+        let places = Places::of(&outbound.stock);
         Self {
             outbound,
             endpoint,
             pool: Pool::default(),
-            own: Arc::new(Semaphore::new(1)),
+            places,
             after,
             recorded: after.seq,
             attempts: JoinSet::new(),
@@ -251,15 +251,17 @@ impl Push {
         if self.is_paused() || count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES {
             return 0;
         }
-        let retries = self.places() > 1 && self.due().is_some_and(|due| due <= Instant::now());
-        self.free_places().saturating_sub(usize::from(retries))
+        let due = self.due().is_some_and(|due| due <= Instant::now());
+        let kept = self.slots() > 1 && due && !self.in_flight.values().any(Delivery::is_retry);
+        self.free_slots().saturating_sub(usize::from(kept))
     }
 
     fn is_paused(&self) -> bool {
         self.resume > Instant::now()
     }
 
-    fn places(&self) -> usize {
+    /// How many deliveries there may be under way or not recorded.
+    fn slots(&self) -> usize {
         if self.failing.is_some() {
             1
         } else {
@@ -267,8 +269,8 @@ impl Push {
         }
     }
 
-    fn free_places(&self) -> usize {
-        self.places().saturating_sub(self.held())
+    fn free_slots(&self) -> usize {
+        self.slots().saturating_sub(self.held())
     }
 
     /// How many deliveries are under way or not recorded.
@@ -278,15 +280,13 @@ impl Push {
         self.in_flight.len() + self.ended.len() + recording
     }
 
-    /// When there is something to do without news: the end of a pause, else the next retry, of which there
-    /// is one at a time.
+    /// When there is something to do without news: the end of a pause, else the next retry.
     fn due(&self) -> Option<Instant> {
         if self.is_paused() {
             return Some(self.resume);
         }
         let Reverse(next) = self.waiting.peek()?;
-        let retries = self.in_flight.values().any(Delivery::is_retry);
-        (self.free_places() > 0 && !retries).then_some(next.due)
+        (self.free_slots() > 0).then_some(next.due)
     }
 
     fn claim(&mut self, page: Result<Page, FeedError>) {
@@ -347,7 +347,7 @@ impl Push {
     }
 
     fn attempt(&mut self, delivery: Delivery) {
-        let (outbound, own) = (self.outbound.clone(), self.own.clone());
+        let (outbound, places) = (self.outbound.clone(), self.places.clone());
         let attempt = Attempt {
             guard: outbound.guard,
             tls: Tls::system(),
@@ -357,13 +357,11 @@ impl Push {
             deadline: outbound.attempt_timeout,
         };
         let (seq, body) = (delivery.seq, delivery.body.clone());
-        let stock = (!delivery.is_retry()).then(|| outbound.stock.clone());
         let task = self.attempts.spawn(async move {
-            let body = match body {
-                Some(body) => body,
-                None => read(&outbound.store, seq).await,
+            let (body, _place) = match body {
+                Some(body) => (body, places.first().await),
+                None => (read(&outbound.store, seq).await, places.retry().await),
             };
-            let _place = place(stock, own).await;
             (attempt.run(&body, (outbound.clock)()).await, Some(body))
         });
         self.in_flight.insert(task.id(), delivery);
@@ -470,7 +468,7 @@ impl Push {
         if self.recording.is_some() {
             return;
         }
-        let slow = if all || self.free_places() == 0 || self.ended.iter().any(Ended::failed) {
+        let slow = if all || self.free_slots() == 0 || self.ended.iter().any(Ended::failed) {
             self.pass_the_slow()
         } else {
             Vec::new()
@@ -673,19 +671,6 @@ async fn read(store: &Store, seq: u64) -> Body {
         Ok(Some(body)) => body,
         Ok(None) | Err(_) => pending().await,
     }
-}
-
-/// A place for an attempt: of the stock, if it may be, or else the endpoint's own.
-async fn place(stock: Option<Arc<Semaphore>>, own: Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let place = match stock {
-        None => own.acquire_owned().await,
-        Some(stock) => tokio::select! {
-            biased;
-            place = stock.acquire_owned() => place,
-            place = own.acquire_owned() => place,
-        },
-    };
-    place.expect("places are not closed")
 }
 
 /// Resolves when the loop is to stop.
