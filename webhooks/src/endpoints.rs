@@ -333,7 +333,7 @@ impl Endpoints {
         }
         let changed = self.write(work).await;
         // Whether or not it was changed, the loop is to go on: until then nobody calls the endpoint.
-        let read = self.outbound.store.insist(move |database| {
+        let read = self.outbound.store.note(move |database| {
             let waiting = store::waiting(database, number)?;
             Ok((store::endpoint(database, number)?, waiting))
         });

@@ -648,7 +648,7 @@ fn settlement(endpoint: i64, cursor: u64, slow: Vec<Owed>, ended: &[Ended]) -> S
 async fn write(store: Store, settlement: Settlement) {
     let settlement = Arc::new(settlement);
     let settle = move |database: &Transaction<'_>| store::settle(database, &settlement);
-    if store.insist(settle).await.is_err() {
+    if store.note(settle).await.is_err() {
         pending().await
     }
 }
@@ -664,10 +664,7 @@ async fn written(recording: &mut Option<Recording>) {
 /// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write`]. Nor
 /// is it that the endpoint was removed, whose loop ends now.
 async fn read(store: &Store, seq: u64) -> Body {
-    match store
-        .insist(move |database| store::body(database, seq))
-        .await
-    {
+    match store.note(move |database| store::body(database, seq)).await {
         Ok(Some(body)) => body,
         Ok(None) | Err(_) => pending().await,
     }

@@ -135,25 +135,32 @@ impl Store {
     ) -> Result<T, CommitError> {
         match &*self.0 {
             Home::File(feed) => {
-                let commits = feed.commits().expect("a feed in a file has a thread");
-                let work = |transaction: &mut Transaction<'_>| work(transaction);
-                commits.run(PAGE, work).await
+                let commits = feed.commits().expect(THREAD);
+                commits.run(PAGE, |transaction| work(transaction)).await
             }
             Home::Memory(database) => at_once(database, work),
         }
     }
 
-    /// The same, tried until there is room. So there is nothing to do but to wait, and after a failure
-    /// of the disk nothing at all.
+    /// The same, as soon as it would outlive the process, though perhaps not a power cut, and tried
+    /// until there is room. It is for what can be found out again: by one more attempt.
     ///
     /// # Errors
     /// [`CommitError::Stopped`].
-    pub(crate) async fn insist<T: Send + 'static>(
+    pub(crate) async fn note<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
     ) -> Result<T, CommitError> {
         loop {
-            match self.run(work.clone()).await {
+            let work = work.clone();
+            let noted = match &*self.0 {
+                Home::File(feed) => {
+                    let commits = feed.commits().expect(THREAD);
+                    commits.note(PAGE, |transaction| work(transaction)).await
+                }
+                Home::Memory(database) => at_once(database, work),
+            };
+            match noted {
                 Err(error @ CommitError::NoRoom) => {
                     warn!(%error, "what became of deliveries waits to be recorded");
                     sleep(PAUSE).await;
@@ -168,6 +175,8 @@ impl Store {
         matches!(*self.0, Home::File(_))
     }
 }
+
+const THREAD: &str = "a feed in a file has a thread";
 
 fn at_once<T>(
     database: &Mutex<Connection>,

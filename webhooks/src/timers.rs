@@ -607,7 +607,7 @@ async fn a_full_disk_is_left_alone_for_a_second() {
         _ => Ok(()),
     };
     let before = Instant::now();
-    store.insist(full).await.unwrap();
+    store.note(full).await.unwrap();
     assert_eq!(before.elapsed(), 3 * PAUSE);
     for end in ["", "-wal", "-shm", "-lock"] {
         let _ = std::fs::remove_file(format!("{}{end}", path.display())); // it is in the temporary folder
