@@ -50,6 +50,12 @@ pub trait Job: Send + 'static {
     /// The database's alone: the whole group fails with it.
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize>;
 
+    /// Whether it is to outlive a power cut as soon as it has succeeded. What need not still outlives the
+    /// process, and is on the disk with the next job that is.
+    fn syncs(&self) -> bool {
+        true
+    }
+
     /// Hears what has become of it, in the order of the jobs.
     fn settle(self: Box<Self>, committed: Result<(), CommitError>);
 }
@@ -106,10 +112,33 @@ impl Commits {
         size: usize,
         work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
+        self.once(size, true, work).await
+    }
+
+    /// The same, but as soon as the system has it: a power cut may take it back, up to the next job that
+    /// is synced. It is for what can be found out again.
+    ///
+    /// # Errors
+    /// If the system has it not.
+    pub async fn note<T: Send + 'static>(
+        &self,
+        size: usize,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CommitError> {
+        self.once(size, false, work).await
+    }
+
+    async fn once<T: Send + 'static>(
+        &self,
+        size: usize,
+        syncs: bool,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CommitError> {
         let (reply, done) = oneshot::channel();
         self.submit(Once {
             work: Some(work),
             size,
+            syncs,
             result: None,
             reply,
         });
@@ -178,8 +207,10 @@ fn write(
     fold(&database)
 }
 
-/// All or nothing, synced.
+/// All or nothing, and synced if one of them asks for it: with all that was not before.
 fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<usize> {
+    let syncs = group.iter().any(|job| job.syncs());
+    database.execute_batch(if syncs { SYNCED } else { UNSYNCED })?;
     let mut transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut bytes = 0;
     for job in group {
@@ -187,6 +218,10 @@ fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Re
     }
     transaction.commit().map(|()| bytes)
 }
+
+const SYNCED: &str = "PRAGMA synchronous = FULL";
+/// In WAL mode nothing is synced but before a checkpoint.
+const UNSYNCED: &str = "PRAGMA synchronous = NORMAL";
 
 /// A checkpoint. On a full disk the log goes on growing for as long as it can.
 fn fold(database: &Connection) -> rusqlite::Result<()> {
@@ -210,6 +245,7 @@ pub fn is_no_room(error: &rusqlite::Error) -> bool {
 struct Once<F, T> {
     work: Option<F>,
     size: usize,
+    syncs: bool,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, CommitError>>,
 }
@@ -223,6 +259,10 @@ where
         let work = self.work.take().expect("a job is applied once");
         self.result = Some(work(transaction)?);
         Ok(self.size)
+    }
+
+    fn syncs(&self) -> bool {
+        self.syncs
     }
 
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
@@ -317,6 +357,18 @@ mod tests {
         gather.send(()).unwrap();
         drop(commits);
         assert_eq!(*groups.lock().unwrap(), [1, MAX_GROUP, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_group_is_synced_if_one_of_its_jobs_is() {
+        let commits = Commits::start("test", Connection::open_in_memory().unwrap()).unwrap();
+        let level = |transaction: &mut Transaction<'_>| {
+            transaction.pragma_query_value(None, "synchronous", |row| row.get::<_, i32>(0))
+        };
+        for _ in 0..3 {
+            assert_eq!(commits.run(0, level).await, Ok(2), "FULL");
+            assert_eq!(commits.note(0, level).await, Ok(1), "NORMAL");
+        }
     }
 
     #[tokio::test]

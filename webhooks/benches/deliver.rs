@@ -1,12 +1,14 @@
 //! What a delivery costs beside the bare client: `cargo bench -p webhooks --bench deliver`.
 //!
 //! The sender delivers published messages to one sink, over 8 connections (one endpoint) and over 64
-//! (eight of them, eight attempts each). Beside it, in turns, as many loops over hyper's client connection
-//! that sign a body of the same size and POST it. The sink is the same: it answers 200 to each request and
-//! does nothing else. All of it shares this machine's cores.
+//! (eight of them, eight attempts each), with its feed in memory and in a file. Beside it, in turns, as many
+//! loops over hyper's client connection that sign a body of the same size and POST it. The sink is the same:
+//! it answers 200 to each request and does nothing else. All of it shares this machine's cores.
 
 use std::{
+    env, fs,
     net::SocketAddr,
+    process,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Data, Draft, Feed, Retention};
+use common::{Data, Draft, Feed, FeedSource, Retention};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -32,6 +34,7 @@ const RUNS: usize = 5;
 const DELIVERIES: usize = 40_000;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const TARGET: f64 = 0.7;
+const PUBLISHERS: usize = 100;
 /// Attempts of one endpoint at one time.
 const EACH: usize = 8;
 
@@ -39,14 +42,14 @@ const EACH: usize = 8;
 async fn main() {
     let sink = Sink::open().await;
     println!(
-        "{:<12} {:>14} {:>14} {:>7}",
-        "connections", "sender", "bare", "ratio"
+        "{:<8} {:<12} {:>12} {:>12} {:>6}",
+        "feed", "connections", "sender", "bare", "ratio"
     );
-    for connections in [8, 64] {
+    for (home, connections) in [("memory", 8), ("memory", 64), ("file", 8), ("file", 64)] {
         let mut rows = Vec::new();
         for _ in 0..RUNS {
             let bare = bare(sink.addr, connections).await;
-            let sent = delivered(&sink, connections / EACH).await;
+            let sent = delivered(&sink, connections / EACH, home == "file").await;
             rows.push((sent / bare, sent, bare));
         }
         rows.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
@@ -58,7 +61,7 @@ async fn main() {
         };
         let (least, most) = (rows[0].0, rows[RUNS - 1].0);
         println!(
-            "{connections:<12} {sent:>12.0}/s {bare:>12.0}/s {ratio:>7.2}  ({least:.2} – {most:.2}){met}"
+            "{home:<8} {connections:<12} {sent:>10.0}/s {bare:>10.0}/s {ratio:>6.2}  ({least:.2} – {most:.2}){met}"
         );
     }
 }
@@ -154,12 +157,22 @@ async fn send(addr: SocketAddr, body: Bytes, count: usize) {
 }
 
 /// Deliveries per second of the sender to so many endpoints, from the first message to the last answer.
-async fn delivered(sink: &Sink, endpoints: usize) -> f64 {
-    let feed = Feed::new(Retention {
+async fn delivered(sink: &Sink, endpoints: usize, durable: bool) -> f64 {
+    let retention = Retention {
         messages: DELIVERIES,
         topic_bytes: 256 << 20,
         ..Retention::default()
-    });
+    };
+    let folder = env::temp_dir().join(format!("deliver-bench-{}", process::id()));
+    fs::create_dir_all(&folder).expect("there is a folder for temporary files");
+    let source = match durable {
+        true => FeedSource::File(folder.join("feed.sqlite")),
+        false => FeedSource::Memory,
+    };
+    let feed = source
+        .open(retention, false)
+        .await
+        .expect("a feed is created");
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port is free");
@@ -177,11 +190,7 @@ async fn delivered(sink: &Sink, endpoints: usize) -> f64 {
     }
     let before = sink.answered.load(Ordering::Relaxed);
     let started = Instant::now();
-    for _ in 0..DELIVERIES / endpoints {
-        let topic = "a".parse().expect("it is a topic");
-        let published = feed.publish(topic, Draft::new(Data::text(&text()))).await;
-        published.expect("memory takes it");
-    }
+    publish(&feed, DELIVERIES / endpoints).await;
     while sink.answered.load(Ordering::Relaxed) < before + DELIVERIES {
         sleep(Duration::from_millis(1)).await;
     }
@@ -191,7 +200,27 @@ async fn delivered(sink: &Sink, endpoints: usize) -> f64 {
         .await
         .expect("it does not panic")
         .expect("nothing is owed");
+    drop(feed);
+    let _ = fs::remove_dir_all(&folder); // what stays is in the temporary folder
     DELIVERIES as f64 / elapsed.as_secs_f64()
+}
+
+/// Many at a time, so that a sync is for many.
+async fn publish(feed: &Feed, count: usize) {
+    let mut publishers = JoinSet::new();
+    for _ in 0..PUBLISHERS {
+        let feed = feed.clone();
+        publishers.spawn(async move {
+            for _ in 0..count / PUBLISHERS {
+                let topic = "a".parse().expect("it is a topic");
+                let published = feed.publish(topic, Draft::new(Data::text(&text()))).await;
+                published.expect("there is room");
+            }
+        });
+    }
+    while let Some(done) = publishers.join_next().await {
+        done.expect("all is published");
+    }
 }
 
 async fn register(sender: SocketAddr, sink: SocketAddr) {

@@ -1,16 +1,14 @@
 //! One endpoint: who is to be called, where, about what, and how it went.
 
 use std::{
-    collections::VecDeque,
     fmt::Display,
     sync::{Mutex, MutexGuard},
     time::SystemTime,
 };
 
-use common::{Cursor, Epoch, Gap, Message, MessageType, Problem, Topic, Topics};
+use common::{Cursor, Epoch, Message, MessageType, Problem, Topic, Topics};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use tracing::warn;
 use url::Url;
 
 use crate::{
@@ -18,8 +16,6 @@ use crate::{
     verify::standard::Secret,
 };
 
-/// How many gaps of an endpoint are remembered, the last ones.
-const REMEMBERED: usize = 100;
 /// The longest URL in bytes.
 const MAX_URL: usize = 2_048;
 
@@ -55,8 +51,6 @@ pub(crate) struct Status {
     pub(crate) last_error: Option<String>,
     /// It is not called.
     pub(crate) disabled: Option<Disabled>,
-    /// The last ones as JSON, oldest first: see [`common::Gap`].
-    gaps: VecDeque<Box<RawValue>>,
 }
 
 impl Endpoint {
@@ -87,7 +81,6 @@ impl Endpoint {
                 dead: saved.dead,
                 last_error: saved.last_error.clone(),
                 disabled: saved.disabled.clone(),
-                gaps: VecDeque::new(),
             }),
         })
     }
@@ -107,18 +100,6 @@ impl Endpoint {
     pub(crate) fn wants(&self, message: &Message) -> bool {
         let types = self.types.as_ref();
         types.is_none_or(|types| types.contains(&message.kind))
-    }
-
-    /// Notes that the feed had let go of messages before they were claimed.
-    pub(crate) fn record_gap(&self, gap: &Gap) {
-        let gap = gap.to_json();
-        warn!(endpoint = self.id, gap, "messages are lost to an endpoint");
-        let gap = RawValue::from_string(gap).expect("a gap is JSON");
-        let mut status = self.status();
-        if status.gaps.len() == REMEMBERED {
-            status.gaps.pop_front();
-        }
-        status.gaps.push_back(gap);
     }
 
     /// The endpoint as it is shown: without its secret, but for the one time when it is new.
@@ -142,15 +123,20 @@ impl Endpoint {
         };
         to_json(&view)
     }
+}
 
-    /// The last attempts, the last dead deliveries and what the feed had let go, oldest first.
-    pub(crate) fn deliveries_json(&self, attempts: Vec<AttemptRow>, dead: Vec<Dead>) -> String {
-        to_json(&Deliveries {
-            attempts: attempts.into_iter().map(AttemptView::from).collect(),
-            dead: dead.into_iter().map(DeadView::from).collect(),
-            gaps: &self.status().gaps,
-        })
-    }
+/// The last attempts, dead deliveries and gaps of an endpoint, each oldest first.
+pub(crate) fn deliveries_json(
+    attempts: Vec<AttemptRow>,
+    dead: Vec<Dead>,
+    gaps: Vec<String>,
+) -> String {
+    let gap = |gap| RawValue::from_string(gap).expect("a gap is JSON");
+    to_json(&Deliveries {
+        attempts: attempts.into_iter().map(AttemptView::from).collect(),
+        dead: dead.into_iter().map(DeadView::from).collect(),
+        gaps: gaps.into_iter().map(gap).collect(),
+    })
 }
 
 #[derive(Serialize)]
@@ -190,10 +176,11 @@ impl<'a> From<&'a Disabled> for DisabledView<'a> {
 }
 
 #[derive(Serialize)]
-struct Deliveries<'a> {
+struct Deliveries {
     attempts: Vec<AttemptView>,
     dead: Vec<DeadView>,
-    gaps: &'a VecDeque<Box<RawValue>>,
+    /// See [`common::Gap`].
+    gaps: Vec<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
@@ -384,6 +371,7 @@ impl Target {
             dead: 0,
             last_error: None,
             attempts: 0,
+            ahead: Vec::new(),
             failing: None,
             disabled: None,
         }

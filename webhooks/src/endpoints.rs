@@ -8,19 +8,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{After, Cursor, Feed, Page, Problem, Topic, retry_after};
+use common::{After, Cursor, Feed, Page, Problem, Topic, commit::CommitError, retry_after};
 use hyper::StatusCode;
 use rusqlite::Connection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{interval, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{error, info, warn};
 use url::Url;
 
 use crate::{
-    endpoint::{Endpoint, Nothing, Patch, Registration, Replay, Rotation, invalid, new_secret},
+    endpoint::{
+        Endpoint, Nothing, Patch, Registration, Replay, Rotation, deliveries_json, invalid,
+        new_secret,
+    },
     guard::Unresolved,
     pull::Pull,
     push::{Outbound, Push},
@@ -61,14 +64,7 @@ struct Running {
 impl Endpoints {
     /// Goes on with those that are in the store.
     pub(crate) async fn open(outbound: Outbound, max: usize) -> io::Result<Self> {
-        let saved = outbound.store.run(|database| {
-            let with_waiting = |saved: Saved| {
-                let waiting = store::waiting(database, saved.endpoint)?;
-                Ok((saved, waiting))
-            };
-            let endpoints = store::endpoints(database)?.into_iter();
-            endpoints.map(with_waiting).collect::<Result<Vec<_>, _>>()
-        });
+        let saved = outbound.store.run(|database| store::endpoints(database));
         let saved = saved.await.map_err(io::Error::other)?;
         let endpoints = Self {
             outbound: Arc::new(outbound),
@@ -77,7 +73,14 @@ impl Endpoints {
             stopping: watch::Sender::new(false),
             running: Mutex::new(Some(Vec::new())),
         };
-        for (saved, waiting) in saved {
+        for saved in saved {
+            let number = saved.endpoint;
+            // One by one: all of them may be a million.
+            let waiting = endpoints
+                .outbound
+                .store
+                .run(move |database| store::waiting(database, number));
+            let waiting = waiting.await.map_err(io::Error::other)?;
             let damaged = |problem: Problem| {
                 let detail = format!("endpoint {} is damaged: {}", saved.id, problem.detail);
                 io::Error::other(detail)
@@ -113,9 +116,10 @@ impl Endpoints {
     /// Keeps the feed from keeping more than that, and never ends.
     pub(crate) async fn keep_pinned(self: &Arc<Self>) -> Infallible {
         let mut every = interval(PIN);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            self.expire(SystemTime::now()).await;
+            self.expire(self.now()).await;
             self.pin();
         }
     }
@@ -186,7 +190,7 @@ impl Endpoints {
             self.admit(&target.url).await?;
         }
         let disabled = Disabled {
-            since: SystemTime::now(),
+            since: self.now(),
             reason: "by hand".to_owned(),
             expired: None,
         };
@@ -216,7 +220,7 @@ impl Endpoints {
         let rotation: Rotation =
             serde_json::from_slice(body).map_err(invalid("the body is no rotation"))?;
         let secret = new_secret(rotation.secret)?.reveal();
-        let now = SystemTime::now();
+        let now = self.now();
         if endpoint.secrets(now).len() >= MAX_SECRETS {
             let detail = format!("{MAX_SECRETS} secrets sign already");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -253,7 +257,8 @@ impl Endpoints {
         let position = position.ok_or("this feed has no such position");
         let cursor = position.map_err(invalid("after"))?.seq;
         let number = endpoint.number;
-        let change = move |database: &Connection| store::replay(database, number, cursor);
+        let now = self.now();
+        let change = move |database: &Connection| store::replay(database, number, cursor, now);
         let (endpoint, moved) = self.change(endpoint, change).await?;
         if !moved {
             return Err(invalid("after")(
@@ -274,10 +279,8 @@ impl Endpoints {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
-        let (number, text) = (endpoint.number, id.to_owned());
-        let change = move |database: &Connection| {
-            store::revive(database, number, seq, &text, SystemTime::now())
-        };
+        let (number, text, now) = (endpoint.number, id.to_owned(), self.now());
+        let change = move |database: &Connection| store::revive(database, number, seq, &text, now);
         let (endpoint, revived) = self.change(endpoint, change).await?;
         if !revived {
             return Err(missing());
@@ -329,12 +332,12 @@ impl Endpoints {
             error!(%error, endpoint = id, "an endpoint's loop failed");
         }
         let changed = self.write(work).await;
-        // Whether or not it was changed, the loop is to go on.
-        let read = self.write(move |database| {
+        // Whether or not it was changed, the loop is to go on: until then nobody calls the endpoint.
+        let read = self.outbound.store.note(move |database| {
             let waiting = store::waiting(database, number)?;
             Ok((store::endpoint(database, number)?, waiting))
         });
-        let (saved, waiting) = read.await?;
+        let (saved, waiting) = read.await.map_err(unavailable)?;
         let endpoint = self.start(&saved, waiting)?;
         self.pin();
         Ok((endpoint, changed?))
@@ -402,19 +405,27 @@ impl Endpoints {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let written = self.outbound.store.run(move |database| work(database));
-        let unavailable = |error| Problem::unavailable(error, retry_after());
         written.await.map_err(unavailable)
     }
 
-    /// What `GET …/deliveries` shows.
-    pub(crate) async fn deliveries(&self, endpoint: &Endpoint) -> Result<String, Problem> {
-        let number = endpoint.number;
+    fn now(&self) -> SystemTime {
+        (self.outbound.clock)()
+    }
+
+    /// What `GET …/deliveries` shows: of the dead those of messages `before` one, if it is named.
+    pub(crate) async fn deliveries(
+        &self,
+        endpoint: &Endpoint,
+        before: Option<Cursor>,
+    ) -> Result<String, Problem> {
+        let (number, before) = (endpoint.number, before.map(|before| before.seq));
         let found = self.write(move |database| {
-            let attempts = store::attempts(database, number)?;
-            Ok((attempts, store::dead(database, number)?))
+            let dead = store::dead(database, number, before)?;
+            let gaps = store::gaps(database, number)?;
+            Ok((store::attempts(database, number)?, dead, gaps))
         });
-        let (attempts, dead) = found.await?;
-        Ok(endpoint.deliveries_json(attempts, dead))
+        let (attempts, dead, gaps) = found.await?;
+        Ok(deliveries_json(attempts, dead, gaps))
     }
 
     /// Every endpoint, oldest first.
@@ -479,6 +490,10 @@ impl Endpoints {
     fn running(&self) -> MutexGuard<'_, Option<Vec<Running>>> {
         self.running.lock().expect("nothing panics under this lock")
     }
+}
+
+fn unavailable(error: CommitError) -> Problem {
+    Problem::unavailable(error, retry_after())
 }
 
 /// Does what must not be left half done, though whoever asked for it may leave: hyper drops what it

@@ -10,7 +10,7 @@
 //! - `route.rs` turns a request into an answer, for both;
 //! - `endpoints.rs` knows who is to be called, each an `endpoint.rs`; `push.rs` is the loop of each, and
 //!   `store.rs` what it must not forget; `pull.rs` is for who cannot be called;
-//! - `deliver.rs` is one attempt: `guard.rs` says where it may go, `pool.rs` keeps connections and
+//! - `places.rs` bounds how many attempts there are; `deliver.rs` is one: `guard.rs` says where it may go, `pool.rs` keeps connections and
 //!   `tls.rs` proves whose they are, [`sign`] signs it, and [`schedule`] says when to try again;
 //! - `receiver.rs` hands what comes to [`verify`]; `source.rs` reads what is genuine, [`inbox`] stores
 //!   it before the answer, and [`work`] handles it after. Of what is not believed `cause.rs` finds out
@@ -39,6 +39,8 @@ pub mod inbox;
 #[cfg(feature = "programs")]
 mod listing;
 #[cfg(feature = "programs")]
+mod places;
+#[cfg(feature = "programs")]
 mod pool;
 #[cfg(feature = "programs")]
 mod pull;
@@ -60,6 +62,8 @@ mod serve;
 mod source;
 #[cfg(feature = "programs")]
 mod store;
+#[cfg(all(test, feature = "programs"))]
+mod timers;
 #[cfg(feature = "programs")]
 mod tls;
 #[cfg(feature = "programs")]

@@ -1,9 +1,9 @@
 //! One endpoint's loop: it drains the feed by a cursor of its own and owes every message to its
 //! endpoint until it is delivered or dead.
 //!
-//! Endpoints share nothing but the feed and the store, so a slow or dead one delays only itself.
-//! Within one endpoint a message that failed waits apart, by the time of its next attempt, and newer
-//! ones go ahead.
+//! Endpoints share nothing but the feed, the store and the places for attempts (`places.rs`), so a slow
+//! or dead one delays only itself. Within one endpoint a message that failed waits apart, by the time of
+//! its next attempt, and newer ones go ahead.
 //!
 //! What has ended is recorded by one transaction at a time, and what ends meanwhile by the next. Until
 //! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
@@ -11,18 +11,20 @@
 //! free it waits for the slow, and when there are none, the slow get a row and it goes on.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
     future::pending,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use common::{Cursor, Feed, FeedError, Message, Page, PageLimit, commit::CommitError};
+use common::{Cursor, Feed, FeedError, Message, Page, PageLimit};
+use rusqlite::Transaction;
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::{Id, JoinError, JoinSet},
-    time::{Instant, interval, sleep, sleep_until, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tracing::{error, warn};
 
@@ -30,9 +32,10 @@ use crate::{
     deliver::{Attempt, Failure, Outcome, Verdict},
     endpoint::Endpoint,
     guard::Guard,
+    places::Places,
     pool::Pool,
     schedule::Schedule,
-    store::{self, AttemptRow, Body, Disabled, Owed, Saved, Settlement, Store, Waiting},
+    store::{self, AttemptRow, Body, Disabled, Owed, PAUSE, Saved, Settlement, Store, Waiting},
     tls::Tls,
 };
 
@@ -45,9 +48,9 @@ const MAX_WAITING: usize = 1_000;
 /// And their bytes, which the feed may have let go of already. The last message may go beyond.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often the cursor of an endpoint without news is moved to the head.
-const PASS_BY: Duration = Duration::from_secs(15);
-/// How long to leave a feed or a store alone that failed.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
+/// How long at most to leave an endpoint alone that is overloaded and does not say how long.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Why an endpoint is disabled that answered 410.
 const GONE: &str = "answered 410 Gone";
 
@@ -58,6 +61,10 @@ pub(crate) struct Outbound {
     pub(crate) store: Store,
     pub(crate) guard: Guard,
     pub(crate) schedule: Schedule,
+    /// What time it is: the system's, but for tests.
+    pub(crate) clock: fn() -> SystemTime,
+    /// Places for first attempts, beside the one that each endpoint has.
+    pub(crate) stock: Arc<Semaphore>,
     pub(crate) attempt_timeout: Duration,
     /// An endpoint is disabled that has only failed for so long.
     pub(crate) give_up: Duration,
@@ -77,6 +84,15 @@ struct Delivery {
     body: Option<Body>,
     /// It has a row in the store.
     row: bool,
+}
+
+/// A delivery that waits, as small as it can be: there may be a million. The next one is the least.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Later {
+    due: Instant,
+    seq: u64,
+    failed: u32,
+    size: u32,
 }
 
 /// An attempt that has ended and is not recorded.
@@ -110,6 +126,7 @@ pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
     pool: Pool,
+    places: Places,
     /// Everything up to here was claimed.
     after: Cursor,
     /// The cursor in the store.
@@ -119,14 +136,19 @@ pub(crate) struct Push {
     in_flight: HashMap<Id, Delivery>,
     ended: Vec<Ended>,
     recording: Option<Recording>,
-    /// By the time of the next attempt; the message's number makes the key unique.
-    waiting: BTreeMap<(Instant, u64), Waiting>,
+    /// What the feed had let go of before it was claimed, and is not recorded.
+    gaps: Vec<String>,
+    waiting: BinaryHeap<Reverse<Later>>,
+    /// Messages that are to be claimed and have a row already: they come by that.
+    ahead: HashSet<u64>,
     /// Bytes of all these messages.
     bytes: usize,
     /// The number of the last attempt.
     number: u64,
     /// The first failure after the last success.
     failing: Option<SystemTime>,
+    /// Pauses after the last success that it did not ask for.
+    overloads: usize,
     /// The endpoint is not to be called any more.
     disabled: Option<Disabled>,
     /// The endpoint asked to be left alone until then.
@@ -141,26 +163,35 @@ impl Push {
         saved: &Saved,
         waiting: Vec<Waiting>,
     ) -> Self {
-        let (now, time) = (Instant::now(), SystemTime::now());
-        let until = |due: SystemTime| now + due.duration_since(time).unwrap_or_default();
+        let (now, time) = (Instant::now(), (outbound.clock)());
+        let later = |waiting: &Waiting| {
+            Reverse(Later {
+                due: now + waiting.due.duration_since(time).unwrap_or_default(),
+                seq: waiting.seq,
+                failed: waiting.failed,
+                size: waiting.size,
+            })
+        };
         let after = endpoint.status().after;
+        let places = Places::of(&outbound.stock);
         let push = Self {
             outbound,
             endpoint,
             pool: Pool::default(),
+            places,
             after,
             recorded: after.seq,
             attempts: JoinSet::new(),
             in_flight: HashMap::new(),
             ended: Vec::new(),
             recording: None,
-            bytes: waiting.iter().map(|waiting| waiting.size).sum(),
-            waiting: waiting
-                .into_iter()
-                .map(|waiting| ((until(waiting.due), waiting.seq), waiting))
-                .collect(),
+            gaps: Vec::new(),
+            bytes: waiting.iter().map(|waiting| waiting.size as usize).sum(),
+            waiting: waiting.iter().map(later).collect(),
+            ahead: saved.ahead.iter().copied().collect(),
             number: saved.attempts,
             failing: saved.failing,
+            overloads: 0,
             disabled: saved.disabled.clone(),
             resume: now,
         };
@@ -172,6 +203,7 @@ impl Push {
     /// in flight, in the time that it is given. What is still owed then is [`Push::owed`].
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
+        quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.disabled.is_none() {
             let free = self.free();
             let due = self.due();
@@ -180,8 +212,8 @@ impl Push {
                 messages: free,
                 bytes: MAX_WAITING_BYTES.saturating_sub(self.bytes),
             };
-            // Chance decides between news and retries, so that neither starves the other.
             tokio::select! {
+                biased;
                 () = stop(&mut stopping) => break,
                 Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
                 () = written(&mut self.recording) => self.written(),
@@ -213,23 +245,33 @@ impl Push {
         }
     }
 
-    /// How many messages may be claimed now.
+    /// How many messages may be claimed now. First attempts go before retries, but for one place if
+    /// there are several.
     fn free(&self) -> usize {
-        let paused = self.resume > Instant::now();
         let count = self.waiting.len() + self.held();
-        if paused || count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES {
+        if self.is_paused() || count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES {
             return 0;
         }
-        self.free_slots()
+        let due = self.due().is_some_and(|due| due <= Instant::now());
+        let kept = self.slots() > 1 && due && !self.in_flight.values().any(Delivery::is_retry);
+        self.free_slots().saturating_sub(usize::from(kept))
     }
 
-    fn free_slots(&self) -> usize {
-        let slots = if self.failing.is_some() {
+    fn is_paused(&self) -> bool {
+        self.resume > Instant::now()
+    }
+
+    /// How many deliveries there may be under way or not recorded.
+    fn slots(&self) -> usize {
+        if self.failing.is_some() {
             1
         } else {
             CONCURRENCY
-        };
-        slots.saturating_sub(self.held())
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        self.slots().saturating_sub(self.held())
     }
 
     /// How many deliveries are under way or not recorded.
@@ -241,11 +283,11 @@ impl Push {
 
     /// When there is something to do without news: the end of a pause, else the next retry.
     fn due(&self) -> Option<Instant> {
-        if self.resume > Instant::now() {
+        if self.is_paused() {
             return Some(self.resume);
         }
-        let (&(due, _), _) = self.waiting.first_key_value()?;
-        (self.free_slots() > 0).then_some(due)
+        let Reverse(next) = self.waiting.peek()?;
+        (self.free_slots() > 0).then_some(next.due)
     }
 
     fn claim(&mut self, page: Result<Page, FeedError>) {
@@ -257,12 +299,17 @@ impl Push {
                 return;
             }
         };
-        if let Some(gap) = &page.gap {
-            self.endpoint.record_gap(gap);
+        if let Some(gap) = page.gap {
+            let gap = gap.to_json();
+            warn!(
+                endpoint = self.endpoint.id,
+                gap, "messages are lost to an endpoint"
+            );
+            self.gaps.push(gap);
         }
         self.after = page.next;
         for message in page.messages {
-            if self.endpoint.wants(&message) {
+            if self.endpoint.wants(&message) && !self.ahead.remove(&message.id.seq) {
                 self.bytes += message.json.len();
                 self.attempt(Delivery::first(&message));
             }
@@ -285,16 +332,15 @@ impl Push {
     /// Begins the attempt that is due; at the mere end of a pause there may be none.
     fn retry(&mut self) {
         let now = Instant::now();
-        let paused = self.resume > now;
-        let due = self.waiting.first_entry();
-        if let Some(due) = due.filter(|due| !paused && due.key().0 <= now) {
-            let Waiting {
-                seq, failed, size, ..
-            } = due.remove();
+        let is_due = |next: &Reverse<Later>| next.0.due <= now;
+        if self.is_paused() || !self.waiting.peek().is_some_and(is_due) {
+            return;
+        }
+        if let Some(Reverse(next)) = self.waiting.pop() {
             self.attempt(Delivery {
-                seq,
-                failed,
-                size,
+                seq: next.seq,
+                failed: next.failed as usize,
+                size: next.size as usize,
                 body: None,
                 row: true,
             });
@@ -302,25 +348,22 @@ impl Push {
     }
 
     fn attempt(&mut self, delivery: Delivery) {
+        let (outbound, places) = (self.outbound.clone(), self.places.clone());
         let attempt = Attempt {
-            guard: self.outbound.guard,
+            guard: outbound.guard,
             tls: Tls::system(),
             pool: self.pool.clone(),
             url: self.endpoint.url.clone(),
-            secrets: self.endpoint.secrets(SystemTime::now()),
-            deadline: self.outbound.attempt_timeout,
+            secrets: self.endpoint.secrets((outbound.clock)()),
+            deadline: outbound.attempt_timeout,
         };
         let (seq, body) = (delivery.seq, delivery.body.clone());
-        let store = self.outbound.store.clone();
         let task = self.attempts.spawn(async move {
-            let body = match body {
-                Some(body) => Ok(body),
-                None => read(&store, seq).await,
+            let (body, _place) = match body {
+                Some(body) => (body, places.first().await),
+                None => (read(&outbound.store, seq).await, places.retry().await),
             };
-            match body {
-                Ok(body) => (attempt.run(&body).await, Some(body)),
-                Err(error) => (Outcome::none(error.into()), None),
-            }
+            (attempt.run(&body, (outbound.clock)()).await, Some(body))
         });
         self.in_flight.insert(task.id(), delivery);
     }
@@ -328,7 +371,8 @@ impl Push {
     /// An attempt has ended: the delivery is made, waits for the next one, or is dead, as soon as
     /// that is recorded.
     fn settle(&mut self, ended: Result<(Id, (Outcome, Option<Body>)), JoinError>) {
-        let (id, (outcome, body)) = ended.unwrap_or_else(|error| (error.id(), panicked(&error)));
+        let panicked = |error: JoinError| (error.id(), panicked(&error, (self.outbound.clock)()));
+        let (id, (outcome, body)) = ended.unwrap_or_else(panicked);
         let mut delivery = self
             .in_flight
             .remove(&id)
@@ -337,6 +381,7 @@ impl Push {
         let fate = match &outcome.result {
             Ok(_) => {
                 self.failing = None;
+                self.overloads = 0;
                 Fate::Delivered
             }
             Err(failure) => {
@@ -396,15 +441,26 @@ impl Push {
         let delay = self.outbound.schedule.delay(failed, rand::random());
         let pause = match failure.verdict() {
             Verdict::Retry => Duration::ZERO,
-            Verdict::Pause(asked) => asked.or(delay).unwrap_or_default(),
+            Verdict::Pause(Some(asked)) => asked,
+            Verdict::Pause(None) => self.pause(),
             Verdict::Gone => return Fate::Dead,
         };
         let now = Instant::now();
         self.resume = self.resume.max(now + pause);
         match delay.map(|delay| delay.max(pause)) {
-            Some(delay) => Fate::Waits(now + delay, SystemTime::now() + delay),
+            Some(delay) => Fate::Waits(now + delay, (self.outbound.clock)() + delay),
             None => Fate::Dead,
         }
+    }
+
+    /// How long to leave an endpoint alone that is overloaded and does not say how long: by the steps of
+    /// the schedule too. After each pause one message's attempt asks again.
+    fn pause(&mut self) -> Duration {
+        if !self.is_paused() {
+            self.overloads += 1;
+        }
+        let pause = self.outbound.schedule.delay(self.overloads, 0.0);
+        pause.unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
     }
 
     /// Begins to record what has ended, unless a transaction is under way. If `all`, then also that there
@@ -423,10 +479,12 @@ impl Push {
         let cursor = oldest.unwrap_or(self.after.seq);
         let ready = |ended: &mut Ended| ended.delivery.row || ended.delivery.seq <= cursor;
         let ended: Vec<Ended> = self.ended.extract_if(.., ready).collect();
-        if ended.is_empty() && slow.is_empty() && !(all && cursor > self.recorded) {
+        let nothing = ended.is_empty() && slow.is_empty() && self.gaps.is_empty();
+        if nothing && !(all && cursor > self.recorded) {
             return;
         }
         let mut settlement = settlement(self.endpoint.number, cursor, slow, &ended);
+        settlement.gaps = std::mem::take(&mut self.gaps);
         settlement.failing = self.failing;
         settlement.disabled = self.disabled.clone();
         self.recording = Some(Recording {
@@ -440,7 +498,7 @@ impl Push {
     fn pass_the_slow(&mut self) -> Vec<Owed> {
         let newest = self.ended.iter().map(|ended| ended.delivery.seq).max();
         let is_slow = |delivery: &&mut Delivery| !delivery.row && Some(delivery.seq) < newest;
-        let now = SystemTime::now();
+        let now = (self.outbound.clock)();
         let row = |delivery: &mut Delivery| {
             delivery.row = true;
             Owed {
@@ -476,15 +534,14 @@ impl Push {
                     );
                     status.dead += 1;
                 }
-                Fate::Waits(due, time) => {
-                    let waiting = Waiting {
-                        seq: delivery.seq,
-                        failed: delivery.failed,
-                        due: time,
-                        size: delivery.size,
-                    };
+                Fate::Waits(due, _) => {
                     self.bytes += delivery.size;
-                    self.waiting.insert((due, delivery.seq), waiting);
+                    self.waiting.push(Reverse(Later {
+                        due,
+                        seq: delivery.seq,
+                        failed: delivery.failed as u32,
+                        size: delivery.size as u32,
+                    }));
                 }
             }
             self.bytes -= delivery.size;
@@ -504,8 +561,8 @@ impl Push {
 
     /// When the next retry is due, or was, if it has to wait for its turn.
     fn oldest_due(&self) -> Option<SystemTime> {
-        let (&(due, _), _) = self.waiting.first_key_value()?;
-        let (now, time) = (Instant::now(), SystemTime::now());
+        let Reverse(Later { due, .. }) = *self.waiting.peek()?;
+        let (now, time) = (Instant::now(), (self.outbound.clock)());
         Some(match due.checked_duration_since(now) {
             Some(left) => time + left,
             None => time - (now - due),
@@ -521,7 +578,9 @@ impl Push {
         let mut after = self.after.into();
         let (feed, topics) = (&self.outbound.feed, &self.endpoint.topics);
         while let Ok(page) = feed.read(topics, &after, PageLimit::default()).await {
-            let wanted = |message: &&Arc<Message>| self.endpoint.wants(message);
+            let wanted = |message: &&Arc<Message>| {
+                self.endpoint.wants(message) && !self.ahead.contains(&message.id.seq)
+            };
             owed += page.messages.iter().filter(wanted).count();
             if !page.more {
                 break;
@@ -533,6 +592,10 @@ impl Push {
 }
 
 impl Delivery {
+    fn is_retry(&self) -> bool {
+        self.body.is_none()
+    }
+
     fn first(message: &Message) -> Self {
         Self {
             seq: message.id.seq,
@@ -596,17 +659,9 @@ fn settlement(endpoint: i64, cursor: u64, slow: Vec<Owed>, ended: &[Ended]) -> S
 /// with all its places taken, and the next start goes on from what is there.
 async fn write(store: Store, settlement: Settlement) {
     let settlement = Arc::new(settlement);
-    loop {
-        let settlement = settlement.clone();
-        let settle = move |database: &_| store::settle(database, &settlement);
-        match store.run(move |transaction| settle(transaction)).await {
-            Ok(()) => return,
-            Err(error @ CommitError::NoRoom) => {
-                warn!(%error, "what was delivered is not recorded");
-                sleep(PAUSE).await;
-            }
-            Err(CommitError::Stopped) => pending().await,
-        }
+    let settle = move |database: &Transaction<'_>| store::settle(database, &settlement);
+    if store.note(settle).await.is_err() {
+        pending().await
     }
 }
 
@@ -618,12 +673,13 @@ async fn written(recording: &mut Option<Recording>) {
     }
 }
 
-/// The message of a row.
-async fn read(store: &Store, seq: u64) -> Result<Body, CommitError> {
-    let body = store
-        .run(move |database| store::body(database, seq))
-        .await?;
-    Ok(body.expect("a row refers to its message"))
+/// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write`]. Nor
+/// is it that the endpoint was removed, whose loop ends now.
+async fn read(store: &Store, seq: u64) -> Body {
+    match store.note(move |database| store::body(database, seq)).await {
+        Ok(Some(body)) => body,
+        Ok(None) | Err(_) => pending().await,
+    }
 }
 
 /// Resolves when the loop is to stop.
@@ -632,70 +688,13 @@ async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
     let _ = stopping.wait_for(Option::is_some).await;
 }
 
-fn panicked(error: &JoinError) -> (Outcome, Option<Body>) {
+fn panicked(error: &JoinError, at: SystemTime) -> (Outcome, Option<Body>) {
     error!(%error, "an attempt's task failed");
-    (Outcome::none(Failure::Panicked), None)
-}
-
-#[cfg(test)]
-mod tests {
-    use common::{Data, Draft, Retention};
-    use tokio::time::sleep;
-
-    use super::*;
-    use crate::endpoint::Registration;
-
-    async fn outbound(feed: Feed) -> Arc<Outbound> {
-        Arc::new(Outbound {
-            store: Store::open(&feed).await.unwrap(),
-            feed,
-            guard: Guard::default(),
-            schedule: Schedule::default(),
-            attempt_timeout: Duration::ZERO,
-            give_up: Duration::MAX,
-            hold: Duration::MAX,
-            drain: Duration::ZERO,
-        })
-    }
-
-    /// A new endpoint that nobody answers for.
-    async fn start(outbound: Arc<Outbound>) -> (Arc<Endpoint>, Push) {
-        let registration = r#"{"url":"http://127.0.0.1:1/","topics":["quiet"]}"#;
-        let registration: Registration = serde_json::from_str(registration).unwrap();
-        let head = outbound.feed.head();
-        let (target, secret) = registration.parse().unwrap();
-        let saved = target.save(&secret, head.seq);
-        let endpoint = Arc::new(Endpoint::restore(&saved, head.epoch).unwrap());
-        let push = Push::new(outbound, endpoint.clone(), &saved, Vec::new());
-        (endpoint, push)
-    }
-
-    async fn publish(feed: &Feed, topic: &str) {
-        let draft = Draft::new(Data::text("hello"));
-        feed.publish(topic.parse().unwrap(), draft).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_let_go_in_other_topics_is_no_gap_to_a_quiet_endpoint() {
-        // A new topic takes the old one's place.
-        let feed = Feed::new(Retention {
-            topics: 1,
-            idle: Duration::ZERO,
-            ..Retention::default()
-        });
-        let (endpoint, push) = start(outbound(feed.clone()).await).await;
-        let (_stop, stopping) = watch::channel(None);
-        tokio::spawn(push.run(stopping));
-        publish(&feed, "a").await;
-        sleep(PASS_BY).await;
-        assert_eq!(endpoint.status().after, feed.head());
-        publish(&feed, "quiet").await;
-        sleep(Duration::from_millis(1)).await; // it is claimed before the time goes on
-        assert_eq!(endpoint.status().after, feed.head());
-        assert!(
-            endpoint
-                .deliveries_json(vec![], vec![])
-                .contains(r#""gaps":[]"#)
-        );
-    }
+    let outcome = Outcome {
+        at,
+        duration: Duration::ZERO,
+        remote: None,
+        result: Err(Failure::Panicked),
+    };
+    (outcome, None)
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use common::{Problem, is_json, publish, read_body};
+use common::{Problem, Query, is_json, publish, read_body};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -125,7 +125,9 @@ async fn one(
         }
         "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
         "deliveries" if reads(&request) => {
-            Ok(json(StatusCode::OK, endpoints.deliveries(&endpoint).await?))
+            let before = Query::of(request.uri()).get("before")?;
+            let deliveries = endpoints.deliveries(&endpoint, before).await?;
+            Ok(json(StatusCode::OK, deliveries))
         }
         "messages" if reads(&request) => {
             let pull = Pull::parse(endpoint.clone(), request.uri())?;

@@ -1,10 +1,15 @@
 //! The sender: its knobs, and [`run`].
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use clap::Parser;
 use common::{Drained, Feed, FeedSource, fit_descriptors};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     App, Limits, Program,
@@ -17,11 +22,15 @@ use crate::{
 };
 
 /// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long what a disabled endpoint has not got is kept: time for a holiday.
-const HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub(crate) const HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// How long an endpoint may only fail before it is disabled.
-const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
+
+/// How many attempts there may be at one time beside one for each endpoint: of all of them together
+/// about 50 MiB of buffers.
+const MAX_ATTEMPTS: usize = 1_024;
 
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
@@ -63,6 +72,9 @@ pub struct Config {
     /// An endpoint that has only failed for so long is disabled. Not on the command line.
     #[arg(skip = GIVE_UP)]
     pub give_up: Duration,
+    /// First attempts at one time, over all endpoints, beside one for each. Not on the command line.
+    #[arg(skip = MAX_ATTEMPTS)]
+    pub max_attempts: usize,
     /// When to try again. Not on the command line.
     #[arg(skip = Schedule::default())]
     pub schedule: Schedule,
@@ -102,6 +114,8 @@ impl Config {
                 ..Guard::default()
             },
             schedule: self.schedule.clone(),
+            clock: SystemTime::now,
+            stock: Arc::new(Semaphore::new(self.max_attempts)),
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,
             hold: self.hold,

@@ -17,20 +17,21 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use common::{
-    Feed,
-    commit::{CommitError, Commits},
-};
+use common::{Feed, commit::CommitError};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use tokio::time::sleep;
+use tracing::{error, warn};
 
-/// How many attempts of an endpoint are remembered: the last ones.
+/// How many attempts of an endpoint are remembered, and how many gaps: the last ones.
 pub(crate) const REMEMBERED: u64 = 100;
 
+/// How long to leave a full disk alone, or a feed that failed.
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 /// About what one transaction writes, in bytes: SQLite writes whole pages.
 const PAGE: usize = 4 << 10;
 
@@ -89,15 +90,23 @@ CREATE TABLE IF NOT EXISTS attempts (
     next INTEGER,
     PRIMARY KEY (endpoint, place)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gaps (
+    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    gap TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS gaps_endpoint ON gaps (endpoint);
 ";
 
-/// The tables and the thread that writes them. Clones share it.
+/// The tables. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Store(Arc<Home>);
 
 enum Home {
+    /// Written by the feed's thread.
     File(Feed),
-    Memory(Commits),
+    /// Written by whoever has something to write: there is no disk to wait for.
+    Memory(Mutex<Connection>),
 }
 
 impl Store {
@@ -109,7 +118,8 @@ impl Store {
                 let database = Connection::open_in_memory().map_err(io::Error::other)?;
                 let keys = database.pragma_update(None, "foreign_keys", "ON");
                 keys.map_err(io::Error::other)?;
-                Home::Memory(Commits::start("deliveries", database)?)
+                database.set_prepared_statement_cache_capacity(64);
+                Home::Memory(Mutex::new(database))
             }
         };
         let store = Self(Arc::new(home));
@@ -123,14 +133,40 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
-        let work = |transaction: &mut Transaction<'_>| work(transaction);
-        self.commits().run(PAGE, work).await
+        match &*self.0 {
+            Home::File(feed) => {
+                let commits = feed.commits().expect(THREAD);
+                commits.run(PAGE, |transaction| work(transaction)).await
+            }
+            Home::Memory(database) => at_once(database, work),
+        }
     }
 
-    fn commits(&self) -> &Commits {
-        match &*self.0 {
-            Home::File(feed) => feed.commits().expect("a feed in a file has a thread"),
-            Home::Memory(commits) => commits,
+    /// The same, as soon as it would outlive the process, though perhaps not a power cut, and tried
+    /// until there is room. It is for what can be found out again: by one more attempt.
+    ///
+    /// # Errors
+    /// [`CommitError::Stopped`].
+    pub(crate) async fn note<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
+    ) -> Result<T, CommitError> {
+        loop {
+            let work = work.clone();
+            let noted = match &*self.0 {
+                Home::File(feed) => {
+                    let commits = feed.commits().expect(THREAD);
+                    commits.note(PAGE, |transaction| work(transaction)).await
+                }
+                Home::Memory(database) => at_once(database, work),
+            };
+            match noted {
+                Err(error @ CommitError::NoRoom) => {
+                    warn!(%error, "what became of deliveries waits to be recorded");
+                    sleep(PAUSE).await;
+                }
+                done => return done,
+            }
         }
     }
 
@@ -138,6 +174,23 @@ impl Store {
     pub(crate) fn is_durable(&self) -> bool {
         matches!(*self.0, Home::File(_))
     }
+}
+
+const THREAD: &str = "a feed in a file has a thread";
+
+fn at_once<T>(
+    database: &Mutex<Connection>,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> Result<T, CommitError> {
+    let mut database = database.lock().expect("nothing panics under this lock");
+    let done = database.transaction().and_then(|transaction| {
+        let given = work(&transaction)?;
+        transaction.commit().map(|()| given)
+    });
+    done.map_err(|error| {
+        error!(%error, "the tables in memory have failed");
+        CommitError::Stopped
+    })
 }
 
 /// An endpoint as it was registered, in text.
@@ -160,6 +213,8 @@ pub(crate) struct Saved {
     pub(crate) last_error: Option<String>,
     /// The number of its last attempt.
     pub(crate) attempts: u64,
+    /// Messages after the cursor that have a row: it was moved back.
+    pub(crate) ahead: Vec<u64>,
     /// The first failure after the last success.
     pub(crate) failing: Option<SystemTime>,
     /// Nobody calls it.
@@ -233,9 +288,19 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
             reason: reason.unwrap_or_default(),
             expired,
         }),
+        ahead: ahead(database, endpoint)?,
         dead: row.get(12)?,
         attempts: row.get(13)?,
     })
+}
+
+fn ahead(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<u64>> {
+    let mut rows = database.prepare_cached(
+        "SELECT seq FROM deliveries WHERE endpoint = ?1
+         AND seq > (SELECT cursor FROM endpoints WHERE endpoint = ?1)",
+    )?;
+    let rows = rows.query_map([endpoint], |row| row.get(0))?;
+    rows.collect()
 }
 
 fn secrets(
@@ -251,14 +316,15 @@ fn secrets(
     rows.collect()
 }
 
-/// Calls it elsewhere, or about something else, from now on.
+/// Calls it elsewhere, or about something else, from now on. Elsewhere nobody has failed yet.
 pub(crate) fn retarget(
     database: &Connection,
     endpoint: i64,
     (url, topics, types): (&str, &str, Option<&str>),
 ) -> rusqlite::Result<()> {
     database.execute(
-        "UPDATE endpoints SET url = ?2, topics = ?3, types = ?4 WHERE endpoint = ?1",
+        "UPDATE endpoints SET url = ?2, topics = ?3, types = ?4,
+           failing = CASE WHEN url = ?2 THEN failing END WHERE endpoint = ?1",
         params![endpoint, url, topics, types],
     )?;
     Ok(())
@@ -322,12 +388,24 @@ pub(crate) fn expire(
     Ok(())
 }
 
-/// Moves the cursor back, if that is back.
-pub(crate) fn replay(database: &Connection, endpoint: i64, cursor: u64) -> rusqlite::Result<bool> {
+/// Moves the cursor back, if that is back. What came after it and has a row is due, with the whole
+/// schedule before it.
+pub(crate) fn replay(
+    database: &Connection,
+    endpoint: i64,
+    cursor: u64,
+    now: SystemTime,
+) -> rusqlite::Result<bool> {
     let moved = database.execute(
         "UPDATE endpoints SET cursor = ?2 WHERE endpoint = ?1 AND cursor >= ?2",
         params![endpoint, cursor],
     )?;
+    if moved > 0 {
+        database.execute(
+            "UPDATE deliveries SET due = ?3, failed = 0 WHERE endpoint = ?1 AND seq > ?2",
+            params![endpoint, cursor, millis(now)],
+        )?;
+    }
     Ok(moved > 0)
 }
 
@@ -363,11 +441,13 @@ pub(crate) fn revive(
 
 /// Removes an endpoint with all it is owed, and returns whether it was there.
 pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<bool> {
+    let mut owed = database.prepare_cached("SELECT seq FROM deliveries WHERE endpoint = ?1")?;
+    let owed = owed.query_map([endpoint], |row| row.get(0))?;
+    let owed = owed.collect::<rusqlite::Result<Vec<u64>>>()?;
     let removed = database.execute("DELETE FROM endpoints WHERE endpoint = ?1", [endpoint])?;
-    database.execute(
-        "DELETE FROM bodies WHERE seq NOT IN (SELECT seq FROM deliveries)",
-        [],
-    )?;
+    for seq in owed {
+        forget(database, seq)?;
+    }
     Ok(removed > 0)
 }
 
@@ -383,6 +463,8 @@ pub(crate) struct Settlement {
     /// Messages that have a row from now on, or another one.
     pub(crate) owed: Vec<Owed>,
     pub(crate) attempts: Vec<AttemptRow>,
+    /// What the feed had let go of, as JSON: see [`common::Gap`].
+    pub(crate) gaps: Vec<String>,
     pub(crate) last_error: Option<String>,
     /// The first failure after the last success.
     pub(crate) failing: Option<SystemTime>,
@@ -460,6 +542,9 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     for attempt in &settlement.attempts {
         remember(database, endpoint, attempt)?;
     }
+    for gap in &settlement.gaps {
+        remember_gap(database, endpoint, gap)?;
+    }
     Ok(())
 }
 
@@ -483,11 +568,15 @@ fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()
     Ok(())
 }
 
-/// The last one who is owed a message takes its body along.
 fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached("DELETE FROM deliveries WHERE endpoint = ?1 AND seq = ?2")?
         .execute(params![endpoint, seq])?;
+    forget(database, seq)
+}
+
+/// The last one who was owed a message takes its body along.
+fn forget(database: &Connection, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached(
             "DELETE FROM bodies WHERE seq = ?1
@@ -518,14 +607,27 @@ fn remember(database: &Connection, endpoint: i64, row: &AttemptRow) -> rusqlite:
     Ok(())
 }
 
+fn remember_gap(database: &Connection, endpoint: i64, gap: &str) -> rusqlite::Result<()> {
+    database.execute(
+        "INSERT INTO gaps (endpoint, gap) VALUES (?1, ?2)",
+        params![endpoint, gap],
+    )?;
+    database.execute(
+        "DELETE FROM gaps WHERE endpoint = ?1 AND number <=
+           (SELECT number FROM gaps WHERE endpoint = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+        params![endpoint, REMEMBERED],
+    )?;
+    Ok(())
+}
+
 /// A delivery that waits, without its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) seq: u64,
-    pub(crate) failed: usize,
+    pub(crate) failed: u32,
     pub(crate) due: SystemTime,
     /// Of the message, in bytes.
-    pub(crate) size: usize,
+    pub(crate) size: u32,
 }
 
 /// What an endpoint is owed and waits for its next attempt.
@@ -567,13 +669,18 @@ pub(crate) struct Dead {
     pub(crate) reason: String,
 }
 
-/// The newest dead deliveries, at most [`REMEMBERED`], oldest first.
-pub(crate) fn dead(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<Dead>> {
+/// The newest dead deliveries of messages before this number, at most [`REMEMBERED`], oldest first.
+pub(crate) fn dead(
+    database: &Connection,
+    endpoint: i64,
+    before: Option<u64>,
+) -> rusqlite::Result<Vec<Dead>> {
     let mut rows = database.prepare_cached(
         "SELECT id, failed, at, ifnull(reason, '') FROM deliveries JOIN bodies USING (seq)
-         WHERE endpoint = ?1 AND due IS NULL ORDER BY seq DESC LIMIT ?2",
+         WHERE endpoint = ?1 AND due IS NULL AND (?3 IS NULL OR seq < ?3)
+         ORDER BY seq DESC LIMIT ?2",
     )?;
-    let rows = rows.query_map(params![endpoint, REMEMBERED], |row| {
+    let rows = rows.query_map(params![endpoint, REMEMBERED, before], |row| {
         Ok(Dead {
             id: row.get(0)?,
             attempts: row.get(1)?,
@@ -584,6 +691,14 @@ pub(crate) fn dead(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec
     let mut dead = rows.collect::<rusqlite::Result<Vec<_>>>()?;
     dead.reverse();
     Ok(dead)
+}
+
+/// The last gaps, oldest first.
+pub(crate) fn gaps(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<String>> {
+    let mut rows =
+        database.prepare_cached("SELECT gap FROM gaps WHERE endpoint = ?1 ORDER BY number")?;
+    let rows = rows.query_map([endpoint], |row| row.get(0))?;
+    rows.collect()
 }
 
 /// The last attempts, oldest first.
@@ -641,6 +756,7 @@ mod tests {
             dead: 0,
             last_error: None,
             attempts: 0,
+            ahead: Vec::new(),
             failing: None,
             disabled: None,
         }
@@ -745,7 +861,7 @@ mod tests {
             },
         );
         assert_eq!(waiting(&database, endpoint).unwrap(), []);
-        let dead = dead(&database, endpoint).unwrap();
+        let dead = dead(&database, endpoint, None).unwrap();
         assert_eq!(
             dead.iter().map(|dead| &*dead.id).collect::<Vec<_>>(),
             ["a-8", "a-9"]
@@ -847,7 +963,7 @@ mod tests {
             (now.dead, now.disabled.unwrap().expired),
             (1, Some(time(90)))
         );
-        let dead = dead(&database, number).unwrap();
+        let dead = dead(&database, number, None).unwrap();
         assert_eq!(dead[0].reason, "held for too long; answered 500");
     }
 
@@ -855,9 +971,8 @@ mod tests {
     fn a_cursor_is_moved_back_and_not_on() {
         let database = database();
         let number = added(&database, "ep_1");
-        assert!(!replay(&database, number, 8).unwrap());
-        assert!(replay(&database, number, 7).unwrap());
-        assert!(replay(&database, number, 2).unwrap());
+        let replay = |cursor| replay(&database, number, cursor, time(70)).unwrap();
+        assert!(!replay(8) && replay(7) && replay(2));
         assert_eq!(endpoint(&database, number).unwrap().cursor, 2);
     }
 

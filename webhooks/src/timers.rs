@@ -1,0 +1,615 @@
+//! Every timer of the sender, by a driven clock: days pass in milliseconds.
+//!
+//! The clock stands still while anything runs, and jumps to the next timer when nothing does. The
+//! system's time, which is what survives a restart, goes with it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use common::{Data, Draft, Feed, Retention};
+use hyper::Uri;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, mpsc},
+    time::{Instant, advance, sleep, timeout},
+};
+
+use crate::{
+    deliver::Attempt,
+    endpoint::Endpoint,
+    endpoints::Endpoints,
+    guard::{Addresses, Guard},
+    pool::Pool,
+    pull::Pull,
+    push::{Outbound, PASS_BY},
+    schedule::Schedule,
+    sender::{ATTEMPT_TIMEOUT, GIVE_UP, HOLD},
+    store::{Body, PAUSE, Store},
+    tls::Tls,
+    verify::standard::Secret,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+/// What tests may take of the driven time itself.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// The system's time, which goes with tokio's.
+fn driven() -> SystemTime {
+    static BEGAN: OnceLock<std::time::Instant> = OnceLock::new();
+    let now = Instant::now().into_std();
+    let began = *BEGAN.get_or_init(|| now - DAY);
+    UNIX_EPOCH + 20_000 * DAY + (now - began)
+}
+
+thread_local! {
+    /// When a name was looked up. A test has a thread of its own.
+    static LOOKUPS: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
+}
+
+/// No name is known, and each attempt fails at once.
+fn nobody(_: &str, _: u16) -> Addresses<'_> {
+    LOOKUPS.with_borrow_mut(|lookups| lookups.push(Instant::now()));
+    Box::pin(async { Err(io::Error::other("no such name")) })
+}
+
+fn lookups() -> Vec<Instant> {
+    LOOKUPS.take()
+}
+
+/// The sender without its server.
+struct Sender {
+    endpoints: Arc<Endpoints>,
+    feed: Feed,
+}
+
+impl Sender {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(adjust: impl FnOnce(&mut Outbound)) -> Self {
+        let feed = Feed::new(Retention::default());
+        let mut outbound = Outbound {
+            store: Store::open(&feed).await.unwrap(),
+            feed: feed.handle(),
+            guard: Guard {
+                http: true,
+                loopback: true,
+                lookup: nobody,
+                ..Guard::default()
+            },
+            schedule: Schedule::default(),
+            clock: driven,
+            stock: Arc::new(Semaphore::new(8)),
+            attempt_timeout: ATTEMPT_TIMEOUT,
+            give_up: GIVE_UP,
+            hold: HOLD,
+            drain: 10 * SECOND,
+        };
+        adjust(&mut outbound);
+        let endpoints = Arc::new(Endpoints::open(outbound, 10).await.unwrap());
+        Self { endpoints, feed }
+    }
+
+    async fn register(&self, url: &str) -> Arc<Endpoint> {
+        let registration = json!({"url": url, "topics": ["a"]}).to_string();
+        let registered = self.endpoints.register(registration.as_bytes()).await;
+        lookups();
+        registered
+            .unwrap_or_else(|problem| panic!("{}", problem.detail))
+            .0
+    }
+
+    async fn publish(&self, text: &str) {
+        let draft = Draft::new(Data::text(text));
+        let topic = "a".parse().unwrap();
+        self.feed.publish(topic, draft).await.unwrap();
+    }
+
+    async fn deliveries(&self, endpoint: &Endpoint) -> Value {
+        let shown = self.endpoints.deliveries(endpoint, None).await;
+        serde_json::from_str(&shown.ok().unwrap()).unwrap()
+    }
+
+    /// As it is after the last change.
+    fn now(&self, endpoint: &Endpoint) -> Arc<Endpoint> {
+        self.endpoints.find(&endpoint.id).unwrap()
+    }
+}
+
+/// A request that came to a [`Sink`], and how to answer it.
+struct Called {
+    at: Instant,
+    /// The connection's number, from 1.
+    connection: usize,
+    text: String,
+    answer: mpsc::Sender<String>,
+}
+
+impl Called {
+    async fn answer(&self, status: u16, field: &str) {
+        let answer = format!("HTTP/1.1 {status} S\r\nContent-Length: 0\r\n{field}\r\n");
+        self.answer.send(answer).await.unwrap();
+    }
+
+    fn signatures(&self) -> usize {
+        self.text.matches("v1,").count()
+    }
+
+    fn says(&self, text: &str) -> bool {
+        self.text.contains(&format!(r#""data":"{text}""#))
+    }
+}
+
+/// An endpoint whose answers the test gives.
+struct Sink {
+    url: String,
+    called: mpsc::Receiver<Called>,
+}
+
+impl Sink {
+    async fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (call, called) = mpsc::channel(100);
+        tokio::spawn(async move {
+            for connection in 1.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, connection, call.clone()));
+            }
+        });
+        Self { url, called }
+    }
+
+    async fn called(&mut self) -> Called {
+        let called = timeout(7 * DAY, self.called.recv()).await;
+        called.expect("it is called within a week").unwrap()
+    }
+
+    /// Whether nobody calls for so long.
+    async fn is_quiet(&mut self, time: Duration) -> bool {
+        timeout(time, self.called.recv()).await.is_err()
+    }
+}
+
+/// Hands on each request, whose body ends with `}`, and answers as it is told.
+async fn serve(mut stream: TcpStream, connection: usize, call: mpsc::Sender<Called>) {
+    let mut text = Vec::new();
+    while stream.read_buf(&mut text).await.is_ok_and(|read| read > 0) {
+        if !text.ends_with(b"}") {
+            continue;
+        }
+        let (answer, mut answered) = mpsc::channel(1);
+        let called = Called {
+            at: Instant::now(),
+            connection,
+            text: String::from_utf8(std::mem::take(&mut text)).unwrap(),
+            answer,
+        };
+        call.send(called).await.unwrap();
+        match answered.recv().await {
+            Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
+            None => return,
+        }
+    }
+}
+
+/// That these moments are as far apart as the schedule says: never early, at most a fifth late.
+fn assert_schedule(attempts: &[Instant], delays: &[u64]) {
+    let apart = attempts.windows(2).map(|pair| pair[1] - pair[0]);
+    let apart: Vec<Duration> = apart.collect();
+    assert_eq!(apart.len(), delays.len(), "{apart:?}");
+    for (apart, delay) in apart.iter().zip(delays) {
+        let delay = Duration::from_secs(*delay);
+        assert!(*apart >= delay, "{apart:?} is earlier than {delay:?}");
+        let latest = delay.mul_f64(1.2) + MOMENT;
+        assert!(*apart <= latest, "{apart:?} is later than {latest:?}");
+    }
+}
+
+/// The steps of the Standard Webhooks text.
+const STEPS: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_goes_through_the_whole_schedule_and_is_dead_and_through_it_again() {
+    let sender = Sender::with(|outbound| outbound.give_up = Duration::MAX).await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    sender.publish("hello").await;
+    let published = Instant::now();
+    sleep(4 * DAY).await;
+    let attempts = lookups();
+    assert!(attempts[0] - published <= MOMENT, "the first is at once");
+    assert_schedule(&attempts, &STEPS);
+    let shown = sender.deliveries(&endpoint).await;
+    let (listed, dead) = (shown["attempts"].as_array().unwrap(), &shown["dead"]);
+    assert_eq!(listed.len(), 10);
+    assert_eq!(
+        (&dead[0]["attempts"], dead.as_array().unwrap().len()),
+        (&json!(10), 1)
+    );
+    assert_eq!(dead[0]["reason"], "the name does not resolve: no such name");
+
+    let id = dead[0]["id"].as_str().unwrap();
+    let again = sender.endpoints.retry(&endpoint, id, b"{}").await;
+    assert!(again.is_ok());
+    sleep(4 * DAY).await;
+    assert_schedule(&lookups(), &STEPS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_only_failed_for_five_days_is_disabled_and_not_called_any_more() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    sender.publish("first").await;
+    sleep(5 * DAY - HOUR).await;
+    sender.publish("second").await;
+    sleep(MINUTE).await;
+    assert!(endpoint.status().disabled.is_none(), "an hour is missing");
+    sleep(4 * HOUR).await;
+    let disabled = endpoint.status().disabled.clone().unwrap();
+    assert!(
+        disabled.reason.starts_with("no success for 5days"),
+        "{}",
+        disabled.reason
+    );
+    assert_eq!(
+        lookups().len(),
+        10 + 5,
+        "the last is 2 h after the one before"
+    );
+    sleep(DAY).await;
+    assert_eq!(lookups(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_begins_the_five_days_anew() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    for _ in 0..3 {
+        sender.publish("fails first").await;
+        sink.called().await.answer(500, "").await;
+        sink.called().await.answer(200, "").await;
+        sleep(3 * DAY).await;
+    }
+    assert!(endpoint.status().disabled.is_none());
+    assert_eq!(endpoint.status().delivered, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day() {
+    for (asked, pause) in [
+        ("120", 120 * SECOND),
+        ("86401", DAY),
+        ("in two minutes", 119 * SECOND),
+        ("in a year", DAY),
+        // Neither form: as good as absent, and the schedule's 5 s hold.
+        ("1e99", 5 * SECOND),
+        ("Sat, 31 Feb 2026 25:00:00 GMT", 5 * SECOND),
+        ("0", Duration::ZERO),
+    ] {
+        let date = |later| httpdate::fmt_http_date(driven() + later);
+        let field = match asked {
+            "in two minutes" => date(2 * MINUTE),
+            "in a year" => date(365 * DAY),
+            _ => asked.to_owned(),
+        };
+        let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+        sender.register(&sink.url).await;
+        sender.publish("first").await;
+        let first = sink.called().await;
+        first
+            .answer(429, &format!("Retry-After: {field}\r\n"))
+            .await;
+        sleep(SECOND).await;
+        sender.publish("second").await;
+        let apart = sink.called().await.at - first.at;
+        // A date has whole seconds, and 5 s may be 6.
+        let expected = pause..pause + 2 * SECOND;
+        assert!(expected.contains(&apart), "{asked}: {apart:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_minutes() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    for _ in 0..200 {
+        sender.publish("hello").await;
+    }
+    // Eight are under way before the first answer.
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        calls.push(sink.called().await);
+    }
+    for call in &calls {
+        call.answer(503, "").await;
+    }
+    let mut last = Instant::now();
+    for _ in 0..100 {
+        // One asks, and the others' attempts are not spent meanwhile.
+        let call = sink.called().await;
+        let apart = call.at - last;
+        assert!(
+            apart >= 5 * SECOND && apart <= 5 * MINUTE + MOMENT,
+            "{apart:?}"
+        );
+        last = call.at;
+        call.answer(503, "").await;
+    }
+    for _ in 0..200 {
+        sink.called().await.answer(200, "").await;
+    }
+    assert!(
+        last.elapsed() < DAY,
+        "then it is well, and all that waits comes by its schedule"
+    );
+    sleep(SECOND).await;
+    let status = endpoint.status();
+    assert_eq!((status.delivered, status.dead), (200, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_at_a_messages_last_attempt_pauses_too() {
+    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let (sender, mut sink) = (Sender::with(once).await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    sender.publish("first").await;
+    let first = sink.called().await;
+    first.answer(503, "").await;
+    sleep(SECOND).await;
+    assert_eq!(endpoint.status().dead, 1);
+    sender.publish("second").await;
+    assert_eq!(sink.called().await.at - first.at, 300 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_attempts_go_before_retries_but_for_one_place() {
+    let patient = |outbound: &mut Outbound| outbound.attempt_timeout = HOUR;
+    let (sender, mut sink) = (Sender::with(patient).await, Sink::open().await);
+    sender.register(&sink.url).await;
+    for _ in 0..3 {
+        sender.publish("again").await;
+        sink.called().await.answer(500, "").await;
+        // It is well again, or it would have one place.
+        sender.publish("well").await;
+        sink.called().await.answer(200, "").await;
+    }
+    let mut calls = VecDeque::new();
+    for _ in 0..20 {
+        sender.publish("new").await;
+    }
+    for _ in 0..8 {
+        calls.push_back(sink.called().await);
+    }
+    sleep(MINUTE).await; // now all three are due
+    for expected in ["again", "new", "new"] {
+        calls.pop_front().unwrap().answer(200, "").await;
+        let call = sink.called().await;
+        assert!(call.says(expected), "{expected} is next");
+        calls.push_back(call);
+    }
+    let retry = calls.iter().position(|call| call.says("again")).unwrap();
+    calls.remove(retry).unwrap().answer(200, "").await;
+    assert!(sink.called().await.says("again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_stock_each_endpoint_has_one_place() {
+    let none = |outbound: &mut Outbound| outbound.stock = Arc::new(Semaphore::new(2));
+    let sender = Sender::with(none).await;
+    let (mut slow, mut well) = (Sink::open().await, Sink::open().await);
+    sender.register(&slow.url).await;
+    sender.register(&well.url).await;
+    let mut hang = Vec::new();
+    sender.publish("0").await;
+    hang.push(slow.called().await);
+    well.called().await.answer(200, "").await;
+    for text in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        sender.publish(text).await;
+        let call = well.called().await;
+        assert!(call.says(text), "it comes in time");
+        call.answer(200, "").await;
+    }
+    while let Ok(Some(call)) = timeout(SECOND, slow.called.recv()).await {
+        hang.push(call);
+    }
+    assert_eq!(hang.len(), 3, "two of the stock and its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_disabled_endpoint_has_not_got_is_held_for_thirty_days_and_then_dead() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    let pinned = sender.endpoints.clone();
+    tokio::spawn(async move { pinned.keep_pinned().await });
+    sender.publish("hello").await;
+    sleep(SECOND).await;
+    let off = br#"{"enabled":false}"#;
+    assert!(sender.endpoints.patch(&endpoint, off).await.is_ok());
+    advance(30 * DAY - MINUTE).await;
+    sleep(2 * SECOND).await;
+    let held = sender.now(&endpoint);
+    assert_eq!(held.status().dead, 0);
+    assert_eq!(held.status().disabled.as_ref().unwrap().expired, None);
+    advance(MINUTE).await;
+    sleep(2 * SECOND).await;
+    let over = sender.now(&endpoint);
+    assert_eq!(over.status().dead, 1);
+    assert!(over.status().disabled.as_ref().unwrap().expired.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_rotation_both_secrets_sign_for_a_day() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    assert!(sender.endpoints.rotate(&endpoint, b"{}").await.is_ok());
+    sender.publish("hello").await;
+    let call = sink.called().await;
+    assert_eq!(call.signatures(), 2);
+    call.answer(200, "").await;
+    for (time, signatures) in [(DAY - MINUTE, 2), (2 * MINUTE, 1)] {
+        advance(time).await;
+        sender.publish("hello").await;
+        let call = sink.called().await;
+        assert_eq!(call.signatures(), signatures);
+        call.answer(200, "").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept_for_fifteen_seconds() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    sender.register(&sink.url).await;
+    let mut connections = Vec::new();
+    for pause in [0, 14, 16] {
+        sleep(pause * SECOND).await;
+        sender.publish("hello").await;
+        let call = sink.called().await;
+        connections.push(call.connection);
+        call.answer(200, "").await;
+    }
+    assert_eq!(connections, [1, 1, 2]);
+}
+
+/// A listener whose backlog is full: a connection is neither made nor refused.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn a_connection_may_take_a_third_of_the_deadline() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut fill = Vec::new();
+    while let Ok(Ok(stream)) = timeout(SECOND, TcpStream::connect(address)).await {
+        fill.push(stream);
+    }
+    let attempt = Attempt {
+        guard: Guard {
+            http: true,
+            loopback: true,
+            ..Guard::default()
+        },
+        tls: Tls::system(),
+        pool: Pool::default(),
+        url: format!("http://{address}/").parse().unwrap(),
+        secrets: vec![Secret::from_random([7; 32])],
+        deadline: ATTEMPT_TIMEOUT,
+    };
+    let message = Body {
+        id: "a-1".into(),
+        json: "{}".into(),
+    };
+    let outcome = attempt.run(&message, driven()).await;
+    let error = outcome.result.unwrap_err();
+    assert_eq!(error.to_string(), "no connection within 5 s");
+    assert_eq!(outcome.duration, 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_waits_a_second_for_what_is_in_flight() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    sender.publish("hello").await;
+    let _hangs = sink.called().await;
+    let before = Instant::now();
+    assert!(sender.endpoints.patch(&endpoint, b"{}").await.is_ok());
+    assert_eq!(before.elapsed(), SECOND);
+    assert!(
+        sink.called().await.says("hello"),
+        "what was cut comes again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_ten_seconds_for_what_is_in_flight_and_claims_nothing() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    sender.register(&sink.url).await;
+    sender.publish("hello").await;
+    let _hangs = sink.called().await;
+    let before = Instant::now();
+    sender.endpoints.stop();
+    sender.publish("later").await;
+    let left = sender.endpoints.drained().await;
+    assert_eq!(before.elapsed(), 10 * SECOND);
+    assert!(sink.is_quiet(MINUTE).await);
+    let mut owed = 0;
+    for push in left {
+        owed += push.owed().await;
+    }
+    assert_eq!(owed, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fetches_waits_as_long_as_it_asks_and_at_most_thirty_seconds() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    let off = br#"{"enabled":false}"#;
+    let endpoint = sender.endpoints.patch(&endpoint, off).await.ok().unwrap();
+    for (asked, waits) in [("", 0), ("?wait=7", 7), ("?wait=31", 30)] {
+        let uri: Uri = format!("/messages{asked}").parse().unwrap();
+        let pull = Pull::parse(endpoint.clone(), &uri).ok().unwrap();
+        let before = Instant::now();
+        let page = pull.page(&sender.feed).await.unwrap();
+        assert!(page.messages.is_empty());
+        assert_eq!(before.elapsed(), waits * SECOND, "{asked}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_let_go_in_other_topics_is_no_gap_to_a_quiet_endpoint() {
+    // A new topic takes the old one's place.
+    let feed = Feed::new(Retention {
+        topics: 1,
+        idle: Duration::ZERO,
+        ..Retention::default()
+    });
+    let handle = feed.handle();
+    let sender = Sender::with(|outbound| outbound.feed = handle).await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    let publish = async |topic: &str| {
+        let draft = Draft::new(Data::text("hello"));
+        feed.publish(topic.parse().unwrap(), draft).await.unwrap();
+    };
+    publish("b").await;
+    sleep(PASS_BY + MOMENT).await;
+    assert_eq!(endpoint.status().after, feed.head());
+    publish("a").await;
+    sleep(MOMENT).await;
+    assert_eq!(endpoint.status().after, feed.head());
+    assert_eq!(sender.deliveries(&endpoint).await["gaps"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_left_alone_for_a_second() {
+    use rusqlite::ffi;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let path = std::env::temp_dir().join(format!("webhooks-full-{}", std::process::id()));
+    let source = common::FeedSource::File(path.clone());
+    let feed = source.open(Retention::default(), false).await.unwrap();
+    let store = Store::open(&feed).await.unwrap();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let full = move |_: &rusqlite::Transaction<'_>| match tries.fetch_add(1, Ordering::Relaxed) {
+        0..3 => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_FULL),
+            None,
+        )),
+        _ => Ok(()),
+    };
+    let before = Instant::now();
+    store.note(full).await.unwrap();
+    assert_eq!(before.elapsed(), 3 * PAUSE);
+    for end in ["", "-wal", "-shm", "-lock"] {
+        let _ = std::fs::remove_file(format!("{}{end}", path.display())); // it is in the temporary folder
+    }
+}
