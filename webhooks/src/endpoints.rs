@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -49,6 +52,8 @@ pub(crate) struct Endpoints {
     /// One registration or change at a time.
     changing: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
+    /// More is kept than may be.
+    full: AtomicBool,
     /// In the order of registration; `None` once the server drains.
     running: Mutex<Option<Vec<Running>>>,
 }
@@ -71,6 +76,7 @@ impl Endpoints {
             max,
             changing: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
+            full: AtomicBool::new(false),
             running: Mutex::new(Some(Vec::new())),
         };
         for saved in saved {
@@ -121,7 +127,40 @@ impl Endpoints {
             every.tick().await;
             self.expire(self.now()).await;
             self.pin();
+            self.measure().await;
         }
+    }
+
+    /// Notes whether more is kept than may be: messages, and what waits or is dead.
+    async fn measure(&self) {
+        // A disk that has failed is told of by whoever writes.
+        if let Ok(size) = self
+            .outbound
+            .store
+            .note(|database| store::size(database))
+            .await
+        {
+            let full = size > self.outbound.disk;
+            if full && !self.full.swap(full, Ordering::Relaxed) {
+                warn!(
+                    size,
+                    "there is no room for more: what is owed or dead takes it"
+                );
+            }
+            self.full.store(full, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether more may be published.
+    pub(crate) fn check_disk(&self) -> Result<(), Problem> {
+        if self.full.load(Ordering::Relaxed) {
+            let detail = format!(
+                "what is owed or dead takes all {} bytes",
+                self.outbound.disk
+            );
+            return Err(Problem::unavailable(detail, retry_after()));
+        }
+        Ok(())
     }
 
     /// Declares dead what is held for those that have been disabled for too long.

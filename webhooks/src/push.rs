@@ -70,6 +70,8 @@ pub(crate) struct Outbound {
     pub(crate) give_up: Duration,
     /// What an endpoint that is disabled has not got is kept for so long.
     pub(crate) hold: Duration,
+    /// Bytes that all that is kept may take.
+    pub(crate) disk: u64,
     pub(crate) drain: Duration,
 }
 

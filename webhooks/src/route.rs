@@ -68,6 +68,7 @@ async fn sender(
         if !posts {
             return Err(Problem::method_not_allowed("POST"));
         }
+        endpoints.check_disk()?;
         return publish(&app.feed, app.config.publish_limits(), topic, request).await;
     }
     match path.strip_prefix("/endpoints") {

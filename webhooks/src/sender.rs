@@ -32,6 +32,10 @@ pub(crate) const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
 /// about 50 MiB of buffers.
 const MAX_ATTEMPTS: usize = 1_024;
 
+/// What all that is kept may take of the disk: the feed's own limit, and as much again three times for
+/// what waits or is dead.
+const DISK: u64 = 1 << 30;
+
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
@@ -72,6 +76,10 @@ pub struct Config {
     /// An endpoint that has only failed for so long is disabled. Not on the command line.
     #[arg(skip = GIVE_UP)]
     pub give_up: Duration,
+    /// Bytes of the feed's file, or of the tables in memory; over it nothing is published. Not on the
+    /// command line.
+    #[arg(skip = DISK)]
+    pub disk: u64,
     /// First attempts at one time, over all endpoints, beside one for each. Not on the command line.
     #[arg(skip = MAX_ATTEMPTS)]
     pub max_attempts: usize,
@@ -119,6 +127,7 @@ impl Config {
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,
             hold: self.hold,
+            disk: self.disk,
             drain: self.limits.drain,
         }
     }

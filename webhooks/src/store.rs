@@ -439,6 +439,15 @@ pub(crate) fn revive(
     Ok(revived > 0)
 }
 
+/// Bytes that are in use, of the file or of the tables in memory.
+pub(crate) fn size(database: &Connection) -> rusqlite::Result<u64> {
+    let size = "SELECT (page_count - freelist_count) * page_size
+        FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+    database
+        .prepare_cached(size)?
+        .query_row([], |row| row.get(0))
+}
+
 /// Removes an endpoint with all it is owed, and returns whether it was there.
 pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<bool> {
     let mut owed = database.prepare_cached("SELECT seq FROM deliveries WHERE endpoint = ?1")?;

@@ -95,6 +95,7 @@ impl Sender {
             attempt_timeout: ATTEMPT_TIMEOUT,
             give_up: GIVE_UP,
             hold: HOLD,
+            disk: u64::MAX,
             drain: 10 * SECOND,
         };
         adjust(&mut outbound);

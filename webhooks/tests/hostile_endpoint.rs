@@ -7,7 +7,13 @@ use std::time::Duration;
 
 use common::harness::{TestServer, Wire};
 use serde_json::{Value, json};
-use setup::{Called, OK, SHORT, Sink, endpoint, local, publish, register, soon, start};
+use setup::{
+    Called, OK, Program, SHORT, Scratch, Sink, endpoint, local, publish, register, soon, start,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use webhooks::{Config, schedule::Schedule};
 
 /// One attempt for each message, within a short time.
@@ -172,6 +178,96 @@ async fn an_overload_spends_no_other_messages_attempts() {
             "{status}: it is not claimed"
         );
         assert_eq!(attempts(&sender, &path).await.len(), 1);
+    }
+}
+
+/// What the hostile do to each request, and again for as long as they are let.
+const HOSTILE: [(&str, &str); 9] = [
+    ("HTTP/1.1 200 OK\r\n\r\n", "endless "),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "8\r\nendless \r\n",
+    ),
+    ("HTTP/1.1 200 OK\r\n", "x: endless\r\n"),
+    ("", "HTTP/1.1 103 Early Hints\r\n\r\n"),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        "x: endless\r\n",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "",
+    ),
+    (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        "x",
+    ),
+    (
+        "HTTP/1.1 500 E\r\nRetry-After: 1e99\r\nContent-Length: 0\r\n\r\n",
+        "",
+    ),
+    (
+        "HTTP/1.1 307 T\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
+        "",
+    ),
+];
+
+/// Does it on each connection as soon as a request is there.
+async fn hostile(answer: &'static str, then: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let then = then.repeat(1_000);
+    tokio::spawn(async move {
+        loop {
+            let ((mut stream, _), then) = (listener.accept().await.unwrap(), then.clone());
+            tokio::spawn(async move {
+                let _request = stream.read(&mut [0; 4_096]).await?;
+                stream.write_all(answer.as_bytes()).await?;
+                while !then.is_empty() {
+                    stream.write_all(then.as_bytes()).await?;
+                }
+                stream.read(&mut [0]).await
+            });
+        }
+    });
+    url
+}
+
+/// All of them at once, and beside them one who is well, in a process of its own.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hostile_take_no_memory_and_delay_nobody_else() {
+    let scratch = Scratch::new();
+    let sender = Program::sender(&scratch, |_| {});
+    let client = sender.client();
+    let mut paths = Vec::new();
+    let mut urls = vec![hostile("", "").await]; // says nothing
+    for (answer, then) in HOSTILE {
+        urls.push(hostile(answer, then).await);
+    }
+    let sink = Sink::open().await;
+    urls.push(sink.url());
+    for url in urls {
+        let registration = json!({"url": url, "topics": ["a"]}).to_string();
+        let request = client.post("/endpoints", registration);
+        let request = request.header("content-type", "application/json");
+        paths.push(request.send().await.header("location").unwrap().to_owned());
+    }
+    let before = sender.resident();
+    for number in 0..200 {
+        let text = number.to_string();
+        let published = client.post("/topics/a", text.clone()).send().await;
+        assert_eq!(published.status, 201);
+        assert_eq!(sink.answers(OK).await, text, "it comes at once and in turn");
+    }
+    let grown = sender.resident().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB more");
+    // Who sends without end is believed after 16 KiB, if it began with 200, and nobody else is.
+    for (path, (answer, then)) in paths[1..].iter().zip(HOSTILE) {
+        let endpoint = client.get(path).send().await.json();
+        let believed = endpoint["delivered"] != 0;
+        let expected = then.contains("endless") && !then.starts_with("x:");
+        assert_eq!(believed, expected, "{answer}{then}: {endpoint}");
     }
 }
 

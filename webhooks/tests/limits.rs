@@ -81,6 +81,36 @@ async fn an_endpoint_has_eight_attempts_at_one_time_and_one_while_it_fails() {
     endpoint(&sender, &path, |endpoint| endpoint["in_flight"] == 8).await;
 }
 
+/// What is dead stays, and so it is bounded by taking no more.
+#[tokio::test]
+async fn when_what_is_owed_and_dead_takes_the_whole_disk_nothing_is_published_until_there_is_room()
+{
+    let config = Config {
+        disk: 300_000,
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let sender = start(config).await;
+    let path = register(&sender, &Sink::open().await.url()).await; // nobody is there
+    let long = "x".repeat(10_000);
+    let refused = soon(async {
+        loop {
+            let reply = sender.post("/topics/a", long.clone()).await;
+            if reply.status != 201 {
+                return reply;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    let client = sender.client();
+    let removed = client.request(hyper::Method::DELETE, &path).send().await;
+    assert_eq!(removed.status, 204);
+    soon(async { while sender.post("/topics/a", "hello").await.status != 201 {} }).await;
+    sender.stop().await;
+}
+
 #[tokio::test]
 async fn the_deadline_holds_for_connecting() {
     // A backlog that is full: the kernel drops what would connect.

@@ -164,6 +164,17 @@ impl Program {
         Wire::connect(self.addr).await
     }
 
+    /// Its memory in KiB, as Linux counts it.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap()
+    }
+
     /// SIGKILL: nothing is written or said any more.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
