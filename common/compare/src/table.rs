@@ -200,7 +200,7 @@ drain until every client has a message of the new life; a receiver looks every s
 without tests; what a default build reaches of `common` is mostly the same in all; webhooks are two programs.
 
 *Agrees* means, of latency by how many times the fastest: {LATENCY}; of complexity by how many times the shortest: {COMPLEXITY}; \
-and of all runs. The rule of thumb leaves SSE out: that row is ours.
+and that every run says so, or else it is too close to say. The rule of thumb leaves SSE out: that row is ours.
 "
     )
 }
