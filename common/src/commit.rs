@@ -80,10 +80,14 @@ impl Commits {
         let committed = Arc::new(Notify::new());
         let told = committed.clone();
         let write = move || {
-            if let Err(error) = write(database, &received, &told) {
+            if let Err((error, group)) = write(database, &received, &told) {
                 error!(%error, "the {name} has failed and takes nothing any more");
+                // First: who hears of it and asks is told.
                 failed.send_replace(Some(error.to_string()));
-                received.try_iter().for_each(stopped);
+                group
+                    .into_iter()
+                    .chain(received.try_iter())
+                    .for_each(stopped);
             }
         };
         Ok(Self {
@@ -172,39 +176,41 @@ fn stopped(job: Box<dyn Job>) {
     job.settle(Err(CommitError::Stopped));
 }
 
+/// The jobs of one transaction.
+type Group = Vec<Box<dyn Job>>;
+
 /// Writes until nobody is there to ask for it.
 fn write(
     mut database: Connection,
     jobs: &mpsc::Receiver<Box<dyn Job>>,
     done: &Notify,
-) -> rusqlite::Result<()> {
+) -> Result<(), (rusqlite::Error, Group)> {
     let mut unfolded = 0;
     while let Ok(first) = jobs.recv() {
         let more = jobs.try_iter().take(MAX_GROUP - 1);
-        let mut group: Vec<Box<dyn Job>> = iter::once(first).chain(more).collect();
-        let committed = commit(&mut database, &mut group);
-        let told = match &committed {
+        let mut group: Group = iter::once(first).chain(more).collect();
+        let told = match commit(&mut database, &mut group) {
             Ok(bytes) => {
                 unfolded += bytes;
                 Ok(())
             }
-            Err(error) if is_no_room(error) => {
+            Err(error) if is_no_room(&error) => {
                 warn!(%error, jobs = group.len(), "nothing was written");
                 Err(CommitError::NoRoom)
             }
-            Err(_) => Err(CommitError::Stopped),
+            Err(error) => {
+                done.notify_one();
+                return Err((error, group));
+            }
         };
         done.notify_one();
         group.into_iter().for_each(|job| job.settle(told));
-        if told == Err(CommitError::Stopped) {
-            return committed.map(drop);
-        }
         if unfolded > CHECKPOINT {
             unfolded = 0;
-            fold(&database)?;
+            fold(&database).map_err(|error| (error, Group::new()))?;
         }
     }
-    fold(&database)
+    fold(&database).map_err(|error| (error, Group::new()))
 }
 
 /// All or nothing, and synced if one of them asks for it: with all that was not before.

@@ -9,7 +9,6 @@ use std::{
     fs::{self, File},
     path::PathBuf,
     process::Command,
-    time::Duration,
 };
 
 use common::{
@@ -18,7 +17,6 @@ use common::{
 };
 use serde_json::{Value, json};
 use setup::{OK, Program, Scratch, Sink, listed, send, soon, when_all};
-use tokio::time::sleep;
 
 /// A receiver or a sender whose disk fails on demand.
 struct Disk {
@@ -190,62 +188,6 @@ async fn register(client: &Client, sink: &Sink) -> String {
     let reply = request.send().await;
     assert_eq!(reply.status, 201, "{}", reply.text());
     reply.header("location").unwrap().to_owned()
-}
-
-async fn patch(client: &Client, path: &str, change: &'static str) -> Reply {
-    let request = client.request(hyper::Method::PATCH, path).body(change);
-    let request = request.header("content-type", "application/json");
-    request.send().await
-}
-
-async fn delivered(client: &Client, path: &str, count: u64) {
-    soon(async { while client.get(path).send().await.json()["delivered"] != count {} }).await;
-}
-
-#[tokio::test]
-async fn what_is_delivered_on_a_full_disk_is_recorded_when_there_is_room_and_does_not_come_again() {
-    let (disk, sink) = (Disk::new(), Sink::open().await);
-    let sender = disk.sender();
-    let client = sender.client();
-    let path = register(&client, &sink).await;
-    assert_eq!(publish(&client, "one").await.status, 201);
-    let mut called = sink.called().await;
-    disk.begins("full");
-    called.wire.send(OK).await;
-    assert_eq!(publish(&client, "lost").await.status, 503);
-    let still = client.get(&path).send().await.json();
-    assert_eq!(
-        (&still["delivered"], &still["in_flight"]),
-        (&json!(0), &json!(1))
-    );
-    // A change that is refused ends the endpoint's loop no more than one that is made.
-    let changing = sender.client();
-    let changing = patch(&changing, &path, r#"{"types":["x"]}"#);
-    let mended = async {
-        // As long as the disk is full nobody can be asked how far the change is.
-        sleep(Duration::from_millis(300)).await;
-        disk.ends("full");
-    };
-    let (changed, ()) = soon(async { tokio::join!(changing, mended) }).await;
-    assert!(matches!(changed.status.as_u16(), 200 | 503));
-    delivered(&client, &path, 1).await;
-    drop(called); // what comes next is not to come on its connection
-    let changed = patch(&client, &path, r#"{"types":null}"#).await;
-    assert_eq!(changed.status, 200);
-    assert_eq!(publish(&client, "two").await.status, 201);
-    assert_eq!(sink.answers(OK).await, "two");
-    delivered(&client, &path, 2).await;
-    sender.kill();
-
-    let sender = disk.sender();
-    let client = sender.client();
-    assert_eq!(publish(&client, "three").await.status, 201);
-    assert_eq!(
-        sink.answers(OK).await,
-        "three",
-        "and neither of the others again"
-    );
-    delivered(&client, &path, 3).await;
 }
 
 #[tokio::test]
