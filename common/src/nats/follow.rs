@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    Cursor, Epoch, Retention,
+    Cursor, Epoch, Message, Retention,
     feed::Shared,
     log::{Log, Saved},
 };
@@ -132,15 +132,12 @@ impl Follower {
     }
 
     fn show(&self, id: Cursor, message: &jetstream::Message) {
-        match Record::decode(&message.subject, &message.payload) {
-            Ok(record) => {
-                let (topic, published) = (record.topic.clone(), moment(record.published));
-                self.shared.append(&topic, record.message(id), published);
+        match read(id, message) {
+            Some((message, published)) => {
+                let topic = message.topic.clone();
+                self.shared.append(&topic, message, published);
             }
-            Err(why) => {
-                warn!("message {} of the stream is not a feed's: {why}", id.seq);
-                self.shared.change(|log| log.pass(id.seq));
-            }
+            None => self.shared.change(|log| log.pass(id.seq)),
         }
         // The stream trims itself: it is not told.
         self.shared.change(|log| drop(log.take_unsaved()));
@@ -214,15 +211,25 @@ fn empty(epoch: Epoch, floor: u64, retention: &Retention) -> Log {
 }
 
 fn push(log: &mut Log, seq: u64, message: &jetstream::Message) {
-    let id = Cursor { seq, ..log.head() };
+    match read(Cursor { seq, ..log.head() }, message) {
+        Some((message, published)) => {
+            let topic = message.topic.clone();
+            log.push(&topic, message, published);
+        }
+        None => log.pass(seq),
+    }
+}
+
+/// The message and when it was published, if it is a feed's.
+fn read(id: Cursor, message: &jetstream::Message) -> Option<(Message, Instant)> {
     match Record::decode(&message.subject, &message.payload) {
         Ok(record) => {
-            let (topic, published) = (record.topic.clone(), moment(record.published));
-            log.push(&topic, record.message(id), published);
+            let published = moment(record.published);
+            Some((record.message(id), published))
         }
         Err(why) => {
-            warn!("message {seq} of the stream is not a feed's: {why}");
-            log.pass(seq);
+            warn!("message {} of the stream is not a feed's: {why}", id.seq);
+            None
         }
     }
 }
