@@ -141,13 +141,13 @@ impl Endpoints {
             .await
         {
             let full = size > self.outbound.disk;
-            if full && !self.full.swap(full, Ordering::Relaxed) {
+            let was_full = self.full.swap(full, Ordering::Relaxed);
+            if full && !was_full {
                 warn!(
                     size,
                     "there is no room for more: what is owed or dead takes it"
                 );
             }
-            self.full.store(full, Ordering::Relaxed);
         }
     }
 
@@ -174,10 +174,7 @@ impl Endpoints {
                 continue;
             }
             let number = endpoint.number;
-            let expire = move |database: &Connection| {
-                store::expire(database, number, now)?;
-                Ok(true)
-            };
+            let expire = move |database: &Connection| store::expire(database, number, now);
             match self.change(&endpoint, expire).await {
                 Ok(_) => warn!(
                     endpoint = endpoint.id,
@@ -238,15 +235,14 @@ impl Endpoints {
             let (url, topics, types) = target.texts();
             store::retarget(database, number, (&url, &topics, types.as_deref()))?;
             match enabled {
-                Some(true) => store::set_disabled(database, number, None)?,
+                Some(true) => store::set_disabled(database, number, None),
                 Some(false) if !is_disabled => {
-                    store::set_disabled(database, number, Some(&disabled))?;
+                    store::set_disabled(database, number, Some(&disabled))
                 }
-                _ => {}
+                _ => Ok(()),
             }
-            Ok(true)
         };
-        let (endpoint, _) = self.change(endpoint, change).await?;
+        let (endpoint, ()) = self.change(endpoint, change).await?;
         Ok(endpoint)
     }
 
@@ -265,11 +261,9 @@ impl Endpoints {
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let (number, text) = (endpoint.number, secret.clone());
-        let change = move |database: &Connection| {
-            store::rotate(database, number, &text, now, now + OVERLAP)?;
-            Ok(true)
-        };
-        let (endpoint, _) = self.change(endpoint, change).await?;
+        let change =
+            move |database: &Connection| store::rotate(database, number, &text, now, now + OVERLAP);
+        let (endpoint, ()) = self.change(endpoint, change).await?;
         info!(endpoint = endpoint.id, "has another secret");
         Ok((endpoint, secret))
     }
@@ -278,11 +272,8 @@ impl Endpoints {
     pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let number = endpoint.number;
-        let change = move |database: &Connection| {
-            store::set_disabled(database, number, None)?;
-            Ok(true)
-        };
-        let (endpoint, _) = self.change(endpoint, change).await?;
+        let change = move |database: &Connection| store::set_disabled(database, number, None);
+        let (endpoint, ()) = self.change(endpoint, change).await?;
         info!(endpoint = endpoint.id, "enabled");
         Ok(endpoint)
     }
@@ -347,22 +338,22 @@ impl Endpoints {
     }
 
     /// Changes an endpoint in the store. Its loop ends before, and then another begins from what is there,
-    /// as after a restart. What is in flight has [`LET_GO`] to end; what is cut comes again.
-    async fn change(
+    /// as after a restart; with it is returned what `work` gave. What is in flight has [`LET_GO`] to end; what is cut comes again.
+    async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         endpoint: &Endpoint,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
-    ) -> Result<(Arc<Endpoint>, bool), Problem> {
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<(Arc<Endpoint>, T), Problem> {
         let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
         to_its_end(async move { endpoints.change_one(&id, number, work).await }).await
     }
 
-    async fn change_one(
+    async fn change_one<T: Send + 'static>(
         &self,
         id: &str,
         number: i64,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
-    ) -> Result<(Arc<Endpoint>, bool), Problem> {
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<(Arc<Endpoint>, T), Problem> {
         let _one_at_a_time = self.changing.lock().await;
         let push = self.halt(id)?;
         if let Some(push) = push
