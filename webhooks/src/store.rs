@@ -9,8 +9,9 @@
 //! the rows: what was attempted and not recorded is attempted again, and nothing is left out.
 //!
 //! The tables are in the feed's own file and written by its thread. So a cursor and the messages that it
-//! counts are committed, restored from a copy, or lost together, and a settlement shares its sync with
-//! the publishes of the moment. Of a feed in memory the same tables are in memory too.
+//! counts are committed, restored from a copy, or lost together. A settlement is not synced by itself, but
+//! with the next publish: a power cut may take it back, and what it recorded comes again. Of a feed in
+//! memory the same tables are in memory too.
 //!
 //! A row's message is kept with it, in `bodies`, once for all endpoints: the feed may let go of what
 //! waits or is dead, and a later attempt is of the same bytes.
@@ -37,8 +38,7 @@ const PAGE: usize = 4 << 10;
 
 /// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
 /// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
-/// the place. Times are milliseconds since 1970; `failing`,
-/// `disabled` and `expired` are since when.
+/// the place. Times are milliseconds since 1970; `failing`, `disabled` and `expired` are since when.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -133,13 +133,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
-        match &*self.0 {
-            Home::File(feed) => {
-                let commits = feed.commits().expect(THREAD);
-                commits.run(PAGE, |transaction| work(transaction)).await
-            }
-            Home::Memory(database) => at_once(database, work),
-        }
+        self.write(true, work).await
     }
 
     /// The same, as soon as it would outlive the process, though perhaps not a power cut, and tried
@@ -152,15 +146,7 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
     ) -> Result<T, CommitError> {
         loop {
-            let work = work.clone();
-            let noted = match &*self.0 {
-                Home::File(feed) => {
-                    let commits = feed.commits().expect(THREAD);
-                    commits.note(PAGE, |transaction| work(transaction)).await
-                }
-                Home::Memory(database) => at_once(database, work),
-            };
-            match noted {
+            match self.write(false, work.clone()).await {
                 Err(error @ CommitError::NoRoom) => {
                     warn!(%error, "what became of deliveries waits to be recorded");
                     sleep(PAUSE).await;
@@ -170,13 +156,27 @@ impl Store {
         }
     }
 
+    async fn write<T: Send + 'static>(
+        &self,
+        syncs: bool,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CommitError> {
+        let commits = match &*self.0 {
+            Home::File(feed) => feed.commits().expect("a feed in a file has a thread"),
+            Home::Memory(database) => return at_once(database, work),
+        };
+        let work = |transaction: &mut Transaction<'_>| work(transaction);
+        match syncs {
+            true => commits.run(PAGE, work).await,
+            false => commits.note(PAGE, work).await,
+        }
+    }
+
     /// Whether it is still there after the process.
     pub(crate) fn is_durable(&self) -> bool {
         matches!(*self.0, Home::File(_))
     }
 }
-
-const THREAD: &str = "a feed in a file has a thread";
 
 fn at_once<T>(
     database: &Mutex<Connection>,
