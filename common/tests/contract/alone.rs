@@ -3,31 +3,10 @@
 
 use std::time::Duration;
 
-use common::{
-    After, Cursor, Data, Draft, Feed, FeedError, IdempotencyKey, PageLimit, Reason, Retention,
-    Topic, Topics,
-};
+use common::{Data, Draft, FeedError, IdempotencyKey, PageLimit, Reason, Retention};
 
+use super::verbs::{at, publish, topic, topics};
 use crate::feed;
-
-fn topic(name: &str) -> Topic {
-    name.parse().unwrap()
-}
-
-fn topics(names: &str) -> Topics {
-    names.parse().unwrap()
-}
-
-async fn publish(feed: &Feed, name: &str) -> Cursor {
-    feed.publish(topic(name), Draft::new(Data::text("x")))
-        .await
-        .unwrap()
-        .id
-}
-
-fn at(feed: &Feed, seq: u64) -> After {
-    After::Cursor(Cursor { seq, ..feed.head() })
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_new_topic_takes_the_place_of_an_idle_one_or_is_refused() {

@@ -10,15 +10,15 @@ use tokio::task::JoinSet;
 
 use crate::feed;
 
-fn topic(name: &str) -> Topic {
+pub(super) fn topic(name: &str) -> Topic {
     name.parse().unwrap()
 }
 
-fn topics(names: &str) -> Topics {
+pub(super) fn topics(names: &str) -> Topics {
     names.parse().unwrap()
 }
 
-async fn publish(feed: &Feed, name: &str) -> Cursor {
+pub(super) async fn publish(feed: &Feed, name: &str) -> Cursor {
     feed.publish(topic(name), Draft::new(Data::text("x")))
         .await
         .unwrap()
@@ -32,7 +32,7 @@ fn keeping(messages: usize) -> Feed {
     })
 }
 
-fn at(feed: &Feed, seq: u64) -> After {
+pub(super) fn at(feed: &Feed, seq: u64) -> After {
     After::Cursor(Cursor { seq, ..feed.head() })
 }
 
