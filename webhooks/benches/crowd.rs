@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Data, Draft, Feed, Retention};
+use common::{Data, Draft, Feed, Retention, harness::Client};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -172,17 +172,9 @@ fn published(request: &[u8]) -> Duration {
 
 async fn register(sender: SocketAddr, sink: SocketAddr) {
     let body = format!(r#"{{"url":"http://{sink}/","topics":["a"]}}"#);
-    let head = "POST /endpoints HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let mut stream = TcpStream::connect(sender).await.expect("it listens");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("it reads");
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .await
-        .expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let client = Client::new(sender);
+    let request = client.post("/endpoints", body);
+    let request = request.header("content-type", "application/json");
+    let answer = request.send().await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Data, Draft, Feed, FeedSource, Retention};
+use common::{Data, Draft, Feed, FeedSource, Retention, harness::Client};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -225,17 +225,9 @@ async fn publish(feed: &Feed, count: usize) {
 
 async fn register(sender: SocketAddr, sink: SocketAddr) {
     let body = format!(r#"{{"url":"http://{sink}/webhook","topics":["a"],"secret":"{SECRET}"}}"#);
-    let head = "POST /endpoints HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
-    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let mut stream = TcpStream::connect(sender).await.expect("it listens");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("it reads");
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .await
-        .expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let client = Client::new(sender);
+    let request = client.post("/endpoints", body);
+    let request = request.header("content-type", "application/json");
+    let answer = request.send().await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
 }
