@@ -313,3 +313,21 @@ export async function listenInPage(page, url, tell) {
 }
 
 export const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
+
+const SMALL = { width: 390, height: 844 };
+const SMALLEST_TEXT = 12;
+
+// What is on the page now, on a small screen.
+export async function fitsASmallScreen(page) {
+  await page.setViewportSize(SMALL);
+  const { scroll, small } = await page.evaluate(`({
+    scroll: document.documentElement.scrollWidth,
+    small: [...document.querySelectorAll("body *")]
+      .filter((element) => element.innerText?.trim() && !["SCRIPT", "STYLE"].includes(element.tagName))
+      .map((element) => [parseFloat(getComputedStyle(element).fontSize), element.tagName])
+      .filter(([size]) => size < ${SMALLEST_TEXT}),
+  })`);
+  check(scroll <= SMALL.width, `nothing is wider than ${SMALL.width} px: ${scroll}`);
+  check(small.length === 0, `no text is under ${SMALLEST_TEXT} px: ${small[0]}`);
+  console.log(`at ${SMALL.width}×${SMALL.height}: no horizontal scroll, no text under ${SMALLEST_TEXT} px`);
+}

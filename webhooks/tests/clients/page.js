@@ -2,10 +2,8 @@
 // a small screen shows all of it.
 
 import { createServer } from "node:http";
-import { Server, check, startChromium } from "./kit.js";
+import { Server, check, fitsASmallScreen, startChromium } from "./kit.js";
 
-const SMALL = { width: 390, height: 844 };
-const SMALLEST_TEXT = 12;
 
 const answers = { "/well": 200, "/ill": 500, "/gone": 410 };
 const sink = createServer((request, response) => {
@@ -122,17 +120,7 @@ async function aButtonOutlivesARefresh() {
 async function aSmallScreenShowsAll() {
   await register(`/well?${"a-long-word".repeat(40)}`, "a");
   await stateIs(/^live, 3 endpoints$/);
-  await page.setViewportSize(SMALL);
-  const { scroll, small } = await page.evaluate(`({
-    scroll: document.documentElement.scrollWidth,
-    small: [...document.querySelectorAll("body *")]
-      .filter((element) => element.innerText?.trim() && !["SCRIPT", "STYLE"].includes(element.tagName))
-      .map((element) => [parseFloat(getComputedStyle(element).fontSize), element.tagName])
-      .filter(([size]) => size < ${SMALLEST_TEXT}),
-  })`);
-  check(scroll <= SMALL.width, `nothing is wider than ${SMALL.width} px: ${scroll}`);
-  check(small.length === 0, `no text is under ${SMALLEST_TEXT} px: ${small[0]}`);
-  console.log(`at ${SMALL.width}×${SMALL.height}: no horizontal scroll, no text under ${SMALLEST_TEXT} px`);
+  await fitsASmallScreen(page);
 }
 
 async function aLostServerIsComeBackTo() {

@@ -1,11 +1,9 @@
 // The page in a browser: a message arrives through all five, a paused client names what was trimmed, a
 // restarted server is come back to, and a small screen shows all of it.
 
-import { Server, check, startChromium } from "./kit.js";
+import { Server, check, fitsASmallScreen, startChromium } from "./kit.js";
 
 const LANES = ["short-polling", "long-polling", "webhooks", "websockets", "sse"];
-const SMALL = { width: 390, height: 844 };
-const SMALLEST_TEXT = 12;
 
 const chromium = await startChromium();
 const server = await Server.start();
@@ -18,7 +16,7 @@ await everyLaneReceives();
 await theSliderSetsTheRate();
 await aPausedClientNamesWhatWasTrimmed();
 await aRestartedServerIsComeBackTo();
-await aSmallScreenShowsAll();
+await fitsASmallScreen(page);
 check(broken.length === 0, `no error in the page: ${broken[0]}`);
 await chromium.close();
 await server.stop();
@@ -75,18 +73,4 @@ async function aRestartedServerIsComeBackTo() {
   const more = async (lane) => Number(await cell(lane, "received")) > Number(before[LANES.indexOf(lane)]);
   await every(more, "receives again");
   console.log("every lane is back after a restart, and names the life that ended");
-}
-
-async function aSmallScreenShowsAll() {
-  await page.setViewportSize(SMALL);
-  const { scroll, small } = await page.evaluate(`({
-    scroll: document.documentElement.scrollWidth,
-    small: [...document.querySelectorAll("body *")]
-      .filter((element) => element.innerText?.trim() && !["SCRIPT", "STYLE"].includes(element.tagName))
-      .map((element) => [parseFloat(getComputedStyle(element).fontSize), element.tagName])
-      .filter(([size]) => size < ${SMALLEST_TEXT}),
-  })`);
-  check(scroll <= SMALL.width, `nothing is wider than ${SMALL.width} px: ${scroll}`);
-  check(small.length === 0, `no text is under ${SMALLEST_TEXT} px: ${small[0]}`);
-  console.log(`at ${SMALL.width}×${SMALL.height}: no horizontal scroll, no text under ${SMALLEST_TEXT} px`);
 }
