@@ -17,7 +17,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Data, Draft, Feed, FeedSource, Retention, harness::Client};
+use common::{
+    Data, Draft, Feed, FeedSource, Retention,
+    harness::{Client, Reply},
+};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -156,7 +159,8 @@ async fn send(addr: SocketAddr, body: Bytes, count: usize) {
     }
 }
 
-/// Deliveries per second of the sender to so many endpoints, from the first message to the last answer.
+/// Deliveries per second of the sender to so many endpoints, from their start to the last answer. All is
+/// published before: what that costs is told by the bench `publish`.
 async fn delivered(sink: &Sink, endpoints: usize, durable: bool) -> f64 {
     let retention = Retention {
         messages: DELIVERIES,
@@ -185,12 +189,21 @@ async fn delivered(sink: &Sink, endpoints: usize, durable: bool) -> f64 {
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { drop(stopped.await) };
     let server = tokio::spawn(webhooks::run(listener, feed.clone(), config, shutdown));
+    publish(&feed, DELIVERIES / endpoints).await;
+    let mut paths = Vec::new();
     for _ in 0..endpoints {
-        register(addr, sink.addr).await;
+        paths.push(register(addr, sink.addr).await);
     }
+    let start = Cursor {
+        seq: 0,
+        ..feed.head()
+    };
+    let start = format!(r#"{{"after":"{start}"}}"#);
     let before = sink.answered.load(Ordering::Relaxed);
     let started = Instant::now();
-    publish(&feed, DELIVERIES / endpoints).await;
+    for path in paths {
+        post(addr, &format!("{path}/replay"), start.clone(), 200).await;
+    }
     while sink.answered.load(Ordering::Relaxed) < before + DELIVERIES {
         sleep(Duration::from_millis(1)).await;
     }
@@ -223,11 +236,18 @@ async fn publish(feed: &Feed, count: usize) {
     }
 }
 
-async fn register(sender: SocketAddr, sink: SocketAddr) {
+/// Returns the endpoint's path.
+async fn register(sender: SocketAddr, sink: SocketAddr) -> String {
     let body = format!(r#"{{"url":"http://{sink}/webhook","topics":["a"],"secret":"{SECRET}"}}"#);
+    let answer = post(sender, "/endpoints", body, 201).await;
+    answer.header("location").expect("it is created").to_owned()
+}
+
+async fn post(sender: SocketAddr, path: &str, body: String, status: u16) -> Reply {
     let client = Client::new(sender);
-    let request = client.post("/endpoints", body);
+    let request = client.post(path, body);
     let request = request.header("content-type", "application/json");
     let answer = request.send().await;
-    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.status, status, "{}", answer.text());
+    answer
 }

@@ -9,10 +9,13 @@
 //! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
 //! flight. The cursor passes a message when it is delivered or has a row; as long as there are places
 //! free it waits for the slow, and when there are none, the slow get a row and it goes on.
+//!
+//! The list of attempts is no part of that promise, and would cost more than all the rest: while there
+//! is a backlog and all goes well, it is brought up to date from time to time.
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     future::pending,
     pin::Pin,
     sync::Arc,
@@ -35,7 +38,10 @@ use crate::{
     places::Places,
     pool::Pool,
     schedule::Schedule,
-    store::{self, AttemptRow, Body, Disabled, Owed, PAUSE, Saved, Settlement, Store, Waiting},
+    store::{
+        self, AttemptRow, Body, Disabled, Owed, PAUSE, REMEMBERED, Saved, Settlement, Store,
+        Waiting,
+    },
     tls::Tls,
 };
 
@@ -49,6 +55,8 @@ const MAX_WAITING: usize = 1_000;
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often the cursor of an endpoint without news is moved to the head.
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
+/// How many attempts the list may be behind.
+const UNLISTED: u64 = 1_000;
 /// How long at most to leave an endpoint alone that is overloaded and does not say how long.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Why an endpoint is disabled that answered 410.
@@ -115,6 +123,9 @@ enum Fate {
     Dead,
 }
 
+/// How an attempt's task ended, with the message if it came to that.
+type AttemptEnded = Result<(Id, (Outcome, Option<Body>)), JoinError>;
+
 /// A transaction that is under way.
 struct Recording {
     ended: Vec<Ended>,
@@ -145,8 +156,13 @@ pub(crate) struct Push {
     ahead: HashSet<u64>,
     /// Bytes of all these messages.
     bytes: usize,
+    /// The feed had no more when it was read last.
+    caught_up: bool,
     /// The number of the last attempt.
     number: u64,
+    /// The last attempts that are not in the list, and the number of the last one that is.
+    unlisted: VecDeque<AttemptRow>,
+    listed: u64,
     /// The first failure after the last success.
     failing: Option<SystemTime>,
     /// Pauses after the last success that it did not ask for.
@@ -191,7 +207,10 @@ impl Push {
             bytes: waiting.iter().map(|waiting| waiting.size as usize).sum(),
             waiting: waiting.iter().map(later).collect(),
             ahead: saved.ahead.iter().copied().collect(),
+            caught_up: true,
             number: saved.attempts,
+            unlisted: VecDeque::new(),
+            listed: saved.attempts,
             failing: saved.failing,
             overloads: 0,
             disabled: saved.disabled.clone(),
@@ -217,7 +236,7 @@ impl Push {
             tokio::select! {
                 biased;
                 () = stop(&mut stopping) => break,
-                Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.settle_all(ended),
                 () = written(&mut self.recording) => self.written(),
                 page = self.outbound.feed.next(&self.endpoint.topics, &after, limit), if free > 0 => self.claim(page),
                 () = sleep_until(due.unwrap_or(self.resume)), if due.is_some() => self.retry(),
@@ -240,7 +259,7 @@ impl Push {
         loop {
             self.record(true);
             tokio::select! {
-                Some(ended) = self.attempts.join_next_with_id() => self.settle(ended),
+                Some(ended) = self.attempts.join_next_with_id() => self.settle_all(ended),
                 () = written(&mut self.recording), if self.recording.is_some() => self.written(),
                 else => return,
             }
@@ -310,6 +329,7 @@ impl Push {
             self.gaps.push(gap);
         }
         self.after = page.next;
+        self.caught_up = !page.more;
         for message in page.messages {
             if self.endpoint.wants(&message) && !self.ahead.remove(&message.id.seq) {
                 self.bytes += message.json.len();
@@ -370,9 +390,17 @@ impl Push {
         self.in_flight.insert(task.id(), delivery);
     }
 
+    /// This attempt has ended, and perhaps others: what is recorded together costs little more than one.
+    fn settle_all(&mut self, ended: AttemptEnded) {
+        self.settle(ended);
+        while let Some(ended) = self.attempts.try_join_next_with_id() {
+            self.settle(ended);
+        }
+    }
+
     /// An attempt has ended: the delivery is made, waits for the next one, or is dead, as soon as
     /// that is recorded.
-    fn settle(&mut self, ended: Result<(Id, (Outcome, Option<Body>)), JoinError>) {
+    fn settle(&mut self, ended: AttemptEnded) {
         let panicked = |error: JoinError| (error.id(), panicked(&error, (self.outbound.clock)()));
         let (id, (outcome, body)) = ended.unwrap_or_else(panicked);
         let mut delivery = self
@@ -471,7 +499,8 @@ impl Push {
         if self.recording.is_some() {
             return;
         }
-        let slow = if all || self.free_slots() == 0 || self.ended.iter().any(Ended::failed) {
+        let failed = self.ended.iter().any(Ended::failed);
+        let slow = if all || self.free_slots() == 0 || failed {
             self.pass_the_slow()
         } else {
             Vec::new()
@@ -481,11 +510,17 @@ impl Push {
         let cursor = oldest.unwrap_or(self.after.seq);
         let ready = |ended: &mut Ended| ended.delivery.row || ended.delivery.seq <= cursor;
         let ended: Vec<Ended> = self.ended.extract_if(.., ready).collect();
+        let attempts = ended.iter().map(|ended| ended.attempt.clone());
+        self.unlisted.extend(attempts);
+        let lists = all || failed || self.caught_up || self.number - self.listed >= UNLISTED;
+        let attempts = self.list(lists);
         let nothing = ended.is_empty() && slow.is_empty() && self.gaps.is_empty();
+        let nothing = nothing && attempts.is_empty();
         if nothing && !(all && cursor > self.recorded) {
             return;
         }
         let mut settlement = settlement(self.endpoint.number, cursor, slow, &ended);
+        settlement.attempts = attempts;
         settlement.gaps = std::mem::take(&mut self.gaps);
         settlement.failing = self.failing;
         settlement.disabled = self.disabled.clone();
@@ -494,6 +529,17 @@ impl Push {
             cursor,
             written: Box::pin(write(self.outbound.store.clone(), settlement)),
         });
+    }
+
+    /// The attempts that are to be listed now, if any are.
+    fn list(&mut self, now: bool) -> Vec<AttemptRow> {
+        let old = self.unlisted.len().saturating_sub(REMEMBERED as usize);
+        self.unlisted.drain(..old);
+        if !now {
+            return Vec::new();
+        }
+        self.listed = self.number;
+        self.unlisted.drain(..).collect()
     }
 
     /// A row for each delivery under way that is older than one that has ended.
@@ -637,7 +683,6 @@ fn settlement(endpoint: i64, cursor: u64, slow: Vec<Owed>, ended: &[Ended]) -> S
     };
     for ended in ended {
         let delivery = &ended.delivery;
-        settlement.attempts.push(ended.attempt.clone());
         settlement.last_error = ended.reason.clone().or(settlement.last_error);
         match ended.fate {
             Fate::Delivered => {

@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{After, Feed, PageLimit, Retention};
+use common::{After, Data, Draft, Feed, PageLimit, Retention};
 use serde_json::{Value, json};
 use setup::{
     Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, publish, receiver, register,
@@ -439,4 +439,35 @@ async fn a_feed_that_is_full_of_what_is_owed_answers_503_until_there_is_room() {
     })
     .await;
     sender.stop().await;
+}
+
+#[tokio::test]
+async fn in_a_backlog_the_list_of_attempts_is_behind_by_less_than_a_thousand() {
+    let feed = Feed::new(Retention::default());
+    let (sender, sink) = (start_with(feed.clone(), local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    for _ in 0..1_100 {
+        let message = Draft::new(Data::text("x"));
+        feed.publish("a".parse().unwrap(), message).await.unwrap();
+    }
+    let listed = async |delivered: usize| {
+        endpoint(&sender, &path, |it| it["delivered"] == delivered).await;
+        let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+        deliveries["attempts"].as_array().unwrap().len()
+    };
+    for _ in 0..999 {
+        sink.answers(OK).await;
+    }
+    assert_eq!(listed(999).await, 0);
+    sink.answers(OK).await;
+    assert_eq!(listed(1_000).await, 100);
+    // What fails is listed at once, with what went before it.
+    sink.answers(OK).await;
+    assert_eq!(listed(1_001).await, 100);
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |it| it["waiting"] == 1).await;
+    let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
+    let last = deliveries["attempts"].as_array().unwrap();
+    let last = last.iter().rev().map(|attempt| &attempt["status"]).take(3);
+    assert_eq!(last.collect::<Vec<_>>(), [500, 200, 200]);
 }
