@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use common::{
-    Data, Draft, Feed, FeedSource, Retention,
+    Cursor, Data, Draft, Feed, FeedSource, Retention,
     harness::{Client, Reply},
 };
 use http_body_util::{BodyExt, Full};
