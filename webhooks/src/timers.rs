@@ -288,6 +288,26 @@ async fn a_success_begins_the_five_days_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_url_begins_the_five_days_anew_and_the_same_one_does_not() {
+    for (url, is_disabled) in [
+        ("https://elsewhere.example/", false),
+        ("https://nobody.example/", true),
+    ] {
+        let sender = Sender::start().await;
+        let endpoint = sender.register("https://nobody.example/").await;
+        sender.publish("first").await;
+        sleep(5 * DAY - HOUR).await;
+        let change = json!({"url": url}).to_string();
+        let changed = sender.endpoints.patch(&endpoint, change.as_bytes()).await;
+        assert!(changed.is_ok());
+        sender.publish("second").await;
+        sleep(4 * HOUR).await;
+        let disabled = sender.now(&endpoint).status().disabled.is_some();
+        assert_eq!(disabled, is_disabled, "{url}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day() {
     for (asked, pause) in [
         ("120", 120 * SECOND),

@@ -326,3 +326,69 @@ async fn a_change_that_is_none_is_refused() {
     }
     sender.stop().await;
 }
+
+#[tokio::test]
+async fn a_replay_takes_up_what_is_dead_and_what_waits() {
+    let hour = Schedule::new([Duration::from_secs(3_600)]);
+    for (schedule, state) in [(Schedule::new([]), "dead"), (hour, "waiting")] {
+        let config = Config {
+            schedule,
+            ..local()
+        };
+        let (sender, sink) = (start(config).await, Sink::open().await);
+        let path = register(&sender, &sink.url()).await;
+        publish(&sender, "one").await;
+        sink.answers(FAILED).await;
+        endpoint(&sender, &path, |endpoint| endpoint[state] == 1).await;
+        publish(&sender, "two").await;
+        sink.answers(OK).await;
+        endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+
+        post(
+            &sender,
+            &format!("{path}/replay"),
+            json!({"after": "earliest"}),
+        )
+        .await;
+        let mut got = [sink.answers(OK).await, sink.answers(OK).await];
+        got.sort();
+        assert_eq!(got, ["one", "two"], "{state}");
+        let last = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 3).await;
+        let left = (&last["waiting"], &last["dead"]);
+        assert_eq!(left, (&json!(0), &json!(0)), "{state}");
+        sender.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_dead_deliveries_are_shown_and_older_ones_when_asked_for() {
+    let (sender, sink) = (start(never_again()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let mut ids = Vec::new();
+    let shown = async |count: usize, query: &str| {
+        endpoint(&sender, &path, |endpoint| endpoint["dead"] == count).await;
+        let path = format!("{path}/deliveries{query}");
+        let dead = sender.get(&path).await.json()["dead"].take();
+        let dead = dead.as_array().unwrap().clone();
+        let dead = dead
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned());
+        dead.collect::<Vec<_>>()
+    };
+    for _ in 0..100 {
+        ids.push(publish(&sender, "x").await);
+        sink.answers(FAILED).await;
+    }
+    let before = |id: &str| format!("?before={id}");
+    assert_eq!(shown(100, "").await, ids);
+    assert!(shown(100, &before(&ids[0])).await.is_empty());
+    ids.push(publish(&sender, "x").await);
+    sink.answers(FAILED).await;
+    assert_eq!(shown(101, "").await, ids[1..]);
+    assert_eq!(shown(101, &before(&ids[1])).await, ids[..1]);
+
+    let bad = sender.get(&format!("{path}/deliveries?before=soon")).await;
+    assert_eq!(bad.status, 400);
+    assert!(bad.text().contains("before"), "{}", bad.text());
+    sender.stop().await;
+}

@@ -7,9 +7,10 @@ mod setup;
 use std::time::Duration;
 
 use common::{Feed, FeedSource, Retention, harness::TestServer};
-use serde_json::json;
+use serde_json::{Value, json};
 use setup::{
-    FAILED, OK, Scratch, Sink, endpoint, local, publish, register, register_as, soon, start_with,
+    FAILED, OK, Scratch, Sink, endpoint, local, publish, register, register_as, send_json, soon,
+    start_with,
 };
 use tokio::task::yield_now;
 use webhooks::{Config, schedule::Schedule};
@@ -179,5 +180,53 @@ async fn a_slow_answer_holds_up_neither_newer_messages_nor_what_is_recorded_of_t
     }
     assert!(again.len() <= 8, "{again:?}");
     endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 0).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_endpoint_has_lost_stays_listed() {
+    let (scratch, sink) = (Scratch::new(), Sink::open().await);
+    let source = FeedSource::File(scratch.feed());
+    let few = Retention {
+        messages: 2,
+        ..Retention::default()
+    };
+    let feed = source.open(few, false).await.unwrap();
+    let config = Config {
+        hold: Duration::ZERO,
+        ..local()
+    };
+    let sender = start_with(feed.clone(), config).await;
+    let path = register(&sender, &sink.url()).await;
+    let disabled = json!({"enabled": false}).to_string();
+    let client = sender.client();
+    let patch = client.request(hyper::Method::PATCH, &path).body(disabled);
+    let patch = patch.header("content-type", "application/json");
+    assert_eq!(patch.send().await.status, 200);
+    let expired = |endpoint: &Value| endpoint["disabled"]["expired"].is_string();
+    endpoint(&sender, &path, expired).await;
+    for text in ["1", "2", "3"] {
+        publish(&sender, text).await;
+    }
+    soon(async {
+        while feed.counts().messages > 2 {
+            publish(&sender, "more").await;
+        }
+    })
+    .await;
+    drop(feed);
+    let enabled = send_json(&sender, &format!("{path}/enable"), "{}").await;
+    assert_eq!(enabled.status, 200);
+    for _ in 0..2 {
+        sink.answers(OK).await;
+    }
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
+    let deliveries = format!("{path}/deliveries");
+    let gaps = sender.get(&deliveries).await.json()["gaps"].take();
+    assert_eq!(gaps[0]["reason"], "trimmed");
+    sender.stop().await;
+
+    let sender = start(&scratch, local()).await;
+    assert_eq!(sender.get(&deliveries).await.json()["gaps"], gaps);
     sender.stop().await;
 }
