@@ -7,8 +7,8 @@
 //!
 //! What has ended is recorded by one transaction at a time, and what ends meanwhile by the next. Until
 //! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
-//! flight. The cursor passes a message when it is delivered or has a row; as long as there are places
-//! free it waits for the slow, and when there are none, the slow get a row and it goes on.
+//! flight. The cursor passes a message when it is delivered or has a row; it waits for the slow as long
+//! as less than half of the places are held by what came after them, and then the slow get a row.
 //!
 //! The list of attempts is no part of that promise, and would cost more than all the rest: while there
 //! is a backlog and all goes well, it is brought up to date from time to time.
@@ -500,14 +500,12 @@ impl Push {
             return;
         }
         let failed = self.ended.iter().any(Ended::failed);
-        let slow = if all || self.free_slots() == 0 || failed {
+        let slow = if all || failed || self.behind_the_slow() >= CONCURRENCY / 2 {
             self.pass_the_slow()
         } else {
             Vec::new()
         };
-        let under_way = self.in_flight.values().filter(|delivery| !delivery.row);
-        let oldest = under_way.map(|delivery| delivery.seq - 1).min();
-        let cursor = oldest.unwrap_or(self.after.seq);
+        let cursor = self.oldest().map_or(self.after.seq, |oldest| oldest - 1);
         let ready = |ended: &mut Ended| ended.delivery.row || ended.delivery.seq <= cursor;
         let ended: Vec<Ended> = self.ended.extract_if(.., ready).collect();
         let attempts = ended.iter().map(|ended| ended.attempt.clone());
@@ -529,6 +527,19 @@ impl Push {
             cursor,
             written: Box::pin(write(self.outbound.store.clone(), settlement)),
         });
+    }
+
+    /// The first message under way that has no row: the cursor cannot pass it.
+    fn oldest(&self) -> Option<u64> {
+        let under_way = self.in_flight.values().filter(|delivery| !delivery.row);
+        under_way.map(|delivery| delivery.seq).min()
+    }
+
+    /// How many places are held by what has ended and cannot be recorded as long as an older one has no row.
+    fn behind_the_slow(&self) -> usize {
+        let oldest = self.oldest().unwrap_or(u64::MAX);
+        let waits = |ended: &&Ended| !ended.delivery.row && ended.delivery.seq > oldest;
+        self.ended.iter().filter(waits).count()
     }
 
     /// The attempts that are to be listed now, if any are.
