@@ -7,8 +7,8 @@
 //!
 //! What has ended is recorded by one transaction at a time, and what ends meanwhile by the next. Until
 //! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
-//! flight. The cursor passes a message when it is delivered or has a row; it waits for the slow as long
-//! as less than half of the places are held by what came after them, and then the slow get a row.
+//! flight. The cursor passes a message when it is delivered or has a row; as long as there are places
+//! free it waits for the slow, and when there have been none for a while, the slow get a row and it goes on.
 //!
 //! The list of attempts is no part of that promise, and would cost more than all the rest: while there
 //! is a backlog and all goes well, it is brought up to date from time to time.
@@ -55,6 +55,8 @@ const MAX_WAITING: usize = 1_000;
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often the cursor of an endpoint without news is moved to the head.
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
+/// What has been under way for so long is slow, when all places are taken.
+pub(crate) const SLOW: Duration = Duration::from_millis(100);
 /// How many attempts the list may be behind.
 const UNLISTED: u64 = 1_000;
 /// How long at most to leave an endpoint alone that is overloaded and does not say how long.
@@ -86,6 +88,8 @@ pub(crate) struct Outbound {
 /// A message that is owed to the endpoint and under way.
 struct Delivery {
     seq: u64,
+    /// When it was claimed, or its retry came.
+    since: Instant,
     /// Attempts that failed.
     failed: usize,
     /// Of the message, in bytes.
@@ -228,6 +232,7 @@ impl Push {
         while self.disabled.is_none() {
             let free = self.free();
             let due = self.due();
+            let slow = self.slow_at();
             let after = self.after.into();
             let limit = PageLimit {
                 messages: free,
@@ -240,6 +245,7 @@ impl Push {
                 () = written(&mut self.recording) => self.written(),
                 page = self.outbound.feed.next(&self.endpoint.topics, &after, limit), if free > 0 => self.claim(page),
                 () = sleep_until(due.unwrap_or(self.resume)), if due.is_some() => self.retry(),
+                () = sleep_until(slow.unwrap_or(self.resume)), if slow.is_some() => {}
                 _ = quiet.tick() => self.pass_by().await,
             }
             self.record(false);
@@ -361,6 +367,7 @@ impl Push {
         if let Some(Reverse(next)) = self.waiting.pop() {
             self.attempt(Delivery {
                 seq: next.seq,
+                since: now,
                 failed: next.failed as usize,
                 size: next.size as usize,
                 body: None,
@@ -493,19 +500,27 @@ impl Push {
         pause.unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
     }
 
-    /// Begins to record what has ended, unless a transaction is under way. If `all`, then also that there
-    /// was nothing for this endpoint, and the cursor does not wait for the slow.
+    /// Begins to record what has ended, unless a transaction is under way, or in a backlog so little has
+    /// ended that it waits for more. If `all`, then also that there was nothing for this endpoint, and the
+    /// cursor does not wait for the slow.
     fn record(&mut self, all: bool) {
         if self.recording.is_some() {
             return;
         }
         let failed = self.ended.iter().any(Ended::failed);
-        let slow = if all || failed || self.behind_the_slow() >= CONCURRENCY / 2 {
+        let passes = all || failed || self.slow_at().is_some_and(|slow| slow <= Instant::now());
+        let gathers = !self.caught_up && self.oldest().is_some();
+        if gathers && !passes && self.ended.len() < CONCURRENCY / 2 {
+            return;
+        }
+        let slow = if passes {
             self.pass_the_slow()
         } else {
             Vec::new()
         };
-        let cursor = self.oldest().map_or(self.after.seq, |oldest| oldest - 1);
+        let cursor = self
+            .oldest()
+            .map_or(self.after.seq, |oldest| oldest.seq - 1);
         let ready = |ended: &mut Ended| ended.delivery.row || ended.delivery.seq <= cursor;
         let ended: Vec<Ended> = self.ended.extract_if(.., ready).collect();
         let attempts = ended.iter().map(|ended| ended.attempt.clone());
@@ -530,16 +545,15 @@ impl Push {
     }
 
     /// The first message under way that has no row: the cursor cannot pass it.
-    fn oldest(&self) -> Option<u64> {
+    fn oldest(&self) -> Option<&Delivery> {
         let under_way = self.in_flight.values().filter(|delivery| !delivery.row);
-        under_way.map(|delivery| delivery.seq).min()
+        under_way.min_by_key(|delivery| delivery.seq)
     }
 
-    /// How many places are held by what has ended and cannot be recorded as long as an older one has no row.
-    fn behind_the_slow(&self) -> usize {
-        let oldest = self.oldest().unwrap_or(u64::MAX);
-        let waits = |ended: &&Ended| !ended.delivery.row && ended.delivery.seq > oldest;
-        self.ended.iter().filter(waits).count()
+    /// When it is slow, if there is no place for another and what has ended holds some of them.
+    fn slow_at(&self) -> Option<Instant> {
+        let waits = self.recording.is_none() && self.free_slots() == 0 && !self.ended.is_empty();
+        Some(self.oldest().filter(|_| waits)?.since + SLOW)
     }
 
     /// The attempts that are to be listed now, if any are.
@@ -658,6 +672,7 @@ impl Delivery {
     fn first(message: &Message) -> Self {
         Self {
             seq: message.id.seq,
+            since: Instant::now(),
             failed: 0,
             size: message.json.len(),
             body: Some(Body {

@@ -29,7 +29,7 @@ use crate::{
     guard::{Addresses, Guard},
     pool::Pool,
     pull::Pull,
-    push::{Outbound, PASS_BY},
+    push::{Outbound, PASS_BY, SLOW},
     schedule::Schedule,
     sender::{ATTEMPT_TIMEOUT, GIVE_UP, HOLD},
     store::{Body, PAUSE, Store},
@@ -423,6 +423,28 @@ async fn first_attempts_go_before_retries_but_for_one_place() {
     let retry = calls.iter().position(|call| call.says("again")).unwrap();
     calls.remove(retry).unwrap().answer(200, "").await;
     assert!(sink.called().await.says("again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_holds_the_places_of_what_came_after_it_for_a_tenth_of_a_second() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    for text in ["0", "1", "2", "3", "4", "5", "6", "7", "8"] {
+        sender.publish(text).await;
+    }
+    let mut slow = None;
+    for _ in 0..8 {
+        let called = sink.called().await;
+        match called.says("0") {
+            true => slow = Some(called),
+            false => called.answer(200, "").await,
+        }
+    }
+    assert!(sink.is_quiet(SLOW - MOMENT / 2).await);
+    let next = timeout(MOMENT, sink.called()).await.unwrap();
+    assert!(next.says("8"));
+    assert_eq!(endpoint.status().delivered, 7);
+    drop(slow);
 }
 
 #[tokio::test(start_paused = true)]
