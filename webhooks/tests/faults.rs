@@ -25,8 +25,13 @@ struct Line {
 impl Line {
     /// Tries again soon and often, for as long as the fault is there.
     async fn with(faults: impl Into<Faults>) -> Self {
+        Self::within(SHORT, faults).await
+    }
+
+    /// With so much time for an attempt.
+    async fn within(time: Duration, faults: impl Into<Faults>) -> Self {
         let config = Config {
-            attempt_timeout: SHORT,
+            attempt_timeout: time,
             schedule: Schedule::new([Duration::from_millis(20); 200]),
             ..local()
         };
@@ -99,7 +104,7 @@ async fn a_delivery_that_was_acknowledged_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_signature_holds_whatever_pieces_the_body_comes_in() {
-    let line = Line::with(Fault::ByteAtATime).await;
+    let line = Line::within(Config::default().attempt_timeout, Fault::ByteAtATime).await;
     publish(&line.sender, "hello").await;
     line.arrives_once().await;
 }
