@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::{After, Data, Draft, Feed, PageLimit, Retention};
 use serde_json::{Value, json};
 use setup::{
-    Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, publish, receiver, register,
+    Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, patch, publish, receiver, register,
     register_as, send_json, soon, start, start_with,
 };
 use webhooks::{
@@ -408,11 +408,8 @@ async fn a_feed_that_is_full_of_what_is_owed_answers_503_until_there_is_room() {
     });
     let (sender, sink) = (start_with(feed, local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
-    let disable = json!({"enabled": false}).to_string();
-    let client = sender.client();
-    let request = client.request(hyper::Method::PATCH, &path).body(disable);
-    let request = request.header("content-type", "application/json");
-    assert_eq!(request.send().await.status, 200);
+    let disabled = patch(&sender, &path, json!({"enabled": false})).await;
+    assert_eq!(disabled.status, 200);
     let mut accepted = 0;
     let refused = soon(async {
         loop {

@@ -5,15 +5,11 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{
-    Feed, Retention,
-    harness::{Reply, TestServer},
-};
-use hyper::Method;
+use common::{Feed, Retention, harness::TestServer};
 use serde_json::{Value, json};
 use setup::{
-    Called, FAILED, OK, SECRET, Sink, endpoint, local, publish, register, send_json, soon, start,
-    start_with,
+    Called, FAILED, OK, SECRET, Sink, endpoint, local, patch, publish, register, send_json, soon,
+    start, start_with,
 };
 use webhooks::{
     Config,
@@ -33,13 +29,6 @@ fn is_genuine(called: &Called, secret: &str) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let body = Unverified::new(&called.body);
     verify(body, fields, &secrets, now.as_secs(), Tolerance::default()).is_ok()
-}
-
-async fn patch(sender: &TestServer, path: &str, change: Value) -> Reply {
-    let client = sender.client();
-    let request = client.request(Method::PATCH, path);
-    let request = request.header("content-type", "application/json");
-    request.body(change.to_string()).send().await
 }
 
 async fn post(sender: &TestServer, path: &str, body: Value) -> Value {

@@ -7,20 +7,16 @@ use common::{
     Feed, Retention,
     harness::{Client, TestServer},
 };
-use hyper::Method;
 use serde_json::{Value, json};
 use setup::{
-    OK, Scratch, Sink, endpoint, local, publish, register, register_as, send_json, soon, start,
-    start_with,
+    OK, Scratch, Sink, endpoint, local, patch, publish, register, register_as, send_json, soon,
+    start, start_with,
 };
 
 /// An endpoint that is not called.
 async fn disabled(sender: &TestServer, registration: Value) -> String {
     let path = register_as(sender, registration).await;
-    let client = sender.client();
-    let request = client.request(Method::PATCH, &path);
-    let request = request.header("content-type", "application/json");
-    let reply = request.body(r#"{"enabled":false}"#).send().await;
+    let reply = patch(sender, &path, json!({"enabled": false})).await;
     assert_eq!(reply.status, 200);
     path
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use common::{Feed, FeedSource, Retention, harness::TestServer};
 use serde_json::{Value, json};
 use setup::{
-    FAILED, OK, Scratch, Sink, endpoint, local, publish, register, register_as, send_json, soon,
-    start_with,
+    FAILED, OK, Scratch, Sink, endpoint, local, patch, publish, register, register_as, send_json,
+    soon, start_with,
 };
 use tokio::task::yield_now;
 use webhooks::{Config, schedule::Schedule};
@@ -198,11 +198,8 @@ async fn what_an_endpoint_has_lost_stays_listed() {
     };
     let sender = start_with(feed.clone(), config).await;
     let path = register(&sender, &sink.url()).await;
-    let disabled = json!({"enabled": false}).to_string();
-    let client = sender.client();
-    let patch = client.request(hyper::Method::PATCH, &path).body(disabled);
-    let patch = patch.header("content-type", "application/json");
-    assert_eq!(patch.send().await.status, 200);
+    let disabled = patch(&sender, &path, json!({"enabled": false})).await;
+    assert_eq!(disabled.status, 200);
     let expired = |endpoint: &Value| endpoint["disabled"]["expired"].is_string();
     endpoint(&sender, &path, expired).await;
     for text in ["1", "2", "3"] {

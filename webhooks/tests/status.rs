@@ -6,9 +6,8 @@ mod setup;
 use std::time::{Duration, SystemTime};
 
 use common::harness::TestServer;
-use hyper::Method;
-use serde_json::Value;
-use setup::{FAILED, Sink, endpoint, local, publish, register, start};
+use serde_json::{Value, json};
+use setup::{FAILED, Sink, endpoint, local, patch, publish, register, start};
 use webhooks::{Config, schedule::Schedule};
 
 const DELAY: Duration = Duration::from_secs(3_600);
@@ -69,10 +68,8 @@ async fn where_nothing_waits_nothing_is_due() {
 async fn what_waits_is_shown_of_an_endpoint_that_is_not_called_too() {
     let (sender, path) = failed().await;
     let before = oldest_due(&sender.get(&path).await.json());
-    let client = sender.client();
-    let request = client.request(Method::PATCH, &path);
-    let request = request.header("content-type", "application/json");
-    let disabled = request.body(r#"{"enabled":false}"#).send().await.json();
+    let disabled = patch(&sender, &path, json!({"enabled": false})).await;
+    let disabled = disabled.json();
     assert_eq!(disabled["disabled"]["reason"], "by hand");
     assert_eq!(disabled["waiting"], 1);
     let due = oldest_due(&disabled);

@@ -304,6 +304,14 @@ pub(crate) async fn send_json(server: &TestServer, path: &str, body: &str) -> Re
         .await
 }
 
+/// Changes an endpoint.
+pub(crate) async fn patch(sender: &TestServer, path: &str, change: Value) -> Reply {
+    let client = sender.client();
+    let request = client.request(hyper::Method::PATCH, path);
+    let request = request.header("content-type", "application/json");
+    request.body(change.to_string()).send().await
+}
+
 /// Publishes to `a` and returns the message's id.
 pub(crate) async fn publish(sender: &TestServer, text: &str) -> String {
     let reply = sender.post("/topics/a", text.to_owned()).await;
