@@ -553,7 +553,8 @@ impl Push {
     /// When it is slow, if there is no place for another and what has ended holds some of them.
     fn slow_at(&self) -> Option<Instant> {
         let waits = self.recording.is_none() && self.free_slots() == 0 && !self.ended.is_empty();
-        Some(self.oldest().filter(|_| waits)?.since + SLOW)
+        let oldest = self.oldest()?;
+        waits.then_some(oldest.since + SLOW)
     }
 
     /// The attempts that are to be listed now, if any are.
