@@ -1,4 +1,4 @@
-//! What the five techniques share: the message model, the publish endpoint, the test harness.
+//! What the five techniques share: the message model and what they share of HTTP.
 //!
 //! From the top: everything that was published is in one [`Feed`], an ordered and bounded log of
 //! [`Message`]s. A reader owns no queue. It holds a [`Cursor`] and pulls a [`Page`] of what is
@@ -27,51 +27,25 @@
 //! Deliberately not here: an accept loop. Each member has its own, so that hyper stays in view and
 //! a member can be read and copied alone.
 
-mod browser;
-#[cfg(feature = "file")]
-pub mod commit;
-mod cursor;
-mod feed;
-mod flush;
-mod idempotency;
-#[cfg(feature = "file")]
-mod journal;
-mod log;
-mod message;
+pub mod feed;
+pub mod http;
 #[cfg(feature = "nats")]
 mod nats;
-mod page;
-mod problem;
-mod process;
-mod publish;
-mod query;
+pub mod server;
 mod source;
-mod stall;
-mod wake;
+#[cfg(feature = "file")]
+pub mod store;
 
-#[cfg(feature = "harness")]
-pub mod harness;
-
-pub use browser::{Browsers, Origin};
-pub use cursor::{After, BadCursor, Cursor, Epoch};
-pub use feed::{Counts, Feed, FeedError};
-pub use flush::{FlushNotes, FlushWatch};
-pub use idempotency::{BadKey, IdempotencyKey};
-pub use log::Retention;
-pub use message::{
-    BadName, BadTopics, Data, Draft, InvalidData, Message, MessageType, Published, Topic, Topics,
+pub use feed::{
+    After, BadCursor, BadKey, BadName, BadTopics, Counts, Cursor, Data, Draft, Epoch, Feed,
+    FeedError, Gap, IdempotencyKey, InvalidData, Message, MessageType, Page, PageLimit, Published,
+    Reason, Retention, Topic, Topics,
+};
+pub use http::{
+    Browsers, FlushNotes, FlushWatch, Origin, Problem, PublishLimits, Query, StallGuard, is_json,
+    publish, read_body, retry_after,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;
-pub use page::{Gap, Page, PageLimit, Reason};
-pub use problem::{Problem, retry_after};
-pub use process::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};
-pub use publish::{PublishLimits, is_json, publish, read_body};
-pub use query::Query;
+pub use server::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};
 pub use source::FeedSource;
-pub use stall::StallGuard;
-
-/// The synchronization that `wake.rs` is built on; its model check puts loom's in this place.
-mod sync {
-    pub(crate) use std::sync::Mutex;
-}

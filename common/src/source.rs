@@ -2,7 +2,7 @@
 
 use std::{io, str::FromStr};
 
-use crate::{Feed, Retention};
+use crate::feed::{Feed, Retention};
 
 /// Where a feed lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl FeedSource {
                 Ok(Feed::new(retention))
             }
             #[cfg(feature = "file")]
-            Self::File(path) => crate::journal::open(path, retention, new_epoch),
+            Self::File(path) => crate::store::journal::open(path, retention, new_epoch),
             #[cfg(feature = "nats")]
             Self::Nats(url) => crate::nats::open(url, retention, new_epoch).await,
         }

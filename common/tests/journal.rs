@@ -1,5 +1,4 @@
 //! The contract of the feed, of one in a file; and what only a file can promise.
-#![cfg(feature = "file")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod contract;

@@ -12,8 +12,8 @@ use async_nats::jetstream;
 use common::{
     After, Cursor, Data, Draft, Feed, FeedError, FeedSource, IdempotencyKey, Page, PageLimit,
     Problem, Reason, Retention, Topic, Topics,
-    harness::{Fault, FaultProxy, Faults, NatsServers, PATIENCE},
 };
+use harness::{Fault, FaultProxy, Faults, NatsServers, PATIENCE};
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, yield_now},

@@ -22,7 +22,7 @@ mod sync {
     pub(crate) use loom::sync::Mutex;
 }
 
-#[path = "../src/wake.rs"]
+#[path = "../src/feed/wake.rs"]
 mod wake;
 
 use wake::Wakers;

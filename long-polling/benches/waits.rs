@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    fit_descriptors,
-    harness::{Client, Process},
-};
+use common::fit_descriptors;
+use harness::{Client, Process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream as Stream,

@@ -2,7 +2,7 @@
 
 mod setup;
 
-use common::harness::contract::{
+use harness::contract::{
     Row, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
     rows_of_subscribing,
 };

@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use client::{Args, Failure, Reader, backoff};
-use common::{
-    Feed, Retention,
-    harness::{Wire, WireListener},
-};
+use common::{Feed, Retention};
+use harness::{Wire, WireListener};
 use setup::{config, publish, start, start_with, until_waiting};
 
 const EMPTY: &str = r#"{"messages":[],"next":"e-7","more":false,"gap":null}"#;

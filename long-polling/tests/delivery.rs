@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Feed, Retention,
-    harness::{TestServer, Wire},
-};
+use common::{Feed, Retention};
+use harness::{TestServer, Wire};
 use hyper::Method;
 use long_polling::Config;
 use serde_json::{Value, json};

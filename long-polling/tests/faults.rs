@@ -1,4 +1,4 @@
-//! What happens under each fault of the table in `common::harness`.
+//! What happens under each fault of the table in `harness`.
 
 mod setup;
 
@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use client::{Args, Failure, Reader};
-use common::{
-    Feed, Retention,
-    harness::{End, Fault, FaultProxy, Faults, TestServer, Wire},
-};
+use common::{Feed, Retention};
+use harness::{End, Fault, FaultProxy, Faults, TestServer, Wire};
 use long_polling::Config;
 use setup::{config, publish, small, start, start_with, until_waiting};
 

@@ -4,10 +4,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Feed, Retention,
-    harness::{TestServer, Wire},
-};
+use common::{Feed, Retention};
+use harness::{TestServer, Wire};
 use long_polling::Config;
 use setup::{config, publish, start_with, until_waiting};
 

@@ -5,10 +5,8 @@ mod setup;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use common::{
-    Feed, Retention,
-    harness::{End, TestServer, contract::MAX_MESSAGE},
-};
+use common::{Feed, Retention};
+use harness::{End, TestServer, contract::MAX_MESSAGE};
 use hyper::Method;
 use long_polling::Config;
 use setup::{config, publish, small, start, start_with, until_waiting};

@@ -1,7 +1,7 @@
 //! The program itself: its first line, its signals, its exit codes.
 #![cfg(unix)]
 
-use common::harness::{End, Process};
+use harness::{End, Process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_long-polling");
 const WAIT: &str = "GET /topics/a?wait=55 HTTP/1.1\r\nHost: localhost\r\n\r\n";

@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Feed, Retention,
-    harness::{End, PATIENCE, TestServer, Wire},
-};
+use common::{Feed, Retention};
+use harness::{End, PATIENCE, TestServer, Wire};
 use long_polling::Config;
 use setup::{config, publish, start, start_with, until_waiting};
 use tokio::time::timeout;

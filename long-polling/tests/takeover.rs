@@ -4,10 +4,8 @@
 
 mod setup;
 
-use common::{
-    Feed, Retention,
-    harness::{End, Wire},
-};
+use common::{Feed, Retention};
+use harness::{End, Wire};
 use long_polling::Config;
 use setup::{config, publish, small, start, start_with, until_waiting};
 

@@ -5,7 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{Feed, Retention, harness::TestServer};
+use common::{Feed, Retention};
+use harness::TestServer;
 use long_polling::Config;
 use setup::{config, publish, start, start_with};
 use tokio::{

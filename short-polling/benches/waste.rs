@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::harness::Process;
+use harness::Process;
 use http_body_util::Empty;
 use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;

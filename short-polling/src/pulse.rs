@@ -107,7 +107,8 @@ const UNPOISONED: &str = "nothing panics under this lock";
 
 #[cfg(test)]
 mod tests {
-    use common::{Data, Draft, Retention, harness::PATIENCE};
+    use common::{Data, Draft, Retention};
+    use harness::PATIENCE;
     use tokio::time::{advance, timeout};
 
     use super::*;

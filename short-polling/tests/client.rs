@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 use client::{Args, Failure, Reader, backoff};
-use common::harness::{TestServer, Wire, WireListener};
+use harness::{TestServer, Wire, WireListener};
 use setup::start;
 use short_polling::Config;
 use tokio::time::Instant;

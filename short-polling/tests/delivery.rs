@@ -3,7 +3,8 @@
 
 mod setup;
 
-use common::{Data, Draft, Feed, Retention, harness::TestServer};
+use common::{Data, Draft, Feed, Retention};
+use harness::TestServer;
 use hyper::Method;
 use serde_json::{Value, json};
 use setup::{start, start_with};

@@ -1,4 +1,4 @@
-//! What happens under each fault of the table in `common::harness`.
+//! What happens under each fault of the table in `harness`.
 
 mod setup;
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use client::{Args, Failure, Reader};
-use common::harness::{End, Fault, FaultProxy, Faults, Wire};
+use harness::{End, Fault, FaultProxy, Faults, Wire};
 use setup::{small, start};
 use short_polling::Config;
 

@@ -5,10 +5,8 @@ mod setup;
 use std::time::Duration;
 
 use clap::Parser;
-use common::{
-    Feed, Retention,
-    harness::{End, TestServer, contract::MAX_MESSAGE},
-};
+use common::{Feed, Retention};
+use harness::{End, TestServer, contract::MAX_MESSAGE};
 use setup::{small, start, start_with};
 use short_polling::{Config, hint};
 use tokio::time::sleep;

@@ -1,7 +1,7 @@
 //! The program itself: its first line, its signals, its exit codes.
 #![cfg(unix)]
 
-use common::harness::{End, Process, Wire};
+use harness::{End, Process, Wire};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_short-polling");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";

@@ -4,7 +4,7 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::{End, PATIENCE, TestServer, Wire};
+use harness::{End, PATIENCE, TestServer, Wire};
 use setup::start;
 use short_polling::Config;
 use tokio::time::timeout;

@@ -5,7 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{Data, Draft, Feed, Retention, harness::TestServer};
+use common::{Data, Draft, Feed, Retention};
+use harness::TestServer;
 use setup::{start, start_with};
 use short_polling::Config;
 use tokio::{

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::harness::{Client, NatsServers, Process};
+use harness::{Client, NatsServers, Process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

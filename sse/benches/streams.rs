@@ -10,10 +10,8 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Data, Draft, Feed, Retention, fit_descriptors,
-    harness::{Client, Process},
-};
+use common::{Data, Draft, Feed, Retention, fit_descriptors};
+use harness::{Client, Process};
 use sse::{Config, parse::Parser, run};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

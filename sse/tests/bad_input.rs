@@ -4,7 +4,7 @@
 
 mod setup;
 
-use common::harness::contract::{
+use harness::contract::{
     closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
     refuses_what_follows_a_short_length, rows_of_every_server, rows_of_subscribing,
 };

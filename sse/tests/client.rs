@@ -13,10 +13,8 @@ use std::{
 };
 
 use clap::Parser;
-use common::{
-    Feed, Retention,
-    harness::{Fault, FaultProxy, Faults, PATIENCE, WireListener},
-};
+use common::{Feed, Retention};
+use harness::{Fault, FaultProxy, Faults, PATIENCE, WireListener};
 use setup::{config, start_with};
 use sse::Config;
 use sse_client::{Args, Listener, backoff};

@@ -18,10 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    Cursor,
-    harness::{Client, Fault, FaultProxy, NatsServers, Process, free_ports},
-};
+use common::Cursor;
+use harness::{Client, Fault, FaultProxy, NatsServers, Process, free_ports};
 use sse::parse::Parser;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -11,10 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    fit_descriptors,
-    harness::{Client, Ending, EventReader, Process},
-};
+use common::fit_descriptors;
+use harness::{Client, Ending, EventReader, Process};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{Mutex, MutexGuard},

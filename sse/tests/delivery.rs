@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Data, Draft, Feed, Retention,
-    harness::{Block, EventReader, TestServer},
-};
+use common::{Data, Draft, Feed, Retention};
+use harness::{Block, EventReader, TestServer};
 use serde_json::json;
 use setup::{config, start, start_with};
 use sse::Config;

@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Feed, Retention,
-    harness::{Client, EventReader, Fault, FaultProxy, Faults, PATIENCE, TestServer, Wire},
-};
+use common::{Feed, Retention};
+use harness::{Client, EventReader, Fault, FaultProxy, Faults, PATIENCE, TestServer, Wire};
 use setup::{config, start_with};
 use sse::Config;
 use tokio::time::timeout;

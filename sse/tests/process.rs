@@ -3,10 +3,8 @@
 
 use std::process::Command;
 
-use common::{
-    FeedSource,
-    harness::{Ending, EventReader, Process},
-};
+use common::FeedSource;
+use harness::{Ending, EventReader, Process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";

@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Drained, Feed, Retention,
-    harness::{Ending, Wire},
-};
+use common::{Drained, Feed, Retention};
+use harness::{Ending, Wire};
 use setup::{config, start, start_with};
 use sse::Config;
 
@@ -88,7 +86,7 @@ async fn a_stream_that_takes_nothing_is_cut_at_the_deadline() {
         .send("GET /topics/a?after=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     stalled.read_until(": hello\n").await;
-    let client = common::harness::Client::keep_alive(server.addr()).await;
+    let client = harness::Client::keep_alive(server.addr()).await;
     for _ in 0..200 {
         client.post("/topics/a", "x".repeat(60_000)).send().await;
     }

@@ -3,7 +3,7 @@
 
 mod setup;
 
-use common::harness::Wire;
+use harness::Wire;
 use setup::{config, start};
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";

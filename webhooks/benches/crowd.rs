@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Data, Draft, Feed, Retention, harness::Client};
+use common::{Data, Draft, Feed, Retention};
+use harness::Client;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -17,10 +17,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{
-    Cursor, Data, Draft, Feed, FeedSource, Retention,
-    harness::{Client, Reply},
-};
+use common::{Cursor, Data, Draft, Feed, FeedSource, Retention};
+use harness::{Client, Reply};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;

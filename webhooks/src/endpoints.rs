@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{After, Cursor, Feed, Page, Problem, Topic, commit::CommitError, retry_after};
+use common::{After, Cursor, Feed, Page, Problem, Topic, retry_after, store::commit::CommitError};
 use hyper::StatusCode;
 use rusqlite::Connection;
 use tokio::{

@@ -4,7 +4,7 @@
 //! that is not sure repeats, so the row is also what a repeat is told by. One record for both, or a
 //! crash between the two would lose an event or handle it twice.
 //!
-//! One thread writes, in groups ([`common::commit`]): a thousand senders cost hardly more syncs than
+//! One thread writes, in groups ([`common::store::commit`]): a thousand senders cost hardly more syncs than
 //! one. What to do with an event is the matter of [`crate::work`], whose results go through the same
 //! thread and the same transactions.
 //!
@@ -23,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use common::{
     MessageType,
-    commit::{CommitError, Commits, configure, is_no_room, lock},
+    store::commit::{CommitError, Commits, configure, is_no_room, lock},
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};

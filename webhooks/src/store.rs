@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Feed, commit::CommitError};
+use common::{Feed, store::commit::CommitError};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::time::sleep;
 use tracing::{error, warn};

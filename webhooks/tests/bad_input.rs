@@ -3,14 +3,12 @@
 
 mod setup;
 
-use common::{
-    Feed, Retention,
-    harness::{
-        TestServer,
-        contract::{
-            MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, publishes_no_half_bodies,
-            refuses_bad_input, rows_of_every_server,
-        },
+use common::{Feed, Retention};
+use harness::{
+    TestServer,
+    contract::{
+        MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, publishes_no_half_bodies,
+        refuses_bad_input, rows_of_every_server,
     },
 };
 use serde_json::Value;

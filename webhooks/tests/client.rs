@@ -9,7 +9,7 @@ mod setup;
 use std::io;
 
 use client::{Args, run};
-use common::harness::TestServer;
+use harness::TestServer;
 use serde_json::Value;
 use setup::{endpoint, local, publish, soon, start};
 use tokio::{sync::mpsc, task::JoinHandle};

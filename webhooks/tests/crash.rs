@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::harness::Wire;
+use harness::Wire;
 use rusqlite::Connection;
 use setup::{Program, Scratch, request, soon, when_all};
 use tokio::{sync::Notify, task::JoinSet};

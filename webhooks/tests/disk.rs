@@ -11,10 +11,8 @@ use std::{
     process::Command,
 };
 
-use common::{
-    After, FeedSource, PageLimit, Retention,
-    harness::{Client, Reply},
-};
+use common::{After, FeedSource, PageLimit, Retention};
+use harness::{Client, Reply};
 use serde_json::{Value, json};
 use setup::{OK, Program, Scratch, Sink, listed, send, soon, when_all};
 

@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use common::{After, FeedSource, PageLimit, Retention, harness::Wire};
+use common::{After, FeedSource, PageLimit, Retention};
+use harness::Wire;
 use serde_json::Value;
 use setup::{Program, Scratch, soon};
 use tokio::{sync::Notify, task::JoinSet};

@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    After, Feed, PageLimit, Retention,
-    harness::{Fault, FaultProxy, Faults, TestServer},
-};
+use common::{After, Feed, PageLimit, Retention};
+use harness::{Fault, FaultProxy, Faults, TestServer};
 use serde_json::Value;
 use setup::{SHORT, Sink, endpoint, local, publish, receiver, register, soon, start_with};
 use webhooks::{Config, schedule::Schedule};

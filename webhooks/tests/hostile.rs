@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::harness::{End, Reply, Wire};
+use harness::{End, Reply, Wire};
 use hmac::{Hmac, KeyInit, Mac};
 use setup::{EVENT, Program, SECRET, Scratch, listed, now, receiver, request, send, signed, soon};
 use sha2::Sha256;

@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::{TestServer, Wire};
+use harness::{TestServer, Wire};
 use serde_json::{Value, json};
 use setup::{
     Called, OK, Program, SHORT, Scratch, Sink, endpoint, local, publish, register, soon, start,

@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Feed, Retention,
-    harness::{PATIENCE, TestServer},
-};
+use common::{Feed, Retention};
+use harness::{PATIENCE, TestServer};
 use rusqlite::Connection;
 use setup::{Scratch, listed, receiving, send, soon, when_all};
 use tokio::{net::TcpListener, sync::Notify};

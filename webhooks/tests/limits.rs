@@ -5,10 +5,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Data, Draft, Feed, Retention,
-    harness::{End, Fault, FaultProxy, Faults},
-};
+use common::{Data, Draft, Feed, Retention};
+use harness::{End, Fault, FaultProxy, Faults};
 use serde_json::{Value, json};
 use setup::{
     FAILED, OK, SHORT, Sink, endpoint, local, publish, register, send_json, small, soon, start,
@@ -219,7 +217,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     config.limits.stall = SHORT;
     let sender = start(config).await;
     let proxy = FaultProxy::start(sender.addr(), Faults::down(Fault::Stall)).await;
-    let mut wire = common::harness::Wire::connect(proxy.addr()).await;
+    let mut wire = harness::Wire::connect(proxy.addr()).await;
     // Pages without end, none of them read.
     while wire
         .try_send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64))

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use common::harness::Client;
+use harness::Client;
 use serde_json::{Value, json};
 use setup::{Program, SECRET, Scratch, soon};
 use tokio::{

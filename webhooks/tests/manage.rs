@@ -5,7 +5,8 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Feed, Retention, harness::TestServer};
+use common::{Feed, Retention};
+use harness::TestServer;
 use serde_json::{Value, json};
 use setup::{
     Called, FAILED, OK, SECRET, Sink, endpoint, local, patch, publish, register, send_json, soon,

@@ -3,10 +3,8 @@
 
 mod setup;
 
-use common::{
-    Feed, Retention,
-    harness::{Client, TestServer},
-};
+use common::{Feed, Retention};
+use harness::{Client, TestServer};
 use serde_json::{Value, json};
 use setup::{
     OK, Scratch, Sink, endpoint, local, patch, publish, register, register_as, send_json, soon,

@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::harness::{Client, Reply, TestServer};
+use harness::{Client, Reply, TestServer};
 use setup::{SECRET, receiver};
 use webhooks::{sign::sign, verify::standard::Secret};
 

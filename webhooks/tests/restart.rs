@@ -6,7 +6,8 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{Feed, FeedSource, Retention, harness::TestServer};
+use common::{Feed, FeedSource, Retention};
+use harness::TestServer;
 use serde_json::{Value, json};
 use setup::{
     FAILED, OK, Scratch, Sink, endpoint, local, patch, publish, register, register_as, send_json,

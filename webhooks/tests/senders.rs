@@ -4,10 +4,8 @@
 mod setup;
 
 use bytes::Bytes;
-use common::{
-    After, Feed, PageLimit, Retention,
-    harness::{Reply, TestServer},
-};
+use common::{After, Feed, PageLimit, Retention};
+use harness::{Reply, TestServer};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use setup::{Scratch, events, now, receiving, soon};
@@ -32,7 +30,7 @@ async fn start() -> (TestServer, Feed) {
     config.github_secret = vec![GITHUB.parse().unwrap()];
     config.telegram_secret = vec![TELEGRAM.parse().unwrap()];
     config.limits.max_message = 16 << 10;
-    config.limits.read_timeout = common::harness::PATIENCE;
+    config.limits.read_timeout = harness::PATIENCE;
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
     let run = async move |listener, shutdown| {

@@ -5,10 +5,8 @@ mod setup;
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use common::{
-    Drained, Feed, Retention,
-    harness::{Client, End, TestServer, Wire},
-};
+use common::{Drained, Feed, Retention};
+use harness::{Client, End, TestServer, Wire};
 use setup::{FAILED, OK, Scratch, Sink, endpoint, local, publish, receiver, register, soon};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use webhooks::{Config, Lost, run, schedule::Schedule};

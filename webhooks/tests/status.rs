@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::{Duration, SystemTime};
 
-use common::harness::TestServer;
+use harness::TestServer;
 use serde_json::{Value, json};
 use setup::{FAILED, Sink, endpoint, local, patch, publish, register, start};
 use webhooks::{Config, schedule::Schedule};

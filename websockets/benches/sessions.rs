@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    fit_descriptors,
-    harness::{Client, Process, handshake},
-};
+use common::fit_descriptors;
+use harness::{Client, Process, handshake};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream as Stream,

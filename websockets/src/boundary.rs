@@ -92,7 +92,7 @@ fn is_data(first: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use common::harness::Frame;
+    use harness::Frame;
     use proptest::prelude::*;
 
     use super::*;

@@ -184,7 +184,7 @@ mod tests {
         let (mut answers, server) = simplex(1_000);
         let early = format!("POST /{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
         client.write_all(early.as_bytes()).await.unwrap();
-        let upgrade = common::harness::handshake("a", "/topics", &[]) + "first frames";
+        let upgrade = harness::handshake("a", "/topics", &[]) + "first frames";
         client.write_all(upgrade.as_bytes()).await.unwrap();
 
         let address = "[::]:0".parse().unwrap();

@@ -3,7 +3,7 @@
 
 mod setup;
 
-use common::harness::{
+use harness::{
     End, Frame, TestServer, WsWire,
     contract::{
         MAX_MESSAGE, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,

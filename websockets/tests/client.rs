@@ -8,7 +8,7 @@ mod client;
 use std::{net::TcpListener, thread};
 
 use client::{Args, Client, Failure};
-use common::harness::PATIENCE;
+use harness::PATIENCE;
 use serde_json::{Value, json};
 use tungstenite::{
     Message, accept_hdr,

@@ -11,10 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    fit_descriptors,
-    harness::{Client, End, Process, WsWire, handshake},
-};
+use common::fit_descriptors;
+use harness::{Client, End, Process, WsWire, handshake};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{Mutex, MutexGuard},

@@ -2,10 +2,8 @@
 
 mod setup;
 
-use common::{
-    Feed, Retention,
-    harness::{Frame, WsWire, handshake},
-};
+use common::{Feed, Retention};
+use harness::{Frame, WsWire, handshake};
 use serde_json::json;
 use setup::{ask, config, data, feed, publish, start, start_with};
 use websockets::Config;

@@ -1,13 +1,11 @@
-//! The column `websockets` of the fault table in `common::harness`.
+//! The column `websockets` of the fault table in `harness`.
 
 mod setup;
 
 use std::time::Duration;
 
-use common::{
-    Feed,
-    harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire},
-};
+use common::Feed;
+use harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire};
 use serde_json::json;
 use setup::{ask, config, data, feed, frame, is_alive, publish, start_with, until_waiters};
 use websockets::Config;

@@ -2,7 +2,7 @@
 
 mod setup;
 
-use common::harness::{TestServer, Wire, WsWire, handshake};
+use harness::{TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
 use setup::{config, is_alive, start};
 use websockets::Config;

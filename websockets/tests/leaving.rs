@@ -2,10 +2,8 @@
 
 mod setup;
 
-use common::{
-    Feed,
-    harness::{End, Frame, TestServer, WsWire},
-};
+use common::Feed;
+use harness::{End, Frame, TestServer, WsWire};
 use setup::{config, data, feed, publish, start_with, until_waiters};
 
 /// Two sessions of one topic; the second one stays.

@@ -5,11 +5,9 @@ mod setup;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use common::{
-    Feed, Retention,
-    harness::{
-        End, Frame, PATIENCE, Process, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake,
-    },
+use common::{Feed, Retention};
+use harness::{
+    End, Frame, PATIENCE, Process, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake,
 };
 use serde_json::json;
 use setup::{ask, config, feed, frame, is_alive, publish, small, start, start_with};

@@ -1,7 +1,7 @@
 //! The program itself: its first line, its signals, its exit codes.
 #![cfg(unix)]
 
-use common::harness::{End, Process, WsWire};
+use harness::{End, Process, WsWire};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_websockets");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";

@@ -4,7 +4,7 @@ mod setup;
 
 use std::time::Duration;
 
-use common::harness::{End, Wire, handshake};
+use harness::{End, Wire, handshake};
 use serde_json::json;
 use setup::{ask, config, data, feed, publish, start, start_with};
 use websockets::Config;

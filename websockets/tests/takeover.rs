@@ -4,7 +4,7 @@
 
 mod setup;
 
-use common::harness::{Frame, Wire, WsWire, handshake};
+use harness::{Frame, Wire, WsWire, handshake};
 use serde_json::json;
 use setup::{ask, config, frame, start};
 

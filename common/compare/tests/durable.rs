@@ -2,8 +2,9 @@
 
 use std::{env, fs, process};
 
-use common::{After, Feed, FeedSource, PageLimit, Retention, harness::TestServer};
+use common::{After, Feed, FeedSource, PageLimit, Retention};
 use futures_util::FutureExt;
+use harness::TestServer;
 
 #[tokio::test]
 async fn any_of_the_five_goes_on_in_the_file_of_another() {

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use common::harness::{Fault, FaultProxy, Faults, PATIENCE};
 use compare::{
     Publisher, Receiver, Server, Technique,
     measure::{Measured, Plan, Way, lane},
 };
+use harness::{Fault, FaultProxy, Faults, PATIENCE};
 use serde_json::json;
 use tokio::{
     task::JoinSet,

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use common::harness::{Client, EventReader, PATIENCE, Process};
+use harness::{Client, EventReader, PATIENCE, Process};
 use serde_json::Value;
 
 const LANES: [&str; 5] = [

@@ -5,8 +5,9 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use common::{Cursor, harness::PATIENCE};
+use common::Cursor;
 use compare::{Knobs, Process, Publisher, Technique};
+use harness::PATIENCE;
 use serde_json::json;
 use tokio::{process::Command, time::timeout};
 

@@ -15,11 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    Cursor,
-    harness::{Fault, FaultProxy, PATIENCE},
-};
+use common::Cursor;
 use compare::{Follower, Heard, Knobs, Process, Publisher, Receiver, Subscription, Technique};
+use harness::{Fault, FaultProxy, PATIENCE};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use tokio::{

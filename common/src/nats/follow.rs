@@ -25,9 +25,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{
-    Cursor, Epoch, Message, Retention,
-    feed::Shared,
+use crate::feed::{
+    Cursor, Epoch, Message, Retention, Shared,
     log::{Log, Saved},
 };
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::{Cursor, Data, Draft, Message, Topic};
+use crate::feed::{Cursor, Data, Draft, Message, Topic};
 
 use super::STREAM;
 

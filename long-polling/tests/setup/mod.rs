@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use common::{
-    Data, Draft, Feed, Retention,
-    harness::{
-        PATIENCE, TestServer,
-        contract::{MAX_MESSAGE, READ_TIMEOUT},
-    },
+use common::{Data, Draft, Feed, Retention};
+use harness::{
+    PATIENCE, TestServer,
+    contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use long_polling::{Config, run};
 use tokio::{task::yield_now, time::timeout};

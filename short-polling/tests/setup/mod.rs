@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use common::{
-    Feed, Retention,
-    harness::{
-        TestServer,
-        contract::{MAX_MESSAGE, READ_TIMEOUT},
-    },
+use common::{Feed, Retention};
+use harness::{
+    TestServer,
+    contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use short_polling::{Config, run};
 

@@ -13,12 +13,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use common::{
-    Feed, Retention,
-    harness::{
-        Client, PATIENCE, Reply, TestServer, Wire,
-        contract::{MAX_MESSAGE, READ_TIMEOUT},
-    },
+use common::{Feed, Retention};
+use harness::{
+    Client, PATIENCE, Reply, TestServer, Wire,
+    contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};

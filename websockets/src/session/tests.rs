@@ -1,6 +1,7 @@
 //! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
 
-use common::{Data, Draft, Feed, Retention, harness::Frame};
+use common::{Data, Draft, Feed, Retention};
+use harness::Frame;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,

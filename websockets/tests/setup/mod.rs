@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use common::{
-    Data, Draft, Feed, Published, Retention,
-    harness::{
-        Frame, PATIENCE, TestServer, WsWire,
-        contract::{MAX_MESSAGE, READ_TIMEOUT},
-    },
+use common::{Data, Draft, Feed, Published, Retention};
+use harness::{
+    Frame, PATIENCE, TestServer, WsWire,
+    contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;

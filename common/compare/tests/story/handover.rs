@@ -4,8 +4,8 @@
 use std::{cell::Cell, time::Duration};
 
 use crate::world::World;
-use common::harness::PATIENCE;
 use compare::{Client, Heard, Subscription, Technique};
+use harness::PATIENCE;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 

@@ -11,10 +11,8 @@ use std::{
     },
 };
 
-use common::{
-    Feed, FeedSource, Retention,
-    harness::{NatsServers, PATIENCE},
-};
+use common::{Feed, FeedSource, Retention};
+use harness::{NatsServers, PATIENCE};
 use tokio::{task::yield_now, time::Instant};
 
 use crate::world::RETAIN;

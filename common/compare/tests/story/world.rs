@@ -10,13 +10,11 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    Cursor, Feed, FeedSource,
-    harness::{Fault, FaultProxy, PATIENCE},
-};
+use common::{Cursor, Feed, FeedSource};
 use compare::{
     Follower, Gap, Heard, Knobs, Publisher, Receiver, Server, State, Subscription, Technique,
 };
+use harness::{Fault, FaultProxy, PATIENCE};
 use serde_json::json;
 use tokio::{
     sync::mpsc::UnboundedReceiver,

@@ -21,12 +21,11 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{
-    Cursor, Data, Draft, Epoch, Feed, FeedError, IdempotencyKey, Message, Published, Retention,
-    Topic,
-    commit::{CommitError, Commits, Job, configure, lock},
-    feed::{Answer, Backing, Shared},
-    idempotency::{Fingerprint, KEY_LIFE, MAX_KEYS},
+use super::commit::{CommitError, Commits, Job, configure, lock};
+use crate::feed::{
+    Answer, Backing, Cursor, Data, Draft, Epoch, Feed, FeedError, IdempotencyKey, Message,
+    Published, Retention, Shared, Topic,
+    keys::{Fingerprint, KEY_LIFE, MAX_KEYS},
     log::{Log, Older, Saved, Unsaved},
 };
 

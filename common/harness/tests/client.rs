@@ -1,7 +1,6 @@
 //! The HTTP client of the harness, against a peer whose every byte is written here.
-#![cfg(feature = "harness")]
 
-use common::harness::{Client, End, WireListener};
+use harness::{Client, End, WireListener};
 use hyper::Method;
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! The raw connection of the harness: what it compares, how it reads an answer, and which end it
 //! saw.
-#![cfg(feature = "harness")]
 
-use common::harness::{End, Wire, WireListener};
+use harness::{End, Wire, WireListener};
 
 /// Both ends of a connection.
 async fn pair() -> (Wire, Wire) {

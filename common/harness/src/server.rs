@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Client, EventReader, Reply, Streamed, Wait, Wire, WsWire, wire::socket_for};
-use crate::Drained;
+use common::Drained;
 
 /// A server that runs in a task of its own. End it by [`TestServer::stop`]; dropped without, it is
 /// aborted.

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{
+use super::{
     After, Cursor, Draft, Epoch, FeedError, Gap, Message, Page, PageLimit, Reason, Topic, Topics,
 };
 

@@ -1,8 +1,7 @@
 //! The event stream reader of the harness against literal streams (HTML §9.2.6), split at every
 //! byte.
-#![cfg(feature = "harness")]
 
-use common::harness::{Block, Client, Ending, EventReader, Wire, WireListener};
+use harness::{Block, Client, Ending, EventReader, Wire, WireListener};
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";

@@ -8,8 +8,6 @@ use hyper::{
 };
 use serde_json::json;
 
-use crate::FeedError;
-
 /// One refused request: a status, and a detail that names the offending part.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{status}: {detail}")]
@@ -82,13 +80,4 @@ impl Problem {
 /// not come back together.
 pub fn retry_after() -> u64 {
     rand::random_range(5..=10)
-}
-
-impl From<FeedError> for Problem {
-    fn from(error: FeedError) -> Self {
-        match error {
-            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
-            error => Self::unavailable(error, retry_after()),
-        }
-    }
 }

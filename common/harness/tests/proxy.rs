@@ -1,9 +1,8 @@
 //! Each fault of the proxy does what it says, on connections that are open and on those to come.
-#![cfg(feature = "harness")]
 
 use std::time::{Duration, Instant};
 
-use common::harness::{End, Fault, FaultProxy, Faults, Wire, WireListener};
+use harness::{End, Fault, FaultProxy, Faults, Wire, WireListener};
 use tokio::task::yield_now;
 
 /// A proxy, the connection into it, and the one that comes out of it.

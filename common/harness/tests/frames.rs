@@ -1,8 +1,7 @@
 //! The websocket client of the harness against literal bytes, among them the examples of RFC 6455
 //! §5.7.
-#![cfg(feature = "harness")]
 
-use common::harness::{End, Frame, Wire, WireListener, WsWire, handshake};
+use harness::{End, Frame, Wire, WireListener, WsWire, handshake};
 
 const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nX-A: b\r\n\r\n";

@@ -5,7 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::{Cursor, Message, Topics};
+use super::{Cursor, Message, Topics};
 
 /// How much one page may carry. Whatever `bytes` says, a page admits one message.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,13 @@
 //! The feed: the log, its idempotency keys and its waiters behind three verbs: publish, read, next.
 
+mod cursor;
+mod error;
+pub(crate) mod keys;
+pub(crate) mod log;
+mod message;
+mod page;
+mod wake;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -16,13 +24,18 @@ use std::{
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::{
-    After, Cursor, Draft, Epoch, IdempotencyKey, Message, Page, PageLimit, Published, Retention,
-    Topic, Topics,
-    idempotency::{Fingerprint, Keys, fingerprint},
-    log::{Found, Log},
-    wake::{Waiter, Wakers},
+use keys::{Fingerprint, Keys, fingerprint};
+use log::{Found, Log};
+use wake::{Waiter, Wakers};
+
+pub use cursor::{After, BadCursor, Cursor, Epoch};
+pub use error::FeedError;
+pub use keys::{BadKey, IdempotencyKey};
+pub use log::Retention;
+pub use message::{
+    BadName, BadTopics, Data, Draft, InvalidData, Message, MessageType, Published, Topic, Topics,
 };
+pub use page::{Gap, Page, PageLimit, Reason};
 
 /// An ordered, bounded log of messages. Clones share it.
 ///
@@ -71,7 +84,7 @@ pub(crate) trait Backing: Send + Sync {
 
     /// The thread that writes to its file, if it has one.
     #[cfg(feature = "file")]
-    fn commits(&self) -> Option<&crate::commit::Commits> {
+    fn commits(&self) -> Option<&crate::store::commit::Commits> {
         None
     }
 }
@@ -102,37 +115,6 @@ pub struct Counts {
     pub bytes: usize,
     /// Readers that wait in [`Feed::next`].
     pub waiters: usize,
-}
-
-/// Why the feed did not do it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FeedError {
-    /// NATS does not answer. What was to be published may be there or not: the same key asks again.
-    #[error("the feed's stream cannot be reached: {0}")]
-    Away(String),
-    /// The handle was closed, and there is nothing more to read.
-    #[error("the feed is closed")]
-    Closed,
-    /// Everything that it may keep, or more, is owed to somebody: see [`Feed::pin`].
-    #[error("the feed has its {0} bytes and more, and somebody is owed them")]
-    Full(usize),
-    /// The idempotency key was used for another message.
-    #[error("Idempotency-Key {0} was used for another message in this topic")]
-    KeyReused(IdempotencyKey),
-    /// The disk is full, or somebody else holds the file.
-    #[error("the feed's file has no room")]
-    NoRoom,
-    /// A write or a sync has failed, or a stream has lost what it had acknowledged: nobody knows what is
-    /// there, and nothing is taken any more.
-    #[error("the feed has failed: nothing is published until a restart")]
-    Stopped,
-    /// The topic is new, there are as many as the feed keeps, and none of them is idle.
-    #[error("there are {0} topics, none of them idle: no room for a new one")]
-    TooManyTopics(usize),
-    /// Older messages could not be read back.
-    #[error("the feed's file cannot be read: {0}")]
-    Unreadable(String),
 }
 
 impl Feed {
@@ -345,7 +327,7 @@ impl Feed {
     /// The thread that writes to the feed's file, if it has one: a program's own tables in it are
     /// committed with the feed, and a copy of the file is a copy of both.
     #[cfg(feature = "file")]
-    pub fn commits(&self) -> Option<&crate::commit::Commits> {
+    pub fn commits(&self) -> Option<&crate::store::commit::Commits> {
         self.handle.backing.as_ref()?.commits()
     }
 
@@ -481,4 +463,9 @@ impl fmt::Debug for Feed {
             .field("counts", &self.counts())
             .finish_non_exhaustive()
     }
+}
+
+/// The synchronization that `wake.rs` is built on; its model check puts loom's in this place.
+mod sync {
+    pub(crate) use std::sync::Mutex;
 }

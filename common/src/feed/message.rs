@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use crate::Cursor;
+use super::Cursor;
 
 /// The longest topic in bytes.
 const MAX_TOPIC: usize = 64;

@@ -1,13 +1,10 @@
 //! The test server of the harness: it starts, it stops, and it lets no server off that does not
 //! drain.
-#![cfg(feature = "harness")]
 
 use std::{future::pending, io};
 
-use common::{
-    Drained,
-    harness::{Shutdown, TestServer, Wire},
-};
+use common::Drained;
+use harness::{Shutdown, TestServer, Wire};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::{Cursor, Draft, FeedError, Topic};
+use super::{Cursor, Draft, FeedError, Topic};
 
 /// How long a key is remembered.
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -125,7 +125,7 @@ pub(crate) fn fingerprint(draft: &Draft) -> Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Data;
+    use crate::feed::Data;
 
     fn cursor(seq: u64) -> Cursor {
         Cursor {

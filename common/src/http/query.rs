@@ -5,7 +5,7 @@ use std::{fmt::Display, str::FromStr};
 
 use hyper::Uri;
 
-use crate::Problem;
+use super::Problem;
 
 /// The parameters of one request.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use hyper::{
     http::uri::Authority,
 };
 
-use crate::Problem;
+use super::Problem;
 
 /// How long a browser may keep a preflight's answer, in seconds.
 const PREFLIGHT_AGE: &str = "3600";

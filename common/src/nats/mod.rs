@@ -37,10 +37,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{
-    Cursor, Draft, Feed, FeedError, IdempotencyKey, Message, Published, Retention, Topic,
-    feed::{Answer, Backing, Shared},
-    idempotency::{Fingerprint, fingerprint},
+use crate::feed::{
+    Answer, Backing, Cursor, Draft, Feed, FeedError, IdempotencyKey, Message, Published, Retention,
+    Shared, Topic,
+    keys::{Fingerprint, fingerprint},
 };
 use follow::Follower;
 use record::Record;

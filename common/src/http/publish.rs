@@ -11,7 +11,8 @@ use hyper::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::{Data, Draft, Feed, IdempotencyKey, Problem, Query, Topic};
+use super::{Problem, Query, problem::retry_after};
+use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Topic};
 
 /// A body over the limit is read on and thrown away up to this size, so that the client comes to
 /// reading the answer.
@@ -140,6 +141,15 @@ where
             // Either limit may end it; the answer is the same.
             let _ = timeout(DISCARD_TIME, discard(body)).await;
             return Err(too_large());
+        }
+    }
+}
+
+impl From<FeedError> for Problem {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            error => Self::unavailable(error, retry_after()),
         }
     }
 }

@@ -1,0 +1,15 @@
+//! What the five servers share of HTTP: publishing, errors, queries, browser rules, slow peers.
+
+mod browser;
+mod flush;
+mod problem;
+mod publish;
+mod query;
+mod stall;
+
+pub use browser::{Browsers, Origin};
+pub use flush::{FlushNotes, FlushWatch};
+pub use problem::{Problem, retry_after};
+pub use publish::{PublishLimits, is_json, publish, read_body};
+pub use query::Query;
+pub use stall::StallGuard;
