@@ -97,6 +97,7 @@ mod tests {
             last: cursor("m3k9qf-42"),
             more: false,
             gap: None,
+            published: None,
         }
     }
 

@@ -129,6 +129,7 @@ mod tests {
             last: cursor("e-3"),
             more: false,
             gap: Some(gap),
+            published: None,
         };
         let expected = concat!(
             "event: gap\n",

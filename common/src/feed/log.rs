@@ -340,6 +340,7 @@ impl Log {
             next,
             last,
             gap,
+            published: self.published(topics),
         };
         Found { filed, page }
     }
@@ -356,6 +357,12 @@ impl Log {
             .map(last)
             .max()
             .expect("a request names at least one topic")
+    }
+
+    /// The newest publish in any of `topics`.
+    fn published(&self, topics: &Topics) -> Option<Instant> {
+        let rings = topics.iter().filter_map(|topic| self.topics.get(topic));
+        rings.map(|ring| ring.published).max()
     }
 
     /// The number to read after, and the gap that lies before it.

@@ -4,6 +4,7 @@ use std::{str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{Cursor, Message, Topics};
 
@@ -40,8 +41,8 @@ impl FromStr for PageLimit {
     }
 }
 
-/// What is newer than a cursor.
-#[derive(Debug, Clone, PartialEq)]
+/// What is newer than a cursor. Two pages are equal if a client cannot tell them apart.
+#[derive(Debug, Clone)]
 pub struct Page {
     /// In the feed's order, oldest first.
     pub messages: Vec<Arc<Message>>,
@@ -55,6 +56,19 @@ pub struct Page {
     pub more: bool,
     /// What the cursor asked for and the feed cannot give. It comes before the messages.
     pub gap: Option<Gap>,
+    /// The newest publish among the request's topics, whether or not this page gives that message.
+    /// Exact for what this process published. For messages from a file or from another server it is
+    /// computed from their timestamps, at most the machine's uptime ago. `None` if the feed keeps
+    /// none of the topics. Not on the wire.
+    pub published: Option<Instant>,
+}
+
+impl PartialEq for Page {
+    /// Compares all but `published`, which is this process's own view.
+    fn eq(&self, other: &Self) -> bool {
+        let all = |page: &Self| (page.next, page.last, page.more);
+        all(self) == all(other) && self.gap == other.gap && self.messages == other.messages
+    }
 }
 
 impl Page {

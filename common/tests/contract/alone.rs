@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use common::{Data, Draft, FeedError, IdempotencyKey, PageLimit, Reason, Retention};
+use common::{After, Data, Draft, FeedError, IdempotencyKey, PageLimit, Reason, Retention};
+use tokio::time::{Instant, advance};
 
 use super::verbs::{at, publish, topic, topics};
 use crate::feed;
@@ -17,12 +18,12 @@ async fn a_new_topic_takes_the_place_of_an_idle_one_or_is_refused() {
         ..Retention::default()
     });
     publish(&feed, "a").await;
-    tokio::time::advance(Duration::from_secs(30)).await;
+    advance(Duration::from_secs(30)).await;
     publish(&feed, "b").await;
-    tokio::time::advance(Duration::from_secs(30) - Duration::from_millis(1)).await;
+    advance(Duration::from_secs(30) - Duration::from_millis(1)).await;
     let refused = feed.publish(topic("c"), Draft::new(Data::text("x"))).await;
     assert_eq!(refused, Err(FeedError::TooManyTopics(2)));
-    tokio::time::advance(Duration::from_millis(1)).await;
+    advance(Duration::from_millis(1)).await;
     publish(&feed, "c").await;
     assert_eq!((feed.counts().topics, feed.counts().messages), (2, 2));
 }
@@ -36,7 +37,7 @@ async fn a_reclaimed_topic_leaves_its_mark_in_the_floor() {
     });
     publish(&feed, "a").await;
     publish(&feed, "a").await;
-    tokio::time::advance(Duration::from_secs(1)).await;
+    advance(Duration::from_secs(1)).await;
     publish(&feed, "b").await;
     // Needlessly for a topic that never was, and truly for the reclaimed one: never silently not.
     for name in ["a", "never"] {
@@ -72,4 +73,29 @@ async fn a_key_is_remembered_longer_than_its_message_is_kept() {
     let again = once("x").await.unwrap();
     assert!(again.duplicate && again.id == first.id);
     assert_eq!(once("y").await, Err(FeedError::KeyReused(key.clone())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_says_when_its_topics_were_last_published_whatever_it_gives() {
+    let feed = feed(Retention::default());
+    let published = async |names| {
+        let names = topics(names);
+        let pages = [After::Earliest, After::Latest].map(|after| {
+            let (feed, names) = (&feed, &names);
+            async move { feed.read(names, &after, PageLimit::default()).await }
+        });
+        let [all, none] = pages;
+        let (all, none) = (all.await.unwrap(), none.await.unwrap());
+        assert_eq!(all.published, none.published);
+        all.published
+    };
+    let second = Duration::from_secs(1);
+    publish(&feed, "a").await;
+    let first = Instant::now();
+    advance(second).await;
+    publish(&feed, "b").await;
+    advance(second).await;
+    assert_eq!(published("never").await, None);
+    assert_eq!(published("a,never").await, Some(first));
+    assert_eq!(published("a,b").await, Some(first + second));
 }
