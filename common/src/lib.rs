@@ -47,5 +47,8 @@ pub use http::{
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;
-pub use server::{Drained, fit_descriptors, listen, positive_seconds, seconds, shutdown_signal};
+pub use server::{
+    Connections, Drained, FeedConfig, ServerConfig, accept_failed, exit_code, fit_descriptors,
+    listen, positive_seconds, seconds, shutdown_signal,
+};
 pub use source::FeedSource;

@@ -3,32 +3,20 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Retention, listen, shutdown_signal};
+use common::{Drained, exit_code, listen, shutdown_signal};
 use short_polling::{Config, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).init();
-    match start(Config::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(start(Config::parse()).await)
 }
 
-async fn start(mut config: Config) -> io::Result<()> {
-    let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
-    config.check().map_err(invalid)?;
-    config.fit();
-    let retention = Retention {
-        messages: config.retain,
-        ..Retention::default()
-    };
-    let feed = config.feed.open(retention, config.new_epoch).await?;
+async fn start(mut config: Config) -> io::Result<Drained> {
+    config.check().map_err(io::Error::other)?;
+    config.server.fit(0);
+    let feed = config.feed.open().await?;
     let shutdown = shutdown_signal();
     let listener = listen(config.listen).await?;
-    run(listener, feed, config, shutdown).await?;
-    Ok(())
+    run(listener, feed, config, shutdown).await
 }

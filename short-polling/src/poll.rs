@@ -45,7 +45,7 @@ fn next_poll(app: &App, page: &Page) -> u64 {
     let (config, pulse) = (&app.config, &app.pulse);
     hint::poll_interval(
         config.poll_interval,
-        config.read_timeout,
+        config.server.read_timeout,
         pulse.silence(page.last.seq),
         pulse.load(),
         rand::random(),

@@ -54,7 +54,13 @@ async fn answer(
         (_, Some(topics)) if reads => poll::poll(app, topics, &request).await,
         (_, Some(topic)) if request.method() == Method::POST => {
             let topic = topic.to_owned();
-            publish(&app.feed, app.config.publish_limits(), &topic, request).await
+            publish(
+                &app.feed,
+                app.config.server.publish_limits(),
+                &topic,
+                request,
+            )
+            .await
         }
         (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
         _ => Err(Problem::not_found(path)),

@@ -151,10 +151,8 @@ async fn an_etag_of_other_topics_or_of_a_later_position_hides_nothing() {
 
 #[tokio::test]
 async fn a_not_modified_repeats_the_fields_of_the_page() {
-    let config = Config {
-        allow_origin: vec!["https://a.example".parse().unwrap()],
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.allow_origin = vec!["https://a.example".parse().unwrap()];
     let server = start(config).await;
     publish(&server, "news", "1").await;
     let client = server.client();

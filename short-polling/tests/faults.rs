@@ -61,12 +61,10 @@ async fn a_page_that_is_late_is_no_different() {
 
 #[tokio::test]
 async fn an_unread_answer_is_cut_after_the_stall() {
-    let config = Config {
-        max_connections: 1,
-        max_message: 2 << 20,
-        stall: Duration::from_millis(100),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.max_connections = Some(1);
+    config.server.max_message = 2 << 20;
+    config.server.stall = Duration::from_millis(100);
     let server = start(config).await;
     for _ in 0..4 {
         server.post("/topics/news", vec![b'x'; 1 << 20]).await;

@@ -15,10 +15,8 @@ const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
-    let config = Config {
-        max_connections: 1,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.max_connections = Some(1);
     let server = start(config).await;
     let (mut first, mut second) = (server.wire().await, server.wire().await);
     second.send(GET).await;
@@ -62,10 +60,8 @@ async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default(
 
 #[tokio::test]
 async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
-    let config = Config {
-        max_message: 2 << 20,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.max_message = 2 << 20;
     let server = start(config).await;
     for size in [400_000, 600_000, 600_000, 1_200_000, 10] {
         server.post("/topics/news", vec![b'x'; size]).await;
@@ -113,11 +109,9 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
 #[tokio::test]
 async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
     for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 25..=37), (20, 75, 16..=24)] {
-        let config = Config {
-            poll_interval: Duration::from_secs(interval),
-            read_timeout: Duration::from_secs(read_timeout),
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.poll_interval = Duration::from_secs(interval);
+        config.server.read_timeout = Duration::from_secs(read_timeout);
         let server = start(config).await;
         for _ in 0..20 {
             let hint = hint(&server).await;
@@ -159,7 +153,7 @@ fn an_interval_that_an_idle_connection_does_not_outlive_is_refused() {
 async fn whoever_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
     let server = start(Config::default()).await;
     let mut wire = server.wire().await;
-    let longest = hint::longest(Config::default().read_timeout);
+    let longest = hint::longest(Config::default().server.read_timeout);
     for _ in 0..3 {
         wire.send(GET).await;
         assert_eq!(wire.read_response().await.status, 200);

@@ -51,10 +51,8 @@ async fn a_publish_in_flight_is_finished() {
 
 #[tokio::test]
 async fn what_does_not_end_within_the_drain_is_cut() {
-    let config = Config {
-        drain: Duration::from_millis(50),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.drain = Duration::from_millis(50);
     let server = start(config).await;
     let mut wire = in_flight(&server).await;
     let drained = server.stop().await;

@@ -69,10 +69,8 @@ async fn half_a_body_is_refused_after_seventy_five_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
-    let config = Config {
-        max_connections: 1,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.server.max_connections = Some(1);
     let feed = Feed::new(Retention::default());
     let draft = Draft::new(Data::text(&"x".repeat(8 << 20)));
     feed.publish("news".parse().unwrap(), draft).await.unwrap();

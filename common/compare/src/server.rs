@@ -169,10 +169,8 @@ async fn run(
 ) -> io::Result<Drained> {
     match technique {
         Technique::ShortPolling => {
-            let config = short_polling::Config {
-                max_connections: knobs.max_subscribers + 256,
-                ..short_polling::Config::default()
-            };
+            let mut config = short_polling::Config::default();
+            config.server.max_connections = Some(knobs.max_subscribers + 256);
             short_polling::run(listener, feed, config, shutdown).await
         }
         Technique::LongPolling => {

@@ -1,18 +1,11 @@
-//! What a server's process needs around `run`: signals, descriptors, and how the drain went.
+//! The process: its listener, its signals, its descriptors, its exit code.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, process::ExitCode};
 
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-/// How a drain went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Connections that ended by themselves after the signal.
-    pub finished: usize,
-    /// Connections that were cut at the deadline.
-    pub cut: usize,
-}
+use super::Drained;
 
 /// Binds `address` and prints the first line of standard output: `listening on http://ADDR`, with
 /// the port that port 0 took.
@@ -87,33 +80,15 @@ fn fit(wanted: usize, limit: u64) -> usize {
     wanted.min(usize::try_from(available).unwrap_or(usize::MAX))
 }
 
-/// Parses a knob in seconds: `10`, `0.5`.
-///
-/// # Errors
-/// What is not a number of seconds from 0 to 10 years.
-pub fn seconds(text: &str) -> Result<Duration, String> {
-    const TEN_YEARS: f64 = 315_360_000.0;
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    if !(0.0..=TEN_YEARS).contains(&seconds) {
-        return Err(format!("not within 0 and {TEN_YEARS} seconds"));
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
-
-/// The same for a knob that means nothing at 0, such as a heartbeat.
-///
-/// # Errors
-/// As [`seconds`], and 0.
-pub fn positive_seconds(text: &str) -> Result<Duration, String> {
-    seconds(text).and_then(|time| {
-        if time.is_zero() {
-            Err("more than 0 seconds".to_owned())
-        } else {
-            Ok(time)
+/// The exit code of a program whose `run` ended so. Prints an error, as clap does.
+pub fn exit_code(ended: io::Result<Drained>) -> ExitCode {
+    match ended {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
-    })
+    }
 }
 
 #[cfg(test)]
@@ -127,16 +102,5 @@ mod tests {
         assert_eq!(fit(10_256, 10_287), 10_255);
         assert_eq!(fit(10_256, 256), 224);
         assert_eq!(fit(10_256, 0), 1);
-    }
-
-    #[test]
-    fn seconds_are_finite_and_not_negative() {
-        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
-        assert_eq!(seconds("0"), Ok(Duration::ZERO));
-        for bad in ["", "x", "-1", "NaN", "inf", "1e300", "10s"] {
-            assert!(seconds(bad).is_err(), "{bad}");
-        }
-        assert!(positive_seconds("0").is_err() && positive_seconds("1e-12").is_err());
-        assert_eq!(positive_seconds("0.5"), Ok(Duration::from_millis(500)));
     }
 }

@@ -1,0 +1,198 @@
+//! The knobs that several servers have. A member flattens them into its own `Config`, after its own
+//! knobs. Where its default differs, it says so with `#[command(mut_arg(…))]`.
+
+use std::{io, time::Duration};
+
+use clap::Args;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
+
+use super::fit_descriptors;
+use crate::{Feed, FeedSource, Origin, PublishLimits, Retention};
+
+/// The longest request head in bytes. A longer one gets hyper's 431. hyper also buffers at most this
+/// much of an answer.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Connections beyond the subscribers, so that publishers and health checks are served when every
+/// subscriber's slot is taken.
+const SPARE_CONNECTIONS: usize = 256;
+
+/// The knobs of a server: limits and times of its connections.
+///
+/// There is no `Default`: the defaults are the command line's, and some differ per member.
+#[derive(Debug, Clone, Args)]
+pub struct ServerConfig {
+    /// Accept at most this many connections; more wait in the kernel's backlog [default: subscribers + 256].
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// The largest request body, in bytes.
+    #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
+    pub max_message: usize,
+    /// How long a request's head may take, then its body, in seconds. An idle connection is closed
+    /// after the same time.
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
+    pub read_timeout: Duration,
+    /// Disconnect a client that accepts no data for this many seconds.
+    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
+    pub stall: Duration,
+    /// After a shutdown signal, how long open connections may take to finish, in seconds.
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    pub drain: Duration,
+    /// Let pages of this origin read and publish from a browser; repeatable.
+    #[arg(long, value_name = "ORIGIN")]
+    pub allow_origin: Vec<Origin>,
+}
+
+impl ServerConfig {
+    /// How many connections may be open. `subscribers` is the member's limit, or 0 if it has none.
+    pub fn connections(&self, subscribers: usize) -> usize {
+        self.max_connections
+            .unwrap_or(subscribers.saturating_add(SPARE_CONNECTIONS))
+    }
+
+    /// Lowers the limit on connections to the descriptors that the process may have. Returns how many
+    /// of the `subscribers` fit: if descriptors are short, a quarter of them is kept for publishers
+    /// and health checks.
+    pub fn fit(&mut self, subscribers: usize) -> usize {
+        let wanted = self.connections(subscribers);
+        let fitting = fit_descriptors(wanted);
+        self.max_connections = Some(fitting);
+        if fitting < wanted {
+            subscribers.min(fitting / 4 * 3)
+        } else {
+            subscribers
+        }
+    }
+
+    /// What a publisher may send.
+    pub fn publish_limits(&self) -> PublishLimits {
+        PublishLimits {
+            max_message: self.max_message,
+            body_timeout: self.read_timeout,
+        }
+    }
+
+    /// hyper's server for HTTP/1, with every limit that it has. It is here and not in each
+    /// `serve.rs` because one of them is easy to lose: without a timer, hyper silently ignores the
+    /// limit on slow heads.
+    pub fn http1(&self) -> http1::Builder {
+        let mut http = http1::Builder::new();
+        // hyper uses the same limit for idle connections.
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.read_timeout)
+            .max_buf_size(MAX_HEAD);
+        http
+    }
+}
+
+/// The knobs of a server's feed.
+#[derive(Debug, Clone, Args)]
+pub struct FeedConfig {
+    /// How many messages to keep per topic.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub retain: usize,
+    /// Where messages are kept: `memory`, which ends with the process; `file:PATH`; or
+    /// `nats://HOST:PORT,…`, a stream that many servers share.
+    #[arg(
+        long,
+        default_value = "memory",
+        value_name = "memory|file:PATH|nats://…"
+    )]
+    pub feed: FeedSource,
+    /// Start a new epoch. Do this once after you restored an old copy of the file or the stream.
+    #[arg(long)]
+    pub new_epoch: bool,
+}
+
+impl FeedConfig {
+    /// Opens the feed.
+    ///
+    /// # Errors
+    /// As [`FeedSource::open`].
+    pub async fn open(&self) -> io::Result<Feed> {
+        let retention = Retention {
+            messages: self.retain,
+            ..Retention::default()
+        };
+        self.feed.open(retention, self.new_epoch).await
+    }
+}
+
+/// Parses a knob in seconds: `10`, `0.5`.
+///
+/// # Errors
+/// If the text is not a number of seconds from 0 to 10 years.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    const TEN_YEARS: f64 = 315_360_000.0;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    if !(0.0..=TEN_YEARS).contains(&seconds) {
+        return Err(format!("not within 0 and {TEN_YEARS} seconds"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Parses a knob in seconds that makes no sense at 0, such as a heartbeat.
+///
+/// # Errors
+/// As [`seconds`], and for 0.
+pub fn positive_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("not more than 0 seconds".to_owned()),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        server: ServerConfig,
+    }
+
+    fn parse(args: &[&str]) -> ServerConfig {
+        let args = ["program"].iter().chain(args);
+        Program::parse_from(args).server
+    }
+
+    #[test]
+    fn connections_are_the_subscribers_and_some_more_unless_the_knob_says() {
+        assert_eq!(parse(&[]).connections(10_000), 10_256);
+        assert_eq!(parse(&[]).connections(usize::MAX), usize::MAX);
+        assert_eq!(parse(&["--max-connections", "7"]).connections(10_000), 7);
+    }
+
+    #[test]
+    fn a_limit_that_the_descriptors_admit_stays() {
+        let mut config = parse(&[]);
+        assert_eq!(config.fit(10), 10);
+        assert_eq!(config.max_connections, Some(266));
+    }
+
+    #[test]
+    fn where_descriptors_are_short_a_quarter_of_them_is_not_for_subscribers() {
+        let mut config = parse(&["--max-connections", &usize::MAX.to_string()]);
+        let subscribers = config.fit(usize::MAX);
+        let connections = config.connections(0);
+        assert!(connections < usize::MAX);
+        assert_eq!(subscribers, connections / 4 * 3);
+    }
+
+    #[test]
+    fn seconds_are_finite_and_not_negative() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        for bad in ["", "x", "-1", "NaN", "inf", "1e300", "10s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+        assert!(positive_seconds("0").is_err() && positive_seconds("1e-12").is_err());
+        assert_eq!(positive_seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+}
