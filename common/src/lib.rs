@@ -42,8 +42,8 @@ pub use feed::{
     Reason, Retention, Topic, Topics,
 };
 pub use http::{
-    Browsers, FlushNotes, FlushWatch, Origin, Problem, PublishLimits, Query, StallGuard, is_json,
-    publish, read_body, retry_after,
+    Browsers, FlushNotes, FlushWatch, Origin, Problem, PublishLimits, Query, StallGuard, healthz,
+    html, is_json, publish, read_body, retry_after,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;

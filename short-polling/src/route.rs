@@ -1,26 +1,31 @@
 //! From request to answer.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, fmt::Display, sync::Arc};
 
 use bytes::Bytes;
-use common::{Problem, publish};
+use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
 use http_body_util::Full;
-use hyper::{
-    Method, Request, Response,
-    body::{Body, Incoming},
-    header::{self, HeaderValue},
-};
+use hyper::{Method, Request, Response, body::Body};
 
-use crate::{App, poll};
+use crate::poll::Polls;
 
-/// Every answer is all there at once.
-pub(crate) type AnswerBody = Full<Bytes>;
+/// What every connection shares.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) server: ServerConfig,
+    pub(crate) feed: Feed,
+    pub(crate) browsers: Browsers,
+    pub(crate) polls: Polls,
+}
 
 /// Answers one request.
-pub(crate) async fn route(
+pub(crate) async fn route<B>(
     app: Arc<App>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
@@ -28,13 +33,13 @@ pub(crate) async fn route(
     Ok(response)
 }
 
-async fn answer(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Problem> {
+async fn answer<B>(app: &App, request: Request<B>) -> Result<Response<Full<Bytes>>, Problem>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
     app.browsers
         .check(&request, request.method() == Method::POST)?;
-    // Before `admit`: a browser asks this without credentials.
+    // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight);
     }
@@ -45,37 +50,20 @@ async fn answer(
     }
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {
-        ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => {
-            app.feed.health()?;
-            Ok(text("text/plain; charset=utf-8", "ok\n"))
-        }
+        ("/", _) if reads => Ok(html(include_str!("page.html"))),
+        ("/healthz", _) if reads => healthz(&app.feed),
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (_, Some(topics)) if reads => poll::poll(app, topics, &request).await,
+        (_, Some(topics)) if reads => app.polls.answer(topics, &request).await,
         (_, Some(topic)) if request.method() == Method::POST => {
             let topic = topic.to_owned();
-            publish(
-                &app.feed,
-                app.config.server.publish_limits(),
-                &topic,
-                request,
-            )
-            .await
+            publish(&app.feed, app.server.publish_limits(), &topic, request).await
         }
         (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
         _ => Err(Problem::not_found(path)),
     }
 }
 
-/// The place for authentication and authorization: called before any route, admits everything.
+/// Put authentication and authorization here. It is called before any route, and admits everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
-}
-
-fn text(content_type: &'static str, body: &'static str) -> Response<AnswerBody> {
-    let mut response = Response::new(Full::from(body));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

@@ -1,5 +1,6 @@
 //! What the five servers share of HTTP: publishing, errors, queries, browser rules, slow peers.
 
+mod answer;
 mod browser;
 mod flush;
 mod problem;
@@ -7,6 +8,7 @@ mod publish;
 mod query;
 mod stall;
 
+pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use flush::{FlushNotes, FlushWatch};
 pub use problem::{Problem, retry_after};
