@@ -21,7 +21,7 @@ use harness::Process;
 use http_body_util::Empty;
 use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use short_polling::hint;
+use short_polling::hint::Hint;
 
 const RUNS: usize = 7;
 const RUN: Duration = Duration::from_millis(700);
@@ -224,10 +224,13 @@ async fn bare_hyper() {
     }
 }
 
-/// The interval that a server which is not loaded asks for.
+/// The interval that the server asks for.
 fn hinted(silence: f64, random: f64) -> f64 {
-    let (base, idle) = (Duration::from_secs(5), Duration::from_secs(75));
-    hint::poll_interval(base, idle, Duration::from_secs_f64(silence), 0.0, random) as f64
+    let hint = Hint {
+        interval: Duration::from_secs(5),
+        idle: Duration::from_secs(75),
+    };
+    hint.seconds(Duration::from_secs_f64(silence), random) as f64
 }
 
 /// One client polls while 2,000 messages come, on average `mean` seconds apart and independent of

@@ -1,21 +1,20 @@
 //! Short polling: the client asks every few seconds, and most answers are no.
 //!
-//! Every request is answered at once with what is newer than the client's cursor. The server keeps
-//! nothing between two requests: a client is its cursor. Two header fields make a *no* cheap:
-//! `ETag`, by which an answer without news shrinks to a bare 304, and `X-Poll-Interval`, by which
-//! the server says when to ask again. From the top:
+//! Every poll is answered at once, with what is newer than the client's cursor. The server keeps
+//! nothing between two polls: a client is its cursor. Two header fields make a *no* cheap. With `ETag`
+//! an answer without news shrinks to a bare 304; with `X-Poll-Interval` the server says when to poll
+//! again. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
-//! - `poll.rs` is the answer to one poll: the page and its fields;
+//! - [`poll`] answers one poll: the page and its fields;
 //! - [`conditional`] decides between 200 and 304;
-//! - [`hint`] says when to ask again, from what `pulse.rs` feels of the feed and the server.
+//! - [`hint`] says when to poll again.
 
 pub mod conditional;
 pub mod hint;
-mod poll;
-mod pulse;
+pub mod poll;
 mod route;
 mod serve;
 
@@ -25,7 +24,7 @@ use clap::Parser;
 use common::{Browsers, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
-use crate::pulse::Pulse;
+use crate::{hint::Hint, poll::Polls, route::App};
 
 /// Short polling: the client asks every few seconds, and most answers are no.
 #[derive(Debug, Clone, Parser)]
@@ -36,9 +35,9 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// How often a client should poll, in seconds. The server asks for up to five times as often while
-    /// a topic is busy, and for up to four times less often while it is quiet or the server is loaded.
-    /// Each answer differs by up to a fifth. At most half of --read-timeout.
+    /// How often a client should poll, in seconds, at most half of --read-timeout. The server asks for
+    /// up to five times as often while a topic is busy, and up to four times less often while it is
+    /// quiet. Each answer differs by up to a fifth.
     #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
     /// The knobs of the feed.
@@ -49,7 +48,7 @@ pub struct Config {
     pub server: ServerConfig,
 }
 
-/// There are no subscribers to derive this limit from.
+/// The default cannot be derived: there are no subscribers.
 const MAX_CONNECTIONS: &str =
     "Accept at most this many connections; more wait in the kernel's backlog";
 /// The default is longer than the others', so that a client keeps its connection between two polls.
@@ -64,29 +63,28 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether clients that obey the hint find their connection open: half of `read_timeout` is a
-    /// second at least, and admits `poll_interval`. If not, [`hint::longest`] is all they hear.
+    /// Checks that a client that obeys the hint finds its connection open.
     ///
     /// # Errors
-    /// What has to be longer than what.
+    /// If `read_timeout` is too short for `poll_interval`, with the least that would do.
     pub fn check(&self) -> Result<(), String> {
-        let needed = (2 * self.poll_interval).max(Duration::from_secs(2));
-        if self.server.read_timeout >= needed {
+        let least = self.hint().least_idle();
+        if self.server.read_timeout >= least {
             return Ok(());
         }
-        let needed = needed.as_secs_f64();
+        let least = least.as_secs_f64();
         Err(format!(
-            "--read-timeout is at least 2 and twice --poll-interval: {needed}"
+            "--read-timeout must be at least 2 and twice --poll-interval: {least}"
         ))
     }
-}
 
-/// What every connection shares.
-pub(crate) struct App {
-    pub(crate) config: Config,
-    pub(crate) feed: Feed,
-    pub(crate) browsers: Browsers,
-    pub(crate) pulse: Pulse,
+    /// When clients are asked to poll again.
+    pub fn hint(&self) -> Hint {
+        Hint {
+            interval: self.poll_interval,
+            idle: self.server.read_timeout,
+        }
+    }
 }
 
 /// Response fields that scripts of other origins may read.
@@ -102,23 +100,16 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let base = config.poll_interval;
-    let app = Arc::new(App {
-        feed: feed.handle(),
+    let feed = feed.handle(); // closed when this server drains, not when another one does
+    let app = App {
         browsers: Browsers::new(
             config.server.allow_origin.clone(),
             listener.local_addr()?,
             EXPOSED,
         ),
-        pulse: Pulse::new(
-            feed.head().seq,
-            base * hint::ORDINARY,
-            base * hint::ORDINARY * hint::SELDOMER,
-        ),
-        config,
-    });
-    tokio::select! {
-        drained = serve::serve(listener, app.clone(), shutdown) => Ok(drained),
-        never = app.pulse.beat(&app.feed) => match never {},
-    }
+        polls: Polls::new(feed.clone(), config.hint()),
+        feed,
+        server: config.server,
+    };
+    Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }

@@ -1,65 +1,88 @@
-//! One poll: the page, and the fields that go with it.
+//! One poll: what is newer than the client's cursor, now.
 
 use bytes::Bytes;
-use common::{After, Page, PageLimit, Problem, Query, Topics};
+use common::{After, Feed, Page, PageLimit, Problem, Query, Topics};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
     header::{self, HeaderValue},
 };
+use tokio::time::Instant;
 
-use crate::{App, conditional, hint, route::AnswerBody};
+use crate::{
+    conditional,
+    hint::{Hint, POLL_INTERVAL},
+};
 
-/// What is newer than `after`, now: 200 with the page, or 304 if the client has it.
-pub(crate) async fn poll<B>(
-    app: &App,
-    topics: &str,
-    request: &Request<B>,
-) -> Result<Response<AnswerBody>, Problem> {
-    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
-    let query = Query::of(request.uri());
-    let after = query.get("after")?.unwrap_or(After::Earliest);
-    let limit: PageLimit = query.get("limit")?.unwrap_or_default();
-    let page = app.feed.read(&topics, &after, limit).await?;
-    let etag = conditional::etag(&page);
-    let mut response = Response::new(Full::default());
-    if conditional::is_not_modified(request.headers(), &etag) {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    } else {
-        put_page(&page, &mut response);
+/// Answers the polls of one server.
+#[derive(Debug)]
+pub struct Polls {
+    feed: Feed,
+    hint: Hint,
+    /// A topic that nothing was published to has been quiet at least since then.
+    started: Instant,
+}
+
+impl Polls {
+    /// Answers from `feed`.
+    pub fn new(feed: Feed, hint: Hint) -> Self {
+        let started = Instant::now();
+        Self {
+            feed,
+            hint,
+            started,
+        }
     }
-    put_fields(etag, next_poll(app, &page), &mut response);
-    Ok(response)
+
+    /// Answers one poll of `topics`, at once: 200 with the page, or 304 if the client has it.
+    ///
+    /// # Errors
+    /// 400 for invalid topics, `after=` or `limit=`; 503 if the feed cannot be read.
+    pub async fn answer<B>(
+        &self,
+        topics: &str,
+        request: &Request<B>,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
+        let query = Query::of(request.uri());
+        let after = query.get("after")?.unwrap_or(After::Earliest);
+        let limit: PageLimit = query.get("limit")?.unwrap_or_default();
+        let page = self.feed.read(&topics, &after, limit).await?;
+        let etag = conditional::etag(&page);
+        let mut response = Response::new(Full::default());
+        if conditional::is_not_modified(request.headers(), &etag) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            put_page(&page, &mut response);
+        }
+        put_fields(etag, self.next_poll(&page), &mut response);
+        Ok(response)
+    }
+
+    /// In how many seconds the client should poll again.
+    fn next_poll(&self, page: &Page) -> u64 {
+        let silence = match page.published {
+            Some(published) => published.elapsed(),
+            None => self.hint.ordinary_silence() + self.started.elapsed(),
+        };
+        self.hint.seconds(silence, rand::random())
+    }
 }
 
 fn put_page(page: &Page, response: &mut Response<Full<Bytes>>) {
     *response.body_mut() = page.to_json().into();
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
 }
 
-/// When to ask again.
-fn next_poll(app: &App, page: &Page) -> u64 {
-    let (config, pulse) = (&app.config, &app.pulse);
-    hint::poll_interval(
-        config.poll_interval,
-        config.server.read_timeout,
-        pulse.silence(page.last.seq),
-        pulse.load(),
-        rand::random(),
-    )
-}
-
-/// What a 200 and its 304 have in common (RFC 9110 §15.4.5).
+/// A 200 and its 304 have the same fields (RFC 9110 §15.4.5).
 fn put_fields(etag: String, next_poll: u64, response: &mut Response<Full<Bytes>>) {
-    let etag = HeaderValue::try_from(etag).expect("cursors and words are visible ASCII");
+    let etag = HeaderValue::try_from(etag).expect("a cursor and a digest are visible ASCII");
     response.headers_mut().extend([
-        // May be stored, is never used without asking.
+        // A cache may store the answer, but must ask before it uses it.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::ETAG, etag),
-        (hint::POLL_INTERVAL, next_poll.into()),
+        (POLL_INTERVAL, next_poll.into()),
     ]);
 }
 
@@ -67,7 +90,7 @@ fn put_fields(etag: String, next_poll: u64, response: &mut Response<Full<Bytes>>
 mod tests {
     use std::{collections::HashMap, sync::Arc};
 
-    use common::{Cursor, Data, Draft, Feed, Gap, Message, Retention};
+    use common::{Cursor, Data, Draft, Gap, Message, Retention};
     use hyper::header::{HeaderMap, IF_NONE_MATCH};
     use proptest::prelude::*;
 

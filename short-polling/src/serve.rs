@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{App, route};
+use crate::route::{App, route};
 
 /// Serves until `shutdown` resolves, then closes the listener and waits for what is in flight.
 pub(crate) async fn serve(
@@ -20,7 +20,7 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
     // There are no subscribers: a client that does not ask is nothing but an open connection.
-    let mut connections = Connections::new(app.config.server.connections(0));
+    let mut connections = Connections::new(app.server.connections(0));
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -33,7 +33,7 @@ pub(crate) async fn serve(
     }
     drop(listener); // Newcomers are refused before any client is disconnected.
     app.feed.close();
-    connections.drain(app.config.server.drain).await
+    connections.drain(app.server.drain).await
 }
 
 /// The next connection. It may be dropped and called again: nothing is lost.
@@ -50,9 +50,9 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     // Small answers leave at once. It fails only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(StallGuard::new(stream, app.config.server.stall));
-    let service = service_fn(|request| route::route(app.clone(), request));
-    let mut connection = pin!(app.config.server.http1().serve_connection(io, service));
+    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
+    let service = service_fn(|request| route(app.clone(), request));
+    let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {

@@ -8,7 +8,7 @@ use clap::Parser;
 use common::{Feed, Retention};
 use harness::{End, TestServer, contract::MAX_MESSAGE};
 use setup::{small, start, start_with};
-use short_polling::{Config, hint};
+use short_polling::Config;
 use tokio::time::sleep;
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -109,8 +109,10 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
 #[tokio::test]
 async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
     for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 25..=37), (20, 75, 16..=24)] {
-        let mut config = Config::default();
-        config.poll_interval = Duration::from_secs(interval);
+        let mut config = Config {
+            poll_interval: Duration::from_secs(interval),
+            ..Config::default()
+        };
         config.server.read_timeout = Duration::from_secs(read_timeout);
         let server = start(config).await;
         for _ in 0..20 {
@@ -153,7 +155,7 @@ fn an_interval_that_an_idle_connection_does_not_outlive_is_refused() {
 async fn whoever_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
     let server = start(Config::default()).await;
     let mut wire = server.wire().await;
-    let longest = hint::longest(Config::default().server.read_timeout);
+    let longest = Config::default().hint().longest();
     for _ in 0..3 {
         wire.send(GET).await;
         assert_eq!(wire.read_response().await.status, 200);

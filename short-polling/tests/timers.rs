@@ -1,5 +1,5 @@
-//! Every timer of the server, by a clock that stands still until nobody has anything to do. The
-//! client's are in `client.rs`, the second of the pulse in `src/pulse.rs`.
+//! Every timer of the server, by a paused clock that moves on when every task waits. The client's
+//! timers are in `client.rs`.
 
 mod setup;
 
