@@ -1,27 +1,28 @@
-//! Conditional requests (RFC 9110 §13): an answer that the client has already shrinks to a 304.
+//! Conditional requests (RFC 9110 §13): an answer that the client already has shrinks to a 304.
 //!
-//! An [`etag`] begins with the last message of its topics that a reader has been given once it has
-//! the answer, by this one or an earlier one: `W/"EPOCH-SEQ"`. Behind that stands, in an answer with
-//! news, what they are: `W/"EPOCH-SEQ.DIGEST"`. So there are two ways to have an answer already:
+//! An [`etag`] names the last message that the client has once it has read the answer:
+//! `W/"EPOCH-SEQ"`. If the answer has news, messages or a gap, a digest of them follows:
+//! `W/"EPOCH-SEQ.DIGEST"`. Two rules decide that the client has an answer already:
 //!
-//! - news, by the same ETag: the same messages and the same gap, whatever was asked for;
-//! - no news, by any ETag that begins like this answer's own. So a client may ask after the `next`
-//!   of its last answer and send that answer's ETag along, and messages of other topics, which move
-//!   `next`, leave it alone.
+//! - with news: the client sends the same ETag. Then it has the same messages and the same gap,
+//!   whatever it asked for.
+//! - without news: the client sends any ETag that begins like this one. So a client may combine the
+//!   `next` of its last answer with that answer's ETag, and messages of other topics, which move
+//!   `next`, do not matter.
 //!
-//! A 304 therefore never hides a message or a gap: not from an ETag of other topics, nor from one
-//! of a later position. The second way is more than RFC 9110 asks for, whose ETags are of one URL: it
-//! is sound because the cursor is in the URL and no cache may answer by itself (`no-cache`).
+//! So a 304 never hides a message or a gap, not even for an ETag of other topics or of a later
+//! position. The second rule goes beyond RFC 9110, where an ETag belongs to one URL. It is sound because
+//! the cursor is in the URL, and no cache may answer by itself (`no-cache`).
 //!
-//! Weak, because `next` may differ between two answers of one ETag. A strong one would also change
-//! on the way: nginx makes it weak when it compresses, and until 1.7.3 it took it away.
+//! The ETag is weak because `next` may differ between two answers with the same one. A strong one
+//! would not survive a proxy that compresses: nginx makes it weak.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::{Gap, Page};
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
 
-/// The ETag of `page`.
+/// The ETag of a page.
 pub fn etag(page: &Page) -> String {
     let last = page.last;
     if page.is_news() {
@@ -31,8 +32,8 @@ pub fn etag(page: &Page) -> String {
     }
 }
 
-/// Of the messages, whose ids name them, and the gap. A server of another build may come to another
-/// one, and answers 200 once more.
+/// The digest of a page's messages, by their ids, and its gap. A server of another build may compute
+/// another digest; its client then gets one more 200.
 fn digest(page: &Page) -> u64 {
     let mut digest = DefaultHasher::new();
     for message in &page.messages {
@@ -42,22 +43,19 @@ fn digest(page: &Page) -> u64 {
     digest.finish()
 }
 
-/// Whether `If-None-Match` names `etag`, by weak comparison (RFC 9110 §8.8.3.2), or one of which
-/// `etag` is the beginning, or is `*`, as any topic has a page. What does not parse names nothing:
-/// to answer 200 is never wrong.
+/// Whether the client has the answer with this `etag`: `If-None-Match` is `*`, or lists the ETag, or
+/// one that `etag` is the beginning of. The comparison is weak (RFC 9110 §8.8.3.2). What does not
+/// parse matches nothing, because a 200 is never wrong.
 pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
     let (wanted, _) = opaque(etag.as_bytes()).unwrap_or_default();
     let is_known = |tag: &[u8]| matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]));
-    let mut fields = request.get_all(IF_NONE_MATCH).iter();
-    let (first, second) = (fields.next(), fields.next());
-    // Several fields are one list (RFC 9110 §5.3), in which `*` stands alone.
-    let is_any =
-        second.is_none() && first.is_some_and(|field| field.as_bytes().trim_ascii() == b"*");
-    let mut all = [first, second].into_iter().flatten().chain(fields);
-    is_any || all.any(|list| tags(list.as_bytes()).any(is_known))
+    let fields = request.get_all(IF_NONE_MATCH);
+    let lists = || fields.iter().map(|field| field.as_bytes().trim_ascii());
+    // Several fields are one list (RFC 9110 §5.3), and `*` is only valid alone.
+    lists().eq([b"*"]) || lists().any(|list| tags(list).any(is_known))
 }
 
-/// The opaque parts of a list's ETags, until one is malformed or no comma follows it.
+/// The opaque parts of a list's ETags, up to the first that is malformed or not followed by a comma.
 fn tags(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         while let [b',' | b' ' | b'\t', rest @ ..] = list {
@@ -69,13 +67,11 @@ fn tags(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The part between the quotes of the ETag that `text` starts with, and what follows the ETag.
-/// A quote cannot be escaped, and a comma inside is an ordinary byte.
+/// The part between the quotes of the ETag at the start of `text`, and what follows the ETag. A quote
+/// cannot be escaped, and a comma between the quotes is an ordinary byte.
 fn opaque(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let quoted = text
-        .strip_prefix(b"W/")
-        .unwrap_or(text)
-        .strip_prefix(b"\"")?;
+    let unprefixed = text.strip_prefix(b"W/").unwrap_or(text);
+    let quoted = unprefixed.strip_prefix(b"\"")?;
     let end = quoted.iter().position(|byte| *byte == b'"')?;
     Some((&quoted[..end], &quoted[end + 1..]))
 }

@@ -21,16 +21,18 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
-use tokio::net::TcpListener;
+use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{hint::Hint, poll::Polls, route::App};
 
 /// Short polling: the client asks every few seconds, and most answers are no.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "short-polling", version)]
+// There are no subscribers to derive a limit from.
 #[command(mut_arg("max_connections", |arg| arg.default_value("10256").help(MAX_CONNECTIONS)))]
-#[command(mut_arg("read_timeout", |arg| arg.default_value("75").help(READ_TIMEOUT)))]
+// Longer than the pause between two polls, so that a client keeps its connection.
+#[command(mut_arg("read_timeout", |arg| arg.default_value("75")))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR:PORT")]
@@ -48,12 +50,8 @@ pub struct Config {
     pub server: ServerConfig,
 }
 
-/// The default cannot be derived: there are no subscribers.
 const MAX_CONNECTIONS: &str =
     "Accept at most this many connections; more wait in the kernel's backlog";
-/// The default is longer than the others', so that a client keeps its connection between two polls.
-const READ_TIMEOUT: &str = "How long a request's head may take, then its body, in seconds. An idle \
-    connection is closed after the same time, which is longer than a client waits between two polls";
 
 impl Default for Config {
     /// The command line's defaults.
@@ -63,21 +61,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks that a client that obeys the hint finds its connection open.
-    ///
-    /// # Errors
-    /// If `read_timeout` is too short for `poll_interval`, with the least that would do.
-    pub fn check(&self) -> Result<(), String> {
-        let least = self.hint().least_idle();
-        if self.server.read_timeout >= least {
-            return Ok(());
-        }
-        let least = least.as_secs_f64();
-        Err(format!(
-            "--read-timeout must be at least 2 and twice --poll-interval: {least}"
-        ))
-    }
-
     /// When clients are asked to poll again.
     pub fn hint(&self) -> Hint {
         Hint {
@@ -85,12 +68,23 @@ impl Config {
             idle: self.server.read_timeout,
         }
     }
+
+    /// Checks that a client that obeys the hint finds its connection open.
+    ///
+    /// # Errors
+    /// If `read_timeout` is too short for `poll_interval`, with the least that would do.
+    pub fn check(&self) -> Result<(), String> {
+        let least = self.hint().least_idle();
+        if self.server.read_timeout < least {
+            return Err(format!(
+                "--read-timeout must be at least {least:?}: twice --poll-interval, and 2 s"
+            ));
+        }
+        Ok(())
+    }
 }
 
-/// Response fields that scripts of other origins may read.
-const EXPOSED: &str = "ETag, Retry-After, X-Poll-Interval";
-
-/// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.drain`.
+/// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.server.drain`.
 ///
 /// # Errors
 /// If the listener has no address.
@@ -100,14 +94,15 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
+    let exposed = "ETag, Retry-After, X-Poll-Interval";
     let feed = feed.handle(); // closed when this server drains, not when another one does
     let app = App {
-        browsers: Browsers::new(
-            config.server.allow_origin.clone(),
-            listener.local_addr()?,
-            EXPOSED,
-        ),
-        polls: Polls::new(feed.clone(), config.hint()),
+        browsers: config.server.browsers(&listener, exposed)?,
+        polls: Polls {
+            feed: feed.clone(),
+            hint: config.hint(),
+            started: Instant::now(),
+        },
         feed,
         server: config.server,
     };

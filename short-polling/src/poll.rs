@@ -17,23 +17,15 @@ use crate::{
 /// Answers the polls of one server.
 #[derive(Debug)]
 pub struct Polls {
-    feed: Feed,
-    hint: Hint,
-    /// A topic that nothing was published to has been quiet at least since then.
-    started: Instant,
+    /// What is polled.
+    pub feed: Feed,
+    /// When to ask for the next poll.
+    pub hint: Hint,
+    /// When the server started. A topic without messages has been quiet since then at least.
+    pub started: Instant,
 }
 
 impl Polls {
-    /// Answers from `feed`.
-    pub fn new(feed: Feed, hint: Hint) -> Self {
-        let started = Instant::now();
-        Self {
-            feed,
-            hint,
-            started,
-        }
-    }
-
     /// Answers one poll of `topics`, at once: 200 with the page, or 304 if the client has it.
     ///
     /// # Errors

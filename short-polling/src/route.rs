@@ -19,13 +19,10 @@ pub(crate) struct App {
 }
 
 /// Answers one request.
-pub(crate) async fn route<B>(
+pub(crate) async fn route(
     app: Arc<App>,
-    request: Request<B>,
-) -> Result<Response<Full<Bytes>>, Infallible>
-where
-    B: Body<Data = Bytes, Error: Display>,
-{
+    request: Request<impl Body<Data = Bytes, Error: Display>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
@@ -33,10 +30,10 @@ where
     Ok(response)
 }
 
-async fn answer<B>(app: &App, request: Request<B>) -> Result<Response<Full<Bytes>>, Problem>
-where
-    B: Body<Data = Bytes, Error: Display>,
-{
+async fn answer(
+    app: &App,
+    request: Request<impl Body<Data = Bytes, Error: Display>>,
+) -> Result<Response<Full<Bytes>>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser sends a preflight without credentials.

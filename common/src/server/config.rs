@@ -6,9 +6,10 @@ use std::{io, time::Duration};
 use clap::Args;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use tokio::net::TcpListener;
 
 use super::fit_descriptors;
-use crate::{Feed, FeedSource, Origin, PublishLimits, Retention};
+use crate::{Browsers, Feed, FeedSource, Origin, PublishLimits, Retention};
 
 /// The longest request head in bytes. A longer one gets hyper's 431. hyper also buffers at most this
 /// much of an answer.
@@ -71,6 +72,16 @@ impl ServerConfig {
             max_message: self.max_message,
             body_timeout: self.read_timeout,
         }
+    }
+
+    /// The rules for browsers on `listener`. Scripts of the allowed origins may read the `exposed`
+    /// response fields.
+    ///
+    /// # Errors
+    /// If the listener has no address.
+    pub fn browsers(&self, listener: &TcpListener, exposed: &'static str) -> io::Result<Browsers> {
+        let address = listener.local_addr()?;
+        Ok(Browsers::new(self.allow_origin.clone(), address, exposed))
     }
 
     /// hyper's server for HTTP/1, with every limit that it has. It is here and not in each
