@@ -1,9 +1,9 @@
 //! What sessions cost: `cargo bench -p websockets`. Linux only, since it reads the servers' `/proc`.
 //!
-//! The server runs in a process of its own, in turn with the least that any server could do with as
-//! many sockets and the same bytes: one loop of `write(2)` for what everybody gets, a `read(2)` and a
-//! `write(2)` for an echo. So the ratio of the two says what is ours to improve, on whatever machine it
-//! runs.
+//! The server is another process. It runs in turn with the least that any server could do with as many
+//! sockets and the same bytes: one loop of `write(2)` for a delivery, a `read(2)` and a `write(2)` for an
+//! echo. Their ratio tells what is left to improve, on any machine. The echoes are those of
+//! `examples/echo.rs`.
 
 use std::{
     io::{Read, Write},
@@ -20,6 +20,10 @@ use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
+
+#[path = "../examples/echo.rs"]
+#[allow(dead_code, unreachable_pub, reason = "its main is not called here")]
+mod echo;
 
 const RUNS: usize = 7;
 const MANY: usize = 10_000;
@@ -42,16 +46,21 @@ const TICK: Duration = Duration::from_nanos(1_000_000_000 / 30);
 const TICKS: usize = 150;
 
 fn main() {
-    if std::env::args().any(|argument| argument == "bare") {
+    let is_asked = |role| std::env::args().any(|argument| argument == role);
+    if is_asked("bare") {
         return bare();
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    if is_asked("echo") {
+        let served = runtime.block_on(echo::run("127.0.0.1:0"));
+        return served.expect("a port is free");
+    }
     runtime.block_on(async {
         println!("{:<62} {:>9} {:>17}", "", "median", "min – max");
         memory(fit_descriptors(MANY)).await;
         fan_out().await;
         for (size, unit) in [(16, "16 B"), (1_024, "1 KiB")] {
-            echo(size, unit).await;
+            echoing(size, unit).await;
         }
         game().await;
     });
@@ -75,13 +84,14 @@ fn median(figures: &[f64]) -> f64 {
 
 async fn ours(sessions: usize) -> Process {
     let places = (sessions + FEW).to_string();
-    let knobs = ["--max-subscribers", &places, "--retain", "16", "--echo"];
+    let knobs = ["--max-subscribers", &places, "--retain", "16"];
     Process::start(env!("CARGO_BIN_EXE_websockets"), &knobs).await
 }
 
-async fn bare_server() -> Process {
+/// This program in another role: `bare` or `echo`.
+async fn this_as(role: &str) -> Process {
     let this = std::env::current_exe().expect("this program has a path");
-    Process::start(this.to_str().expect("the path is UTF-8"), &["bare"]).await
+    Process::start(this.to_str().expect("the path is UTF-8"), &[role]).await
 }
 
 /// Resident bytes of an idle session that has sent and received a large message, after three wake-ups.
@@ -124,7 +134,7 @@ async fn fan_out() {
         let (mut ours, mut least, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..RUNS {
             let cost = delivery(&self::ours(sessions).await, sessions).await;
-            let bare = delivery(&bare_server().await, sessions).await;
+            let bare = delivery(&this_as("bare").await, sessions).await;
             ours.push(cost);
             least.push(bare);
             ratios.push(cost / bare);
@@ -178,11 +188,11 @@ async fn publish(client: &Client, topic: &str, size: usize) {
 }
 
 /// Messages that are echoed, many in flight: rates and processor times.
-async fn echo(size: usize, unit: &str) {
+async fn echoing(size: usize, unit: &str) {
     let (mut rates, mut costs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let (rate, cost) = echoes(&ours(ECHOES).await, size).await;
-        let (_, bare) = echoes(&bare_server().await, size).await;
+        let (rate, cost) = echoes(&this_as("echo").await, size).await;
+        let (_, bare) = echoes(&this_as("bare").await, size).await;
         rates.push(rate / 1e6);
         costs.push(cost);
         ratios.push(cost / bare);

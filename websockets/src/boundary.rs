@@ -1,24 +1,26 @@
-//! Where frames begin and end in what a peer sends (RFC 6455 §5.2), and nothing else of them.
+//! Where frames begin and end in the bytes of a peer (RFC 6455 §5.2). It reads nothing else of them.
 //!
-//! tungstenite reads the frames, but tells neither whether it is in the middle of something nor of how
-//! many fragments a message is. The first is when its buffers may be given back, the second is a limit.
+//! tungstenite reads the frames, but does not tell two things that a server needs: whether it is in the
+//! middle of a message, and how many fragments a message has. When no message has begun, its buffers can
+//! be dropped. The number of fragments needs a limit, because each costs time and memory.
 
-/// The position in a stream of frames.
+/// A position in a stream of frames.
 #[derive(Debug)]
-pub(crate) struct Boundary {
-    /// The frame's header as far as it has come, without the mask.
+pub struct Boundary {
+    /// The bytes of the current frame's header that have come, without the mask.
     header: [u8; 10],
+    /// How many bytes of `header` are filled.
     have: u8,
-    /// Bytes of the mask and the payload that are still to come.
+    /// Bytes of mask and payload that are still to come.
     left: u64,
-    /// Frames of a message whose last has not begun yet.
+    /// Frames of a message whose last frame has not begun.
     fragments: u32,
     max_fragments: u32,
 }
 
 impl Boundary {
-    /// The beginning of a stream whose messages are of at most so many frames.
-    pub(crate) fn new(max_fragments: u32) -> Self {
+    /// The beginning of a stream whose messages have at most this many frames.
+    pub fn new(max_fragments: u32) -> Self {
         Self {
             header: [0; 10],
             have: 0,
@@ -28,16 +30,18 @@ impl Boundary {
         }
     }
 
-    /// Whether all messages that have begun are over.
-    pub(crate) fn at_rest(&self) -> bool {
+    /// Whether every message that has begun is complete.
+    pub fn at_rest(&self) -> bool {
         self.have == 0 && self.left == 0 && self.fragments == 0
     }
 
-    /// Goes over `bytes` and says how many: all of them, or those before a frame too many.
-    pub(crate) fn advance(&mut self, bytes: &[u8]) -> usize {
+    /// Walks over `bytes` and returns how many it passed: all of them, or those before a frame that
+    /// exceeds the limit.
+    pub fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while let Some(first) = rest.first() {
-            if self.left == 0 && self.have == 0 && self.is_too_many(*first) {
+            let is_frame_start = self.left == 0 && self.have == 0;
+            if is_frame_start && self.exceeds_limit(*first) {
                 break;
             }
             let step = if self.left > 0 {
@@ -53,8 +57,8 @@ impl Boundary {
         bytes.len() - rest.len()
     }
 
-    /// Whether a frame that begins so has to be followed by more than the message may have.
-    fn is_too_many(&self, first: u8) -> bool {
+    /// Whether the frame that begins with this byte needs a successor beyond the limit.
+    fn exceeds_limit(&self, first: u8) -> bool {
         is_data(first) && !is_final(first) && self.fragments + 1 >= self.max_fragments
     }
 
@@ -66,7 +70,7 @@ impl Boundary {
             (4, 126) => u64::from(u16::from_be_bytes([extended[0], extended[1]])),
             (10, 127) => u64::from_be_bytes(extended),
             (2, length @ ..126) => length.into(),
-            _ => return,
+            _ => return, // The header goes on.
         };
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
         self.left = length.saturating_add(mask);
@@ -85,7 +89,7 @@ fn is_final(first: u8) -> bool {
     first & 0x80 != 0
 }
 
-/// Control frames come between the fragments of a message and are none (§5.4).
+/// Control frames may come between the fragments of a message and do not count as fragments (§5.4).
 fn is_data(first: u8) -> bool {
     first & 0x08 == 0
 }

@@ -1,19 +1,19 @@
 //! How a session ends, and what the peer learns of it (RFC 6455 §7).
 //!
-//! tungstenite returns an error and sends nothing; a peer would see its connection break and not
-//! know that its own frame was the reason. So the code goes on the wire here:
+//! tungstenite returns an error and sends nothing. The peer would only see its connection break, and
+//! not learn that its own frame was the reason. So the close frame is sent here:
 //!
-//! | code | when | come again? |
+//! | code | reason | may the client come again? |
 //! | --- | --- | --- |
-//! | the peer's own | it closed | as it likes |
+//! | the peer's own | the peer closed | as it likes |
 //! | 1002 | its frames break the protocol | no |
-//! | 1003 | a binary message | no |
-//! | 1007 | a text message that is not UTF-8 | no |
-//! | 1008 | no answer to a ping | yes |
-//! | 1009 | a message over the limit, or of too many fragments | no |
+//! | 1003 | it sent a binary message | no |
+//! | 1007 | it sent a text message that is not UTF-8 | no |
+//! | 1008 | it did not answer a ping | yes |
+//! | 1009 | its message is over the limit, or has too many fragments | no |
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
-//! | 1013 | there are as many sessions as there may be | yes, later |
+//! | 1013 | the server has as many sessions as it may have | yes, later |
 
 use std::{fmt, io, time::Duration};
 
@@ -21,36 +21,79 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
+use tracing::debug;
 use tungstenite::{
     Error,
     error::ProtocolError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use crate::socket::{Reset, Socket, TooManyFragments};
+use crate::socket::{Socket, TooManyFragments};
 
-/// How long a peer has for its part of the closing.
+/// How long a peer has to take our close frame and to send its own.
 const CLOSING: Duration = Duration::from_secs(5);
-/// The longest reason in bytes: a control frame has 125, and the code takes two.
+/// The longest reason in bytes: a control frame has at most 125, and the code takes two.
 const MAX_REASON: usize = 123;
 
 /// Why a session ends.
 #[derive(Debug)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// The peer sent a close frame, and tungstenite has queued the answer.
     ByPeer,
-    /// We close, and the peer's answer is waited for.
+    /// We close, and wait for the peer's answer.
     Ours(CloseFrame),
-    /// Where the peer's next frame would begin is not known any more: we close, and no answer would
-    /// be understood.
+    /// We close, and do not wait: nobody knows where the peer's next frame begins.
     Failed(CloseFrame),
-    /// There is nobody to tell: the peer has left without a close frame, was reset, or takes no bytes.
+    /// No close frame: the peer left without one, was reset, or takes no bytes.
     Gone(Error),
+}
+
+/// The peer did not take all that was written to it. Reset the connection: otherwise the kernel keeps
+/// the rest for it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer took no byte")]
+pub struct Stalled;
+
+/// Ends the connection as `ending` says, within seconds. What was queued before is written first. What
+/// the peer still sends has no effect.
+///
+/// # Errors
+/// [`Stalled`], if the peer could not be told.
+pub async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Stalled>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    debug!(%ending, "session ends");
+    // Whatever a slow peer was in the middle of: its connection is dropped.
+    let _ = timeout(CLOSING, goodbye(socket, ending)).await;
+    if socket.unsent() > 0 {
+        return Err(Stalled);
+    }
+    Ok(())
+}
+
+async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match ending {
+        Ending::Gone(error) => return Err(error),
+        Ending::ByPeer => socket.finish_close().await?,
+        Ending::Ours(frame) => {
+            socket.close(frame).await?;
+            socket.finish_close().await?;
+        }
+        Ending::Failed(frame) => socket.close(frame).await?,
+    }
+    // The server closes first, so that TIME-WAIT stays here (§7.1.1). Then it reads on: dropping a
+    // socket with unread bytes would reset the connection, and a reset can overtake the close frame.
+    socket.shutdown().await?;
+    socket.discard().await.map_err(io::Error::into)
 }
 
 impl Ending {
     /// We close with this code and reason.
-    pub(crate) fn ours(code: CloseCode, reason: &'static str) -> Self {
+    pub fn ours(code: CloseCode, reason: &'static str) -> Self {
         Self::Ours(CloseFrame {
             code,
             reason: reason.into(),
@@ -70,16 +113,8 @@ impl Ending {
 impl From<Error> for Ending {
     fn from(error: Error) -> Self {
         match error {
-            Error::Io(ref io)
-                if io
-                    .get_ref()
-                    .is_some_and(|cause| cause.is::<TooManyFragments>()) =>
-            {
-                Self::failed(CloseCode::Size, &TooManyFragments)
-            }
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => {
-                Self::Gone(error)
-            }
+            Error::Io(error) => error.into(),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone(error),
             Error::Protocol(_) => Self::failed(CloseCode::Protocol, &error),
             Error::Utf8(_) => Self::failed(CloseCode::Invalid, &error),
             Error::Capacity(_) => Self::failed(CloseCode::Size, &error),
@@ -90,7 +125,10 @@ impl From<Error> for Ending {
 
 impl From<io::Error> for Ending {
     fn from(error: io::Error) -> Self {
-        Self::Gone(error.into())
+        match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(limit @ TooManyFragments) => Self::failed(CloseCode::Size, limit),
+            None => Self::Gone(error.into()),
+        }
     }
 }
 
@@ -102,41 +140,6 @@ impl fmt::Display for Ending {
             Self::Gone(error) => write!(f, "{error}"),
         }
     }
-}
-
-/// Ends the connection as `ending` asks for, in bounded time. What was pushed before is written
-/// first; what the peer sends from now on is not acted upon. False if the peer could not be told,
-/// since it took no byte: it is reset.
-pub(crate) async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Reset,
-{
-    // A peer that takes longer is cut off, whatever it was in the middle of.
-    let _ = timeout(CLOSING, goodbye(socket, ending)).await;
-    let told = socket.unsent() == 0;
-    if !told {
-        socket.reset();
-    }
-    told
-}
-
-async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match ending {
-        Ending::Gone(error) => return Err(error),
-        Ending::ByPeer => socket.handshake().await?,
-        Ending::Ours(frame) => {
-            socket.close(frame).await?;
-            socket.handshake().await?;
-        }
-        Ending::Failed(frame) => socket.close(frame).await?,
-    }
-    // The server closes first, so that TIME-WAIT is not the client's (§7.1.1). To drop a socket
-    // with unread bytes would reset the connection, and a reset can overtake the close frame.
-    socket.shutdown().await?;
-    socket.discard().await.map_err(io::Error::into)
 }
 
 #[cfg(test)]

@@ -1,89 +1,122 @@
-//! What a client's commands do.
+//! What the commands of `feed.v1.json` do.
 
-use common::{After, Cursor, Data, Draft, Feed, Problem, Published, Topic, Topics};
+use common::{After, Cursor, Data, Draft, Feed, FeedError, Problem, Published, Topic, Topics};
 use hyper::StatusCode;
-use tracing::debug;
+use tracing::{debug, warn};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
+    close::Ending,
     protocol::{self, Command, Publish, Received, Ref, Subscribe},
+    session::Subprotocol,
     subscriptions::Subscriptions,
 };
 
-/// Subscriptions of one session. Of publishes that are not acknowledged there is one: the next command
-/// is obeyed when the `ack` of the one before is pushed.
+/// The most subscriptions of one session.
 const MAX_SUBSCRIPTIONS: usize = 16;
-/// Topics of all subscriptions of one session. Whatever happens in a session, its wait in the feed may
-/// be made again, under a lock that all share: this bounds the work that one frame causes.
+/// The most topics of all subscriptions of one session. A session registers its wait anew after every
+/// frame, under a lock that all sessions share: this bounds the work that one frame causes.
 const MAX_TOPICS: usize = 64;
 
-/// What its client has asked of a session.
-pub(crate) struct Client {
-    pub(crate) subscriptions: Subscriptions,
-    /// Messages that the client published.
-    pub(crate) published: u32,
-    /// Messages that the client said it had received.
-    pub(crate) received: u32,
+/// The subprotocol `feed.v1.json` in one session.
+///
+/// One command is handled at a time: the next one waits until the `ack` of a publish is queued.
+#[derive(Debug)]
+pub struct FeedV1 {
+    subscriptions: Subscriptions,
+    /// The client asked for `heartbeat` frames.
+    sends_heartbeats: bool,
 }
 
-impl Client {
-    /// One that has asked for nothing yet.
-    pub(crate) fn new(feed: &Feed) -> Self {
+impl FeedV1 {
+    /// A session without subscriptions.
+    pub fn new(feed: Feed, sends_heartbeats: bool) -> Self {
         Self {
-            subscriptions: Subscriptions::new(feed.clone()),
-            published: 0,
-            received: 0,
+            subscriptions: Subscriptions::new(feed),
+            sends_heartbeats,
         }
     }
 
-    /// Obeys one command. The answer is a frame's text, if there is any.
-    pub(crate) async fn obey(&mut self, feed: &Feed, text: &str) -> Option<String> {
-        Some(match protocol::parse(text) {
+    /// Adds the subscription that the handshake asked for. Returns the text that tells the client.
+    pub fn open(&mut self, topics: Topics, after: After) -> String {
+        let next = self.subscriptions.add(topics, after);
+        protocol::subscribed(None, next)
+    }
+}
+
+impl Subprotocol for FeedV1 {
+    async fn handle(&mut self, text: &str) -> Option<String> {
+        match protocol::parse(text) {
             Ok(Command::Publish(publish)) => {
-                let published = self.publish(feed, &publish).await;
-                answer(publish.reference, published, protocol::ack)
+                let published = self.publish(&publish).await;
+                Some(answer(publish.reference, published, protocol::ack))
             }
             Ok(Command::Subscribe(subscribe)) => {
                 let next = self.subscribe(&subscribe);
-                answer(subscribe.reference, next, subscribed)
+                Some(answer(subscribe.reference, next, subscribed))
             }
             Ok(Command::Unsubscribe(unsubscribe)) => {
-                let topics = parse_topics(&unsubscribe.topics);
-                let next = topics.map(|topics| self.subscriptions.remove(&topics));
-                answer(unsubscribe.reference, next, subscribed)
+                let next = self.unsubscribe(&unsubscribe.topics);
+                Some(answer(unsubscribe.reference, next, subscribed))
             }
-            Ok(Command::Received(received)) => match self.note(&received) {
-                Ok(()) => return None,
-                Err(problem) => protocol::error(None, &problem),
-            },
-            Ok(Command::Ping {}) => protocol::pong(),
-            Err((reference, problem)) => protocol::error(reference, &problem),
-        })
+            Ok(Command::Received(received)) => {
+                let problem = note(&received).err()?;
+                Some(protocol::error(None, &problem))
+            }
+            Ok(Command::Ping {}) => Some(protocol::pong()),
+            Err((reference, problem)) => Some(protocol::error(reference, &problem)),
+        }
     }
 
-    async fn publish(&mut self, feed: &Feed, publish: &Publish<'_>) -> Result<Published, Problem> {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
+        match self.subscriptions.next().await {
+            Ok(frames) => Ok(Some(frames)),
+            Err(FeedError::Closed) => Ok(None),
+            Err(error) => {
+                warn!(%error, "the feed failed a session");
+                Err(Ending::ours(CloseCode::Error, "the feed failed"))
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Option<Vec<u8>> {
+        self.subscriptions.read().await
+    }
+
+    async fn heartbeat(&mut self) -> Option<String> {
+        self.subscriptions.advance_quiet().await;
+        if !self.sends_heartbeats {
+            return None;
+        }
+        let next = self.subscriptions.position()?;
+        Some(protocol::heartbeat(next))
+    }
+}
+
+impl FeedV1 {
+    async fn publish(&self, publish: &Publish<'_>) -> Result<Published, Problem> {
         let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
         let kind = publish.kind.as_deref().map(str::parse).transpose();
         let draft = Draft {
             kind: kind.map_err(Problem::bad_request)?.unwrap_or_default(),
             data: Data::json(publish.data.get().as_bytes()).map_err(Problem::bad_request)?,
         };
-        let published = match &publish.key {
-            None => feed.publish(topic, draft).await?,
-            Some(key) => {
-                let key = key.parse().map_err(Problem::bad_request)?;
-                feed.publish_once(topic, draft, key).await?
-            }
+        let feed = &self.subscriptions.feed;
+        let Some(key) = &publish.key else {
+            return Ok(feed.publish(topic, draft).await?);
         };
-        self.published += 1;
-        Ok(published)
+        let key = key.parse().map_err(Problem::bad_request)?;
+        Ok(feed.publish_once(topic, draft, key).await?)
     }
 
     /// Where the new subscription starts, if that can be told.
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<Option<Cursor>, Problem> {
         let topics = parse_topics(&subscribe.topics)?;
-        let after = subscribe.after.as_deref();
-        let after = after.map_or(Ok(After::Latest), str::parse);
-        let after = after.map_err(|error| Problem::bad_request(format!("after: {error}")))?;
+        let after = match subscribe.after.as_deref().map(str::parse) {
+            None => After::Latest,
+            Some(Ok(after)) => after,
+            Some(Err(error)) => return Err(Problem::bad_request(format!("after: {error}"))),
+        };
         if let Some(topic) = self.subscriptions.first_of(&topics) {
             let detail = format!("topic {topic} is subscribed already: unsubscribe first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -99,17 +132,22 @@ impl Client {
         Ok(self.subscriptions.add(topics, after))
     }
 
-    fn note(&mut self, received: &Received) -> Result<(), Problem> {
-        let id: Cursor = received.id.parse().map_err(Problem::bad_request)?;
-        self.received += 1;
-        debug!(%id, "received by the client");
-        Ok(())
+    /// Up to where everything of these topics was sent, if that can be told.
+    fn unsubscribe(&mut self, topics: &[String]) -> Result<Option<Cursor>, Problem> {
+        let topics = parse_topics(topics)?;
+        Ok(self.subscriptions.remove(&topics))
     }
 }
 
+/// The place for what you do with a confirmation.
+fn note(received: &Received) -> Result<(), Problem> {
+    let id: Cursor = received.id.parse().map_err(Problem::bad_request)?;
+    debug!(%id, "received by the client");
+    Ok(())
+}
+
 fn parse_topics(names: &[String]) -> Result<Topics, Problem> {
-    let topics = names.iter().map(|name| name.parse());
-    let topics = topics.collect::<Result<Vec<Topic>, _>>();
+    let topics: Result<Vec<Topic>, _> = names.iter().map(|name| name.parse()).collect();
     Topics::try_from(topics.map_err(Problem::bad_request)?).map_err(Problem::bad_request)
 }
 

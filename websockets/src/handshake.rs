@@ -1,114 +1,154 @@
-//! The opening handshake (RFC 6455 §4.2), as pure functions over the request's head.
+//! The opening handshake (RFC 6455 §4.2), as pure functions over a request's head.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use bytes::Bytes;
-use common::Problem;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
 };
 use tungstenite::handshake::derive_accept_key;
 
-/// The JSON frames of `protocol.rs`. A client need not offer it; one that offers others only has
-/// come to the wrong server.
-pub(crate) const SUBPROTOCOL: &str = "feed.v1.json";
+/// Why a request does not become a websocket. The text tells the client what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No `Upgrade: websocket`.
+    #[error("this is a websocket: ask with Upgrade: websocket")]
+    NotAsked,
+    /// `Sec-WebSocket-Version` is missing, repeated or another version.
+    #[error("Sec-WebSocket-Version is not 13")]
+    Version,
+    /// Another method than GET.
+    #[error("this path takes GET")]
+    Method,
+    /// HTTP/1.0, or a request that HTTP/2 would spell otherwise (RFC 8441).
+    #[error("a websocket needs HTTP/1.1")]
+    Http,
+    /// `Connection` does not name `Upgrade`.
+    #[error("Connection does not name Upgrade; has a proxy taken it away?")]
+    Connection,
+    /// `Sec-WebSocket-Key` is missing or repeated.
+    #[error("Sec-WebSocket-Key is not there exactly once")]
+    NoKey,
+    /// `Sec-WebSocket-Key` has another form.
+    #[error("Sec-WebSocket-Key is not 16 bytes in Base64")]
+    BadKey,
+    /// The client offers subprotocols, but not this server's.
+    #[error("Sec-WebSocket-Protocol does not offer {0}")]
+    Subprotocol(&'static str),
+}
+
+impl Refusal {
+    /// The answer's status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotAsked | Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The header fields that go with the status: a 426 names what to upgrade to (RFC 9110 §15.5.22),
+    /// and `Connection` always names `Upgrade`.
+    pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut fields = Vec::new();
+        if self.status() == StatusCode::UPGRADE_REQUIRED {
+            fields.push((header::UPGRADE, HeaderValue::from_static("websocket")));
+            fields.push((header::CONNECTION, HeaderValue::from_static("upgrade")));
+        }
+        match self {
+            Self::Version => fields.push((
+                header::SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static("13"),
+            )),
+            Self::Method => fields.push((header::ALLOW, HeaderValue::from_static("GET"))),
+            _ => {}
+        }
+        fields
+    }
+}
 
 /// Whether the request asks to become a websocket.
-pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
-    names(headers, &header::UPGRADE, "websocket")
+pub fn is_asked(headers: &HeaderMap) -> bool {
+    has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// The 101 that turns this connection into a websocket. An offer of permessage-deflate is declined
-/// by not answering it: a connection of Python's `websockets` takes 64 to 316 KiB with it, and 14
-/// without.
+/// The 101 that turns this connection into a websocket. `subprotocol` is what the messages mean; a
+/// client need not offer it, but one that offers only others has come to the wrong server.
+///
+/// An offer of permessage-deflate is declined by not answering it. A connection of Python's
+/// `websockets` takes 64 to 316 KiB with it, and 14 KiB without.
 ///
 /// # Errors
-/// What a refused client can do about it: 426 with the protocol or the version to ask for, 405 for
-/// the wrong method, 400 for the rest.
-pub(crate) fn answer<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, Problem> {
+/// What a refused client can do about it.
+pub fn answer<B, T: Default>(
+    request: &Request<B>,
+    subprotocol: &'static str,
+) -> Result<Response<T>, Refusal> {
     let headers = request.headers();
     if !is_asked(headers) {
-        return Err(upgrade_required(
-            "this is a websocket: ask with Upgrade: websocket",
-        ));
+        return Err(Refusal::NotAsked);
     }
     if request.method() != Method::GET {
-        return Err(Problem::method_not_allowed("GET"));
+        return Err(Refusal::Method);
     }
     if request.version() != Version::HTTP_11 {
-        return Err(Problem::bad_request("a websocket needs HTTP/1.1"));
+        return Err(Refusal::Http);
     }
-    if !names(headers, &header::CONNECTION, "upgrade") {
-        let detail = "Connection does not name Upgrade; has a proxy taken it away?";
-        return Err(Problem::bad_request(detail));
+    if !has_token(headers, &header::CONNECTION, "upgrade") {
+        return Err(Refusal::Connection);
     }
     if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let refusal = upgrade_required("Sec-WebSocket-Version is not 13");
-        return Err(refusal.with(
-            header::SEC_WEBSOCKET_VERSION,
-            HeaderValue::from_static("13"),
-        ));
+        return Err(Refusal::Version);
     }
     let key = key(headers)?;
-    let subprotocol = subprotocol(headers)?;
-    Ok(switching(key, subprotocol))
+    let subprotocol = choose(subprotocol, headers)?;
+    Ok(switching_protocols(key, subprotocol))
 }
 
-/// 426, and in what to upgrade (RFC 9110 §15.5.22). `Upgrade` is always named in `Connection`.
-fn upgrade_required(detail: &str) -> Problem {
-    Problem::new(StatusCode::UPGRADE_REQUIRED, detail)
-        .with(header::UPGRADE, HeaderValue::from_static("websocket"))
-        .with(header::CONNECTION, HeaderValue::from_static("upgrade"))
-}
-
-/// A nonce of 16 bytes in Base64. That it comes back hashed proves that no cache answers.
-fn key(headers: &HeaderMap) -> Result<&HeaderValue, Problem> {
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY)
-        .ok_or_else(|| Problem::bad_request("Sec-WebSocket-Key is not there exactly once"))?;
+/// A nonce of 16 bytes in Base64. It comes back hashed, which proves that no cache answered.
+fn key(headers: &HeaderMap) -> Result<&HeaderValue, Refusal> {
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::NoKey)?;
     match BASE64_STANDARD.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(key),
-        _ => Err(Problem::bad_request(
-            "Sec-WebSocket-Key is not 16 bytes in Base64",
-        )),
+        _ => Err(Refusal::BadKey),
     }
 }
 
-/// A browser fails a connection whose subprotocol it did not offer, and also one that leaves an
-/// offer unanswered.
-fn subprotocol(headers: &HeaderMap) -> Result<Option<&'static str>, Problem> {
+/// A browser fails a connection if the server chooses a subprotocol that it did not offer, and also if
+/// the server chooses none of those that it offered.
+fn choose(ours: &'static str, headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
     if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
         return Ok(None);
     }
-    let offered =
-        tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == SUBPROTOCOL);
-    if !offered {
-        let detail = format!("Sec-WebSocket-Protocol does not offer {SUBPROTOCOL}");
-        return Err(Problem::bad_request(detail));
+    if !tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == ours) {
+        return Err(Refusal::Subprotocol(ours));
     }
-    Ok(Some(SUBPROTOCOL))
+    Ok(Some(ours))
 }
 
-fn switching(key: &HeaderValue, subprotocol: Option<&'static str>) -> Response<Full<Bytes>> {
+fn switching_protocols<T: Default>(
+    key: &HeaderValue,
+    subprotocol: Option<&'static str>,
+) -> Response<T> {
     let accept = derive_accept_key(key.as_bytes());
     let accept = HeaderValue::try_from(accept).expect("Base64 is a field value");
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(T::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let fields = [
+    response.headers_mut().extend([
         (header::UPGRADE, HeaderValue::from_static("websocket")),
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::SEC_WEBSOCKET_ACCEPT, accept),
-    ];
-    let subprotocol = subprotocol.map(HeaderValue::from_static);
-    let headers = response.headers_mut();
-    headers.extend(fields);
-    headers.extend(subprotocol.map(|value| (header::SEC_WEBSOCKET_PROTOCOL, value)));
+    ]);
+    if let Some(chosen) = subprotocol {
+        let chosen = HeaderValue::from_static(chosen);
+        let headers = response.headers_mut();
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
     response
 }
 
 /// Whether a list of tokens, over all lines of the field, has this one in any case.
-fn names(headers: &HeaderMap, field: &HeaderName, token: &str) -> bool {
-    tokens(headers, field).any(|named| named.eq_ignore_ascii_case(token))
+fn has_token(headers: &HeaderMap, field: &HeaderName, token: &str) -> bool {
+    tokens(headers, field).any(|other| other.eq_ignore_ascii_case(token))
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a str> {
@@ -117,7 +157,7 @@ fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item 
     lists.flat_map(|list| list.split(',').map(str::trim))
 }
 
-/// The field's value, if it is there exactly once.
+/// The field's value, if the field is there exactly once.
 fn only<'a>(headers: &'a HeaderMap, field: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(field).iter();
     values.next().filter(|_| values.next().is_none())

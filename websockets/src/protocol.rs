@@ -1,24 +1,24 @@
-//! The JSON in the frames, `feed.v1.json`, as pure functions.
+//! The JSON in the frames, subprotocol `feed.v1.json`, as pure functions.
 //!
-//! Every frame is a text message that holds an object with one member, whose name says what it is:
+//! Every frame is a text message that holds an object with one member. Its name says what the frame is:
 //!
 //! | from the client | |
 //! | --- | --- |
 //! | `{"publish":{"topic":"chat","data":…,"ref":1}}` | also `"type"`, and `"key"`, the Idempotency-Key; answered by `ack` |
-//! | `{"subscribe":{"topics":["chat"],"after":"…","ref":2}}` | `after` is a cursor, `earliest` or `latest`, which is the default; answered by `subscribed` |
+//! | `{"subscribe":{"topics":["chat"],"after":"…","ref":2}}` | `after` is a cursor, `earliest` or `latest`, the default; answered by `subscribed` |
 //! | `{"unsubscribe":{"topics":["chat"],"ref":3}}` | answered by `subscribed` |
-//! | `{"received":{"id":"…"}}` | "I have it": counted, not answered |
-//! | `{"ping":{}}` | answered by `pong`, since a page cannot send a ping of the protocol |
+//! | `{"received":{"id":"…"}}` | the client has this message; logged, not answered |
+//! | `{"ping":{}}` | answered by `pong`: a page cannot send a ping of the WebSocket protocol |
 //!
 //! | from the server | |
 //! | --- | --- |
 //! | `{"message":{…}}` | the message, as on every wire |
-//! | `{"gap":{…}}` | what cannot be given, as on every wire |
+//! | `{"gap":{…}}` | messages that cannot be given, as on every wire |
 //! | `{"ack":{"ref":1,"id":"…","duplicate":false}}` | published |
-//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to it. `null` where only the gap that follows can tell |
-//! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if there is none to be read |
+//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to `next`. `null` if only the gap that follows can tell |
+//! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the command has no readable one |
 //! | `{"pong":{}}` | |
-//! | `{"heartbeat":{"next":"…"}}` | of every subscription, all that there is up to `next` was sent; one whose last id is newer keeps that. For those who asked with `?heartbeat=SECONDS`, and after a gap |
+//! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription; where the last id is newer, keep the id. Sent after a gap, and to clients that asked with `?heartbeat=SECONDS` |
 
 use std::{collections::BTreeMap, fmt};
 
@@ -26,11 +26,13 @@ use common::{Cursor, Gap, Message, Problem, Published};
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{json, value::RawValue};
 
+/// The name that clients offer in `Sec-WebSocket-Protocol`.
+pub(crate) const SUBPROTOCOL: &str = "feed.v1.json";
 /// The longest `ref` in bytes of JSON.
 const MAX_REF: usize = 64;
 
-/// What a client asks. Names and cursors are still text: what is wrong with them is told with the
-/// command's `ref`.
+/// What a client asks for. Names and cursors are still text here, so that an error about them can carry
+/// the command's `ref`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command<'a> {
@@ -44,7 +46,7 @@ pub(crate) enum Command<'a> {
     Ping {},
 }
 
-/// A misspelt `afer` is refused, and not a subscription that begins elsewhere.
+/// Unknown members are refused: a misspelt `afer` must not subscribe from another position.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Publish<'a> {
@@ -53,7 +55,7 @@ pub(crate) struct Publish<'a> {
     pub(crate) kind: Option<String>,
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
-    /// The same key and message again are published once.
+    /// The idempotency key: the same key and message again are published once.
     pub(crate) key: Option<String>,
     #[serde(borrow, rename = "ref")]
     pub(crate) reference: Ref<'a>,
@@ -82,7 +84,7 @@ pub(crate) struct Received {
     pub(crate) id: String,
 }
 
-/// By what a client knows the answer again: a string or a number, echoed byte for byte.
+/// By this a client recognizes the answer: a string or a number, sent back byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ref<'a>(&'a str);
 
@@ -104,16 +106,15 @@ impl fmt::Display for Ref<'_> {
     }
 }
 
-/// Reads one text message. What is no command is refused with its `ref`, if that can be read.
+/// Reads one text message. Anything but a command is refused, with its `ref` if that can be read.
 pub(crate) fn parse(text: &str) -> Result<Command<'_>, (Option<Ref<'_>>, Problem)> {
-    let refused = |error| {
+    serde_json::from_str(text).map_err(|error| {
         let problem = Problem::bad_request(format!("not a command: {error}"));
         (reference(text), problem)
-    };
-    serde_json::from_str(text).map_err(refused)
+    })
 }
 
-/// The `ref` of a frame that is no command: of a misspelt member, say.
+/// The `ref` of a text that is not a command, such as one with a misspelt member.
 fn reference(text: &str) -> Option<Ref<'_>> {
     #[derive(Deserialize)]
     struct Referring<'a> {
@@ -138,7 +139,7 @@ pub(crate) fn ack(reference: Ref<'_>, published: Published) -> String {
     format!(r#"{{"ack":{{"ref":{reference},"id":"{id}","duplicate":{duplicate}}}}}"#)
 }
 
-/// `reference` is absent where the subscription was asked for in the path.
+/// Without `reference` it answers the subscription in the request's path.
 pub(crate) fn subscribed(reference: Option<Ref<'_>>, next: Option<Cursor>) -> String {
     let reference = ref_member(reference);
     let next = next.map_or("null".to_owned(), |next| format!("\"{next}\""));

@@ -1,67 +1,66 @@
 //! From request to answer.
 
-use std::{
-    convert::Infallible,
-    num::NonZeroU16,
-    sync::{Arc, Mutex},
-};
+use std::{fmt::Display, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, Problem, Query, publish};
+use common::{After, Browsers, Feed, Problem, Query, ServerConfig, Topics, healthz, html, publish};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
-    body::{Body, Incoming},
-    header::{self, HeaderValue},
+    body::Body,
     upgrade::{self, OnUpgrade},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{App, handshake, session::Asked, socket::Limits};
-
-/// Frames that a message may come in.
-const MAX_FRAGMENTS: u32 = 1_024;
-/// What the tests of the protocol send to /echo: messages of 16 MiB, in frames of 64 bytes.
-const ECHO: Limits = Limits {
-    message: 16 * 1024 * 1024,
-    fragments: 262_144 + 1, // an empty one may end the message
+use crate::{
+    handshake::{self, Refusal},
+    protocol::SUBPROTOCOL,
+    session::Sessions,
 };
 
-/// A session that begins when the 101 is written.
+type Answer = Response<Full<Bytes>>;
+
+/// What all connections share.
+pub(crate) struct App {
+    pub(crate) feed: Feed,
+    pub(crate) browsers: Browsers,
+    pub(crate) server: ServerConfig,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// The session that a connection becomes when its 101 is written.
 pub(crate) struct Opening {
-    /// For those who let hyper write it.
     pub(crate) upgrade: OnUpgrade,
-    pub(crate) asked: Asked,
-    pub(crate) limits: Limits,
-    /// Freed when the session ends, however it ends. None is free: the session ends at once. A page
-    /// cannot see a refusal before the upgrade.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    /// What the path and the query ask for. Without it the session opens unsubscribed.
+    pub(crate) subscription: Option<(Topics, After)>,
+    pub(crate) heartbeat: Option<Duration>,
+    /// Without a slot the session is refused after the 101, since a page cannot see a refusal before.
+    pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
-/// Answers one request. A session that it opens is left in `opening`.
-pub(crate) async fn route(
-    app: Arc<App>,
-    opening: &Mutex<Option<Opening>>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Answers one request. A 101 comes with the session that it opens.
+pub(crate) async fn route<B>(app: &App, request: Request<B>) -> (Answer, Option<Opening>)
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
     let allowed_origin = app.browsers.allowed_origin(request.headers());
-    let answered = answer(&app, opening, request).await;
-    let mut response = answered.unwrap_or_else(Problem::into_response);
+    let (mut response, opening) = answer(app, request)
+        .await
+        .unwrap_or_else(|problem| (problem.into_response(), None));
     app.browsers.finish(allowed_origin, &mut response);
-    Ok(response)
+    (response, opening)
 }
 
-async fn answer(
-    app: &Arc<App>,
-    opening: &Mutex<Option<Opening>>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+async fn answer<B>(app: &App, request: Request<B>) -> Result<(Answer, Option<Opening>), Problem>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
     let upgrades = handshake::is_asked(request.headers());
     app.browsers
         .check(&request, upgrades || request.method() == Method::POST)?;
     // Before `admit`: a browser asks this without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
-        return Ok(preflight);
+        return Ok((preflight, None));
     }
     admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -70,71 +69,61 @@ async fn answer(
     }
     let path = request.uri().path().to_owned();
     match (path.as_str(), path.strip_prefix("/topics/")) {
-        ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => {
-            app.feed.health()?;
-            Ok(text("text/plain; charset=utf-8", "ok\n"))
-        }
-        ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        ("/topics", _) if reads => open(app, opening, feed(None, &request)?, request),
-        (_, Some(topics)) if reads => open(app, opening, feed(Some(topics), &request)?, request),
-        ("/echo", _) if reads && app.config.echo => open(app, opening, Asked::Echo, request),
+        ("/topics", _) if reads => open(app, None, request),
+        (_, Some(topics)) if reads => open(app, Some(topics), request),
         (_, Some(topic)) if request.method() == Method::POST && !upgrades => {
-            publish(&app.feed, app.config.publish_limits(), topic, request).await
+            let limits = app.server.publish_limits();
+            Ok((publish(&app.feed, limits, topic, request).await?, None))
         }
-        (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        ("/topics", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ => Err(Problem::not_found(&path)),
+        (path, topics) => Ok((page(app, path, topics, reads)?, None)),
     }
 }
 
-/// The place for authentication: called before any route, admits everything. What a session may publish
-/// and subscribe to is judged by its commands.
+/// The place for authentication: called before any route, admits everything. Whether a session may
+/// publish or subscribe to a topic is for `commands.rs` to decide.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Without `topics` the session opens unsubscribed.
-fn feed<B>(topics: Option<&str>, request: &Request<B>) -> Result<Asked, Problem> {
+/// Upgrades.
+fn open<B>(
+    app: &App,
+    topics: Option<&str>,
+    mut request: Request<B>,
+) -> Result<(Answer, Option<Opening>), Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Latest);
     let topics = topics.map(str::parse).transpose();
-    Ok(Asked::Feed {
-        subscription: topics
-            .map_err(Problem::bad_request)?
-            .map(|topics| (topics, after)),
-        heartbeat: query.get::<NonZeroU16>("heartbeat")?,
-    })
-}
-
-/// Upgrades.
-fn open(
-    app: &App,
-    opening: &Mutex<Option<Opening>>,
-    asked: Asked,
-    mut request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
-    let switching = handshake::answer(&request)?;
-    let limits = match asked {
-        Asked::Echo => ECHO,
-        Asked::Feed { .. } => Limits {
-            message: app.config.max_message,
-            fragments: MAX_FRAGMENTS,
-        },
-    };
-    *opening.lock().expect("nothing panics under this lock") = Some(Opening {
+    let subscription = topics.map_err(Problem::bad_request)?;
+    let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
+    let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
+    let opening = Opening {
         upgrade: upgrade::on(&mut request),
-        asked,
-        limits,
-        place: app.subscribers.clone().try_acquire_owned().ok(),
-    });
-    Ok(switching)
+        subscription: subscription.map(|topics| (topics, after)),
+        heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
+        slot: app.sessions.slot(),
+    };
+    Ok((switching_protocols, Some(opening)))
 }
 
-fn text(content_type: &'static str, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        refusal
+            .fields()
+            .into_iter()
+            .fold(Self::new(refusal.status(), &refusal), |problem, field| {
+                problem.with(field.0, field.1)
+            })
+    }
+}
+
+/// The routes without topics, and what is refused.
+fn page(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<Answer, Problem> {
+    match path {
+        "/" if reads => Ok(html(include_str!("page.html"))),
+        "/healthz" if reads => healthz(&app.feed),
+        "/" | "/healthz" | "/topics" => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ if topics.is_some() => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        _ => Err(Problem::not_found(path)),
+    }
 }

@@ -1,121 +1,126 @@
-//! The accept loop, one connection, and the drain.
+//! The accept loop, one connection, and its upgrade.
 //!
-//! It differs from the other members' in one thing: a connection may go on as a session. hyper
-//! considers it done then, and its graceful shutdown does not know of it; so the same task goes on
-//! with the session, which is thereby in the same limit and the same drain.
+//! A connection may go on as a session. hyper considers it done then, and its graceful shutdown does not
+//! know of it. So the same task goes on with the session, under the same limit and in the same drain.
 
 use std::{
-    io,
-    pin::{Pin, pin},
+    convert::Infallible,
+    pin::pin,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use common::{Drained, StallGuard};
-use futures_util::FutureExt;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use common::{Connections, Drained, StallGuard, accept_failed};
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinError, JoinSet},
-    time::{sleep, timeout_at},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    App,
-    route::{self, Opening},
+    close::{Ending, Stalled, close},
+    commands::FeedV1,
+    route::{App, Opening, route},
     session::Session,
-    socket::Socket,
-    takeover,
+    socket::{Limits, Socket},
 };
 
-/// How long to wait when the system has no descriptor or memory for one more connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
-const MAX_HEAD: usize = 16 * 1024;
+/// The most frames that a message may come in.
+const MAX_FRAGMENTS: u32 = 1_024;
 
-/// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
-/// the feed, and waits for what is in flight.
+type Stream = StallGuard<TcpStream>;
+
+/// Serves until `shutdown` resolves, then closes the listener and waits for what is in flight.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    let (drain, draining) = watch::channel(false);
-    let mut connections = JoinSet::new();
+    let limit = app.server.connections(app.sessions.max);
+    let mut connections = Connections::new(limit);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => log_panic(ended),
-            stream = accept(&listener), if connections.len() < app.config.connections() => {
-                connections.spawn(connection(stream, app.clone(), draining.clone()));
+            () = connections.ended() => {}
+            stream = accept(&listener), if connections.has_room() => {
+                connections.spawn(connection(stream, app.clone(), connections.draining()));
             }
         }
     }
-    drop(listener); // Newcomers are refused before anyone is sent away.
+    drop(listener); // Newcomers are refused before any client is disconnected.
     app.feed.close();
-    drain.send_replace(true);
-    drained(connections, app.config.drain).await
+    connections.drain(app.server.drain).await
 }
 
-/// The next connection. Errors are the system's or a client's that is gone already: neither ends
-/// the server.
+/// The next connection. It may be dropped and called again: nothing is lost.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                // Small blocks leave at once. It fails only on a socket that is closed already.
-                let _ = stream.set_nodelay(true);
-                return stream;
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                warn!(%error, "cannot accept");
-                sleep(ACCEPT_PAUSE).await;
-            }
+            Ok((stream, _)) => return stream,
+            Err(error) => accept_failed(error).await,
         }
     }
 }
 
 /// One connection from its first byte to its last.
-///
-/// Differs from the other members' `serve.rs`: it may go on as a session.
-pub(crate) fn connection(
+fn connection(
     stream: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    // Boxed, so that hyper's room is free again once the session is open.
-    let opening: Pin<Box<dyn Future<Output = _> + Send>> = if app.config.takeover {
-        Box::pin(takeover::without_hyper(stream, app, draining.clone()))
-    } else {
-        Box::pin(with_hyper(stream, app, draining.clone()))
-    };
-    opening.then(|mut session| async move {
-        // Used where it lies: what is moved has room in the future twice.
-        if let Some(session) = &mut session {
-            let ending = session.live(&mut draining).await;
-            session.end(ending).await;
+    // Boxed, so that hyper's memory is free again while the session runs.
+    let upgraded = Box::pin(upgraded(stream, app, draining.clone()));
+    async move {
+        // Borrowed, not moved: a value that is moved across an await is stored twice
+        // (rust-lang/rust#62958).
+        if let Some(session) = &mut upgraded.await
+            && session.run(&mut draining).await == Err(Stalled)
+        {
+            reset(session.get_ref());
         }
-    })
+    }
 }
 
-/// The connection as long as it is hyper's. Some if it goes on as a session.
-///
-/// Differs from the other members' `serve.rs`: it returns what it upgraded.
-async fn with_hyper(
+/// The connection while it speaks HTTP. Returns the session that it becomes, if it becomes one.
+async fn upgraded(
     stream: TcpStream,
     app: Arc<App>,
+    draining: watch::Receiver<bool>,
+) -> Option<Session<Stream, FeedV1>> {
+    // Small frames leave at once. It fails only on a socket that is closed already.
+    let _ = stream.set_nodelay(true);
+    let opening = http(stream, &app, draining).await?;
+    let mut socket = socket(opening.upgrade, app.server.max_message).await?;
+    let Some(slot) = opening.slot else {
+        refuse(socket).await;
+        return None;
+    };
+    let mut subprotocol = FeedV1::new(app.feed.clone(), opening.heartbeat.is_some());
+    if let Some((topics, after)) = opening.subscription {
+        socket.push_text(&subprotocol.open(topics, after));
+    }
+    let heartbeat = opening.heartbeat.unwrap_or(app.sessions.ping);
+    let sessions = app.sessions.clone();
+    Some(Session::new(sessions, slot, socket, subprotocol, heartbeat))
+}
+
+/// Serves HTTP until the connection ends or is upgraded.
+async fn http(
+    stream: TcpStream,
+    app: &App,
     mut draining: watch::Receiver<bool>,
-) -> Option<Session<StallGuard<TcpStream>>> {
-    let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
-    // The route knows what the session is to be: through here it tells.
+) -> Option<Opening> {
+    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
+    // The service leaves here what the 101 opens: hyper only passes the connection on.
     let opening = Mutex::new(None);
-    let service = service_fn(|request| route::route(app.clone(), &opening, request));
-    let mut connection = pin!(http(&app).serve_connection(io, service).with_upgrades());
+    let service = service_fn(|request| answer(app, &opening, request));
+    let http = app.server.http1();
+    let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -126,59 +131,77 @@ async fn with_hyper(
     if let Err(error) = served {
         debug!(%error, "connection ended");
     }
-    let opening = opening
-        .lock()
-        .expect("nothing panics under this lock")
-        .take();
-    upgraded(&app, opening?).await
+    opening.lock().expect(UNPOISONED).take()
 }
 
-async fn upgraded(app: &Arc<App>, opening: Opening) -> Option<Session<StallGuard<TcpStream>>> {
-    let Opening {
-        upgrade,
-        asked,
-        limits,
-        place,
-    } = opening;
-    let upgraded = upgrade.await;
-    let upgraded = upgraded.inspect_err(|error| debug!(%error, "connection ended"));
+async fn answer(
+    app: &App,
+    opening: &Mutex<Option<Opening>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (response, opened) = route(app, request).await;
+    *opening.lock().expect(UNPOISONED) = opened;
+    Ok(response)
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";
+
+/// The websocket that hyper hands over once the 101 is written.
+async fn socket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            debug!(%error, "connection ended");
+            return None;
+        }
+    };
     let parts = upgraded
-        .ok()?
-        .downcast::<TokioIo<StallGuard<TcpStream>>>()
+        .downcast::<TokioIo<Stream>>()
         .expect("it is the io that hyper was given");
-    let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, limits);
-    Some(Session::new(app, socket, asked, place))
+    let limits = Limits {
+        message: max_message,
+        fragments: MAX_FRAGMENTS,
+    };
+    let stream = parts.io.into_inner();
+    Some(Socket::new(stream, &parts.read_buf, limits))
 }
 
-/// hyper's server side of HTTP/1, with every limit that it has.
-pub(crate) fn http(app: &App) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-    // keep-alive idle timer.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(app.config.read_timeout)
-        .max_buf_size(MAX_HEAD);
-    http
-}
-
-/// Waits until every connection has ended, and cuts those that have not after `limit`.
-async fn drained(mut connections: JoinSet<()>, limit: Duration) -> Drained {
-    let deadline = tokio::time::Instant::now() + limit;
-    let open = connections.len();
-    while let Ok(Some(ended)) = timeout_at(deadline, connections.join_next()).await {
-        log_panic(ended);
-    }
-    let cut = connections.len();
-    connections.shutdown().await;
-    info!(finished = open - cut, cut, "drained");
-    Drained {
-        finished: open - cut,
-        cut,
+/// Closes a connection that got no slot.
+async fn refuse(mut socket: Socket<Stream>) {
+    let ending = Ending::ours(CloseCode::Again, "at the subscriber limit");
+    if close(&mut socket, ending).await == Err(Stalled) {
+        reset(socket.get_ref());
     }
 }
 
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        error!(%error, "a connection's task failed");
+/// Makes the connection end with RST when it is dropped. Otherwise the kernel would keep the unsent bytes
+/// for a peer that reads no more.
+fn reset(stream: &Stream) {
+    info!("reset a peer that took no byte");
+    // It fails only on a socket that is closed already.
+    let _ = stream.get_ref().set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Feed, Retention};
+
+    use super::*;
+    use crate::Config;
+
+    #[tokio::test]
+    async fn what_a_session_keeps_of_its_connection_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let app = App::new(
+            &Feed::new(Retention::default()),
+            &Config::default(),
+            address,
+        );
+        let (_drain, draining) = watch::channel(false);
+        let size = size_of_val(&connection(stream, Arc::new(app), draining));
+        // As much fills a task of 1 KiB with tokio's own 104 bytes; ten thousand of them are open.
+        assert!(size <= 920, "{size} bytes");
     }
 }

@@ -1,168 +1,188 @@
-//! A session: one task, one `select!` over socket, feed, time and shutdown.
+//! A session: one task, one `select!` over socket, news, time and shutdown.
 //!
-//! There is no queue. What one read brought is answered with one write. A page is pulled from the feed
-//! when all before it is written, so a peer that does not read costs its socket and a page, and pushes
-//! back as far as the feed, where it falls behind and is told of the gap. A peer that sends and does not
-//! read what is answered is not read any further, and its own socket fills.
+//! There is no queue. One write carries the answers to everything that one read brought. The next news
+//! is fetched when all before it is written. So a peer that does not read costs its socket and one page;
+//! it falls behind in the feed and is told of the gap. A peer that sends but does not read the answers
+//! is not read any further, and its own socket fills.
+//!
+//! What the messages mean is a [`Subprotocol`]; how a websocket stays healthy is here.
 
-use std::{
-    num::NonZeroU16,
-    pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use common::{After, FeedError, Topics};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
 use tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use crate::{
-    App,
-    close::{self, Ending},
-    commands::Client,
-    protocol,
-    socket::{Reset, Socket},
+    close::{Ending, Stalled, close},
+    socket::Socket,
 };
 
-/// When so many bytes wait to be written, nothing more is read: the answers would have no place.
-const MAX_UNSENT: usize = 64 * 1024;
+/// Nothing more is read while this many bytes wait to be written: their answers would need room too.
+pub const MAX_UNSENT: usize = 64 * 1024;
 
-/// What the client asked for in its handshake.
+/// What the messages of one session mean (RFC 6455 §1.9).
+pub trait Subprotocol {
+    /// Handles one text message. Returns the text that answers it, if there is one.
+    fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
+
+    /// Waits for news, as whole frames. `None`: no more will come, so the session ends with 1012. The
+    /// future may be dropped before it is ready: then nothing may be lost.
+    ///
+    /// # Errors
+    /// How the session ends instead.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
+
+    /// News that is there now, as whole frames. The last frames before a 1012.
+    fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
+
+    /// Called at every heartbeat. Returns the text to send, if there is one.
+    fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
+}
+
+/// What all sessions of a server share.
 #[derive(Debug)]
-pub(crate) enum Asked {
-    /// A session, perhaps subscribed from the first byte, perhaps with heartbeats.
-    Feed {
-        subscription: Option<(Topics, After)>,
-        heartbeat: Option<NonZeroU16>,
-    },
-    /// Its own messages back.
-    Echo,
+pub struct Sessions {
+    /// A peer that was silent for this long is pinged. It has half of it to answer; any byte will do.
+    pub ping: Duration,
+    /// When the server drains, the last session leaves by half of this time.
+    pub drain: Duration,
+    /// How many may be open.
+    pub max: usize,
+    /// One permit for each session that may still open.
+    pub slots: Arc<Semaphore>,
+}
+
+impl Sessions {
+    /// No session yet, and at most `max` of them.
+    pub fn new(max: usize, ping: Duration, drain: Duration) -> Self {
+        Self {
+            ping,
+            drain,
+            max,
+            slots: Arc::new(Semaphore::new(max)),
+        }
+    }
+
+    /// The right to open one more session, given back when it is dropped.
+    pub fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.slots.clone().try_acquire_owned().ok()
+    }
+
+    fn open(&self) -> usize {
+        self.max - self.slots.available_permits()
+    }
 }
 
 /// One open session.
-pub(crate) struct Session<S> {
-    app: Arc<App>,
+#[derive(Debug)]
+pub struct Session<S, P> {
+    shared: Arc<Sessions>,
     socket: Socket<S>,
-    client: Client,
-    /// Messages are only sent back.
-    echo: bool,
+    subprotocol: P,
     /// When the last ping was sent.
     pinged: Option<Instant>,
-    /// When quiet subscriptions are moved on next.
-    beat_at: Instant,
-    /// Seconds between `heartbeat` frames, if the client asked for them.
-    heartbeat: Option<NonZeroU16>,
+    /// How often [`Subprotocol::heartbeat`] is called.
+    heartbeat: Duration,
+    heartbeat_at: Instant,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,
-    /// Freed when the session ends, however it ends. Without one it ends at once.
-    place: Option<OwnedSemaphorePermit>,
+    /// Held until the session ends, however it ends.
+    _slot: OwnedSemaphorePermit,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// A session that begins. `place` is its permit, if there was one left.
-    pub(crate) fn new(
-        app: &Arc<App>,
+impl<S, P> Session<S, P>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: Subprotocol,
+{
+    /// A session that begins. It owns its slot of [`Sessions::slot`].
+    pub fn new(
+        shared: Arc<Sessions>,
+        slot: OwnedSemaphorePermit,
         socket: Socket<S>,
-        asked: Asked,
-        place: Option<OwnedSemaphorePermit>,
+        subprotocol: P,
+        heartbeat: Duration,
     ) -> Self {
-        let mut session = Self {
-            app: app.clone(),
+        Self {
+            shared,
             socket,
-            client: Client::new(&app.feed),
-            echo: false,
+            subprotocol,
             pinged: None,
-            beat_at: Instant::now() + app.config.ping,
-            heartbeat: None,
-            leave_at: None,
-            place,
-        };
-        if session.place.is_some() {
-            session.open(asked);
-        }
-        session
-    }
-
-    fn open(&mut self, asked: Asked) {
-        let Asked::Feed {
-            subscription,
             heartbeat,
-        } = asked
-        else {
-            self.echo = true;
-            return;
-        };
-        self.heartbeat = heartbeat;
-        self.beat_at = Instant::now() + self.beat();
-        if let Some((topics, after)) = subscription {
-            let next = self.client.subscriptions.add(topics, after);
-            self.socket.push_text(&protocol::subscribed(None, next));
+            heartbeat_at: Instant::now() + heartbeat,
+            leave_at: None,
+            _slot: slot,
         }
     }
 
-    /// Goes on until one side ends it.
-    pub(crate) async fn live(&mut self, draining: &mut watch::Receiver<bool>) -> Ending {
-        if self.place.is_none() {
-            return Ending::ours(CloseCode::Again, "at the subscriber limit");
-        }
+    /// The connection below.
+    pub fn get_ref(&self) -> &S {
+        self.socket.get_ref()
+    }
+
+    /// Runs until one side ends the session, then closes it. `draining` changes when the server drains.
+    ///
+    /// # Errors
+    /// [`Stalled`], if the peer took no byte.
+    pub async fn run(&mut self, draining: &mut watch::Receiver<bool>) -> Result<(), Stalled> {
         let mut drain = pin!(draining.changed());
         let mut alarm = pin!(sleep_until(self.tick_at()));
-        loop {
-            // What was pushed leaves at once, as far as the socket takes it.
+        let ending = loop {
+            // What was queued is sent at once, as far as the connection takes it.
             if let Err(error) = self.socket.write_some().await {
-                return error.into();
+                break error.into();
             }
-            // The alarm may ring early, and is put off then: not at every message, which would cost
-            // as much as the message.
+            // An alarm that rings too early is moved when it rings. To move it at every message would
+            // cost as much as the message.
             if alarm.is_elapsed() || self.tick_at() < alarm.deadline() {
                 alarm.as_mut().reset(self.tick_at());
             }
             let (unsent, stays) = (self.socket.unsent(), self.leave_at.is_none());
             let woken = tokio::select! {
                 ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
-                page = self.client.subscriptions.next(), if unsent == 0 && stays => self.deliver(page),
+                news = self.subprotocol.next(), if unsent == 0 && stays => self.deliver(news),
                 () = &mut alarm => Ok(()),
                 _ = &mut drain, if stays => self.plan_to_leave(),
             };
             if let Err(ending) = woken {
-                return ending;
+                break ending;
             }
-            // Boxed, as is the end: a session that waits need not hold the room for its work.
+            // Boxed, like the closing: an idle session need not hold the memory for them.
             let due = alarm.is_elapsed();
             if (due || self.socket.is_unread())
                 && let Err(ending) = Box::pin(self.work(due)).await
             {
-                return ending;
+                break ending;
             }
+        };
+        Box::pin(close(&mut self.socket, ending)).await
+    }
+
+    fn deliver(&mut self, news: Result<Option<Vec<u8>>, Ending>) -> Result<(), Ending> {
+        match news? {
+            Some(frames) => self.socket.push_frames(frames),
+            None => self.plan_to_leave()?,
         }
+        Ok(())
     }
 
-    /// Ends the connection, and says how it went.
-    pub(crate) fn end(&mut self, ending: Ending) -> Pin<Box<impl Future<Output = ()>>>
-    where
-        S: Reset,
-    {
-        Box::pin(async move {
-            let (published, received) = (self.client.published, self.client.received);
-            debug!(%ending, published, received, "session ended");
-            if !close::close(&mut self.socket, ending).await {
-                let stalled = self.app.stalled.fetch_add(1, Ordering::Relaxed) + 1;
-                info!(stalled, "reset a peer that took no byte");
-            }
-        })
+    /// Sessions do not all leave at once: the server that takes over has to accept every client.
+    fn plan_to_leave(&mut self) -> Result<(), Ending> {
+        let wait = spread(self.shared.open(), self.shared.drain).mul_f64(rand::random());
+        self.leave_at.get_or_insert(Instant::now() + wait);
+        Ok(())
     }
 
+    /// Handles what has come, and what is due by the clock.
     async fn work(&mut self, due: bool) -> Result<(), Ending> {
         while self.socket.unsent() < MAX_UNSENT
             && let Some(message) = self.socket.message()
         {
-            self.take(message?).await?;
+            self.handle(message?).await?;
         }
         if due {
             self.tick().await?;
@@ -170,65 +190,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn take(&mut self, message: Message) -> Result<(), Ending> {
+    async fn handle(&mut self, message: Message) -> Result<(), Ending> {
         match message {
-            Message::Text(_) | Message::Binary(_) if self.echo => self.socket.push_back(&message),
             Message::Text(text) => {
-                if let Some(answer) = self.client.obey(&self.app.feed, &text).await {
+                if let Some(answer) = self.subprotocol.handle(&text).await {
                     self.socket.push_text(&answer);
                 }
+                Ok(())
             }
-            Message::Binary(_) => {
-                return Err(Ending::ours(CloseCode::Unsupported, "text messages only"));
-            }
-            Message::Close(_) => return Err(Ending::ByPeer),
-            // tungstenite answers pings; a pong was life, as any byte is.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
-        }
-        Ok(())
-    }
-
-    fn deliver(&mut self, page: Result<Bytes, FeedError>) -> Result<(), Ending> {
-        match page {
-            Ok(frames) => self.socket.push_frames(frames),
-            Err(FeedError::Closed) => return self.plan_to_leave(),
-            Err(error) => {
-                warn!(%error, "the feed failed a session");
-                return Err(Ending::ours(CloseCode::Error, "the feed failed"));
-            }
-        }
-        Ok(())
-    }
-
-    fn tell_position(&mut self) {
-        if let Some(next) = self.client.subscriptions.position() {
-            self.socket.push_text(&protocol::heartbeat(next));
+            Message::Binary(_) => Err(Ending::ours(CloseCode::Unsupported, "text messages only")),
+            Message::Close(_) => Err(Ending::ByPeer),
+            // tungstenite has answered the ping. A pong needs no answer.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
         }
     }
 
-    /// Sessions do not leave all at once: whoever takes the clients over has to accept every one of
-    /// them.
-    fn plan_to_leave(&mut self) -> Result<(), Ending> {
-        let config = &self.app.config;
-        let open = config.max_subscribers - self.app.subscribers.available_permits();
-        let wait = spread(open, config.drain).mul_f64(rand::random());
-        self.leave_at.get_or_insert(Instant::now() + wait);
-        Ok(())
-    }
-
-    /// The last of what was published, as far as the peer takes it, and then a close.
-    async fn leave(&mut self) -> Ending {
-        while self.socket.unsent() < MAX_UNSENT
-            && let Some(frames) = self.client.subscriptions.read().await
-        {
-            self.socket.push_frames(frames);
-        }
-        Ending::ours(CloseCode::Restart, "the server restarts")
-    }
-
-    /// When there is something to do without anything happening.
+    /// When there is something to do although nothing happens.
     fn tick_at(&self) -> Instant {
-        let tick_at = self.beat_at.min(self.check_at());
+        let tick_at = self.heartbeat_at.min(self.check_at());
         self.leave_at
             .map_or(tick_at, |leave_at| leave_at.min(tick_at))
     }
@@ -238,11 +217,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.leave_at.is_some_and(|leave_at| leave_at <= now) {
             return Err(self.leave().await);
         }
-        if self.beat_at <= now {
-            self.beat_at = now + self.beat();
-            self.client.subscriptions.pass_by_quiet().await;
-            if self.heartbeat.is_some() {
-                self.tell_position();
+        if self.heartbeat_at <= now {
+            self.heartbeat_at = now + self.heartbeat;
+            if let Some(text) = self.subprotocol.heartbeat().await {
+                self.socket.push_text(&text);
             }
         }
         if self.check_at() <= now {
@@ -251,16 +229,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    fn beat(&self) -> Duration {
-        let seconds = |every: NonZeroU16| Duration::from_secs(every.get().into());
-        self.heartbeat.map_or(self.app.config.ping, seconds)
+    /// Queues the last news, as far as there is room, and then closes.
+    async fn leave(&mut self) -> Ending {
+        while self.socket.unsent() < MAX_UNSENT
+            && let Some(frames) = self.subprotocol.read().await
+        {
+            self.socket.push_frames(frames);
+        }
+        Ending::ours(CloseCode::Restart, "the server restarts")
     }
 
-    /// When a silent peer is to be pinged, or given up.
+    /// When a silent peer is pinged, or given up.
     fn check_at(&self) -> Instant {
         match self.unanswered_ping() {
-            Some(pinged) => pinged + self.app.config.pong(),
-            None => self.socket.heard() + self.app.config.ping,
+            Some(pinged) => pinged + self.shared.ping / 2,
+            None => self.socket.heard() + self.shared.ping,
         }
     }
 
@@ -271,8 +254,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
-            // A ping would wait behind what the peer does not take: here the stall guard judges.
-            self.socket.excuse();
+            // A ping would queue behind bytes that the peer does not take. The write timeout of the
+            // connection ends this peer.
+            self.socket.mark_heard();
             return Ok(());
         }
         if self.unanswered_ping().is_some() {
@@ -284,14 +268,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// The time over which so many sessions leave: a thousand a second, but the last one by half of the
-/// drain, so that there is time for its closing.
+/// Over how long the open sessions leave: a thousand a second, but all by half of the drain, so that the
+/// last one has time to close.
 fn spread(open: usize, drain: Duration) -> Duration {
     let open = u32::try_from(open).unwrap_or(u32::MAX);
     Duration::from_millis(1).saturating_mul(open).min(drain / 2)
 }
 
 #[cfg(test)]
-mod fuzz;
-#[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_session_leaves_by_half_of_the_drain() {
+        let drain = Duration::from_secs(10);
+        assert_eq!(spread(0, drain), Duration::ZERO);
+        assert_eq!(spread(20, drain), Duration::from_millis(20));
+        assert_eq!(spread(5_000, drain), Duration::from_secs(5));
+        assert_eq!(spread(usize::MAX, drain), Duration::from_secs(5));
+    }
+}

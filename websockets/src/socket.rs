@@ -1,25 +1,26 @@
-//! tungstenite on any `AsyncRead + AsyncWrite`, at the price of a bare socket while it is idle.
+//! A server's websocket: tungstenite on any `AsyncRead + AsyncWrite`.
 //!
-//! Its `WebSocketContext` does no I/O of its own: it takes a stream at every call. The stream that it
-//! is given here are two buffers, [`Buffers`]: bytes that have come, and bytes to be written. So one
-//! read may bring many messages, and one write takes all that was answered to them. Between two
-//! messages the context has nothing to remember, and is dropped with every buffer that grew;
-//! `boundary.rs` knows when that is. Nothing is in the air between two polls: every future here can
-//! be dropped at any await and made again.
+//! tungstenite's `WebSocketContext` does no I/O of its own. It takes a stream at every call. Here this
+//! stream is two buffers: the bytes that have come, and the bytes to write. So one read may bring many
+//! messages, and one write carries the answers to all of them.
+//!
+//! Between two messages tungstenite has nothing to remember. The socket then drops tungstenite's
+//! context with its buffers, so an idle websocket costs little more than its TCP connection.
+//! [`boundary`](crate::boundary) finds these moments.
+//!
+//! Every future here may be dropped at any await and made again: no byte is lost.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io::{self, ErrorKind, Read, Write},
+    mem::{self, MaybeUninit},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use common::StallGuard;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 use tungstenite::{
@@ -35,130 +36,140 @@ use tungstenite::{
 
 use crate::boundary::Boundary;
 
-/// What one read takes at most.
-const READ: usize = 64 * 1024;
-/// How much of it tungstenite takes at a time; it clears as much whenever it asks for more.
+/// The most bytes that one read takes.
+const READ: usize = 16 * 1024;
+/// How many bytes tungstenite takes from us at a time. It clears as many whenever it asks for more.
 const READ_BUFFER: usize = 4 * 1024;
-
-thread_local! {
-    /// Where the sockets of a thread read to, one after the other.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
-}
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Bytes of a message, and of a frame: tungstenite reserves what a frame's header announces.
-    pub(crate) message: usize,
+    pub message: usize,
     /// Frames of a message.
-    pub(crate) fragments: u32,
-}
-
-/// A websocket, the server's side.
-pub(crate) struct Socket<S> {
-    io: S,
-    max_message: usize,
-    buffers: Buffers,
-    /// There may be a message in what has come.
-    unread: bool,
-    /// None between two messages.
-    context: Option<Box<WebSocketContext>>,
-    /// A close frame has been seen or sent: the context has to remember it.
-    closing: bool,
-    /// Frames to be written before [`Buffers::out`], which other sockets may write as well.
-    shared: Bytes,
-    /// When the last byte came, or the silence was excused.
-    heard: Instant,
+    pub fragments: u32,
 }
 
 /// A peer that broke [`Limits::fragments`].
 #[derive(Debug, thiserror::Error)]
 #[error("a message of too many fragments")]
-pub(crate) struct TooManyFragments;
+pub struct TooManyFragments;
+
+/// A websocket, the server's side.
+#[derive(Debug)]
+pub struct Socket<S> {
+    io: S,
+    max_message: usize,
+    state: State,
+    buffers: Buffers,
+    /// When the last byte came, or [`Socket::mark_heard`] was called.
+    heard: Instant,
+}
+
+/// What tungstenite has to do or to remember.
+#[derive(Debug, Default)]
+enum State {
+    /// Between two messages, with nothing left to read.
+    #[default]
+    Idle,
+    /// There may be a message in the bytes that have come.
+    Unread(Box<WebSocketContext>),
+    /// Everything was read. The context remembers half a message, or that a close frame was sent.
+    Waiting(Box<WebSocketContext>),
+}
+
+/// The stream that tungstenite reads from and writes to.
+#[derive(Debug)]
+struct Buffers {
+    /// Bytes of the peer that tungstenite has not taken yet.
+    come: Bytes,
+    /// The peer sends no more.
+    ended: bool,
+    /// Where in the peer's frames `come` begins.
+    boundary: Boundary,
+    /// Bytes to write.
+    out: Vec<u8>,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// A socket on an upgraded connection. `early` is what came with the handshake.
-    pub(crate) fn new(io: S, early: &[u8], limits: Limits) -> Self {
-        Self {
+    /// A socket on an upgraded connection. `early` is what came behind the handshake.
+    pub fn new(io: S, early: &[u8], limits: Limits) -> Self {
+        let mut socket = Self {
             io,
             max_message: limits.message,
+            state: State::Idle,
             buffers: Buffers {
                 come: Bytes::copy_from_slice(early),
                 ended: false,
                 boundary: Boundary::new(limits.fragments),
                 out: Vec::new(),
             },
-            unread: true,
-            context: None,
-            closing: false,
-            shared: Bytes::new(),
             heard: Instant::now(),
+        };
+        if !early.is_empty() {
+            socket.state = State::Unread(context(limits.message));
         }
+        socket
     }
 
-    /// So many bytes wait to be written.
-    pub(crate) fn unsent(&self) -> usize {
-        self.shared.len() + self.buffers.out.len()
+    /// The connection below.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// How many bytes wait to be written.
+    pub fn unsent(&self) -> usize {
+        self.buffers.out.len()
     }
 
     /// Whether there may be a message in what has come.
-    pub(crate) fn is_unread(&self) -> bool {
-        self.unread
+    pub fn is_unread(&self) -> bool {
+        matches!(self.state, State::Unread(_))
     }
 
-    /// Until when the peer was not silent, or was excused.
-    pub(crate) fn heard(&self) -> Instant {
+    /// Since when the peer is silent.
+    pub fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// The peer's silence until now does not count.
-    pub(crate) fn excuse(&mut self) {
+    /// Lets the peer's silence begin now.
+    pub fn mark_heard(&mut self) {
         self.heard = Instant::now();
     }
 
-    /// Queues a text message, as all that is pushed; [`ready`](Self::ready) writes it.
-    pub(crate) fn push_text(&mut self, text: &str) {
-        frame(
-            text.as_bytes(),
-            OpCode::Data(Data::Text),
-            &mut self.buffers.out,
-        );
+    /// Queues a text message. Like everything queued, [`ready`](Self::ready) and
+    /// [`write_some`](Self::write_some) write it.
+    pub fn push_text(&mut self, text: &str) {
+        push_text_frame(text.as_bytes(), &mut self.buffers.out);
+    }
+
+    /// Queues a binary message.
+    pub fn push_binary(&mut self, bytes: &[u8]) {
+        push_frame(bytes, OpCode::Data(Data::Binary), &mut self.buffers.out);
     }
 
     /// Queues a ping.
-    pub(crate) fn push_ping(&mut self, payload: [u8; 4]) {
+    pub fn push_ping(&mut self, payload: [u8; 4]) {
         let opcode = OpCode::Control(Control::Ping);
-        frame(&payload, opcode, &mut self.buffers.out);
+        push_frame(&payload, opcode, &mut self.buffers.out);
     }
 
-    /// Queues a message of the peer's own to it.
-    pub(crate) fn push_back(&mut self, message: &Message) {
-        let opcode = OpCode::Data(if message.is_text() {
-            Data::Text
-        } else {
-            Data::Binary
-        });
-        let payload: &[u8] = match message {
-            Message::Text(text) => text.as_ref(),
-            Message::Binary(bytes) => bytes,
-            _ => return,
-        };
-        frame(payload, opcode, &mut self.buffers.out);
-    }
-
-    /// Queues whole frames, without a copy if they are the first.
-    pub(crate) fn push_frames(&mut self, frames: Bytes) {
-        if self.unsent() == 0 {
-            self.shared = frames;
+    /// Queues whole frames. They are not copied if they are the first.
+    pub fn push_frames(&mut self, frames: Vec<u8>) {
+        if self.buffers.out.is_empty() {
+            self.buffers.out = frames;
         } else {
             self.buffers.out.extend_from_slice(&frames);
         }
     }
 
-    /// Resolves when bytes have come, if they are to be read, or when all that was pushed is written.
-    pub(crate) async fn ready(&mut self, reading: bool) -> io::Result<()> {
+    /// Resolves when there is something to read, if `reading`, or when everything queued is written.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn ready(&mut self, reading: bool) -> io::Result<()> {
         poll_fn(|task| {
-            if reading && (self.unread || self.poll_fill(task)?.is_ready()) {
+            if reading && (self.is_unread() || self.poll_fill(task)?.is_ready()) {
                 return Poll::Ready(Ok(()));
             }
             if self.unsent() == 0 {
@@ -169,70 +180,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         .await
     }
 
-    /// The next message of what has come.
-    pub(crate) fn message(&mut self) -> Option<Result<Message, Error>> {
-        if !self.unread {
-            return None;
-        }
-        match self.call(|context, buffers| context.read(buffers)) {
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
-                self.unread = false;
-                if self.buffers.boundary.at_rest() && !self.closing {
-                    self.context = None;
-                }
-                None
-            }
-            Ok(message) => {
-                self.closing |= message.is_close();
-                if matches!(message, Message::Ping(_) | Message::Close(_)) {
-                    // The answer is queued in the context. After a close it is the last, and
-                    // tungstenite says so by an error.
-                    let _ = self.call(|context, buffers| context.flush(buffers));
-                }
-                Some(Ok(message))
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// One call of tungstenite's.
-    fn call<T>(&mut self, call: impl FnOnce(&mut WebSocketContext, &mut Buffers) -> T) -> T {
-        let max_message = self.max_message;
-        let context = self.context.get_or_insert_with(|| context(max_message));
-        call(context, &mut self.buffers)
-    }
-
-    fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let io = Pin::new(&mut self.io);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(io.poll_read(task, &mut buffer))?;
-            self.heard = Instant::now();
-            self.buffers.ended = buffer.filled().is_empty();
-            self.buffers.come = Bytes::copy_from_slice(buffer.filled());
-            self.unread = true;
-            Poll::Ready(Ok(()))
-        })
-    }
-
-    /// Writes all that was pushed.
-    fn poll_write(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.shared.has_remaining() {
-            let written = ready!(poll_some(&mut self.io, task, &self.shared))?;
-            self.shared.advance(written);
-        }
-        let out = &mut self.buffers.out;
-        while !out.is_empty() {
-            let written = ready!(poll_some(&mut self.io, task, out))?;
-            out.drain(..written);
-        }
-        self.shared = Bytes::new();
-        *out = Vec::new();
-        Pin::new(&mut self.io).poll_flush(task)
-    }
-
-    /// Writes of what was pushed as much as the socket takes now.
-    pub(crate) async fn write_some(&mut self) -> io::Result<()> {
+    /// Writes as much as the connection takes now.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn write_some(&mut self) -> io::Result<()> {
         if self.unsent() == 0 {
             return Ok(());
         }
@@ -243,15 +195,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         .await
     }
 
-    /// Writes all that was pushed, and then a close frame.
-    pub(crate) async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
-        self.closing = true;
-        self.call(|context, buffers| context.close(buffers, Some(frame)))?;
+    /// The next message of what has come.
+    pub fn message(&mut self) -> Option<Result<Message, Error>> {
+        let State::Unread(context) = &mut self.state else {
+            return None;
+        };
+        match context.read(&mut self.buffers) {
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                self.rest();
+                None
+            }
+            Ok(message) => {
+                if matches!(message, Message::Ping(_) | Message::Close(_)) {
+                    // Moves tungstenite's answer to our buffer. The answer to a close is the last
+                    // frame, and tungstenite reports that as an error.
+                    let _ = context.flush(&mut self.buffers);
+                }
+                Some(Ok(message))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Everything was read: keeps the context only if it has something to remember.
+    fn rest(&mut self) {
+        if let State::Unread(context) = mem::take(&mut self.state) {
+            let is_closing = !context.can_write();
+            if is_closing || !self.buffers.boundary.at_rest() {
+                self.state = State::Waiting(context);
+            }
+        }
+    }
+
+    /// Writes everything queued, and then a close frame.
+    ///
+    /// # Errors
+    /// tungstenite's, or the connection's.
+    pub async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
+        let mut context = self.take_context();
+        let queued = context.close(&mut self.buffers, Some(frame));
+        self.state = State::Unread(context);
+        queued?;
         self.finish().await
     }
 
-    /// Reads until both close frames are over, or the peer is gone, and writes what is left.
-    pub(crate) async fn handshake(&mut self) -> Result<(), Error> {
+    /// Reads until both close frames are exchanged or the peer is gone, then writes what is left.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn finish_close(&mut self) -> Result<(), Error> {
         while self.receive().await.is_ok() {}
         self.finish().await
     }
@@ -266,56 +258,64 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(poll_fn(|task| self.poll_write(task)).await?)
     }
 
-    /// Says that nothing more will be written (FIN).
-    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+    /// Sends FIN: nothing more will be written.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|task| Pin::new(&mut self.io).poll_shutdown(task)).await
     }
 
-    /// Reads to the end, and understands nothing of it.
-    pub(crate) async fn discard(&mut self) -> io::Result<()> {
+    /// Reads until the peer's FIN and drops what comes.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn discard(&mut self) -> io::Result<()> {
         while !self.buffers.ended {
             poll_fn(|task| self.poll_fill(task)).await?;
         }
         Ok(())
     }
-}
 
-impl<S: Reset> Socket<S> {
-    /// Drops the connection together with what the peer did not take.
-    pub(crate) fn reset(&self) {
-        self.io.reset();
+    fn take_context(&mut self) -> Box<WebSocketContext> {
+        match mem::take(&mut self.state) {
+            State::Idle => context(self.max_message),
+            State::Unread(context) | State::Waiting(context) => context,
+        }
     }
-}
 
-/// A stream that can be given up.
-pub(crate) trait Reset {
-    /// Once it is dropped, nothing is kept for a peer that reads no more (RST).
-    fn reset(&self);
-}
-
-impl Reset for StallGuard<TcpStream> {
-    fn reset(&self) {
-        // It fails only on a socket that is closed already.
-        let _ = self.get_ref().set_zero_linger();
+    /// Replaces `come` by one read.
+    fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // On the stack and uninitialized: no memory is held between two reads, and none is cleared.
+        let mut bytes = [const { MaybeUninit::uninit() }; READ];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer))?;
+        self.heard = Instant::now();
+        self.buffers.ended = buffer.filled().is_empty();
+        self.buffers.come = Bytes::copy_from_slice(buffer.filled());
+        self.state = State::Unread(self.take_context());
+        Poll::Ready(Ok(()))
     }
-}
 
-/// What tungstenite takes for a stream.
-struct Buffers {
-    /// Bytes of the peer that are not understood yet.
-    come: Bytes,
-    /// There will be no others.
-    ended: bool,
-    /// Where among its frames the peer is, before `come`.
-    boundary: Boundary,
-    /// What is to be written.
-    out: Vec<u8>,
+    /// Writes everything queued.
+    fn poll_write(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let out = &mut self.buffers.out;
+        while !out.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(task, out))?;
+            if written == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            out.drain(..written);
+        }
+        *out = Vec::new();
+        Pin::new(&mut self.io).poll_flush(task)
+    }
 }
 
 impl Read for Buffers {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if self.come.is_empty() {
-            self.come = Bytes::new(); // An empty slice still holds the allocation.
+            self.come = Bytes::new(); // An empty slice still holds its allocation.
             return if self.ended {
                 Ok(0)
             } else {
@@ -352,8 +352,13 @@ fn context(max_message: usize) -> Box<WebSocketContext> {
     Box::new(WebSocketContext::new(Role::Server, Some(config)))
 }
 
-/// Appends a frame. It is not masked: a server's never is (§5.1).
-fn frame(payload: &[u8], opcode: OpCode, out: &mut Vec<u8>) {
+/// Appends a text message as it is on the wire.
+pub fn push_text_frame(text: &[u8], out: &mut Vec<u8>) {
+    push_frame(text, OpCode::Data(Data::Text), out);
+}
+
+/// Appends a frame. A server's frame is never masked (RFC 6455 §5.1).
+fn push_frame(payload: &[u8], opcode: OpCode, out: &mut Vec<u8>) {
     let header = FrameHeader {
         opcode,
         ..FrameHeader::default()
@@ -362,20 +367,4 @@ fn frame(payload: &[u8], opcode: OpCode, out: &mut Vec<u8>) {
     out.reserve(header.len(length) + payload.len());
     header.format(length, out).expect("a Vec takes any bytes");
     out.extend_from_slice(payload);
-}
-
-/// Appends a text message as it is on the wire.
-pub(crate) fn text_frame(text: &[u8], out: &mut Vec<u8>) {
-    frame(text, OpCode::Data(Data::Text), out);
-}
-
-fn poll_some<S: AsyncWrite + Unpin>(
-    io: &mut S,
-    task: &mut Context<'_>,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
-    match ready!(Pin::new(io).poll_write(task, bytes)) {
-        Ok(0) => Poll::Ready(Err(ErrorKind::WriteZero.into())),
-        written => Poll::Ready(written),
-    }
 }

@@ -1,31 +1,32 @@
-//! What a session reads of the feed: sets of topics, each with a cursor of its own.
+//! What a session reads of the feed: sets of topics, each with its own cursor.
 //!
-//! So one that catches up does not move the cursor of one that is live. No topic is in two of them:
-//! nothing is sent twice. What a client keeps is the same: per subscription, the last id that it got,
-//! to subscribe after when it comes back.
+//! So a subscription that catches up does not move the cursor of one that is live. A topic is in one
+//! subscription only, so no message is sent twice. A client keeps the same state: the last id per
+//! subscription, to subscribe after it when it comes back.
 
-use std::future::pending;
+use std::{future::pending, mem};
 
-use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Topic, Topics};
 use futures_util::future::select_all;
 
-use crate::{frames, protocol, socket};
+use crate::{protocol, socket};
 
-/// One write: enough messages to be worth it, and all that a reader who stalls keeps of the feed in
-/// memory, if no message is longer.
-pub(crate) const PAGE: PageLimit = PageLimit {
+/// What one write carries: enough messages to be worth it. A stalled reader holds this much of the feed
+/// in memory, or one message if that is longer.
+pub const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1024,
 };
 
 /// The subscriptions of one session.
+#[derive(Debug)]
 pub(crate) struct Subscriptions {
-    feed: Feed,
-    /// The one that was served longest ago is in front.
+    pub(crate) feed: Feed,
+    /// The one that was served longest ago comes first.
     all: Vec<Subscription>,
 }
 
+#[derive(Debug)]
 struct Subscription {
     topics: Topics,
     /// Everything up to here was handed to the socket.
@@ -33,35 +34,34 @@ struct Subscription {
 }
 
 impl Subscriptions {
-    /// None yet.
+    /// No subscription yet.
     pub(crate) fn new(feed: Feed) -> Self {
         let all = Vec::new();
         Self { feed, all }
     }
 
     /// Where the subscription starts, if that can be told.
-    pub(crate) fn add(&mut self, topics: Topics, mut after: After) -> Option<Cursor> {
+    pub(crate) fn add(&mut self, topics: Topics, after: After) -> Option<Cursor> {
         let start = self.feed.position(&topics, &after);
-        if let (After::Latest, Some(start)) = (&after, start) {
-            after = start.into();
-        }
-        self.all.reserve_exact(1); // One is the rule; a Vec that grows begins with four.
+        let after = match (after, start) {
+            (After::Latest, Some(start)) => start.into(),
+            (after, _) => after,
+        };
+        self.all.reserve_exact(1); // A Vec that grows by itself begins with room for four.
         self.all.push(Subscription { topics, after });
         start
     }
 
-    /// Up to where everything of these topics was sent.
-    pub(crate) fn remove(&mut self, topics: &Topics) -> Option<Cursor> {
-        let leaves = |topic: &Topic| topics.iter().any(|leaving| leaving == topic);
-        let all = std::mem::take(&mut self.all);
-        let (touched, untouched): (Vec<_>, _) = all
+    /// Up to where everything of these topics was sent, if that can be told.
+    pub(crate) fn remove(&mut self, leaving: &Topics) -> Option<Cursor> {
+        let (touched, untouched): (Vec<_>, _) = mem::take(&mut self.all)
             .into_iter()
-            .partition(|subscription| subscription.topics.iter().any(leaves));
+            .partition(|one| one.topics.iter().any(|topic| contains(leaving, topic)));
         self.all = untouched;
         let position = position_of(&self.feed, &touched);
         for Subscription { topics, after } in touched {
-            let stay = topics.iter().filter(|topic| !leaves(topic)).cloned();
-            if let Ok(topics) = Topics::try_from(stay.collect::<Vec<_>>()) {
+            let stay = topics.iter().filter(|topic| !contains(leaving, topic));
+            if let Ok(topics) = Topics::try_from(stay.cloned().collect::<Vec<_>>()) {
                 self.all.push(Subscription { topics, after });
             }
         }
@@ -70,27 +70,25 @@ impl Subscriptions {
 
     /// The first of these topics that is in a subscription.
     pub(crate) fn first_of<'a>(&self, topics: &'a Topics) -> Option<&'a Topic> {
-        let has = |subscription: &Subscription, topic: &Topic| {
-            subscription.topics.iter().any(|other| other == topic)
-        };
-        let is_subscribed = |topic: &&Topic| self.all.iter().any(|one| has(one, topic));
-        topics.iter().find(is_subscribed)
+        topics
+            .iter()
+            .find(|topic| self.all.iter().any(|one| contains(&one.topics, topic)))
     }
 
-    /// How many there are.
+    /// How many subscriptions there are.
     pub(crate) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// How many topics there are in all subscriptions.
+    /// How many topics all subscriptions have together.
     pub(crate) fn topics(&self) -> usize {
         self.all.iter().map(|one| one.topics.iter().len()).sum()
     }
 
-    /// The next page of any subscription, as frames: thousands wait here, who need not have room for
-    /// the page itself.
-    pub(crate) async fn next(&mut self) -> Result<Bytes, FeedError> {
-        // One is the rule, and waits without the rest of the machinery.
+    /// Waits for the next page of any subscription, as frames. The page itself is not returned, because
+    /// every waiting session would reserve memory for it.
+    pub(crate) async fn next(&mut self) -> Result<Vec<u8>, FeedError> {
+        // Most sessions have one subscription, and wait without the memory that several need.
         if let [Subscription { topics, after }] = &mut self.all[..] {
             let page = self.feed.next(topics, after, PAGE).await?;
             *after = page.next.into();
@@ -99,7 +97,7 @@ impl Subscriptions {
         Box::pin(self.next_of_any()).await
     }
 
-    async fn next_of_any(&mut self) -> Result<Bytes, FeedError> {
+    async fn next_of_any(&mut self) -> Result<Vec<u8>, FeedError> {
         if self.all.is_empty() {
             return pending().await;
         }
@@ -114,8 +112,8 @@ impl Subscriptions {
         Ok(self.encode(&page))
     }
 
-    /// A page of news, if there is one now.
-    pub(crate) async fn read(&mut self) -> Option<Bytes> {
+    /// A page of news, as frames, if there is one now.
+    pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
         for Subscription { topics, after } in &mut self.all {
             let page = self.feed.read(topics, after, PAGE).await;
             if let Some(page) = page.ok().filter(Page::is_news) {
@@ -126,20 +124,22 @@ impl Subscriptions {
         None
     }
 
-    fn encode(&self, page: &Page) -> Bytes {
-        let messages = frames::of(&page.messages);
-        let Some(gap) = &page.gap else {
-            return messages;
-        };
+    fn encode(&self, page: &Page) -> Vec<u8> {
         let mut frames = Vec::new();
-        socket::text_frame(protocol::gap(gap).as_bytes(), &mut frames);
-        frames.extend_from_slice(&messages);
-        // Until here the client's position was the old one: cut off in between, it hears of the gap
-        // again.
-        if let Some(next) = self.position() {
-            socket::text_frame(protocol::heartbeat(next).as_bytes(), &mut frames);
+        if let Some(gap) = &page.gap {
+            socket::push_text_frame(protocol::gap(gap).as_bytes(), &mut frames);
         }
-        frames.into()
+        for message in &page.messages {
+            socket::push_text_frame(&protocol::message(message), &mut frames);
+        }
+        // Only this frame moves the client past the gap. If the connection breaks before it, the client
+        // comes back with its old cursor and is told of the gap again.
+        if page.gap.is_some()
+            && let Some(next) = self.position()
+        {
+            socket::push_text_frame(protocol::heartbeat(next).as_bytes(), &mut frames);
+        }
+        frames
     }
 
     /// Up to where everything of all subscriptions was sent, if that can be told.
@@ -147,9 +147,9 @@ impl Subscriptions {
         position_of(&self.feed, &self.all)
     }
 
-    /// Moves the cursors of subscriptions without news to the head, so that what is trimmed of
-    /// other topics does not look like a gap in theirs.
-    pub(crate) async fn pass_by_quiet(&mut self) {
+    /// Moves the cursors of subscriptions without news to the head. Otherwise messages of other topics
+    /// that are trimmed would look like a gap.
+    pub(crate) async fn advance_quiet(&mut self) {
         for Subscription { topics, after } in &mut self.all {
             if let Ok(page) = self.feed.read(topics, after, PAGE).await
                 && !page.is_news()
@@ -160,11 +160,15 @@ impl Subscriptions {
     }
 }
 
+fn contains(topics: &Topics, topic: &Topic) -> bool {
+    topics.iter().any(|other| other == topic)
+}
+
 fn position_of(feed: &Feed, subscriptions: &[Subscription]) -> Option<Cursor> {
     let positions = subscriptions
         .iter()
-        .map(|subscription| feed.position(&subscription.topics, &subscription.after));
-    let positions = positions.collect::<Option<Vec<_>>>()?;
+        .map(|one| feed.position(&one.topics, &one.after))
+        .collect::<Option<Vec<_>>>()?;
     let lowest = positions.into_iter().min_by_key(|position| position.seq);
     Some(lowest.unwrap_or_else(|| feed.head()))
 }

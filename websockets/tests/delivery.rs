@@ -6,7 +6,6 @@ use common::{Feed, Retention};
 use harness::{Frame, WsWire, handshake};
 use serde_json::json;
 use setup::{ask, config, data, feed, publish, start, start_with};
-use websockets::Config;
 
 #[tokio::test]
 async fn the_four_arrows_of_the_diagram() {
@@ -328,29 +327,6 @@ async fn heartbeats_say_where_the_client_stands() {
     publish(&feed, "other", "not for this client").await;
     let next = json!({"heartbeat": {"next": feed.head().to_string()}});
     assert_eq!(client.next_json().await, next);
-    drop(client);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn echo_is_off_unless_it_is_asked_for() {
-    let server = start(config()).await;
-    let mut wire = server.wire().await;
-    wire.send(handshake("localhost", "/echo", &[])).await;
-    assert_eq!(wire.read_response().await.status, 404);
-    server.stop().await;
-    let config = Config {
-        echo: true,
-        ..config()
-    };
-    let server = start(config).await;
-    let mut client = server.websocket("/echo").await;
-    client.send_text("{not JSON").await;
-    assert_eq!(client.next_text().await, "{not JSON");
-    let large = vec![7; 1 << 20];
-    client.send_frame(Frame::binary(large.clone())).await;
-    let frame = client.next_frame().await.unwrap();
-    assert!(frame.opcode == 2 && frame.payload == large);
     drop(client);
     server.stop().await;
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use common::Feed;
 use harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire};
 use serde_json::json;
-use setup::{ask, config, data, feed, frame, is_alive, publish, start_with, until_waiters};
+use setup::{
+    ask, config, data, feed, frame, is_alive, publish, short_stall, start_with, until_waiters,
+};
 use websockets::Config;
 
 struct Scene {
@@ -113,11 +115,7 @@ async fn a_pong_that_is_late_but_in_time_keeps_the_session() {
 
 #[tokio::test]
 async fn a_stalled_reader_is_cut_and_resumes_from_its_cursor() {
-    let config = Config {
-        stall: Duration::from_millis(200),
-        ..config()
-    };
-    let scene = Scene::new(config, Fault::Pass).await;
+    let scene = Scene::new(short_stall(), Fault::Pass).await;
     let mut session = scene.session("latest").await;
     let first = publish(&scene.feed, "a", "first").await.id.to_string();
     assert_eq!(data(&mut session).await, "first");

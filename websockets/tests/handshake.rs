@@ -5,7 +5,6 @@ mod setup;
 use harness::{TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
 use setup::{config, is_alive, start};
-use websockets::Config;
 
 /// A whole handshake; each row changes one thing.
 const GOOD: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -282,10 +281,8 @@ async fn a_subprotocol_is_echoed_only_if_it_was_offered() {
 
 #[tokio::test]
 async fn an_own_or_allowed_origin_may_upgrade_and_so_may_none() {
-    let config = Config {
-        allow_origin: vec!["https://app.example".parse().unwrap()],
-        ..config()
-    };
+    let mut config = config();
+    config.server.allow_origin = vec!["https://app.example".parse().unwrap()];
     let server = start(config).await;
     let own = server.url("");
     for origin in [own.as_str(), "https://app.example"] {

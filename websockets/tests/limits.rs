@@ -10,7 +10,7 @@ use harness::{
     End, Frame, PATIENCE, Process, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake,
 };
 use serde_json::json;
-use setup::{ask, config, feed, frame, is_alive, publish, small, start, start_with};
+use setup::{ask, config, feed, frame, is_alive, publish, short_stall, small, start, start_with};
 use websockets::Config;
 
 #[tokio::test]
@@ -59,10 +59,8 @@ async fn until_there_is_a_place(server: &TestServer) {
 
 #[tokio::test]
 async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
-    let config = Config {
-        max_connections: Some(1),
-        ..config()
-    };
+    let mut config = config();
+    config.server.max_connections = Some(1);
     let server = start(config).await;
     let mut first = server.websocket("/topics").await;
     let mut second = server.wire().await;
@@ -194,9 +192,8 @@ async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
 #[tokio::test]
 async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let config = Config {
-        stall: Duration::from_millis(200),
         max_subscribers: 1,
-        ..config()
+        ..short_stall()
     };
     let feed = feed();
     let server = start_with(feed.clone(), config).await;
@@ -237,11 +234,7 @@ async fn a_client_that_reads_slowly_is_told_of_the_gap_and_goes_on() {
 
 #[tokio::test]
 async fn a_client_that_only_sends_is_cut_after_the_stall_and_others_are_served() {
-    let config = Config {
-        stall: Duration::from_millis(200),
-        ..config()
-    };
-    let server = start(config).await;
+    let server = start(short_stall()).await;
     let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
     wire.send(handshake("localhost", "/topics", &[])).await;
     wire.read_head().await;

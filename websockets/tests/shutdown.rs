@@ -7,7 +7,6 @@ use std::time::Duration;
 use harness::{End, Wire, handshake};
 use serde_json::json;
 use setup::{ask, config, data, feed, publish, start, start_with};
-use websockets::Config;
 
 #[tokio::test]
 async fn a_server_without_connections_ends_at_once() {
@@ -68,10 +67,8 @@ async fn an_idle_connection_is_closed() {
 
 #[tokio::test]
 async fn what_does_not_end_within_the_drain_is_cut() {
-    let config = Config {
-        drain: Duration::from_millis(50),
-        ..config()
-    };
+    let mut config = config();
+    config.server.drain = Duration::from_millis(50);
     let server = start(config).await;
     let mut session = server.websocket("/topics").await;
     let drained = server.stop().await;

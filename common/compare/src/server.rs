@@ -185,7 +185,6 @@ async fn run(
         Technique::Websockets => {
             let config = websockets::Config {
                 max_subscribers: knobs.max_subscribers,
-                takeover: knobs.takeover,
                 ..websockets::Config::default()
             };
             websockets::run(listener, feed, config, shutdown).await

@@ -12,13 +12,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use websockets::{Config, run};
 
-/// The defaults. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
+/// The defaults.
 pub(crate) fn config() -> Config {
-    let takeover = std::env::var("TAKEOVER").map_or(true, |value| value != "off");
-    Config {
-        takeover,
-        ..Config::default()
-    }
+    Config::default()
 }
 
 /// A server of its own feed.
@@ -37,11 +33,10 @@ pub(crate) fn feed() -> Feed {
 
 /// Small bodies and short times, so that their limits are near.
 pub(crate) fn small() -> Config {
-    Config {
-        max_message: MAX_MESSAGE,
-        read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
-        ..config()
-    }
+    let mut config = config();
+    config.server.max_message = MAX_MESSAGE;
+    config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
+    config
 }
 
 /// Publishes without a connection.
@@ -81,6 +76,13 @@ pub(crate) async fn data(session: &mut WsWire) -> Value {
 /// Whether the session answers.
 pub(crate) async fn is_alive(session: &mut WsWire) -> bool {
     ask(session, json!({"ping": {}})).await == json!({"pong": {}})
+}
+
+/// Gives up a client that takes no byte soon.
+pub(crate) fn short_stall() -> Config {
+    let mut config = config();
+    config.server.stall = Duration::from_millis(200);
+    config
 }
 
 /// Waits until as many readers wait in the feed.

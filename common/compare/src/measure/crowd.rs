@@ -15,9 +15,9 @@ use crate::{
     Follower, Heard, Knobs, Process, Publisher, Row, Subscription, Technique, report::Figure,
 };
 
-/// Servers whose memory is measured, as far as `Scale::total` goes: three of them also without their
+/// Servers whose memory is measured, as far as `Scale::total` goes: two of them also without their
 /// takeover.
-pub(super) const KINDS: usize = 8;
+pub(super) const KINDS: usize = 7;
 /// Connections that are made at one time.
 const AT_ONE_TIME: usize = 100;
 /// How often a receiver asks after its endpoint.
@@ -136,10 +136,7 @@ impl Bench {
 
 /// Whether the member's clients can leave hyper.
 fn has_takeover(technique: Technique) -> bool {
-    matches!(
-        technique,
-        Technique::LongPolling | Technique::Websockets | Technique::Sse
-    )
+    matches!(technique, Technique::LongPolling | Technique::Sse)
 }
 
 async fn publish(server: &Process, word: &str) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! The contract on which an open session leaves hyper: nothing of an earlier answer is lost, and
-//! nothing of what came with the handshake.
+//! What surrounds an upgrade on its connection: no earlier answer is lost, and no frame that came with
+//! the handshake.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

@@ -1,23 +1,32 @@
-//! A session before bytes that nobody meant: the corpus in `tests/corpus/`, then its mutations, in pieces
-//! of any size. Whatever comes, the session ends in bounded time, what it said are frames of the
-//! protocol, and how the bytes were cut makes no difference to how it ended.
+//! A session against bytes that no client means: the corpus in `tests/corpus/`, then its mutations, cut
+//! into pieces of any size. The session ends in bounded time, sends only frames of the protocol, and
+//! ends the same way however the bytes were cut.
 //!
-//! `FUZZ_SEED` takes other mutations than the last time; what fails is printed to become a file of the
-//! corpus.
+//! `FUZZ_SEED` chooses other mutations. A failing input is printed; add it to the corpus as a file.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{env, fs, time::Instant as Clock};
+use std::{
+    env, fs,
+    sync::Arc,
+    time::{Duration, Instant as Clock},
+};
 
 use common::{Feed, Retention};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex, split},
+    sync::watch,
     time::timeout,
 };
+use websockets::{
+    FeedV1,
+    session::{Session, Sessions},
+    socket::{Limits, Socket},
+};
 
-use super::*;
-use crate::{Config, socket::Limits};
-
+const PING: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(10);
 /// Small, so that they are near.
 const LIMITS: Limits = Limits {
     message: 1_000,
@@ -35,21 +44,15 @@ const SAID: [&str; 7] = [
 
 /// What a session says to these bytes, which come in pieces of at most so many.
 async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
-    let feed = Feed::new(Retention::default());
-    let address = ([127, 0, 0, 1], 1).into();
-    let app = Arc::new(App::new(&feed, Config::default(), address));
     let (io, server) = duplex(4_096);
     let socket = Socket::new(server, b"", LIMITS);
-    let asked = Asked::Feed {
-        subscription: None,
-        heartbeat: None,
-    };
-    let place = app.subscribers.clone().try_acquire_owned().ok();
-    let mut session = Session::new(&app, socket, asked, place);
+    let subprotocol = FeedV1::new(Feed::new(Retention::default()), false);
+    let sessions = Arc::new(Sessions::new(1, PING, DRAIN));
+    let slot = sessions.slot().unwrap();
+    let mut session = Session::new(sessions, slot, socket, subprotocol, PING);
     let session = tokio::spawn(async move {
         let (_drain, mut draining) = watch::channel(false);
-        let ending = session.live(&mut draining).await;
-        session.end(ending).await;
+        session.run(&mut draining).await
     });
     let (mut reading, mut writing) = split(io);
     let said = tokio::spawn(async move {
@@ -67,7 +70,7 @@ async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     }
     let _ = writing.shutdown().await;
     let ended = timeout(Duration::from_secs(60), session).await;
-    ended.expect("a session ends").expect("nothing panics");
+    let _ = ended.expect("a session ends").expect("nothing panics");
     drop(writing);
     said.await.unwrap()
 }

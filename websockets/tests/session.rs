@@ -1,58 +1,61 @@
 //! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
-use common::{Data, Draft, Feed, Retention};
+use std::{sync::Arc, time::Duration};
+
+use common::{After, Data, Draft, Feed, Retention};
 use harness::Frame;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::watch,
     task::JoinHandle,
-    time::{advance, timeout},
+    time::{Instant, advance, timeout},
+};
+use websockets::{
+    FeedV1, PAGE,
+    close::Stalled,
+    session::{MAX_UNSENT, Session, Sessions},
+    socket::{Limits, Socket},
 };
 
-use super::*;
-use crate::{Config, socket::Limits, subscriptions::PAGE};
-
-impl Reset for DuplexStream {
-    fn reset(&self) {}
-}
-
-const NO_TOPICS: Asked = Asked::Feed {
-    subscription: None,
-    heartbeat: None,
-};
+const PING: Duration = Duration::from_secs(20);
+const DRAIN: Duration = Duration::from_secs(10);
+const MAX_SESSIONS: usize = 10_000;
 
 /// The peer's end of a session with these many bytes in each direction.
 struct Peer {
     io: DuplexStream,
     feed: Feed,
-    app: Arc<App>,
-    session: JoinHandle<()>,
+    sessions: Arc<Sessions>,
+    session: JoinHandle<Result<(), Stalled>>,
     begun: Instant,
     /// Dropped, it drains.
     drain: watch::Sender<bool>,
 }
 
 impl Peer {
-    fn new(asked: Asked, buffer: usize) -> Self {
+    fn new(after: Option<After>, heartbeat: Option<Duration>, buffer: usize) -> Self {
         let feed = Feed::new(Retention::default());
-        let app = App::new(&feed, Config::default(), ([127, 0, 0, 1], 1).into());
         let (io, server) = duplex(buffer);
         let (drain, mut draining) = watch::channel(false);
         let limits = Limits {
             message: 65_536,
             fragments: 10,
         };
-        let socket = Socket::new(server, b"", limits);
-        let app = Arc::new(app);
-        let place = app.subscribers.clone().try_acquire_owned().ok();
-        let mut session = Session::new(&app, socket, asked, place);
-        let session = tokio::spawn(async move {
-            let ending = session.live(&mut draining).await;
-            session.end(ending).await;
-        });
+        let mut socket = Socket::new(server, b"", limits);
+        let mut subprotocol = FeedV1::new(feed.clone(), heartbeat.is_some());
+        if let Some(after) = after {
+            socket.push_text(&subprotocol.open("a".parse().unwrap(), after));
+        }
+        let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, DRAIN));
+        let slot = sessions.slot().unwrap();
+        let heartbeat = heartbeat.unwrap_or(PING);
+        let mut session = Session::new(sessions.clone(), slot, socket, subprotocol, heartbeat);
+        let session = tokio::spawn(async move { session.run(&mut draining).await });
         Self {
             io,
             feed,
-            app,
+            sessions,
             session,
             begun: Instant::now(),
             drain,
@@ -60,15 +63,11 @@ impl Peer {
     }
 
     fn unsubscribed() -> Self {
-        Self::new(NO_TOPICS, 65_536)
+        Self::new(None, None, 65_536)
     }
 
     fn subscribed(buffer: usize) -> Self {
-        let asked = Asked::Feed {
-            subscription: Some(("a".parse().unwrap(), After::Earliest)),
-            heartbeat: None,
-        };
-        Self::new(asked, buffer)
+        Self::new(Some(After::Earliest), None, buffer)
     }
 
     async fn send(&mut self, frame: &Frame) {
@@ -110,7 +109,11 @@ impl Peer {
 
     /// When the session's task ended, in seconds.
     async fn ended(&mut self) -> u64 {
-        (&mut self.session).await.unwrap();
+        self.ends_as(Ok(())).await
+    }
+
+    async fn ends_as(&mut self, outcome: Result<(), Stalled>) -> u64 {
+        assert_eq!((&mut self.session).await.unwrap(), outcome);
         self.begun.elapsed().as_secs()
     }
 }
@@ -169,12 +172,8 @@ async fn who_is_talking_is_not_pinged() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeats_come_as_often_as_they_were_asked_for() {
-    let every = NonZeroU16::new(7);
-    let asked = Asked::Feed {
-        subscription: Some(("a".parse().unwrap(), After::Latest)),
-        heartbeat: every,
-    };
-    let mut peer = Peer::new(asked, 65_536);
+    let every = Some(Duration::from_secs(7));
+    let mut peer = Peer::new(Some(After::Latest), every, 65_536);
     peer.next_text().await;
     for n in 1..3 {
         let topic = "other".parse().unwrap();
@@ -238,9 +237,9 @@ async fn a_peer_that_only_reads_is_served_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_a_place() {
-    let mut peer = Peer::new(NO_TOPICS, 1000);
+    let mut peer = Peer::new(None, None, 1000);
     let ping = Frame::text(r#"{"ping":{}}"#).encode();
-    let taken = MAX_UNSENT / protocol::pong().len();
+    let taken = MAX_UNSENT / r#"{"pong":{}}"#.len();
     let mut sent = 0;
     while timeout(Duration::from_secs(1), peer.io.write_all(&ping))
         .await
@@ -285,9 +284,9 @@ async fn many_sessions_leave_over_half_of_the_drain_and_few_at_once() {
     let mut latest = 0;
     for _ in 0..20 {
         let mut peer = Peer::unsubscribed();
-        // As if nearly all places were taken.
-        let places = &peer.app.subscribers;
-        places.try_acquire_many(9_990).unwrap().forget();
+        // As if nearly all slots were taken.
+        let slots = &peer.sessions.slots;
+        slots.try_acquire_many(9_990).unwrap().forget();
         peer.drain.send_replace(true);
         let (code, second) = peer.next_close().await;
         assert!(code == 1012 && second <= 5, "{code} after {second} s");
@@ -301,30 +300,19 @@ async fn many_sessions_leave_over_half_of_the_drain_and_few_at_once() {
     assert_eq!(peer.next_close().await, (1012, 0));
 }
 
-#[test]
-fn the_last_session_leaves_by_half_of_the_drain() {
-    let drain = Duration::from_secs(10);
-    assert_eq!(spread(0, drain), Duration::ZERO);
-    assert_eq!(spread(20, drain), Duration::from_millis(20));
-    assert_eq!(spread(5_000, drain), Duration::from_secs(5));
-    assert_eq!(spread(usize::MAX, drain), Duration::from_secs(5));
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s_and_counted() {
+async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s() {
     let mut peer = Peer::subscribed(100);
     publish(&peer.feed, 1_000).await;
     until(|| peer.feed.waiters() == 0).await; // The page is on its way, and stuck.
     peer.drain.send_replace(true);
-    assert_eq!(peer.ended().await, 5);
-    assert_eq!(peer.app.stalled.load(Ordering::Relaxed), 1);
+    assert_eq!(peer.ends_as(Err(Stalled)).await, 5);
     // One that takes it is not.
     let mut peer = Peer::subscribed(100);
     peer.next_text().await;
     peer.drain.send_replace(true);
     peer.next_close().await;
     assert_eq!(peer.ended().await, 5);
-    assert_eq!(peer.app.stalled.load(Ordering::Relaxed), 0);
 }
 
 async fn until(holds: impl Fn() -> bool) {
@@ -335,7 +323,7 @@ async fn until(holds: impl Fn() -> bool) {
 
 #[tokio::test(start_paused = true)]
 async fn a_publish_is_obeyed_when_the_one_before_is_acknowledged_and_while_acks_have_a_place() {
-    let mut peer = Peer::new(NO_TOPICS, 1_000);
+    let mut peer = Peer::new(None, None, 1_000);
     let publish = Frame::text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#).encode();
     let ack = r#"{"ack":{"ref":1,"id":"-1","duplicate":false}}"#.len() + 12;
     let mut sent = 0;

@@ -1,0 +1,108 @@
+//! A server on the `Socket` alone: it sends every message back.
+//!
+//! ```sh
+//! cargo run -p websockets --example echo -- --listen 127.0.0.1:9001
+//! ```
+//!
+//! It shows what the pieces need around them: hyper accepts the handshake, `hyper::upgrade` gives the
+//! connection, and one task per connection reads and writes. The Autobahn Testsuite and the benchmark
+//! run against it. A real server also needs limits, pings and a drain: `session.rs` and `serve.rs`.
+
+use std::{convert::Infallible, env, io};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, body::Incoming, server::conn::http1, service::service_fn, upgrade::Upgraded,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tungstenite::Message;
+use websockets::{
+    close::{Ending, close},
+    handshake,
+    socket::{Limits, Socket},
+};
+
+/// What the Autobahn Testsuite sends: messages of 16 MiB, and as many in frames of 64 bytes. One more
+/// frame, an empty one, may end the message.
+const LIMITS: Limits = Limits {
+    message: 16 * 1024 * 1024,
+    fragments: 262_144 + 1,
+};
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let mut arguments = env::args().skip_while(|argument| argument != "--listen");
+    let address = arguments.nth(1).unwrap_or("127.0.0.1:9001".into());
+    run(&address).await
+}
+
+/// Serves at `address` for ever.
+///
+/// # Errors
+/// The system's.
+pub async fn run(address: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(serve(stream));
+    }
+}
+
+async fn serve(stream: TcpStream) {
+    let connection = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        eprintln!("connection ended: {error}");
+    }
+}
+
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    match handshake::answer(&request, "echo") {
+        Ok(switching_protocols) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                if let Ok(upgraded) = upgrade.await {
+                    echo(upgraded).await;
+                }
+            });
+            Ok(switching_protocols)
+        }
+        Err(refusal) => {
+            let mut response = Response::new(Full::from(refusal.to_string()));
+            *response.status_mut() = refusal.status();
+            response.headers_mut().extend(refusal.fields());
+            Ok(response)
+        }
+    }
+}
+
+async fn echo(upgraded: Upgraded) {
+    // What came behind the handshake is still inside `Upgraded`.
+    let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+    let ending = loop {
+        if let Err(ending) = echo_some(&mut socket).await {
+            break ending;
+        }
+    };
+    // A peer that takes no byte of its close is dropped, too.
+    let _ = close(&mut socket, ending).await;
+}
+
+/// Answers what one read brought with one write.
+async fn echo_some(socket: &mut Socket<TokioIo<Upgraded>>) -> Result<(), Ending> {
+    socket.ready(socket.unsent() == 0).await?;
+    while let Some(message) = socket.message() {
+        match message? {
+            Message::Text(text) => socket.push_text(&text),
+            Message::Binary(bytes) => socket.push_binary(&bytes),
+            Message::Close(_) => return Err(Ending::ByPeer),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+    }
+    Ok(socket.write_some().await?)
+}
