@@ -42,8 +42,9 @@ pub use feed::{
     Reason, Retention, Topic, Topics,
 };
 pub use http::{
-    Browsers, FlushNotes, FlushWatch, Origin, Problem, PublishLimits, Query, StallGuard, healthz,
-    html, is_json, publish, read_body, retry_after,
+    Browsers, FlushNotes, FlushWatch, Handover, Origin, Problem, PublishLimits, Query, StallGuard,
+    Taken, Timeouts, encode_head, healthz, html, is_json, publish, read_body, retry_after,
+    serve_unbuffered,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;

@@ -7,6 +7,7 @@ mod problem;
 mod publish;
 mod query;
 mod stall;
+mod takeover;
 
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
@@ -15,3 +16,4 @@ pub use problem::{Problem, retry_after};
 pub use publish::{PublishLimits, is_json, publish, read_body};
 pub use query::Query;
 pub use stall::StallGuard;
+pub use takeover::{Handover, Taken, Timeouts, encode_head, serve_unbuffered};

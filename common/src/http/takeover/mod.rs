@@ -1,0 +1,272 @@
+//! Takes a connection back from hyper, to save memory.
+//!
+//! hyper keeps a read and a write buffer of 8 KiB each for as long as a connection lives. A client
+//! that only waits needs neither. So the service inside hyper hands over what it has, a request or
+//! an answer still to be written. The task around hyper then drops hyper with its buffers, and goes
+//! on with the bare socket. It is an addition: a server on plain hyper is complete without it.
+//!
+//! # The contract
+//!
+//! hyper documents `Connection::into_parts` for a connection that is done. Ours is not done: its
+//! service never answers, or has just answered. Three things could be lost, and each has its rule.
+//!
+//! - **Bytes of an earlier answer.** In general hyper writes an answer out before it parses the
+//!   next head. It does not if the answer left a part of its request's body unread: then it
+//!   discards that part and parses the next head, while the answer is still in its buffer (hyper
+//!   1.12, `poll_drain_or_close_read`). So the handover waits for a successful flush.
+//! - **Bytes that hyper read beyond the head.** [`Taken::read_beyond`] has them.
+//! - **A part of a body.** Only hyper knows where the next request begins. So a service hands over
+//!   no request that has a body, and nothing after a body that it did not read to the end.
+//!
+//! `flush.rs` watches the flushes, `head.rs` writes an answer's head as hyper would, and
+//! `unbuffered.rs` is a whole keep-alive connection built on the handover.
+
+mod flush;
+mod head;
+mod unbuffered;
+
+use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Mutex, task::Poll};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+use flush::{FlushWatch, Unflushed};
+
+pub use head::encode_head;
+pub use unbuffered::{Timeouts, serve_unbuffered};
+
+/// Where the service inside hyper leaves a `T` for the task around hyper.
+#[derive(Debug)]
+pub struct Handover<T> {
+    given: Mutex<Option<T>>,
+    unflushed: Unflushed,
+}
+
+/// What is left of a connection when hyper is dropped.
+#[derive(Debug)]
+pub struct Taken<S, T> {
+    /// What the service handed over.
+    pub given: T,
+    /// The connection itself.
+    pub io: S,
+    /// What hyper had read beyond the last head.
+    pub read_beyond: Bytes,
+}
+
+impl<T> Default for Handover<T> {
+    fn default() -> Self {
+        Self {
+            given: Mutex::new(None),
+            unflushed: Unflushed::default(),
+        }
+    }
+}
+
+impl<T> Handover<T> {
+    /// Hands `value` over. The service must not answer after it: it waits for ever, and is dropped
+    /// with hyper.
+    pub fn give(&self, value: T) {
+        *self.given.lock().expect(UNPOISONED) = Some(value);
+    }
+
+    /// Hands `value` over once the answer that the service now returns is flushed.
+    pub fn give_after_answer(&self, value: T) {
+        self.unflushed.set();
+        self.give(value);
+    }
+
+    /// Lets hyper serve `io` until the service has handed something over and everything is flushed.
+    /// `None` means that hyper has ended the connection. When `draining` changes, hyper ends it
+    /// after the answer in progress.
+    ///
+    /// # Errors
+    /// hyper's: a head that does not parse, a timeout, a broken connection.
+    pub async fn serve<S, A>(
+        &self,
+        http: &http1::Builder,
+        io: S,
+        draining: &mut watch::Receiver<bool>,
+        service: impl Fn(Request<Incoming>) -> A,
+    ) -> hyper::Result<Option<Taken<S, T>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        A: Future<Output = Result<Response<Full<Bytes>>, Infallible>>,
+    {
+        let io = TokioIo::new(FlushWatch::new(io, &self.unflushed));
+        let service = service_fn(|request| {
+            self.withdraw();
+            service(request)
+        });
+        let mut connection = http.serve_connection(io, service);
+        let given = tokio::select! {
+            biased; // A request that has come already is still taken during the drain.
+            given = self.given_by(&mut connection) => given?,
+            _ = draining.changed() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                self.given_by(&mut connection).await?
+            }
+        };
+        let parts = connection.into_parts();
+        Ok(given.map(|given| Taken {
+            given,
+            io: parts.io.into_inner().into_inner(),
+            read_beyond: parts.read_buf,
+        }))
+    }
+
+    /// Before each request: hyper may go on to a pipelined one before the connection is taken.
+    fn withdraw(&self) {
+        self.given.lock().expect(UNPOISONED).take();
+    }
+
+    /// Drives `connection` until it ends, or there is something to take.
+    async fn given_by(
+        &self,
+        connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin),
+    ) -> hyper::Result<Option<T>> {
+        poll_fn(|task| match Pin::new(&mut *connection).poll(task) {
+            Poll::Ready(ended) => Poll::Ready(ended.map(|()| None)),
+            Poll::Pending => self
+                .take()
+                .map_or(Poll::Pending, |given| Poll::Ready(Ok(Some(given)))),
+        })
+        .await
+    }
+
+    fn take(&self) -> Option<T> {
+        let mut given = self.given.lock().expect(UNPOISONED);
+        given.take_if(|_| !self.unflushed.is_set())
+    }
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use hyper::{Method, StatusCode};
+    use hyper_util::rt::TokioTimer;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, Join, SimplexStream, join, simplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    type Pipes = Join<tokio::io::ReadHalf<SimplexStream>, tokio::io::WriteHalf<SimplexStream>>;
+
+    const POST: &str = "POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+
+    /// Hands over the path of a `GET`. Answers everything else with its path, and hands `answered`
+    /// over after `/read`, with the body read.
+    async fn service(
+        request: Request<Incoming>,
+        handover: &Handover<String>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let path = request.uri().path().to_owned();
+        if request.method() == Method::GET {
+            handover.give(path);
+            return pending().await;
+        }
+        if path == "/read" {
+            let body = http_body_util::BodyExt::collect(request.into_body()).await;
+            body.expect("the body is whole");
+            handover.give_after_answer("answered".into());
+        }
+        let mut answer = Response::new(Full::from(path));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        Ok(answer)
+    }
+
+    /// What is taken after `requests`, and everything that the client is sent. Its side of the
+    /// connection holds a thousand bytes.
+    async fn taken(requests: &str, drain: bool) -> (Option<Taken<Pipes, String>>, String) {
+        let (reader, mut client) = simplex(16_384);
+        let (mut answers, writer) = simplex(1_000);
+        client.write_all(requests.as_bytes()).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut answered = String::new();
+            answers.read_to_string(&mut answered).await.unwrap();
+            answered
+        });
+        let (drains, mut draining) = watch::channel(false);
+        if drain {
+            drains.send_replace(true);
+        }
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new());
+        let handover = Handover::default();
+        let service = |request| service(request, &handover);
+        let io = join(reader, writer);
+        let mut taken = handover
+            .serve(&http, io, &mut draining, service)
+            .await
+            .unwrap();
+        if let Some(taken) = &mut taken {
+            taken.io.shutdown().await.unwrap();
+        }
+        (taken, reading.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_handover_behind_an_answer_that_is_not_written_yet_waits_for_it() {
+        // The body is left unread: hyper parses the GET while the answer is still in its buffer.
+        let path = format!("/{}", "x".repeat(8_000));
+        let early = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+        let get = "GET /wait HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+        let (taken, answered) = taken(&[&early, get].concat(), false).await;
+        let taken = taken.expect("a GET was sent");
+        assert_eq!(taken.given, "/wait");
+        assert_eq!(&taken.read_beyond[..], b"GET /next");
+        let (head, body) = answered.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert_eq!(body.len(), path.len());
+    }
+
+    #[tokio::test]
+    async fn what_is_given_after_an_answer_is_taken_when_the_answer_is_flushed() {
+        let (taken, answered) = taken(&[POST, "GET /next"].concat(), false).await;
+        let taken = taken.expect("the body was read");
+        assert_eq!(taken.given, "answered");
+        assert_eq!(&taken.read_beyond[..], b"GET /next");
+        assert!(answered.ends_with("\r\n\r\n/read"), "{answered}");
+    }
+
+    #[tokio::test]
+    async fn a_pipelined_request_withdraws_what_was_given_before_it() {
+        let requests = [POST, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let (taken, answered) = taken(&requests, false).await;
+        assert_eq!(taken.expect("a GET was sent").given, "/wait");
+        assert!(answered.ends_with("\r\n\r\n/read"), "{answered}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_takes_what_was_sent_and_ends_a_connection_that_is_idle() {
+        let (given, _) = taken("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n", true).await;
+        assert_eq!(given.expect("a GET was sent").given, "/wait");
+        assert!(taken("", true).await.0.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_ends_the_connection_after_the_timeout() {
+        let (mut client, server) = tokio::io::duplex(16_384);
+        client.write_all(b"GET /wait HTTP/1.1\r\n").await.unwrap();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(30));
+        let (_drains, mut draining) = watch::channel(false);
+        let handover = Handover::default();
+        let service = |request| service(request, &handover);
+        let started = Instant::now();
+        let taken = handover.serve(&http, server, &mut draining, service).await;
+        assert!(!matches!(taken, Ok(Some(_))));
+        assert_eq!(started.elapsed().as_secs(), 30);
+    }
+}

@@ -1,0 +1,365 @@
+//! A keep-alive connection that has no buffers while it waits.
+//!
+//! hyper is made anew for each request, when its first bytes have come. A `GET` is taken out of
+//! hyper before it is answered; the route answers it, and the answer is written here. hyper answers
+//! everything else itself, and the connection is taken back when that answer is flushed.
+//!
+//! What the client sends before it has its answer is kept for its turn, up to [`MAX_EARLY`] bytes.
+//! Beyond that, nothing is read until the answer is out. The end of what it sends, or a reset, means
+//! that it has left: its answer is dropped.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{pending, poll_fn},
+    io,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    body::{Body, Incoming},
+    header::{self, HeaderValue},
+    server::conn::http1,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{Handover, encode_head};
+use crate::http::StallGuard;
+
+/// Bytes kept of what a client sends before it has its answer.
+const MAX_EARLY: usize = 8 * 1_024;
+
+/// What a route answers: all of it is there at once.
+type Answer = Result<Response<Full<Bytes>>, Infallible>;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Until a request comes, and until its head is complete: one limit for both, as hyper's is.
+    pub read: Duration,
+    /// For a client that accepts no data.
+    pub stall: Duration,
+}
+
+/// Serves one connection, from its first byte to its last, as plain hyper would. `http` makes
+/// hyper's settings for a head that may still take this long. `route` answers a request.
+pub fn serve_unbuffered<A: Future<Output = Answer>>(
+    socket: TcpStream,
+    timeouts: Timeouts,
+    draining: watch::Receiver<bool>,
+    http: impl Fn(Duration) -> http1::Builder,
+    route: impl Fn(Request<Incoming>) -> A,
+) -> impl Future<Output = ()> {
+    let mut client = Client {
+        socket,
+        early: Vec::new(),
+        timeouts,
+        draining,
+    };
+    // Captured and borrowed: a value moved across an await is stored twice in the future
+    // (rust-lang/rust#62958).
+    async move {
+        if let Err(error) = serve(&mut client, &http, &route).await {
+            debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// A connection while hyper does not have it.
+struct Client {
+    socket: TcpStream,
+    /// What was read and is not parsed yet.
+    early: Vec<u8>,
+    timeouts: Timeouts,
+    draining: watch::Receiver<bool>,
+}
+
+/// Request after request. What needs much room for a short time is boxed, so that a client that
+/// waits does not hold it.
+async fn serve<A: Future<Output = Answer>>(
+    client: &mut Client,
+    http: &impl Fn(Duration) -> http1::Builder,
+    route: &impl Fn(Request<Incoming>) -> A,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    loop {
+        let deadline = Instant::now() + client.timeouts.read;
+        if !client.sends_request(deadline).await? {
+            return Ok(());
+        }
+        let http = http(deadline - Instant::now());
+        let request = match Box::pin(client.parse(http, route)).await? {
+            Some(Parsed::Request(request)) => request,
+            Some(Parsed::Answered) => continue,
+            None => return Ok(()),
+        };
+        let (version, closes) = (request.version(), is_last(&request));
+        let answer = tokio::select! {
+            // First: an answer that is there goes out, also to a client that sends no more.
+            biased;
+            Ok(answer) = route(request) => answer,
+            left = client.left() => return Ok(left?),
+        };
+        let last = closes || *client.draining.borrow();
+        Box::pin(client.write(version, last, answer)).await?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+impl Client {
+    /// Waits for the first bytes of a request. `false` if the client leaves or is silent until the
+    /// deadline, or the server drains.
+    async fn sends_request(&mut self, deadline: Instant) -> io::Result<bool> {
+        if !self.early.is_empty() || *self.draining.borrow() {
+            return Ok(!self.early.is_empty());
+        }
+        tokio::select! {
+            biased; // It was most likely a request that woke the task.
+            sent = reads(&self.socket, &mut self.early) => sent,
+            () = sleep_until(deadline) => Ok(false),
+            _ = self.draining.changed() => Ok(false),
+        }
+    }
+
+    async fn parse<A: Future<Output = Answer>>(
+        &mut self,
+        http: http1::Builder,
+        route: &impl Fn(Request<Incoming>) -> A,
+    ) -> hyper::Result<Option<Parsed>> {
+        let (reader, writer) = self.socket.split();
+        let writer = StallGuard::new(writer, self.timeouts.stall);
+        let parsing = parse(
+            http,
+            &mut self.early,
+            reader,
+            writer,
+            &mut self.draining,
+            route,
+        );
+        parsing.await
+    }
+
+    /// Resolves when the client has left.
+    async fn left(&mut self) -> io::Result<()> {
+        while self.early.len() < MAX_EARLY {
+            if !reads(&self.socket, &mut self.early).await? {
+                return Ok(());
+            }
+        }
+        pending().await
+    }
+
+    async fn write(
+        &mut self,
+        version: Version,
+        last: bool,
+        answer: Response<Full<Bytes>>,
+    ) -> io::Result<()> {
+        let bytes = encode(version, last, answer).await;
+        let mut socket = StallGuard::new(&mut self.socket, self.timeouts.stall);
+        socket.write_all(&bytes).await?;
+        if last {
+            socket.shutdown().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the client sends something, and appends it to `early`. `false` if it leaves.
+fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Result<bool>> {
+    // Not an async block, and not `TcpStream::readable`, which keep more: ten thousand wait here.
+    poll_fn(move |task| {
+        loop {
+            ready!(socket.poll_read_ready(task))?;
+            let mut bytes = [0; 1_024];
+            let room = bytes.len().min(MAX_EARLY - early.len());
+            match socket.try_read(&mut bytes[..room]) {
+                Ok(read) => {
+                    early.extend_from_slice(&bytes[..read]);
+                    return Poll::Ready(Ok(read > 0));
+                }
+                // A new socket counts as readable at first.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    })
+}
+
+/// What hyper leaves to do.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is short-lived")]
+enum Parsed {
+    /// To answer this request.
+    Request(Request<Incoming>),
+    /// Nothing: hyper has answered.
+    Answered,
+}
+
+/// Lets hyper read, first what is `early`, until the connection can be taken back. `None` if hyper
+/// has ended it. What hyper read beyond the request is `early` again.
+async fn parse<A: Future<Output = Answer>>(
+    http: http1::Builder,
+    early: &mut Vec<u8>,
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    draining: &mut watch::Receiver<bool>,
+    route: &impl Fn(Request<Incoming>) -> A,
+) -> hyper::Result<Option<Parsed>> {
+    let handover = Handover::default();
+    let sent = std::mem::take(early);
+    let io = join((&sent[..]).chain(reader), writer);
+    let service = |request| hand_over(request, &handover, route);
+    let Some(taken) = handover.serve(&http, io, draining, service).await? else {
+        return Ok(None);
+    };
+    let (unread, _) = taken.io.into_inner().0.into_inner();
+    // Copied: a part of hyper's buffer would keep the whole of it.
+    *early = [&taken.read_beyond[..], unread].concat();
+    Ok(Some(taken.given))
+}
+
+/// The service inside hyper.
+async fn hand_over<A: Future<Output = Answer>>(
+    request: Request<Incoming>,
+    handover: &Handover<Parsed>,
+    route: &impl Fn(Request<Incoming>) -> A,
+) -> Answer {
+    let (has_body, closes) = (!request.body().is_end_stream(), is_last(&request));
+    if request.method() == Method::GET && !has_body {
+        handover.give(Parsed::Request(request));
+        return pending().await;
+    }
+    let answer = route(request).await?;
+    // A body was read to its end if it was published. After any other body only hyper knows where
+    // the next request begins.
+    let was_read = !has_body || answer.status() == StatusCode::CREATED;
+    if was_read && !closes {
+        handover.give_after_answer(Parsed::Answered);
+    }
+    Ok(answer)
+}
+
+/// Whether the connection ends with this answer (RFC 9112 §9.3). An HTTP/1.0 client would have to
+/// ask for more requests, and is not heard.
+fn is_last<B>(request: &Request<B>) -> bool {
+    let connection = request.headers().get_all(header::CONNECTION);
+    request.version() != Version::HTTP_11 || connection.iter().any(says_close)
+}
+
+fn says_close(connection: &HeaderValue) -> bool {
+    let mut options = connection.to_str().unwrap_or_default().split(',');
+    options.any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
+/// The whole answer, as hyper would write it.
+async fn encode(version: Version, last: bool, answer: Response<Full<Bytes>>) -> Vec<u8> {
+    let (mut head, body) = answer.into_parts();
+    let Ok(body) = body.collect().await.map(|body| body.to_bytes());
+    if last && version == Version::HTTP_11 {
+        head.headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let mut bytes = encode_head(version, &head, Some(body.len()));
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioTimer;
+    use tokio::io::simplex;
+
+    use super::*;
+
+    /// Publishes every `POST`, and answers everything else with 404 and a long body.
+    async fn route(request: Request<Incoming>) -> Answer {
+        let mut answer = Response::new(Full::from("x".repeat(8_000)));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        if request.method() == Method::POST {
+            let body = request.into_body().collect().await;
+            body.expect("the body is whole");
+            *answer.status_mut() = StatusCode::CREATED;
+        }
+        Ok(answer)
+    }
+
+    /// What comes of `sent`, what is early after it, and what the client is sent. Its side of the
+    /// connection holds a thousand bytes.
+    async fn parsed(sent: &str) -> (Option<Parsed>, Vec<u8>, String) {
+        let (reader, _client) = simplex(1);
+        let (mut answers, mut writer) = simplex(1_000);
+        let reading = tokio::spawn(async move {
+            let mut written = String::new();
+            answers.read_to_string(&mut written).await.unwrap();
+            written
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new());
+        let (_drain, mut draining) = watch::channel(false);
+        let mut early = sent.as_bytes().to_vec();
+        let parsed = parse(http, &mut early, reader, &mut writer, &mut draining, &route).await;
+        writer.shutdown().await.unwrap();
+        (parsed.unwrap(), early, reading.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_get_is_taken_out_and_what_follows_it_is_kept() {
+        let next = "GET /next".repeat(2_000); // more than hyper reads at once
+        let sent = ["GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n", &next].concat();
+        let (parsed, early, written) = parsed(&sent).await;
+        let Some(Parsed::Request(request)) = parsed else {
+            panic!("a GET was sent");
+        };
+        assert_eq!(request.uri().path(), "/topics/a");
+        assert_eq!((early, written), (next.into_bytes(), String::new()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_back_when_its_answer_is_written() {
+        let post = "POST /topics/a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let delete = "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (sent, status, length) in [
+            (post, "201 Created", 8_000),
+            (head, "404 Not Found", 0),
+            (delete, "404 Not Found", 8_000),
+        ] {
+            let (parsed, early, written) = parsed(&[sent, "GET /next"].concat()).await;
+            assert!(matches!(parsed, Some(Parsed::Answered)), "{sent}");
+            assert_eq!(early, b"GET /next");
+            let (head, body) = written.split_once("\r\n\r\n").unwrap();
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{head}"
+            );
+            assert_eq!(body.len(), length);
+        }
+    }
+
+    #[test]
+    fn a_client_ends_its_connection_by_the_word_or_by_an_old_version() {
+        let ends = |version, values: &[&str]| {
+            let request = Request::builder().version(version);
+            let request = values.iter().fold(request, |request, value| {
+                request.header("connection", *value)
+            });
+            is_last(&request.body(()).unwrap())
+        };
+        assert!(!ends(Version::HTTP_11, &[]) && !ends(Version::HTTP_11, &["keep-alive, closed"]));
+        assert!(ends(Version::HTTP_11, &["close"]) && ends(Version::HTTP_11, &["te , Close"]));
+        assert!(ends(Version::HTTP_11, &["te", "close"]));
+        assert!(ends(Version::HTTP_10, &[]) && ends(Version::HTTP_10, &["keep-alive"]));
+    }
+}
