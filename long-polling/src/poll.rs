@@ -1,23 +1,44 @@
 //! One poll: answered at once, after a wait, or told to come again.
+//!
+//! The wait is a race of news, deadline and drain. The client's leaving is a fourth runner that is
+//! not seen here: whoever drives the answer's future drops it when the client leaves. That frees the
+//! wait's entry in the feed, and its slot. A client leaves
+//!
+//! - by a FIN, also of one direction only: a half-close looks the same as a close until something
+//!   is written;
+//! - by an RST.
+//!
+//! A client that vanishes without either keeps its slot until the deadline. So does one that
+//! pipelines a second request and then leaves, on plain hyper: hyper reads no further while bytes
+//! wait to be parsed. These two are why every wait has a deadline.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
-use common::{After, Page, PageLimit, Problem, Query, Topics, retry_after};
+use bytes::Bytes;
+use common::{After, Feed, FeedError, Page, PageLimit, Problem, Query, Topics, retry_after};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
     header::{self, HeaderValue},
 };
+use tokio::{sync::Semaphore, time::sleep};
 use tracing::debug;
 
-use crate::{
-    App,
-    route::AnswerBody,
-    wait::{self, Wait},
-};
+/// What all polls of a server share.
+#[derive(Debug)]
+pub struct Polls {
+    feed: Feed,
+    /// How many polls may wait at one time.
+    limit: usize,
+    /// One permit for each poll that may still begin to wait.
+    slots: Semaphore,
+    /// How long a poll waits that does not say.
+    wait: Duration,
+}
 
-/// What a client asks for.
-pub(crate) struct Poll {
+/// What one client asks for.
+#[derive(Debug)]
+pub struct Poll {
     topics: Topics,
     after: After,
     limit: PageLimit,
@@ -25,13 +46,28 @@ pub(crate) struct Poll {
     time: Duration,
 }
 
-impl Poll {
-    pub(crate) fn of<B>(app: &App, topics: &str, request: &Request<B>) -> Result<Self, Problem> {
+impl Polls {
+    /// Polls of `feed`. At most `limit` of them wait at one time, each for `wait` by default.
+    pub fn new(feed: Feed, limit: usize, wait: Duration) -> Self {
+        Self {
+            feed,
+            limit,
+            slots: Semaphore::new(limit),
+            wait,
+        }
+    }
+
+    /// Reads a request for `topics`: `after=`, `limit=` and `wait=`. The request can be dropped
+    /// then, and with it hyper's buffer, of which it is a part.
+    ///
+    /// # Errors
+    /// 400 if the topics or a parameter do not parse.
+    pub fn parse<B>(&self, topics: &str, request: &Request<B>) -> Result<Poll, Problem> {
         let topics = topics.parse().map_err(Problem::bad_request)?;
         let query = Query::of(request.uri());
-        let Wait(time) = query.get("wait")?.unwrap_or(Wait(app.config.wait));
+        let Wait(time) = query.get("wait")?.unwrap_or(Wait(self.wait));
         let at_once = request.method() == Method::HEAD;
-        Ok(Self {
+        Ok(Poll {
             topics,
             after: query.get("after")?.unwrap_or(After::Earliest),
             limit: query.get("limit")?.unwrap_or_default(),
@@ -39,44 +75,216 @@ impl Poll {
         })
     }
 
-    /// What is newer than `after`, as soon as there is something or the wait is over.
-    pub(crate) async fn answer(&mut self, app: &App) -> Result<Response<AnswerBody>, Problem> {
-        // Up to here there was nothing. From here on, `latest` is an ordinary position.
-        self.after = {
-            let now = app.feed.read(&self.topics, &self.after, self.limit).await?;
-            if now.is_news() || self.time.is_zero() {
-                return Ok(answer(app, &now));
-            }
-            now.next.into()
+    /// What is newer than the poll's cursor, as soon as there is something or the wait is over.
+    /// The poll is borrowed: a value moved across an await is stored twice in the future
+    /// (rust-lang/rust#62958), and many polls wait here.
+    ///
+    /// # Errors
+    /// 503 if too many polls wait, or the feed fails.
+    pub async fn answer(&self, poll: &mut Poll) -> Result<Response<Full<Bytes>>, Problem> {
+        let now = self.feed.read(&poll.topics, &poll.after, poll.limit);
+        // `latest` becomes an ordinary position: the head at this moment.
+        poll.after = match now.await.map_err(unavailable)? {
+            page if page.is_news() || poll.time.is_zero() => return Ok(self.page(&page)),
+            empty => empty.next.into(),
         };
-        let Ok(_place) = app.subscribers.try_acquire() else {
-            debug!("at the subscriber limit");
-            return Err(Problem::unavailable(
-                format!("{} polls are waiting already", app.config.max_subscribers),
-                retry_after(),
-            ));
+        let Ok(_slot) = self.slots.try_acquire() else {
+            return Err(self.refusal());
         };
-        let time = wait::shortened(self.time, rand::random());
-        let page = wait::wait(&app.feed, &self.topics, &self.after, self.limit, time).await?;
-        Ok(answer(app, &page))
+        let time = shortened(poll.time, rand::random());
+        let page = wait(&self.feed, &poll.topics, &poll.after, poll.limit, time).await;
+        Ok(self.page(&page.map_err(unavailable)?))
+    }
+
+    fn page(&self, page: &Page) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(page.to_json()));
+        response.headers_mut().extend([
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            ),
+            // The same request has another answer a moment later.
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ]);
+        if self.feed.is_closed() {
+            // The next poll has to go to another server.
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn refusal(&self) -> Problem {
+        debug!("at the subscriber limit");
+        let detail = format!("{} polls are waiting already", self.limit);
+        Problem::unavailable(detail, retry_after())
     }
 }
 
-fn answer(app: &App, page: &Page) -> Response<AnswerBody> {
-    let mut response = Response::new(Full::from(page.to_json()));
-    response.headers_mut().extend([
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        ),
-        // Another moment, another answer.
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ]);
-    if app.feed.is_closed() {
-        // The next poll belongs to another server.
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+fn unavailable(error: FeedError) -> Problem {
+    Problem::unavailable(error, retry_after())
+}
+
+/// Waits until `topics` have news after `after`, for at most `time`. The page is empty if the time
+/// is up or the server drains.
+async fn wait(
+    feed: &Feed,
+    topics: &Topics,
+    after: &After,
+    limit: PageLimit,
+    time: Duration,
+) -> Result<Page, FeedError> {
+    let news = tokio::select! {
+        news = feed.next(topics, after, limit) => Some(news),
+        () = sleep(time) => None,
+    };
+    match news {
+        // The deadline or the drain. There may be news that came at the same moment.
+        None | Some(Err(FeedError::Closed)) => feed.read(topics, after, limit).await,
+        Some(news) => news,
     }
-    response
+}
+
+/// Up to a sixteenth less than `time`, by `random` from 0 to 1, so that clients spread. Never more:
+/// the client's own timer and each proxy's count from what was asked for.
+fn shortened(time: Duration, random: f64) -> Duration {
+    time.mul_f64(1.0 - random / 16.0)
+}
+
+/// The longest wait that a client may ask for, in seconds: proxies give up after 60.
+const LONGEST: u64 = 55;
+
+/// `wait=`: whole seconds, 0 to 55. 0 is a short poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait(pub Duration);
+
+impl FromStr for Wait {
+    type Err = String;
+
+    /// Only in the canonical form: no sign, no leading zero.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(seconds @ 0..=LONGEST) if text == u64::to_string(&seconds) => {
+                Ok(Self(Duration::from_secs(seconds)))
+            }
+            _ => Err(format!(
+                "a wait is a whole number of seconds from 0 to {LONGEST}"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        task::{Context, Wake, Waker},
+    };
+
+    use common::{Data, Draft, Retention};
+    use proptest::prelude::*;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    const TWENTY: Duration = Duration::from_secs(20);
+
+    fn feed() -> Feed {
+        Feed::new(Retention::default())
+    }
+
+    async fn publish(feed: &Feed, topic: &str) {
+        let draft = Draft::new(Data::text("x"));
+        feed.publish(topic.parse().unwrap(), draft).await.unwrap();
+    }
+
+    async fn wait_for_news(feed: &Feed, time: Duration) -> Page {
+        let (topics, limit) = ("news".parse().unwrap(), PageLimit::default());
+        wait(feed, &topics, &feed.head().into(), limit, time)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_a_wait_with_an_empty_page() {
+        let (feed, started) = (feed(), Instant::now());
+        assert!(!wait_for_news(&feed, TWENTY).await.is_news());
+        assert_eq!(started.elapsed().as_secs(), 20);
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_end_a_wait_at_once() {
+        let (feed, started) = (feed(), Instant::now());
+        let later = async {
+            advance(TWENTY / 2).await;
+            publish(&feed, "news").await;
+        };
+        let (page, ()) = tokio::join!(wait_for_news(&feed, TWENTY), later);
+        assert_eq!(page.messages.len(), 1);
+        assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_ends_a_wait_at_once_with_an_empty_page() {
+        let (feed, started) = (feed(), Instant::now());
+        let later = async {
+            advance(TWENTY / 2).await;
+            feed.close();
+        };
+        let (page, ()) = tokio::join!(wait_for_news(&feed, TWENTY), later);
+        assert!(!page.is_news());
+        assert_eq!(started.elapsed().as_secs(), 10);
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_frees_its_wait_at_once() {
+        let (feed, mut task) = (feed(), Context::from_waker(Waker::noop()));
+        {
+            let mut wait = pin!(wait_for_news(&feed, TWENTY));
+            assert!(wait.as_mut().poll(&mut task).is_pending());
+            assert_eq!(feed.waiters(), 1);
+        }
+        assert_eq!(feed.waiters(), 0);
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn traffic_on_other_topics_does_not_wake_a_wait() {
+        let (feed, wakes) = (feed(), Arc::<Wakes>::default());
+        let waker = wakes.clone().into();
+        let mut task = Context::from_waker(&waker);
+        let mut wait = pin!(wait_for_news(&feed, TWENTY));
+        assert!(wait.as_mut().poll(&mut task).is_pending());
+        for _ in 0..100 {
+            publish(&feed, "other").await;
+        }
+        assert_eq!(wakes.0.load(SeqCst), 0);
+        publish(&feed, "news").await;
+        assert_eq!(wakes.0.load(SeqCst), 1);
+        assert!(wait.as_mut().poll(&mut task).is_ready());
+    }
+
+    proptest! {
+        #[test]
+        fn the_jitter_only_shortens_and_by_a_sixteenth_at_most(seconds in 0..=LONGEST, random in 0.0..=1.0) {
+            let asked = Duration::from_secs(seconds);
+            let time = shortened(asked, random);
+            prop_assert!(time <= asked && time >= asked * 15 / 16);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use common::{Problem, publish};
+use common::{Browsers, Feed, Problem, ServerConfig, publish};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -11,17 +11,23 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use crate::{App, poll::Poll};
+use crate::poll::Polls;
+
+/// What every connection shares.
+pub(crate) struct App {
+    pub(crate) feed: Feed,
+    pub(crate) polls: Polls,
+    pub(crate) browsers: Browsers,
+    pub(crate) server: ServerConfig,
+    /// Whether clients wait without hyper's buffers.
+    pub(crate) takeover: bool,
+}
 
 /// Late or not, an answer comes as a whole.
 pub(crate) type AnswerBody = Full<Bytes>;
 
-/// An answer to come. Boxed, each kind by itself: ten thousand polls wait in one, and need not hold
-/// the room of a publish.
-type Answer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
-
-/// Answers one request, which is read before the first wait and dropped: its parts are parts of
-/// hyper's buffer, and keep the whole of it.
+/// Answers one request. The request is read before the first wait and dropped: its parts are parts
+/// of hyper's buffer, and keep the whole of it.
 pub(crate) fn route(
     app: Arc<App>,
     request: Request<Incoming>,
@@ -38,6 +44,10 @@ pub(crate) fn route(
         Ok(response)
     }
 }
+
+/// An answer to come. Boxed, each kind by itself: a poll that waits does not hold the room of a
+/// publish.
+type Answer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
 
 fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem> {
     app.browsers
@@ -60,13 +70,13 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
         }
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => {
-            let (app, mut poll) = (app.clone(), Poll::of(app, topics, &request)?);
-            Ok(Box::pin(async move { poll.answer(&app).await }))
+            let (mut poll, app) = (app.polls.parse(topics, &request)?, app.clone());
+            Ok(Box::pin(async move { app.polls.answer(&mut poll).await }))
         }
         (_, Some(topic)) if request.method() == Method::POST => {
             let (app, topic) = (app.clone(), topic.to_owned());
             Ok(Box::pin(async move {
-                publish(&app.feed, app.config.publish_limits(), &topic, request).await
+                publish(&app.feed, app.server.publish_limits(), &topic, request).await
             }))
         }
         (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
@@ -74,7 +84,8 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
     }
 }
 
-/// The place for authentication and authorization: called before any route, admits everything.
+/// The place for authentication and authorization. It is called before any route, and admits
+/// everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }

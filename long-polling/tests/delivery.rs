@@ -232,10 +232,8 @@ async fn a_gap_ends_a_wait_before_it_begins() {
 
 #[tokio::test]
 async fn an_allowed_origin_may_read_when_to_come_again() {
-    let config = Config {
-        allow_origin: vec!["https://a.example".parse().unwrap()],
-        ..config()
-    };
+    let mut config = config();
+    config.server.allow_origin = vec!["https://a.example".parse().unwrap()];
     let server = start(config).await;
     let client = server.client();
     let request = client

@@ -80,11 +80,9 @@ async fn a_wait_starts_when_the_head_is_complete() {
 
 #[tokio::test]
 async fn a_wait_is_no_stall() {
-    let config = Config {
-        stall: Duration::from_millis(20),
-        wait: Duration::from_millis(100),
-        ..config()
-    };
+    let mut config = config();
+    config.server.stall = Duration::from_millis(20);
+    config.wait = Duration::from_millis(100);
     let (_feed, server) = server(config).await;
     assert_eq!(server.get("/topics/news").await.status, 200);
     server.stop().await;
@@ -112,12 +110,10 @@ async fn what_is_published_while_an_answer_travels_is_in_the_next() {
 
 #[tokio::test]
 async fn an_unread_answer_is_cut_after_the_stall() {
-    let config = Config {
-        max_connections: Some(1),
-        max_message: 2 << 20,
-        stall: Duration::from_millis(100),
-        ..config()
-    };
+    let mut config = config();
+    config.server.max_connections = Some(1);
+    config.server.max_message = 2 << 20;
+    config.server.stall = Duration::from_millis(100);
     let server = start(config).await;
     for _ in 0..4 {
         server.post("/topics/news", vec![b'x'; 1 << 20]).await;

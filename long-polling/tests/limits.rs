@@ -15,10 +15,8 @@ const GET: &str = "GET /topics/news?wait=0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
-    let config = Config {
-        max_connections: Some(1),
-        ..config()
-    };
+    let mut config = config();
+    config.server.max_connections = Some(1);
     let server = start(config).await;
     let (mut first, mut second) = (server.wire().await, server.wire().await);
     second.send(GET).await;
@@ -101,10 +99,8 @@ async fn a_poll_without_a_wait_waits_as_long_as_the_knob_says() {
 
 #[tokio::test]
 async fn a_wait_outlives_the_read_timeout() {
-    let config = Config {
-        read_timeout: Duration::from_millis(50),
-        ..config()
-    };
+    let mut config = config();
+    config.server.read_timeout = Duration::from_millis(50);
     let server = start(config).await;
     let mut wire = server.wire().await;
     wire.send("GET /topics/news?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -138,10 +134,8 @@ async fn a_page_has_as_many_messages_as_the_limit_says_and_a_hundred_by_default(
 
 #[tokio::test]
 async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
-    let config = Config {
-        max_message: 2 << 20,
-        ..config()
-    };
+    let mut config = config();
+    config.server.max_message = 2 << 20;
     let server = start(config).await;
     for size in [400_000, 600_000, 600_000, 1_200_000, 10] {
         server.post("/topics/news", vec![b'x'; size]).await;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use common::{Feed, Retention};
 use harness::{End, PATIENCE, TestServer, Wire};
-use long_polling::Config;
 use setup::{config, publish, start, start_with, until_waiting};
 use tokio::time::timeout;
 
@@ -101,10 +100,8 @@ async fn a_publish_in_flight_is_finished() {
 
 #[tokio::test]
 async fn what_does_not_end_within_the_drain_is_cut() {
-    let config = Config {
-        drain: Duration::from_millis(50),
-        ..config()
-    };
+    let mut config = config();
+    config.server.drain = Duration::from_millis(50);
     let server = start(config).await;
     let mut wire = in_flight(&server).await;
     let drained = server.stop().await;

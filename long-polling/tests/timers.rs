@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use common::{Feed, Retention};
 use harness::TestServer;
-use long_polling::Config;
 use setup::{config, publish, start, start_with};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -69,10 +68,8 @@ async fn half_a_body_is_refused_after_thirty_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
-    let config = Config {
-        max_connections: Some(1),
-        ..config()
-    };
+    let mut config = config();
+    config.server.max_connections = Some(1);
     let feed = Feed::new(Retention::default());
     publish(&feed, "news", &"x".repeat(8 << 20)).await;
     let server = start_with(feed, config).await;

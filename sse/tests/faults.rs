@@ -234,11 +234,9 @@ async fn a_stalled_network_is_cut_after_the_stall_and_the_client_comes_back() {
         ..Retention::default()
     });
     let start = feed.head().to_string();
-    let config = Config {
-        stall: Duration::from_millis(300),
-        max_subscribers: 1,
-        ..config()
-    };
+    let mut config = config();
+    config.server.stall = Duration::from_millis(300);
+    config.max_subscribers = 1;
     let server = start_with(feed.clone(), config).await;
     let proxy = FaultProxy::start(server.addr(), Faults::down(Fault::Stall)).await;
     let mut wire = Wire::connect(proxy.addr()).await;

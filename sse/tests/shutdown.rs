@@ -76,10 +76,8 @@ async fn idle_connections_close_and_newcomers_are_refused() {
 #[tokio::test]
 async fn a_stream_that_takes_nothing_is_cut_at_the_deadline() {
     let feed = Feed::new(Retention::default());
-    let config = Config {
-        drain: Duration::from_millis(200),
-        ..config()
-    };
+    let mut config = config();
+    config.server.drain = Duration::from_millis(200);
     let server = start_with(feed.clone(), config).await;
     let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
     stalled

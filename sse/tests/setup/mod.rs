@@ -31,9 +31,8 @@ pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
 
 /// Small bodies and short times, so that their limits are near.
 pub(crate) fn small() -> Config {
-    Config {
-        max_message: MAX_MESSAGE,
-        read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
-        ..config()
-    }
+    let mut config = config();
+    config.server.max_message = MAX_MESSAGE;
+    config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
+    config
 }

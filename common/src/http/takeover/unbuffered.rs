@@ -51,76 +51,94 @@ pub struct Timeouts {
     pub stall: Duration,
 }
 
-/// Serves one connection, from its first byte to its last, as plain hyper would. `http` makes
-/// hyper's settings for a head that may still take this long. `route` answers a request.
-pub fn serve_unbuffered<A: Future<Output = Answer>>(
+/// Serves one connection, from its first byte to its last, on the same wire as plain hyper. `http`
+/// gives hyper's settings, and `route` answers a request. `app` is what both need.
+pub fn serve_unbuffered<T, H, R, A>(
     socket: TcpStream,
     timeouts: Timeouts,
     draining: watch::Receiver<bool>,
-    http: impl Fn(Duration) -> http1::Builder,
-    route: impl Fn(Request<Incoming>) -> A,
-) -> impl Future<Output = ()> {
-    let mut client = Client {
+    app: T,
+    http: H,
+    route: R,
+) -> impl Future<Output = ()>
+where
+    T: Clone,
+    H: Fn(&T) -> http1::Builder,
+    R: Fn(T, Request<Incoming>) -> A,
+    A: Future<Output = Answer>,
+{
+    let mut connection = Connection {
         socket,
         early: Vec::new(),
         timeouts,
         draining,
+        app,
+        http,
+        route,
     };
     // Captured and borrowed: a value moved across an await is stored twice in the future
     // (rust-lang/rust#62958).
     async move {
-        if let Err(error) = serve(&mut client, &http, &route).await {
+        if let Err(error) = connection.serve().await {
             debug!(%error, "connection ended");
         }
     }
 }
 
 /// A connection while hyper does not have it.
-struct Client {
+struct Connection<T, H, R> {
     socket: TcpStream,
     /// What was read and is not parsed yet.
     early: Vec<u8>,
     timeouts: Timeouts,
     draining: watch::Receiver<bool>,
+    app: T,
+    http: H,
+    route: R,
 }
 
-/// Request after request. What needs much room for a short time is boxed, so that a client that
-/// waits does not hold it.
-async fn serve<A: Future<Output = Answer>>(
-    client: &mut Client,
-    http: &impl Fn(Duration) -> http1::Builder,
-    route: &impl Fn(Request<Incoming>) -> A,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
-    loop {
-        let deadline = Instant::now() + client.timeouts.read;
-        if !client.sends_request(deadline).await? {
-            return Ok(());
-        }
-        let http = http(deadline - Instant::now());
-        let request = match Box::pin(client.parse(http, route)).await? {
-            Some(Parsed::Request(request)) => request,
-            Some(Parsed::Answered) => continue,
-            None => return Ok(()),
-        };
-        let (version, closes) = (request.version(), is_last(&request));
-        let answer = tokio::select! {
-            // First: an answer that is there goes out, also to a client that sends no more.
-            biased;
-            Ok(answer) = route(request) => answer,
-            left = client.left() => return Ok(left?),
-        };
-        let last = closes || *client.draining.borrow();
-        Box::pin(client.write(version, last, answer)).await?;
-        if last {
-            return Ok(());
+impl<T, H, R, A> Connection<T, H, R>
+where
+    T: Clone,
+    H: Fn(&T) -> http1::Builder,
+    R: Fn(T, Request<Incoming>) -> A,
+    A: Future<Output = Answer>,
+{
+    /// Request after request. What needs much room for a short time is boxed, so that a client that
+    /// waits does not hold it.
+    async fn serve(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        loop {
+            let deadline = Instant::now() + self.timeouts.read;
+            if !self.request_comes(deadline).await? {
+                return Ok(());
+            }
+            // The request is not kept: it would be stored until its answer is there.
+            let (version, closes, answer) = match Box::pin(self.parse(deadline)).await? {
+                Some(Parsed::Request(request)) => (
+                    request.version(),
+                    is_last(&request),
+                    (self.route)(self.app.clone(), request),
+                ),
+                Some(Parsed::Answered) => continue,
+                None => return Ok(()),
+            };
+            let answer = tokio::select! {
+                // First: an answer that is there goes out, also to a client that sends no more.
+                biased;
+                Ok(answer) = answer => answer,
+                left = self.left() => return Ok(left?),
+            };
+            let last = closes || *self.draining.borrow();
+            Box::pin(self.write(version, last, answer)).await?;
+            if last {
+                return Ok(());
+            }
         }
     }
-}
 
-impl Client {
     /// Waits for the first bytes of a request. `false` if the client leaves or is silent until the
     /// deadline, or the server drains.
-    async fn sends_request(&mut self, deadline: Instant) -> io::Result<bool> {
+    async fn request_comes(&mut self, deadline: Instant) -> io::Result<bool> {
         if !self.early.is_empty() || *self.draining.borrow() {
             return Ok(!self.early.is_empty());
         }
@@ -132,22 +150,14 @@ impl Client {
         }
     }
 
-    async fn parse<A: Future<Output = Answer>>(
-        &mut self,
-        http: http1::Builder,
-        route: &impl Fn(Request<Incoming>) -> A,
-    ) -> hyper::Result<Option<Parsed>> {
+    async fn parse(&mut self, deadline: Instant) -> hyper::Result<Option<Parsed>> {
+        let mut http = (self.http)(&self.app);
+        http.header_read_timeout(deadline - Instant::now());
+        let route = |request| (self.route)(self.app.clone(), request);
         let (reader, writer) = self.socket.split();
         let writer = StallGuard::new(writer, self.timeouts.stall);
-        let parsing = parse(
-            http,
-            &mut self.early,
-            reader,
-            writer,
-            &mut self.draining,
-            route,
-        );
-        parsing.await
+        let (early, draining) = (&mut self.early, &mut self.draining);
+        parse(http, early, reader, writer, draining, &route).await
     }
 
     /// Resolves when the client has left.
