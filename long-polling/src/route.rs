@@ -3,12 +3,11 @@
 use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use common::{Browsers, Feed, Problem, ServerConfig, publish};
+use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
     body::{Body, Incoming},
-    header::{self, HeaderValue},
 };
 
 use crate::poll::Polls;
@@ -63,11 +62,8 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
     }
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {
-        ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => {
-            app.feed.health()?;
-            Ok(text("text/plain; charset=utf-8", "ok\n"))
-        }
+        ("/", _) if reads => Ok(now(html(include_str!("page.html")))),
+        ("/healthz", _) if reads => Ok(now(healthz(&app.feed)?)),
         ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (_, Some(topics)) if reads => {
             let (mut poll, app) = (app.polls.parse(topics, &request)?, app.clone());
@@ -88,14 +84,6 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem>
 /// everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
-}
-
-fn text(content_type: &'static str, body: &'static str) -> Answer {
-    let mut response = Response::new(Full::from(body));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    now(response)
 }
 
 fn now(response: Response<AnswerBody>) -> Answer {

@@ -2,30 +2,23 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
-use common::{After, Problem, Query, publish};
-use http_body_util::{Either, Full};
+use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
+use http_body_util::Either;
 use hyper::{
     Method, Request, Response,
     body::{Body, Incoming},
-    header::{self, HeaderMap, HeaderValue},
-};
-use tracing::info;
-
-use crate::{
-    App, event,
-    stream::{self, EventBody, Subscriber, Subscription},
 };
 
-/// An answer that is all there, or one that goes on.
-pub(crate) type Answer = Either<Full<Bytes>, Subscriber>;
+use crate::stream::{Answer, Streams};
 
-/// The answer as hyper writes it.
-pub(crate) fn body(answer: Answer) -> Either<Full<Bytes>, EventBody> {
-    match answer {
-        Either::Left(whole) => Either::Left(whole),
-        Either::Right(subscriber) => Either::Right(stream::body(subscriber)),
-    }
+/// What every connection shares.
+pub(crate) struct App {
+    pub(crate) feed: Feed,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) browsers: Browsers,
+    pub(crate) server: ServerConfig,
+    /// Whether an open stream leaves hyper.
+    pub(crate) takeover: bool,
 }
 
 /// Answers one request.
@@ -40,7 +33,7 @@ pub(crate) async fn route(
     Ok(response)
 }
 
-async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser asks this without credentials.
@@ -53,88 +46,22 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<A
         return Err(Problem::bad_request("a GET has no body"));
     }
     let path = request.uri().path().to_owned();
-    match (path.as_str(), path.strip_prefix("/topics/")) {
-        ("/", _) if reads => Ok(text("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/healthz", _) if reads => {
-            app.feed.health()?;
-            Ok(text("text/plain; charset=utf-8", "ok\n"))
-        }
-        ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (_, Some(topics)) if reads => subscribe(app, topics, &request),
+    let whole = match (path.as_str(), path.strip_prefix("/topics/")) {
+        ("/", _) if reads => html(include_str!("page.html")),
+        ("/healthz", _) if reads => healthz(&app.feed)?,
+        ("/" | "/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
+        (_, Some(topics)) if reads => return app.streams.subscribe(topics, &request),
         (_, Some(topic)) if request.method() == Method::POST => {
-            Ok(
-                publish(&app.feed, app.config.publish_limits(), topic, request)
-                    .await?
-                    .map(Either::Left),
-            )
+            publish(&app.feed, app.server.publish_limits(), topic, request).await?
         }
-        (_, Some(_)) => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        _ => Err(Problem::not_found(&path)),
-    }
+        (_, Some(_)) => return Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        _ => return Err(Problem::not_found(&path)),
+    };
+    Ok(whole.map(Either::Left))
 }
 
-/// The place for authentication and authorization: called before any route, admits everything.
+/// The place for authentication and authorization. It is called before any route, and admits
+/// everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
-}
-
-fn subscribe<B>(
-    app: &Arc<App>,
-    topics: &str,
-    request: &Request<B>,
-) -> Result<Response<Answer>, Problem> {
-    let subscription = Subscription {
-        topics: topics.parse().map_err(Problem::bad_request)?,
-        after: after(request)?,
-        heartbeat: Query::of(request.uri())
-            .get("heartbeat")?
-            .unwrap_or_default(),
-    };
-    let body = if request.method() == Method::HEAD {
-        Either::Left(Full::default())
-    } else if let Ok(place) = app.subscribers.clone().try_acquire_owned() {
-        Either::Right(Subscriber::new(app, subscription, place))
-    } else {
-        info!("a stream is refused: at the subscriber limit");
-        // Any status but 200 would end a browser's EventSource for good.
-        Either::Left(Full::from(event::refusal(
-            "at the subscriber limit",
-            stream::jittered(app.config.retry),
-        )))
-    };
-    let mut response = Response::new(body);
-    event_stream_fields(response.headers_mut());
-    Ok(response)
-}
-
-/// `Last-Event-ID`, which is what a browser sends when it reconnects, or else `after=`.
-fn after<B>(request: &Request<B>) -> Result<After, Problem> {
-    let queried = Query::of(request.uri()).get("after")?;
-    let last_event_id = request
-        .headers()
-        .get("last-event-id")
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
-    match last_event_id.filter(|id| !id.is_empty()) {
-        Some(id) => Ok(After::lenient(&id)),
-        None => Ok(queried.unwrap_or(After::Latest)),
-    }
-}
-
-/// What keeps caches and proxies from holding events back.
-fn event_stream_fields(headers: &mut HeaderMap) {
-    let fields = [
-        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store, no-transform"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"), // nginx
-        (header::HeaderName::from_static("incremental"), "?1"), // draft-ietf-httpbis-incremental
-    ];
-    headers.extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
-}
-
-fn text(content_type: &'static str, body: &'static str) -> Response<Answer> {
-    let mut response = Response::new(Either::Left(Full::from(body)));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

@@ -1,58 +1,46 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc};
 
-use common::{Drained, StallGuard};
+use common::{Connections, Drained, StallGuard, accept_failed};
 use futures_util::TryFutureExt;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinError, JoinSet},
-    time::{sleep, timeout_at},
 };
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
-use crate::{App, route, takeover};
+use crate::{
+    route::{App, route},
+    stream, takeover,
+};
 
-/// How long to wait when the system has no descriptor or memory for one more connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
-/// the feed, and waits for what is in flight.
+/// Serves until `shutdown` resolves. Then it closes the listener, ends every stream by closing the
+/// feed, and waits for what is in flight.
 pub(crate) async fn serve(
     listener: TcpListener,
+    mut connections: Connections,
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    let (drain, draining) = watch::channel(false);
-    let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => log_panic(ended),
-            stream = accept(&listener), if connections.len() < app.config.connections() => {
-                connections.spawn(connection(stream, app.clone(), draining.clone()));
+            () = connections.ended() => {}
+            stream = accept(&listener), if connections.has_room() => {
+                open(stream, app.clone(), &mut connections);
             }
         }
     }
-    drop(listener); // Newcomers are refused before anyone is sent away.
+    drop(listener); // Newcomers are refused before any client is disconnected.
     app.feed.close();
-    drain.send_replace(true);
-    drained(connections, app.config.drain).await
+    connections.drain(app.server.drain).await
 }
 
-/// The next connection. Errors are the system's or a client's that is gone already: neither ends
-/// the server.
+/// The next connection. It may be dropped and called again: nothing is lost.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -61,36 +49,25 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                warn!(%error, "cannot accept");
-                sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => accept_failed(error).await,
         }
     }
 }
 
-/// One connection from its first byte to its last.
-///
-/// Differs from the other members' `serve.rs`: an open stream may go on without hyper.
-fn connection(
-    stream: TcpStream,
-    app: Arc<App>,
-    draining: watch::Receiver<bool>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    if app.config.takeover {
-        Box::pin(takeover::connection(stream, app, draining))
+fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
+    let draining = connections.draining();
+    if app.takeover {
+        connections.spawn(takeover::connection(stream, app, draining));
     } else {
-        Box::pin(with_hyper(stream, app, draining))
+        connections.spawn(connection(stream, app, draining));
     }
 }
 
-/// Differs from the other members' `serve.rs`: a stream becomes a body that hyper asks for its blocks.
-async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
-    let answer = |request| route::route(app.clone(), request);
-    let service = service_fn(|request| answer(request).map_ok(|answer| answer.map(route::body)));
-    let mut connection = pin!(http(&app).serve_connection(io, service));
+/// One connection from its first byte to its last. A stream is a body that hyper asks for its blocks.
+async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
+    let answer = |request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body));
+    let mut connection = pin!(app.server.http1().serve_connection(io, service_fn(answer)));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -100,58 +77,5 @@ async fn with_hyper(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     };
     if let Err(error) = served {
         debug!(%error, "connection ended");
-    }
-}
-
-/// hyper's server side of HTTP/1, with every limit that it has.
-pub(crate) fn http(app: &App) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-    // keep-alive idle timer.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(app.config.read_timeout)
-        .max_buf_size(MAX_HEAD);
-    http
-}
-
-/// Waits until every connection has ended, and cuts those that have not after `limit`.
-async fn drained(mut connections: JoinSet<()>, limit: Duration) -> Drained {
-    let deadline = tokio::time::Instant::now() + limit;
-    let open = connections.len();
-    while let Ok(Some(ended)) = timeout_at(deadline, connections.join_next()).await {
-        log_panic(ended);
-    }
-    let cut = connections.len();
-    connections.shutdown().await;
-    info!(finished = open - cut, cut, "drained");
-    Drained {
-        finished: open - cut,
-        cut,
-    }
-}
-
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        error!(%error, "a connection's task failed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use tokio::time::Instant;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_has_not_ended_by_the_deadline_is_cut_and_counted() {
-        let mut connections = JoinSet::new();
-        connections.spawn(sleep(Duration::from_secs(9)));
-        connections.spawn(pending());
-        let started = Instant::now();
-        let drained = drained(connections, Duration::from_secs(10)).await;
-        assert_eq!((drained.finished, drained.cut), (1, 1));
-        assert_eq!(started.elapsed().as_secs(), 10);
     }
 }

@@ -1,41 +1,149 @@
 //! The answer that goes on: replay, live, heartbeat, end.
 //!
-//! A subscriber has no queue. It pulls a page when the connection asks for more, which it does only
-//! when the socket takes bytes; a slow reader costs its cursor and nothing else.
+//! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
+//! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
 
 use std::{convert::Infallible, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, Cursor, FeedError, PageLimit, Topics};
+use common::{After, Cursor, Feed, FeedError, PageLimit, Problem, Query, Topics};
 use futures_util::{Stream, stream::unfold};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    body::Frame,
+    header::{self, HeaderName, HeaderValue},
+};
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::{App, event};
+use crate::event;
 
-/// One write: enough messages to be worth it, and all that a reader who stalls keeps of the feed in
-/// memory, if no message is longer.
+/// One write: enough messages to be worth it. It is also all that a reader who stalls keeps of the
+/// feed in memory, unless one message is longer.
 const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1_024,
 };
 
-/// What a client asked for.
-pub(crate) struct Subscription {
-    pub(crate) topics: Topics,
-    pub(crate) after: After,
-    pub(crate) heartbeat: Heartbeat,
+/// The limits and times of a server's streams.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// How many streams may be open at one time.
+    pub streams: usize,
+    /// A stream that was silent for this long gets a heartbeat, so that proxies and clients know
+    /// that it lives.
+    pub heartbeat: Duration,
+    /// How long a client waits before it reconnects. Each stream is told up to half of it more.
+    pub retry: Duration,
+    /// At shutdown, streams end over up to half of this time.
+    pub drain: Duration,
+}
+
+/// What all streams of a server share.
+#[derive(Debug)]
+pub struct Streams {
+    feed: Feed,
+    limits: StreamLimits,
+    /// One permit for each stream that may still open.
+    slots: Arc<Semaphore>,
+}
+
+/// The body of an answer: all there, or a stream to be written.
+pub type Answer = Either<Full<Bytes>, Subscriber>;
+
+impl Streams {
+    /// Streams of `feed`. They end when it is closed.
+    pub fn new(feed: Feed, limits: StreamLimits) -> Self {
+        Self {
+            feed,
+            limits,
+            slots: Arc::new(Semaphore::new(limits.streams)),
+        }
+    }
+
+    /// Answers a request for `topics`: where to start is in `Last-Event-ID` or `after=`, and
+    /// `heartbeat=event` asks for heartbeats that a page can see.
+    ///
+    /// # Errors
+    /// 400 if the topics or a parameter do not parse.
+    pub fn subscribe<B>(
+        self: &Arc<Self>,
+        topics: &str,
+        request: &Request<B>,
+    ) -> Result<Response<Answer>, Problem> {
+        let subscription = Subscription {
+            topics: topics.parse().map_err(Problem::bad_request)?,
+            after: after(request)?,
+            heartbeat: heartbeat(request)?,
+        };
+        let body = if request.method() == Method::HEAD {
+            Either::Left(Full::default())
+        } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            Either::Right(Subscriber::new(self, subscription, slot))
+        } else {
+            Either::Left(Full::from(self.refusal()))
+        };
+        let mut response = Response::new(body);
+        response.headers_mut().extend(fields());
+        Ok(response)
+    }
+
+    /// It goes with a 200: any other status would end a browser's EventSource for good.
+    fn refusal(&self) -> String {
+        info!("a stream is refused: at the subscriber limit");
+        event::refusal("at the subscriber limit", self.retry())
+    }
+
+    fn retry(&self) -> Duration {
+        jittered(self.limits.retry)
+    }
+
+    fn open(&self) -> usize {
+        self.limits.streams - self.slots.available_permits()
+    }
+}
+
+/// `Last-Event-ID`, which is what a browser sends when it reconnects, or else `after=`.
+fn after<B>(request: &Request<B>) -> Result<After, Problem> {
+    let queried = Query::of(request.uri()).get("after")?;
+    match request.headers().get("last-event-id") {
+        Some(id) if !id.is_empty() => Ok(After::lenient(&String::from_utf8_lossy(id.as_bytes()))),
+        _ => Ok(queried.unwrap_or(After::Latest)),
+    }
+}
+
+fn heartbeat<B>(request: &Request<B>) -> Result<Heartbeat, Problem> {
+    let queried = Query::of(request.uri()).get("heartbeat")?;
+    Ok(queried.unwrap_or_default())
+}
+
+/// The fields that keep caches and proxies from holding events back.
+fn fields() -> HeaderMap {
+    let fields = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"), // nginx
+        (HeaderName::from_static("incremental"), "?1"),       // draft-ietf-httpbis-incremental
+    ];
+    HeaderMap::from_iter(fields.map(|(name, value)| (name, HeaderValue::from_static(value))))
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+struct Subscription {
+    topics: Topics,
+    after: After,
+    heartbeat: Heartbeat,
 }
 
 /// How a stream breaks its silence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Heartbeat {
-    /// A block of an id alone: fires no event.
+enum Heartbeat {
+    /// A block with an id alone. It fires no event.
     #[default]
     Checkpoint,
     /// An event named `heartbeat`.
@@ -46,26 +154,27 @@ impl FromStr for Heartbeat {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "event" {
-            Ok(Self::Event)
-        } else {
-            Err("the one other heartbeat is event")
+        match text {
+            "event" => Ok(Self::Event),
+            _ => Err("heartbeat must be event or absent"),
         }
     }
 }
 
 /// One open stream.
-pub(crate) struct Subscriber {
-    app: Arc<App>,
-    /// What is still asked for: its `after` is what was handed to the connection last.
+#[derive(Debug)]
+pub struct Subscriber {
+    streams: Arc<Streams>,
+    /// What is still to be read: its `after` is the position of the last blocks.
     subscription: Subscription,
     state: State,
     /// Rings at the end of the silence, or before it.
     alarm: Pin<Box<Sleep>>,
     /// Freed when the stream ends, however it ends.
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
+#[derive(Debug)]
 enum State {
     Opening,
     Live,
@@ -73,23 +182,18 @@ enum State {
 }
 
 impl Subscriber {
-    /// A stream that begins. `place` is its permit.
-    pub(crate) fn new(
-        app: &Arc<App>,
-        subscription: Subscription,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    fn new(streams: &Arc<Streams>, subscription: Subscription, slot: OwnedSemaphorePermit) -> Self {
         Self {
-            app: app.clone(),
+            streams: streams.clone(),
             subscription,
             state: State::Opening,
-            alarm: Box::pin(sleep(app.config.heartbeat)),
-            _place: place,
+            alarm: Box::pin(sleep(streams.limits.heartbeat)),
+            _slot: slot,
         }
     }
 
-    /// The next whole blocks; `None` ends the stream. Whoever asks has written the last ones.
-    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+    /// The next whole blocks. `None` ends the stream. Call it when the last blocks are written.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
             State::Opening => Some(self.open()),
             State::Live => Some(self.live().await),
@@ -100,19 +204,19 @@ impl Subscriber {
     fn open(&mut self) -> Vec<u8> {
         self.state = State::Live;
         let Subscription { topics, after, .. } = &mut self.subscription;
-        let start = self.app.feed.position(topics, after);
+        let start = self.streams.feed.position(topics, after);
         if let (After::Latest, Some(start)) = (&after, start) {
             *after = start.into();
         }
-        event::opening(self.retry(), start).into()
+        event::opening(self.streams.retry(), start).into()
     }
 
     async fn live(&mut self) -> Vec<u8> {
-        let told = match self.news().await {
-            Some(told) => told,
+        let read = match self.news().await {
+            Some(read) => read,
             None => self.checkpoint().await,
         };
-        match told {
+        match read {
             Ok((blocks, next)) => {
                 self.subscription.after = next.into();
                 blocks
@@ -122,26 +226,26 @@ impl Subscriber {
         }
     }
 
-    /// Waits for a page: its blocks, and the position after them. `None` is silence for too long.
+    /// Waits for a page: its blocks, and the position after them. `None` after too long a silence.
     async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
         let Subscription { topics, after, .. } = &self.subscription;
-        let news = self.app.feed.next(topics, after, PAGE);
+        let news = self.streams.feed.next(topics, after, PAGE);
         tokio::select! {
-            biased; // Who was woken was most likely woken by news.
+            biased; // It was most likely news that woke the task.
             page = news => Some(page.map(|page| (event::page(&page), page.next))),
-            () = silence(&mut self.alarm, self.app.config.heartbeat) => None,
+            () = silence(&mut self.alarm, self.streams.limits.heartbeat) => None,
         }
     }
 
-    /// Breaks the silence with the feed's position; or with news that came this very moment, which
-    /// the position must not skip.
+    /// Breaks the silence with the feed's position; or with news that came at this very moment,
+    /// which the position must not skip.
     async fn checkpoint(&self) -> Result<(Vec<u8>, Cursor), FeedError> {
         let Subscription {
             topics,
             after,
             heartbeat,
         } = &self.subscription;
-        let page = self.app.feed.read(topics, after, PAGE).await?;
+        let page = self.streams.feed.read(topics, after, PAGE).await?;
         let blocks = match heartbeat {
             _ if page.is_news() => event::page(&page),
             Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
@@ -150,26 +254,21 @@ impl Subscriber {
         Ok((blocks, page.next))
     }
 
-    /// A stream ends between two blocks, and the client is told when to come again. Not all at
-    /// once: whoever takes the clients over has to accept every one of them.
+    /// A stream ends between two blocks, and the client is told when to come again. Not all end at
+    /// once: the server that takes the clients over has to accept every one of them.
     async fn end(&mut self, error: &FeedError) -> Vec<u8> {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
-        let config = &self.app.config;
-        let open = config.max_subscribers - self.app.subscribers.available_permits();
-        sleep(spread(open, config.drain).mul_f64(rand::random())).await;
+        let time = spread(self.streams.open(), self.streams.limits.drain);
+        sleep(time.mul_f64(rand::random())).await;
         self.state = State::Ended;
-        event::farewell(self.retry()).into()
-    }
-
-    fn retry(&self) -> Duration {
-        jittered(self.app.config.retry)
+        event::farewell(self.streams.retry()).into()
     }
 }
 
-/// Resolves after so much time. The alarm is put off when it rings too early, and not at every
-/// message: that would cost as much as the message.
+/// Resolves after `limit`. If the alarm rings too early it is put off. To put it off at every
+/// message would cost as much as the message.
 async fn silence(alarm: &mut Pin<Box<Sleep>>, limit: Duration) {
     let end = Instant::now() + limit;
     loop {
@@ -181,68 +280,80 @@ async fn silence(alarm: &mut Pin<Box<Sleep>>, limit: Duration) {
     }
 }
 
-/// The body of an event stream, for hyper.
-pub(crate) type EventBody =
-    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
-
-/// The stream as hyper wants it.
-pub(crate) fn body(subscriber: Subscriber) -> EventBody {
-    let blocks = unfold(subscriber, async |mut subscriber| {
-        let blocks = subscriber.next().await?;
-        Some((Ok(Frame::data(blocks.into())), subscriber))
-    });
-    StreamBody::new(Box::pin(blocks))
-}
-
-/// The time over which so many streams end: a thousand a second, but the last one by half of the
-/// drain, so that there is time to write.
+/// The time over which this many streams end: a thousand a second, but at most half of the drain,
+/// so that there is time to write.
 fn spread(open: usize, drain: Duration) -> Duration {
     let open = u32::try_from(open).unwrap_or(u32::MAX);
     Duration::from_millis(1).saturating_mul(open).min(drain / 2)
 }
 
 /// Up to half as much again, so that clients that lost the same server do not come back together.
-pub(crate) fn jittered(retry: Duration) -> Duration {
+fn jittered(retry: Duration) -> Duration {
     retry.mul_f64(rand::random_range(1.0..=1.5))
+}
+
+/// The body of an event stream, for hyper.
+pub type EventBody =
+    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
+
+/// The answer as hyper writes it. hyper asks the stream for more when the socket takes bytes.
+pub fn body(answer: Answer) -> Either<Full<Bytes>, EventBody> {
+    match answer {
+        Either::Left(whole) => Either::Left(whole),
+        Either::Right(subscriber) => Either::Right(StreamBody::new(Box::pin(blocks(subscriber)))),
+    }
+}
+
+fn blocks(subscriber: Subscriber) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    unfold(subscriber, async |mut subscriber| {
+        let blocks = subscriber.next().await?;
+        Some((Ok(Frame::data(blocks.into())), subscriber))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use common::{Data, Draft, Feed, Retention};
+    use common::{Data, Draft, Retention};
     use http_body_util::BodyExt;
-    use tokio::time::{Instant, advance};
+    use tokio::time::advance;
 
     use super::*;
-    use crate::Config;
 
-    const HEARTBEAT: Duration = Duration::from_secs(15);
+    type Body = Either<Full<Bytes>, EventBody>;
+
+    const LIMITS: StreamLimits = StreamLimits {
+        streams: 10_000,
+        heartbeat: Duration::from_secs(15),
+        retry: Duration::from_secs(2),
+        drain: Duration::from_secs(10),
+    };
 
     async fn publish(feed: &Feed, text: &str) -> Cursor {
         let draft = Draft::new(Data::text(text));
         feed.publish("a".parse().unwrap(), draft).await.unwrap().id
     }
 
-    /// A subscriber to the topic `a`, and its server.
-    fn subscriber(feed: &Feed) -> (Subscriber, Arc<App>) {
-        let app = Arc::new(App::new(feed, Config::default(), "[::]:0".parse().unwrap()));
-        let subscription = Subscription {
-            topics: "a".parse().unwrap(),
-            after: feed.head().into(),
-            heartbeat: Heartbeat::Checkpoint,
+    /// A subscriber to the topic `a`.
+    fn subscriber(feed: &Feed) -> Subscriber {
+        let streams = Arc::new(Streams::new(feed.handle(), LIMITS));
+        let request = Request::get("/").header("Last-Event-ID", feed.head().to_string());
+        let answer = streams.subscribe("a", &request.body(()).unwrap()).unwrap();
+        let Either::Right(subscriber) = answer.into_body() else {
+            panic!("there are slots");
         };
-        let place = app.subscribers.clone().try_acquire_owned().unwrap();
-        (Subscriber::new(&app, subscription, place), app)
+        subscriber
     }
 
     /// Its stream, past the opening block.
-    async fn open(feed: &Feed) -> (EventBody, Arc<App>) {
-        let (subscriber, app) = subscriber(feed);
-        let mut body = body(subscriber);
+    async fn open(feed: &Feed) -> (Body, Arc<Streams>) {
+        let subscriber = subscriber(feed);
+        let streams = subscriber.streams.clone();
+        let mut body = body(Either::Right(subscriber));
         assert!(block(&mut body).await.starts_with(": hello\n"));
-        (body, app)
+        (body, streams)
     }
 
-    async fn block(body: &mut EventBody) -> String {
+    async fn block(body: &mut Body) -> String {
         let frame = body.frame().await.expect("the stream goes on").unwrap();
         String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
     }
@@ -250,10 +361,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_heartbeat_comes_after_fifteen_seconds_of_silence_and_traffic_puts_it_off() {
         let feed = Feed::new(Retention::default());
-        let (mut body, _app) = open(&feed).await;
+        let (mut body, _) = open(&feed).await;
         let start = Instant::now();
         assert_eq!(block(&mut body).await, format!("id: {}\n\n", feed.head()));
-        assert_eq!(start.elapsed().as_secs(), HEARTBEAT.as_secs());
+        assert_eq!(start.elapsed().as_secs(), LIMITS.heartbeat.as_secs());
         advance(Duration::from_secs(10)).await;
         let id = publish(&feed, "news").await;
         assert!(
@@ -269,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_published_as_the_heartbeat_falls_due_is_sent_and_not_skipped() {
         let feed = Feed::new(Retention::default());
-        let (subscriber, _app) = subscriber(&feed);
+        let subscriber = subscriber(&feed);
         let id = publish(&feed, "news").await;
         let (blocks, next) = subscriber.checkpoint().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
@@ -279,11 +390,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_streams_end_over_half_of_the_drain() {
         let feed = Feed::new(Retention::default());
-        let (mut body, app) = open(&feed).await;
-        // As if nearly all places were taken.
-        app.subscribers.try_acquire_many(9_990).unwrap().forget();
+        let (mut body, streams) = open(&feed).await;
+        // As if nearly all slots were taken.
+        streams.slots.try_acquire_many(9_990).unwrap().forget();
         let start = Instant::now();
-        app.feed.close();
+        streams.feed.close();
         assert!(
             block(&mut body)
                 .await

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{Data, Draft, Feed, Retention};
 use harness::{Block, EventReader, TestServer};
 use serde_json::json;
-use setup::{config, start, start_with};
+use setup::{config, in_time, start, start_with};
 use sse::Config;
 
 async fn publish(feed: &Feed, topic: &str, text: &str) -> String {
@@ -260,16 +260,19 @@ async fn silence_is_broken_by_a_position_that_skips_nothing() {
         "other traffic moves the position of a quiet stream",
     )
     .await;
-    let beat = loop {
-        let beat = block(&mut stream).await;
-        assert_eq!((beat.data(), beat.event()), (None, None));
-        if beat.id() != start.id() {
-            break beat;
+    let beat = in_time(async {
+        loop {
+            let beat = block(&mut stream).await;
+            assert_eq!((beat.data(), beat.event()), (None, None));
+            if beat.id() != start.id() {
+                break beat;
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(beat.id(), Some(head.as_str()));
     publish(&feed, "a", "news").await;
-    while block(&mut stream).await.data().is_none() {}
+    in_time(async { while block(&mut stream).await.data().is_none() {} }).await;
     drop(stream);
     server.stop().await;
 }

@@ -6,13 +6,17 @@ mod setup;
 use std::time::Duration;
 
 use common::{Feed, Retention};
-use harness::{Client, EventReader, Fault, FaultProxy, Faults, PATIENCE, TestServer, Wire};
-use setup::{config, start_with};
+use harness::{Client, EventReader, Fault, FaultProxy, Faults, TestServer, Wire};
+use setup::{config, in_time, start_with};
 use sse::Config;
 use tokio::time::timeout;
 
 /// Reads from the proxy until every id up to `last` has come, reconnecting as a browser does.
 async fn read_all(proxy: &FaultProxy, after: &str, last: u64) -> Vec<u64> {
+    in_time(reconnect_until(proxy, after, last)).await
+}
+
+async fn reconnect_until(proxy: &FaultProxy, after: &str, last: u64) -> Vec<u64> {
     let (mut last_id, mut ids) = (after.to_owned(), Vec::new());
     while ids.last() != Some(&last) {
         let mut stream =
@@ -74,16 +78,14 @@ async fn however_the_network_mangles_a_stream_each_message_comes_once() {
     }
 }
 
-/// Waits until so many streams wait.
+/// Waits until this many streams wait.
 async fn waiting(feed: &Feed, wanted: usize) {
-    let counted = async {
+    in_time(async {
         while feed.waiters() != wanted {
             tokio::task::yield_now().await;
         }
-    };
-    timeout(PATIENCE, counted)
-        .await
-        .expect("so many streams wait");
+    })
+    .await;
 }
 
 async fn publish(feed: &Feed, count: u64) {
@@ -103,7 +105,7 @@ async fn ten_messages(proxy: &FaultProxy, feed: &Feed) -> (EventReader, String) 
     let start = start.each_ref().map(|(name, id)| (*name, id.as_str()));
     let mut stream = EventReader::connect_with(proxy.addr(), "/topics/a", &start).await;
     let last = feed.head().to_string();
-    while stream.next().await.unwrap().id() != Some(&last) {}
+    in_time(async { while stream.next().await.unwrap().id() != Some(&last) {} }).await;
     waiting(feed, 1).await;
     (stream, last)
 }
@@ -180,12 +182,12 @@ async fn a_client_whose_leaving_is_not_seen_is_missed_at_the_next_write() {
         comments_of_one_more(&server).await,
         [" at the subscriber limit"]
     );
-    let written = async {
+    in_time(async {
         while comments_of_one_more(&server).await != [" hello"] {
             publish(&feed, 1).await;
         }
-    };
-    timeout(PATIENCE, written).await.expect("a write fails");
+    })
+    .await;
     drop(proxy);
     server.stop().await;
 }
@@ -255,11 +257,8 @@ async fn a_stalled_network_is_cut_after_the_stall_and_the_client_comes_back() {
             201
         );
     }
-    // Its place is free again, though the network still stalls: it was cut.
-    let place_is_free = async { while comments_of_one_more(&server).await != [" hello"] {} };
-    timeout(PATIENCE, place_is_free)
-        .await
-        .expect("the stalled stream is cut");
+    // Its slot is free again, though the network still stalls: it was cut.
+    in_time(async { while comments_of_one_more(&server).await != [" hello"] {} }).await;
     proxy.set(Fault::Pass);
     waiting(&feed, 0).await;
     let mut stream =

@@ -8,7 +8,6 @@ use std::time::Duration;
 use common::{Drained, Feed, Retention};
 use harness::{Ending, Wire};
 use setup::{config, start, start_with};
-use sse::Config;
 
 #[tokio::test]
 async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {

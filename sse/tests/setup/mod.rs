@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use common::{Feed, Retention};
 use harness::{
-    TestServer,
+    PATIENCE, TestServer,
     contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use sse::{Config, run};
+use tokio::time::timeout;
 
 /// The defaults. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
 pub(crate) fn config() -> Config {
@@ -35,4 +36,11 @@ pub(crate) fn small() -> Config {
     config.server.max_message = MAX_MESSAGE;
     config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
     config
+}
+
+/// What comes of `future`, which must not take longer than a test's patience: for a loop, each turn
+/// of which is patient by itself.
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let done = timeout(PATIENCE, future).await;
+    done.expect("it happens in time")
 }
