@@ -1,7 +1,8 @@
-//! A client that goes on: whatever breaks, it subscribes again after what it has.
+//! A client that reconnects: whatever breaks, it subscribes again after what it has.
 
 use std::{io, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -13,31 +14,20 @@ use crate::{
     clients::{Client, Heard, Receiver, Subscription},
 };
 
-/// The first pause before subscribing again; each that follows a failure is twice as long.
+/// The first pause before subscribing again. It doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// And the longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How it stands with the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The state of the subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// Subscribing, for the first time or again.
     Connecting,
-    /// Subscribed; of polls, connected.
+    /// Subscribed; a polling client has connected.
     Open,
     /// Paused by the user.
     Paused,
-}
-
-impl State {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Open => "open",
-            Self::Paused => "paused",
-        }
-    }
 }
 
 /// A client in a task of its own. Dropped, it leaves.
@@ -49,12 +39,12 @@ pub struct Follower {
     task: JoinHandle<()>,
 }
 
-/// What its task works with.
+/// What the task works with.
 struct Following {
     technique: Technique,
-    /// Its `after` is where to go on.
+    /// Its `after` is where the next subscription begins.
     to: Subscription,
-    /// How often to ask what can only be heard by asking.
+    /// How often to ask the sender of webhooks.
     check: Duration,
     paused: watch::Receiver<bool>,
     state: watch::Sender<State>,
@@ -62,7 +52,8 @@ struct Following {
 }
 
 impl Follower {
-    /// Subscribes and tells what it hears. `check` is how often it looks after an endpoint.
+    /// Subscribes; what it hears comes from the second value. `check` is how often a receiver of
+    /// webhooks asks after its endpoint.
     ///
     /// # Errors
     /// If a receiver of webhooks cannot listen.
@@ -74,10 +65,10 @@ impl Follower {
         if technique == Technique::Webhooks && to.receiver.is_none() {
             to.receiver = Some(Arc::new(Receiver::listen(to.traffic.clone()).await?));
         }
+        let receiver = to.receiver.clone();
         let (paused, pausing) = watch::channel(false);
         let (state, shown) = watch::channel(State::Connecting);
         let (heard, hearing) = mpsc::unbounded_channel();
-        let receiver = to.receiver.clone();
         let following = Following {
             technique,
             to,
@@ -95,8 +86,8 @@ impl Follower {
         Ok((follower, hearing))
     }
 
-    /// Leaves, or comes back to go on after what it has. Whoever is called stays registered, and
-    /// answers that it cannot.
+    /// Leaves, or comes back after what it has. A receiver of webhooks stays registered and answers
+    /// 503 while it is paused.
     pub fn pause(&self, paused: bool) {
         if let Some(receiver) = &self.receiver {
             receiver.pause(paused);
@@ -104,7 +95,7 @@ impl Follower {
         self.paused.send_replace(paused);
     }
 
-    /// How it stands.
+    /// The state now.
     pub fn state(&self) -> State {
         match *self.paused.borrow() {
             true => State::Paused,
@@ -112,7 +103,7 @@ impl Follower {
         }
     }
 
-    /// Waits until it stands like this.
+    /// Waits for a state.
     pub async fn reaches(&mut self, state: State) {
         // The task lives as long as this does.
         let _ = self.state.wait_for(|now| *now == state).await;
@@ -130,22 +121,20 @@ impl Following {
         let mut failures = 0;
         loop {
             self.state.send_replace(State::Connecting);
-            let (tried, retry) = self.connection(&mut failures).await;
-            if tried.is_ok() {
-                self.state.send_replace(State::Paused);
-                let goes_on = self.paused.wait_for(|paused| !paused).await;
-                if goes_on.is_err() {
-                    return;
-                }
+            let (ended, retry) = self.connection(&mut failures).await;
+            if ended.is_err() {
+                sleep(retry.unwrap_or_else(|| pause(failures, rand::random()))).await;
+                failures += 1;
                 continue;
             }
-            sleep(retry.unwrap_or_else(|| pause(failures, rand::random()))).await;
-            failures += 1;
+            self.state.send_replace(State::Paused);
+            if self.paused.wait_for(|paused| !paused).await.is_err() {
+                return;
+            }
         }
     }
 
-    /// One connection, until it breaks or is paused. The other half is after how long the server
-    /// wants to be asked again.
+    /// One connection, until it breaks or is paused. Also returns the server's reconnection time.
     async fn connection(&mut self, failures: &mut u32) -> (io::Result<()>, Option<Duration>) {
         let mut client = match Client::subscribe(self.technique, self.to.clone()).await {
             Ok(client) => client,
@@ -159,7 +148,7 @@ impl Following {
     }
 
     async fn listen(&mut self, client: &mut Client) -> io::Result<()> {
-        // Whoever is called has nothing to leave.
+        // A receiver that is paused stays registered.
         let leaves = self.technique != Technique::Webhooks;
         loop {
             let mut paused = self.paused.clone();
@@ -169,7 +158,7 @@ impl Following {
             };
             client.after().clone_into(&mut self.to.after);
             for heard in heard {
-                // Nobody listens any more once the run is over.
+                // It fails only when the run is over.
                 let _ = self.heard.send(heard);
             }
         }
@@ -186,7 +175,7 @@ impl Following {
     }
 }
 
-/// Doubling, and by chance up to half shorter: who left together does not come back together.
+/// Doubles, minus up to half by chance: clients that left together do not return together.
 fn pause(failures: u32, random: f64) -> Duration {
     let longest = FIRST_PAUSE * 2_u32.saturating_pow(failures.min(16));
     longest.min(LONGEST_PAUSE).mul_f64(1.0 - random / 2.0)

@@ -1,11 +1,11 @@
-//! The command: the page, or with `--measure` the table, or one server.
+//! The command: the page, or with `--measure` the table, or `copy`, or one server.
 
 use std::{env, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use compare::{Report, Serve, check, live, markdown, measure, write_into};
+use compare::{Copy, Report, Serve, check, live, markdown, measure, write_into};
 
-/// Runs the five techniques side by side, and serves a page to watch them on.
+/// Serves a page on which the five techniques run side by side, or measures them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "compare", version, args_conflicts_with_subcommands = true)]
 struct Args {
@@ -17,24 +17,26 @@ struct Args {
     /// Measure, and print the table.
     #[arg(long)]
     measure: bool,
-    /// One short run, under a minute, instead of three in less than five.
+    /// Measure once and briefly: under a minute, instead of three runs in five minutes.
     #[arg(long)]
     quick: bool,
-    /// Write all figures to this file as JSON, with --measure.
+    /// With --measure: write all figures to this file as JSON.
     #[arg(long, requires = "measure", value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the table and the charts into this README, between its markers, with --measure.
+    /// With --measure: write the table and the charts into this README, between its markers.
     #[arg(long, requires = "measure", value_name = "README")]
     write: Option<PathBuf>,
-    /// Measure, and fail if a ratio of this README is more than two times off.
+    /// Measure, and fail if a ratio in this README is more than two times off.
     #[arg(long, conflicts_with = "measure", value_name = "README")]
     check: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Run one of the five, until a signal.
+    /// Run one of the five servers until a signal.
     Serve(Serve),
+    /// Copy the files of one technique into another project.
+    Copy(Copy),
 }
 
 #[tokio::main]
@@ -49,24 +51,32 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> io::Result<ExitCode> {
-    if let Some(Command::Serve(serve)) = args.command {
-        serve.run().await?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let program = env::current_exe()?;
-    if let Some(path) = &args.check {
-        // Read first: a measurement is long.
-        let readme = fs::read_to_string(path)?;
-        return compared(&readme, &measure::measure(&program, args.quick).await?);
+    match args {
+        Args {
+            command: Some(Command::Serve(serve)),
+            ..
+        } => serve.run().await?,
+        Args {
+            command: Some(Command::Copy(copy)),
+            ..
+        } => copy.run()?,
+        Args {
+            check: Some(path), ..
+        } => {
+            // Read before it measures: a wrong path is then reported at once.
+            let readme = fs::read_to_string(path)?;
+            return compared(&readme, &measure::measure(&program, args.quick).await?);
+        }
+        Args { measure: true, .. } => {
+            shown(&args, &measure::measure(&program, args.quick).await?)?;
+        }
+        _ => live::run(&program, args.listen).await?,
     }
-    if args.measure {
-        return shown(&args, &measure::measure(&program, args.quick).await?);
-    }
-    live::run(&program, args.listen).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown(args: &Args, report: &Report) -> io::Result<ExitCode> {
+fn shown(args: &Args, report: &Report) -> io::Result<()> {
     print!("{}", markdown(report));
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string_pretty(report)?)?;
@@ -74,7 +84,7 @@ fn shown(args: &Args, report: &Report) -> io::Result<ExitCode> {
     if let Some(path) = &args.write {
         write_into(path, report)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn compared(readme: &str, report: &Report) -> io::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! A member in a process of its own, and what that process uses.
+//! A server in a process of its own, and what that process uses.
 
 use std::{
     fs, io,
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{Knobs, Technique};
 
-/// `compare serve NAME`. Dropped, it is killed.
+/// A running `compare serve NAME`. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Process {
     program: PathBuf,
@@ -57,12 +57,12 @@ impl Process {
         BufReader::new(stdout).read_line(&mut line).await?;
         let addr = line.trim_end().strip_prefix("listening on http://");
         let addr = addr.and_then(|addr| addr.parse().ok());
-        let said = || io::Error::other(format!("{technique} does not listen: {line:?}"));
+        let silent = || io::Error::other(format!("{technique} does not listen: {line:?}"));
         Ok(Self {
             program,
             technique,
             knobs,
-            addr: addr.ok_or_else(said)?,
+            addr: addr.ok_or_else(silent)?,
             child,
         })
     }
@@ -72,7 +72,7 @@ impl Process {
         self.addr
     }
 
-    /// Has it drain, and starts it again in its place. Its feed is in memory: another life begins.
+    /// Lets it drain, and starts it again at its address. Its feed is in memory, so a new epoch begins.
     ///
     /// # Errors
     /// If it does not start.
@@ -81,7 +81,7 @@ impl Process {
         self.replace().await
     }
 
-    /// Kills it as a crash would, and starts it again in its place.
+    /// Kills it as a crash would, and starts it again at its address.
     ///
     /// # Errors
     /// If it does not start.
@@ -97,7 +97,7 @@ impl Process {
         Ok(())
     }
 
-    /// The memory that it has resident, in bytes. `None` where there is no `/proc`.
+    /// Its resident memory in bytes. `None` where there is no `/proc`.
     pub fn resident(&self) -> Option<u64> {
         let status = fs::read_to_string(self.proc("status")?).ok()?;
         let line = status
@@ -107,11 +107,11 @@ impl Process {
         Some(kib * 1_024)
     }
 
-    /// The processor time that its threads have used so far. `None` where there is no `/proc`.
+    /// The processor time of its threads so far. `None` where there is no `/proc`.
     pub fn cpu_time(&self) -> Option<Duration> {
         let mut nanos = 0;
         for thread in fs::read_dir(self.proc("task")?).ok()?.flatten() {
-            // In nanoseconds, where `stat` counts in hundredths of a second.
+            // In nanoseconds; `stat` has only hundredths of a second.
             let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
             nanos += schedstat.split(' ').next()?.parse::<u64>().ok()?;
         }

@@ -1,18 +1,18 @@
-//! The parts of a README between markers.
+//! Replaces the parts of a README between markers.
 
 use std::{fs, io, path::Path};
 
 use crate::{Report, chart, markdown, table};
 
-/// Where everything is.
-pub(crate) const ALL: &str = "compare";
-/// Where the few figures are that the first screen has.
+/// The marker of the table.
+pub(crate) const TABLE: &str = "compare";
+/// The marker of the few figures on the first screen.
 const FEW: &str = "figures";
 
-/// Where the charts are, seen from the README.
+/// Where the charts are, from the README.
 const CHARTS: &str = "common/compare/charts";
 
-/// Writes the report into a README, and its charts beside it.
+/// Writes the report into a README, and its charts into their folder.
 ///
 /// # Errors
 /// If there are no markers, or a file cannot be written.
@@ -22,28 +22,28 @@ pub fn write_into(path: &Path, report: &Report) -> io::Result<()> {
     let charts = charts
         .iter()
         .map(|(name, title)| format!("![{title}]({CHARTS}/{name}.svg)\n"));
-    let all = markdown(report) + "\n" + &charts.collect::<String>();
+    let table = markdown(report) + "\n" + &charts.collect::<String>();
     let readme = replaced(&fs::read_to_string(path)?, FEW, &table::few(report))?;
-    fs::write(path, replaced(&readme, ALL, &all)?)
+    fs::write(path, replaced(&readme, TABLE, &table)?)
 }
 
-/// What stands between the markers of this name.
+/// The text between the markers of this name.
 ///
 /// # Errors
-/// If there are none.
+/// If a marker is missing.
 pub(crate) fn between<'a>(readme: &'a str, name: &str) -> io::Result<&'a str> {
     parts(readme, name).map(|[_, inside, _]| inside)
 }
 
-/// The README with something else between them.
+/// The README with another text between the markers.
 ///
 /// # Errors
-/// If there are none.
+/// If a marker is missing.
 pub(crate) fn replaced(readme: &str, name: &str, inside: &str) -> io::Result<String> {
     parts(readme, name).map(|[before, _, after]| [before, inside, after].concat())
 }
 
-/// What is before, between and after: the markers are not between.
+/// The text before, between and after; the markers belong to the first and the last.
 fn parts<'a>(readme: &'a str, name: &str) -> io::Result<[&'a str; 3]> {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let bounds = readme.find(&begin).and_then(|at| {

@@ -1,26 +1,20 @@
-//! One of the five: in this process, or in one of its own.
+//! One of the five servers, in this process or by `compare serve NAME` in its own.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use clap::Args;
 use common::{Drained, Feed, Retention, positive_seconds};
 use tokio::{
     io::{AsyncReadExt, stdin},
     net::TcpListener,
-    sync::oneshot,
-    task::JoinHandle,
 };
 
 use crate::Technique;
 
-/// A retry that is never the last one, as far as a run goes.
+/// More attempts than any run here can reach.
 const RETRIES: usize = 10_000;
 
-/// The knobs that matter here; all others have the member's defaults.
+/// The knobs that matter here. All others have the member's defaults.
 #[derive(Debug, Clone, Args)]
 pub struct Knobs {
     /// Messages kept per topic.
@@ -29,10 +23,10 @@ pub struct Knobs {
     /// Waiting clients, open streams or registered endpoints.
     #[arg(long, default_value_t = Self::default().max_subscribers, value_name = "N")]
     pub max_subscribers: usize,
-    /// Whether a client that waits leaves hyper, where the member can do that.
+    /// Whether a waiting client leaves hyper, where the member can do that.
     #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
-    /// Seconds until a client is to come again, or is called again [default: the member's own].
+    /// Seconds until a client reconnects, or is called again [default: the member's].
     #[arg(long, value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Option<Duration>,
 }
@@ -48,19 +42,28 @@ impl Default for Knobs {
     }
 }
 
-/// `compare serve NAME`: one of the five in a process of its own, so that what the process uses is
-/// what that server uses.
+impl Knobs {
+    /// A feed in memory.
+    pub fn feed(&self) -> Feed {
+        Feed::new(Retention {
+            messages: self.retain,
+            ..Retention::default()
+        })
+    }
+}
+
+/// One server in a process of its own, so that its memory and processor time can be measured.
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
-    /// Which.
+    /// Which technique.
     pub technique: Technique,
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// Those that are turned here.
+    /// The member's knobs that can be set here.
     #[command(flatten)]
     pub knobs: Knobs,
-    /// Drain when standard input ends: the process that has started this one is gone.
+    /// Drain when standard input ends, which is when the parent process has ended.
     #[arg(long)]
     pub until_eof: bool,
 }
@@ -80,92 +83,26 @@ impl Serve {
             }
         };
         let feed = self.knobs.feed();
-        run(self.technique, listener, feed, &self.knobs, shutdown).await?;
+        run(self.technique, listener, feed, self.knobs, shutdown).await?;
         Ok(())
     }
 }
 
 async fn end_of_input() {
-    // An error is as good an end.
+    // An error ends it too.
     while matches!(stdin().read(&mut [0]).await, Ok(1..)) {}
 }
 
-impl Knobs {
-    /// A feed in memory.
-    pub fn feed(&self) -> Feed {
-        Feed::new(Retention {
-            messages: self.retain,
-            ..Retention::default()
-        })
-    }
-}
-
-/// A server in a task of its own. Dropped without [`Server::stop`], it drains unattended.
-#[derive(Debug)]
-pub struct Server {
-    addr: SocketAddr,
-    shutdown: oneshot::Sender<()>,
-    task: JoinHandle<io::Result<Drained>>,
-}
-
-impl Server {
-    /// Starts `technique`'s server on a free port of loopback, with a feed of its own.
-    ///
-    /// # Errors
-    /// If there is no port to be had.
-    pub async fn start(technique: Technique) -> io::Result<Self> {
-        let knobs = Knobs::default();
-        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self::start_on(anywhere, technique, knobs.feed(), knobs).await
-    }
-
-    /// Starts it on `addr`, with a feed that others may share.
-    ///
-    /// # Errors
-    /// If the address is taken.
-    pub async fn start_on(
-        addr: SocketAddr,
-        technique: Technique,
-        feed: Feed,
-        knobs: Knobs,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        let (shutdown, asked) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let asked = async { drop(asked.await) };
-            run(technique, listener, feed, &knobs, asked).await
-        });
-        Ok(Self {
-            addr,
-            shutdown,
-            task,
-        })
-    }
-
-    /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Has it drain.
-    ///
-    /// # Errors
-    /// If it failed, or lost what it owed.
-    pub async fn stop(self) -> io::Result<Drained> {
-        // Gone already, it tells why.
-        let _ = self.shutdown.send(());
-        self.task.await?
-    }
-}
-
-/// The sender of webhooks is allowed to call this machine.
-async fn run(
+/// Runs one of the five servers. The sender of webhooks may call this machine over plain HTTP.
+///
+/// # Errors
+/// What the member's `run` says.
+pub async fn run(
     technique: Technique,
     listener: TcpListener,
     feed: Feed,
-    knobs: &Knobs,
-    shutdown: impl Future<Output = ()>,
+    knobs: Knobs,
+    shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<Drained> {
     match technique {
         Technique::ShortPolling => {
@@ -181,7 +118,7 @@ async fn run(
             };
             long_polling::run(listener, feed, config, shutdown).await
         }
-        Technique::Webhooks => webhooks::run(listener, feed, sender(knobs), shutdown).await,
+        Technique::Webhooks => webhooks::run(listener, feed, sender(&knobs), shutdown).await,
         Technique::Websockets => {
             let config = websockets::Config {
                 max_subscribers: knobs.max_subscribers,

@@ -1,8 +1,7 @@
-//! What a client puts on the wire and takes off it.
+//! Counts what clients put on the wire and take off it.
 
 use std::{
-    io::{self, IoSlice},
-    ops::{Add, Sub},
+    io,
     pin::Pin,
     sync::{
         Arc,
@@ -23,13 +22,12 @@ pub struct Traffic {
     connections: AtomicU64,
 }
 
-/// What was counted up to a moment; the difference of two is what was counted between them.
+/// The counts at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Bytes in both directions. Only what the programs write and read: TCP's own packets, such as
-    /// those that make a connection, are not in it.
+    /// Bytes that the programs write and read, in both directions. TCP's own are not in it.
     pub bytes: u64,
-    /// HTTP requests, whoever sent them.
+    /// HTTP requests, of either side.
     pub requests: u64,
     /// Answers with nothing new in them.
     pub empty: u64,
@@ -38,7 +36,7 @@ pub struct Counts {
 }
 
 impl Traffic {
-    /// What was counted up to now.
+    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         Counts {
             bytes: self.bytes.load(Relaxed),
@@ -56,33 +54,30 @@ impl Traffic {
         self.empty.fetch_add(1, Relaxed);
     }
 
-    fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Relaxed);
+    fn bytes(&self, count: usize) {
+        self.bytes.fetch_add(count as u64, Relaxed);
     }
 }
 
-impl Add for Counts {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes + other.bytes,
-            requests: self.requests + other.requests,
-            empty: self.empty + other.empty,
-            connections: self.connections + other.connections,
-        }
+impl Counts {
+    /// What both counted together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.zip(other, u64::wrapping_add)
     }
-}
 
-impl Sub for Counts {
-    type Output = Self;
+    /// What was counted after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        self.zip(earlier, u64::wrapping_sub)
+    }
 
-    fn sub(self, earlier: Self) -> Self {
+    fn zip(self, other: Self, count: fn(u64, u64) -> u64) -> Self {
         Self {
-            bytes: self.bytes - earlier.bytes,
-            requests: self.requests - earlier.requests,
-            empty: self.empty - earlier.empty,
-            connections: self.connections - earlier.connections,
+            bytes: count(self.bytes, other.bytes),
+            requests: count(self.requests, other.requests),
+            empty: count(self.empty, other.empty),
+            connections: count(self.connections, other.connections),
         }
     }
 }
@@ -100,12 +95,6 @@ impl<S> Counted<S> {
         traffic.connections.fetch_add(1, Relaxed);
         Self { io, traffic }
     }
-
-    fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let count = ready!(written)?;
-        self.traffic.add(count);
-        Poll::Ready(Ok(count))
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -116,7 +105,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(task, buffer))?;
-        self.traffic.add(buffer.filled().len() - before);
+        self.traffic.bytes(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -127,21 +116,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(task, bytes);
-        self.written(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(task, slices);
-        self.written(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        let written = ready!(Pin::new(&mut self.io).poll_write(task, bytes))?;
+        self.traffic.bytes(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,13 +14,12 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 #[ignore = "takes a minute; CI runs it"]
-fn all_rows_are_measured_and_the_tables_are_all_that_standard_output_has() {
+fn all_rows_are_measured_and_standard_output_has_only_the_table() {
     let output = compare("--measure --quick");
     let (table, progress) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{progress}");
     let rows: Vec<&str> = table.lines().take_while(|line| !line.is_empty()).collect();
-    let first = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
-    let names: Vec<String> = rows[2..].iter().map(|row| first(row)).collect();
+    let names: Vec<&str> = rows[0].split('|').map(str::trim).skip(2).collect();
     assert_eq!(
         names,
         [
@@ -30,14 +29,15 @@ fn all_rows_are_measured_and_the_tables_are_all_that_standard_output_has() {
             "Long polling",
             "Webhooks",
             "WebSockets",
-            "SSE"
+            "SSE",
+            ""
         ]
     );
     let columns = |row: &str| row.matches('|').count();
     assert!(rows.iter().all(|row| columns(row) == columns(rows[0])));
     let last = progress.lines().last().unwrap_or_default();
     let counts: Vec<&str> = last
-        .split(' ')
+        .split([' ', ':'])
         .filter(|word| word.parse::<u32>().is_ok())
         .collect();
     assert_eq!(counts[0], counts[1], "{last}");
@@ -45,7 +45,15 @@ fn all_rows_are_measured_and_the_tables_are_all_that_standard_output_has() {
 
 #[test]
 fn a_wrong_option_is_named_and_nothing_runs() {
-    for wrong in ["--quack", "--json x", "--write x", "serve tcp", "serve"] {
+    for wrong in [
+        "--quack",
+        "--json x",
+        "--write x",
+        "serve tcp",
+        "serve",
+        "copy",
+        "copy sse",
+    ] {
         let output = compare(wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(!output.stderr.is_empty(), "{wrong}");
@@ -53,7 +61,15 @@ fn a_wrong_option_is_named_and_nothing_runs() {
 }
 
 #[test]
-fn a_readme_that_is_not_there_is_said_before_anything_is_measured() {
+fn a_copy_set_that_does_not_exist_is_answered_with_those_that_do() {
+    let output = compare("copy smoke signals nowhere");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: no copy set \"smoke-signals\"; there are: "));
+}
+
+#[test]
+fn a_missing_readme_is_reported_before_anything_is_measured() {
     let output = compare("--check nowhere.md");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("error: "));

@@ -1,5 +1,5 @@
-//! A small client for each technique. All have the same two verbs: `next` gives what came since
-//! the last time, and `close` takes leave, where that takes more than to be dropped.
+//! A small client for each technique. All have the same two verbs: `next` returns what came since
+//! the last call, and `close` says goodbye where the technique has a goodbye.
 
 mod http;
 mod long_polling;
@@ -12,17 +12,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{Request, StatusCode, header::CONTENT_TYPE};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 pub use self::webhooks::Receiver;
 use self::{
-    http::{Connection, Exchanges},
-    long_polling::LongPolling,
-    short_polling::ShortPolling,
-    sse::Sse,
-    webhooks::Webhooks,
-    websockets::Websocket,
+    http::Connection, long_polling::LongPolling, short_polling::ShortPolling, sse::Sse,
+    webhooks::Webhooks, websockets::Websocket,
 };
 use crate::{Technique, traffic::Traffic};
 
@@ -33,27 +29,24 @@ pub struct Subscription {
     pub server: SocketAddr,
     /// Topics, joined by commas.
     pub topics: String,
-    /// Where to begin: a cursor, or `earliest`. An endpoint always begins at the feed's head.
+    /// Where to begin: a cursor, or `earliest`. A webhook endpoint always begins at the feed's head.
     pub after: String,
-    /// Between two polls, where there are any.
+    /// Between two polls of short polling.
     pub interval: Duration,
-    /// Whether polls, and a receiver's answers, keep their connection.
-    pub keep_alive: bool,
-    /// Who is called, where somebody is; `None` begins to listen.
+    /// What the sender of webhooks calls; `None` starts a new one.
     pub receiver: Option<Arc<Receiver>>,
-    /// Counts what the client receives with.
+    /// Counts what the client sends and receives.
     pub traffic: Arc<Traffic>,
 }
 
 impl Subscription {
-    /// All messages of `topics` from the first on.
+    /// All messages of `topics`, from the earliest.
     pub fn new(server: SocketAddr, topics: impl Into<String>) -> Self {
         Self {
             server,
             topics: topics.into(),
             after: "earliest".to_owned(),
             interval: Duration::from_secs(1),
-            keep_alive: true,
             receiver: None,
             traffic: Arc::default(),
         }
@@ -63,22 +56,22 @@ impl Subscription {
         format!("/topics/{}?after={}{more}", self.topics, self.after)
     }
 
-    fn exchanges(&self) -> Exchanges {
-        Exchanges::new(self.server, self.traffic.clone(), self.keep_alive)
+    async fn connect(&self) -> io::Result<Connection> {
+        Connection::open(self.server, self.traffic.clone()).await
     }
 }
 
-/// What a client was told.
+/// What a client receives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
-    /// Something was published.
+    /// A published message.
     Message(Message),
-    /// Something was published that it does not get.
+    /// The range of messages that the client cannot get.
     Gap(Gap),
 }
 
 /// A message, as on every wire.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Message {
     /// Its cursor.
     pub id: String,
@@ -88,20 +81,20 @@ pub struct Message {
     pub data: Value,
 }
 
-/// A gap, as on every wire: of `topics`, the messages in (`requested`, `resumed`] are not given.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+/// A gap, as on every wire: of `topics`, the messages in (`requested`, `resumed`] are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Gap {
-    /// `trimmed`, `foreign`, `ahead`.
+    /// `trimmed`, `foreign` or `ahead`.
     pub reason: String,
-    /// The topics that lost something.
+    /// The topics that lost messages.
     pub topics: Vec<String>,
-    /// The position that was asked for.
+    /// The position that the client asked for.
     pub requested: String,
-    /// Delivery goes on after this position.
+    /// Delivery continues after this position.
     pub resumed: String,
 }
 
-/// A client of one of the five.
+/// A client of one of the five techniques.
 #[derive(Debug)]
 pub enum Client {
     /// See [`Technique::LongPolling`].
@@ -113,11 +106,11 @@ pub enum Client {
     /// See [`Technique::Webhooks`].
     Webhooks(Webhooks),
     /// See [`Technique::Websockets`].
-    Websocket(Websocket),
+    Websocket(Box<Websocket>),
 }
 
 impl Client {
-    /// Subscribes. Polls connect, and ask only when they are asked for what is next.
+    /// Subscribes. The polling clients only connect here; they ask in [`Client::next`].
     ///
     /// # Errors
     /// If the server is not there, or refuses.
@@ -126,14 +119,14 @@ impl Client {
             Technique::ShortPolling => Self::ShortPolling(ShortPolling::open(to).await?),
             Technique::LongPolling => Self::LongPolling(LongPolling::open(to).await?),
             Technique::Webhooks => Self::Webhooks(Webhooks::register(to).await?),
-            Technique::Websockets => Self::Websocket(Websocket::open(to).await?),
+            Technique::Websockets => Self::Websocket(Websocket::open(to).await?.into()),
             Technique::Sse => Self::Sse(Sse::open(to).await?),
         })
     }
 
-    /// What came next, at least one thing. A client whose `next` failed, or was dropped before it
-    /// had come back, is done for, and another one goes on from its [`Client::after`]; only that of
-    /// webhooks stands being dropped.
+    /// Waits for what comes next, and returns at least one thing. Do not use a client again whose
+    /// `next` failed or was dropped early: start another after [`Client::after`]. Only the client of
+    /// webhooks allows a dropped `next`.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -147,7 +140,7 @@ impl Client {
         }
     }
 
-    /// The position from which to go on.
+    /// The position to resume from.
     pub fn after(&self) -> &str {
         match self {
             Self::LongPolling(client) => client.after(),
@@ -158,7 +151,7 @@ impl Client {
         }
     }
 
-    /// What can be heard only by asking: whoever is called does not notice that nobody calls.
+    /// Asks the sender of webhooks for gaps: a receiver cannot see that a call is missing.
     ///
     /// # Errors
     /// If the sender is not there, or does not know the endpoint.
@@ -169,7 +162,7 @@ impl Client {
         }
     }
 
-    /// After how long the server wants to be asked again, if it has said so.
+    /// How long the server asks the client to wait before it reconnects.
     pub fn retry(&self) -> Option<Duration> {
         match self {
             Self::Sse(client) => client.retry(),
@@ -177,13 +170,12 @@ impl Client {
         }
     }
 
-    /// Takes leave. All that was on the wire has been counted then.
+    /// Ends the subscription. After it, all bytes have been counted.
     ///
     /// # Errors
     /// If the connection breaks.
     pub async fn close(self) -> io::Result<()> {
         match self {
-            // Nothing is under way between two polls, and a stream has no goodbye but to be dropped.
             Self::LongPolling(_) | Self::ShortPolling(_) | Self::Sse(_) => Ok(()),
             Self::Webhooks(client) => client.close().await,
             Self::Websocket(client) => client.close().await,
@@ -201,7 +193,7 @@ struct Page {
 }
 
 impl Page {
-    /// What it says, and moves the position past it.
+    /// Returns its content and moves the position behind it.
     fn turn(self, after: &mut String) -> Vec<Heard> {
         *after = self.next;
         let gap = self.gap.into_iter().map(Heard::Gap);
@@ -212,7 +204,10 @@ impl Page {
 
 /// Publishes over one connection, which is not counted.
 #[derive(Debug)]
-pub struct Publisher(Exchanges);
+pub struct Publisher {
+    server: SocketAddr,
+    connection: Option<Connection>,
+}
 
 #[derive(Debug, Deserialize)]
 struct Published {
@@ -220,20 +215,28 @@ struct Published {
 }
 
 impl Publisher {
-    /// To this server.
+    /// Publishes to this server; the first message opens the connection.
     pub fn new(server: SocketAddr) -> Self {
-        Self(Exchanges::new(server, Arc::default(), true))
+        Self {
+            server,
+            connection: None,
+        }
     }
 
-    /// Publishes, and gives the message's id.
+    /// Publishes, and returns the message's id. A connection that failed is not used again.
     ///
     /// # Errors
     /// If the server is not there, or refuses.
     pub async fn publish(&mut self, topic: &str, data: &Value) -> io::Result<String> {
-        let request = Request::post(format!("/topics/{topic}"));
-        let request = request.header(CONTENT_TYPE, "application/json");
-        let (head, body) = self.0.exchange(request, data.to_string()).await?;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(self.server, Arc::default()).await?,
+        };
+        let request =
+            Request::post(format!("/topics/{topic}")).header(CONTENT_TYPE, "application/json");
+        let (head, body) = connection.exchange(request, data.to_string()).await?;
         expect(StatusCode::CREATED, head.status, &body)?;
+        self.connection = Some(connection);
         let published: Published = serde_json::from_slice(&body)?;
         Ok(published.id)
     }
@@ -244,5 +247,7 @@ fn expect(expected: StatusCode, came: StatusCode, body: &Bytes) -> io::Result<()
         return Ok(());
     }
     let body = String::from_utf8_lossy(body);
-    Err(io::Error::other(format!("answered {came}: {body}")))
+    Err(io::Error::other(format!(
+        "the server answered {came}: {body}"
+    )))
 }

@@ -1,4 +1,4 @@
-//! Asks at fixed times, and says what it has already.
+//! Asks at fixed times, and sends the `ETag` of what it has.
 
 use std::{io, time::Duration};
 
@@ -8,26 +8,24 @@ use hyper::{
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Exchanges, Heard, Page, Subscription, expect};
+use super::{Connection, Heard, Page, Subscription, expect};
 
 #[derive(Debug)]
 pub struct ShortPolling {
-    exchanges: Exchanges,
+    connection: Connection,
     to: Subscription,
     etag: Option<HeaderValue>,
-    /// By our interval, whatever the server's `X-Poll-Interval` asks for.
+    /// At the subscription's interval; the server's `X-Poll-Interval` is ignored.
     polls: Interval,
 }
 
 impl ShortPolling {
     pub(super) async fn open(to: Subscription) -> io::Result<Self> {
-        let mut exchanges = to.exchanges();
-        exchanges.connect().await?;
-        // An interval of zero would be a panic: as fast as it gets, then.
+        // tokio panics at an interval of zero.
         let mut polls = interval(to.interval.max(Duration::from_millis(1)));
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            exchanges,
+            connection: to.connect().await?,
             to,
             etag: None,
             polls,
@@ -54,7 +52,7 @@ impl ShortPolling {
         if let Some(etag) = &self.etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let (head, body) = self.exchanges.exchange(request, "").await?;
+        let (head, body) = self.connection.exchange(request, "").await?;
         if head.status == StatusCode::NOT_MODIFIED {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! Registers and is called: here the client is the one who listens.
+//! Registers an endpoint and is called: here the client is the one that listens.
 
 use std::{
     collections::HashSet,
@@ -30,24 +30,32 @@ use tokio::{
 use webhooks::verify::{
     Tolerance, Unverified,
     standard::{Secret, verify},
+    unix_seconds,
 };
 
-use super::{Exchanges, Gap, Heard, Message, Subscription, expect};
+use super::{Connection, Gap, Heard, Message, Subscription, expect};
 use crate::traffic::{Counted, Traffic};
 
-/// Ours for every registration, so that what comes before its answer can be verified too.
+/// Chosen here, not by the sender: a call that comes before the registration's answer can be verified.
 const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
+const UNPOISONED: &str = "nothing panics under this lock";
 
-/// One who is called: it listens for as long as it lives, whoever registers it.
+/// A small HTTP server that takes deliveries. Dropped, it stops listening.
 #[derive(Debug)]
 pub struct Receiver {
     addr: SocketAddr,
-    /// Where to call it, if not there.
+    /// The address to register; a proxy's, if there is one.
     public: SocketAddr,
     shared: Arc<Shared>,
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
-    closing: Mutex<Option<oneshot::Sender<()>>>,
-    listening: Mutex<Option<JoinHandle<io::Result<()>>>>,
+    listening: Mutex<Option<Listening>>,
+}
+
+/// The listening task, and the way to end it gracefully.
+#[derive(Debug)]
+struct Listening {
+    task: JoinHandle<io::Result<()>>,
+    closing: oneshot::Sender<()>,
 }
 
 /// What each of its connections shares.
@@ -55,11 +63,9 @@ pub struct Receiver {
 struct Shared {
     secret: Secret,
     traffic: Arc<Traffic>,
-    /// Whether connections are kept.
-    keep_alive: bool,
     /// Answers 503: nothing is received.
     paused: AtomicBool,
-    /// What was received before; repeats are dropped.
+    /// Ids that were received; a repeated delivery is dropped.
     seen: Mutex<HashSet<String>>,
     deliveries: mpsc::UnboundedSender<Message>,
 }
@@ -70,11 +76,6 @@ impl Receiver {
     /// # Errors
     /// If there is none.
     pub async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
-        Self::listen_as(traffic, true).await
-    }
-
-    /// The same, and says whether it wants to keep a connection after its answer.
-    pub(super) async fn listen_as(traffic: Arc<Traffic>, keep_alive: bool) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
@@ -82,19 +83,17 @@ impl Receiver {
         let shared = Arc::new(Shared {
             secret: SECRET.parse().expect("the constant is a secret"),
             traffic,
-            keep_alive,
             paused: AtomicBool::new(false),
             seen: Mutex::default(),
             deliveries,
         });
-        let listening = tokio::spawn(listen(listener, shared.clone(), closed));
+        let task = tokio::spawn(serve(listener, shared.clone(), closed));
         Ok(Self {
             addr,
             public: addr,
             shared,
             deliveries: tokio::sync::Mutex::new(delivered),
-            closing: Mutex::new(Some(closing)),
-            listening: Mutex::new(Some(listening)),
+            listening: Mutex::new(Some(Listening { task, closing })),
         })
     }
 
@@ -103,7 +102,7 @@ impl Receiver {
         self.addr
     }
 
-    /// It is to be called at this address, which leads to it.
+    /// Registers with this address, which leads to it.
     pub fn called_at(mut self, addr: SocketAddr) -> Self {
         self.public = addr;
         self
@@ -116,27 +115,24 @@ impl Receiver {
 
     /// Waits until all answers are sent.
     async fn close(&self) -> io::Result<()> {
-        let closing = self.closing.lock().expect(UNPOISONED).take();
-        // Gone already, it tells why.
-        let _ = closing.map(|closing| closing.send(()));
         let listening = self.listening.lock().expect(UNPOISONED).take();
-        match listening {
-            Some(listening) => listening.await?,
-            None => Ok(()),
-        }
+        let Some(Listening { task, closing }) = listening else {
+            return Ok(());
+        };
+        // It fails only if the task has ended, and then the task says why.
+        let _ = closing.send(());
+        task.await?
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
         let listening = self.listening.lock().expect(UNPOISONED).take();
-        listening.inspect(JoinHandle::abort);
+        listening.inspect(|listening| listening.task.abort());
     }
 }
 
-const UNPOISONED: &str = "nothing panics under this lock";
-
-async fn listen(
+async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     mut closed: oneshot::Receiver<()>,
@@ -149,11 +145,9 @@ async fn listen(
         };
         stream.set_nodelay(true)?;
         let counted = Counted::new(stream, shared.traffic.clone());
-        let mut http = http1::Builder::new();
-        http.keep_alive(shared.keep_alive);
         let shared = shared.clone();
         let service = service_fn(move |request| answer(shared.clone(), request));
-        let connection = http.serve_connection(TokioIo::new(counted), service);
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(counted), service);
         tokio::spawn(connections.watch(connection));
     }
     connections.shutdown().await;
@@ -170,7 +164,7 @@ async fn answer(
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return Ok(response);
     }
-    match shared.believe(request).await {
+    match shared.verified(request).await {
         Ok(message) => shared.take(message),
         Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
     }
@@ -178,46 +172,51 @@ async fn answer(
 }
 
 impl Shared {
-    /// What it says, if it is genuine.
-    async fn believe(&self, request: Request<Incoming>) -> io::Result<Message> {
+    /// The message, if its signature holds.
+    async fn verified(&self, request: Request<Incoming>) -> io::Result<Message> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = since_1970.map_err(io::Error::other)?.as_secs();
         let fields = head.headers.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let (secrets, tolerance) = (std::slice::from_ref(&self.secret), Tolerance::default());
-        let event = verify(Unverified::new(body), fields, secrets, now, tolerance)
-            .map_err(io::Error::other)?;
+        let secrets = std::slice::from_ref(&self.secret);
+        let now = unix_seconds(SystemTime::now());
+        let event = verify(
+            Unverified::new(body),
+            fields,
+            secrets,
+            now,
+            Tolerance::default(),
+        )
+        .map_err(io::Error::other)?;
         Ok(serde_json::from_slice(&event.body)?)
     }
 
     /// Once: after an answer that was lost the sender calls again.
     fn take(&self, message: Message) {
-        if self
+        let new = self
             .seen
             .lock()
             .expect(UNPOISONED)
-            .insert(message.id.clone())
-        {
-            // Nobody is there any more to hear it once the run is over.
+            .insert(message.id.clone());
+        if new {
+            // It fails only when the client is gone.
             let _ = self.deliveries.send(message);
         }
     }
 }
 
-/// The receiver, registered.
+/// A registered receiver.
 #[derive(Debug)]
 pub struct Webhooks {
     receiver: Arc<Receiver>,
-    /// Of the endpoints' management, which is not counted.
-    management: Exchanges,
+    /// To the sender's own API, which is not counted.
+    management: Connection,
     endpoint: String,
-    /// All up to here was delivered, as far as the sender has told.
+    /// Everything up to here was delivered, as the sender last said.
     after: String,
-    /// What is to be told first.
+    /// Returned first.
     gap: Option<Gap>,
-    /// How many of the endpoint's gaps were told.
+    /// How many of the endpoint's gaps were returned.
     told: usize,
 }
 
@@ -225,7 +224,7 @@ pub struct Webhooks {
 #[derive(Debug, Deserialize)]
 struct Endpoint {
     id: String,
-    /// All up to here was claimed for it.
+    /// Deliveries up to here exist.
     after: String,
     in_flight: usize,
     waiting: usize,
@@ -237,25 +236,25 @@ struct Deliveries {
 }
 
 impl Webhooks {
-    /// An endpoint begins at the feed's head. Where that is not where an earlier one ended, the
-    /// messages between the two are a gap, which only the receiver can name.
+    /// A new endpoint begins at the feed's head. Messages between the end of an earlier endpoint and
+    /// that head are a gap, which only the receiver can name.
     pub(super) async fn register(to: Subscription) -> io::Result<Self> {
         let receiver = match to.receiver {
             Some(receiver) => receiver,
-            None => Arc::new(Receiver::listen_as(to.traffic, to.keep_alive).await?),
+            None => Arc::new(Receiver::listen(to.traffic).await?),
         };
         let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
         let url = format!("http://{}/webhook", receiver.public);
         let endpoint = json!({ "url": url, "topics": topics, "secret": SECRET });
         let request = Request::post("/endpoints").header(CONTENT_TYPE, "application/json");
-        let mut management = Exchanges::new(to.server, Arc::default(), true);
+        let mut management = Connection::open(to.server, Arc::default()).await?;
         let (head, body) = management.exchange(request, endpoint.to_string()).await?;
         expect(StatusCode::CREATED, head.status, &body)?;
         let endpoint: Endpoint = serde_json::from_slice(&body)?;
         Ok(Self {
             receiver,
             management,
-            gap: between(&topics, &to.after, &endpoint.after),
+            gap: between(topics, &to.after, &endpoint.after),
             endpoint: endpoint.id,
             after: endpoint.after,
             told: 0,
@@ -275,16 +274,16 @@ impl Webhooks {
         Ok(vec![Heard::Message(message)])
     }
 
-    /// Asks the sender whether the endpoint is still there, how far it is, and what it has lost.
+    /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
     pub(super) async fn check(&mut self) -> io::Result<Vec<Heard>> {
         let path = format!("/endpoints/{}", self.endpoint);
-        let (head, body) = self.management.fetch(&path).await?;
+        let (head, body) = self.management.get(&path).await?;
         expect(StatusCode::OK, head.status, &body)?;
         let endpoint: Endpoint = serde_json::from_slice(&body)?;
         if endpoint.in_flight + endpoint.waiting == 0 {
             self.after = endpoint.after;
         }
-        let (head, body) = self.management.fetch(&(path + "/deliveries")).await?;
+        let (head, body) = self.management.get(&(path + "/deliveries")).await?;
         expect(StatusCode::OK, head.status, &body)?;
         let deliveries: Deliveries = serde_json::from_slice(&body)?;
         let new = deliveries.gaps.into_iter().skip(self.told);
@@ -298,8 +297,8 @@ impl Webhooks {
     }
 }
 
-/// What lies between where one endpoint ended and the next begins.
-fn between(topics: &[String], ended: &str, begins: &str) -> Option<Gap> {
+/// The gap between the end of one endpoint and the beginning of the next.
+fn between(topics: Vec<String>, ended: &str, begins: &str) -> Option<Gap> {
     let (from, to): (Cursor, Cursor) = (ended.parse().ok()?, begins.parse().ok()?);
     let reason = match from.epoch == to.epoch {
         true if from.seq >= to.seq => return None,
@@ -308,7 +307,7 @@ fn between(topics: &[String], ended: &str, begins: &str) -> Option<Gap> {
     };
     Some(Gap {
         reason: reason.to_owned(),
-        topics: topics.to_vec(),
+        topics,
         requested: ended.to_owned(),
         resumed: begins.to_owned(),
     })

@@ -1,4 +1,4 @@
-//! One of the five: its server, its client, and what the page is shown of them.
+//! One technique on the page: its server, its client, and what the page shows of them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinHandle};
 
 use super::RETAIN;
@@ -22,13 +22,13 @@ use crate::{
 const TOPIC: &str = "live";
 /// Between two polls.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Until who was cut off comes again, or is called again.
+/// Until a client reconnects, or is called again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a receiver asks after its endpoint.
 const CHECK: Duration = Duration::from_millis(500);
-/// How many latencies are remembered, for the median.
+/// How many latencies are kept, for the median.
 const REMEMBERED: usize = 50;
-/// How many lines.
+/// How many lines a lane shows.
 const LINES: usize = 20;
 
 /// A server and its client.
@@ -39,15 +39,15 @@ pub(super) struct Lane {
     follower: Follower,
     traffic: Arc<Traffic>,
     story: Arc<Mutex<Story>>,
-    /// Keeps the story.
+    /// Writes the story.
     listening: JoinHandle<()>,
 }
 
-/// What was sent and what came.
+/// What was sent and what arrived.
 #[derive(Debug, Default)]
 struct Story {
     published: u64,
-    /// When each message was sent that has not come yet.
+    /// When each message was sent that has not arrived yet.
     sent: HashMap<u64, Instant>,
     received: u64,
     gaps: u64,
@@ -61,27 +61,8 @@ struct Story {
 #[derive(Debug, Clone, Serialize)]
 struct Line {
     text: String,
-    /// It is a gap.
+    /// Whether it is a gap.
     gap: bool,
-}
-
-/// What the page is shown.
-#[derive(Debug, Serialize)]
-pub(super) struct Shown {
-    technique: Technique,
-    name: &'static str,
-    direction: &'static str,
-    state: &'static str,
-    received: u64,
-    gaps: u64,
-    last_gap: Option<String>,
-    /// The last one, and half of the last ones.
-    latency: Option<String>,
-    median: Option<String>,
-    requests: u64,
-    connections: u64,
-    bytes: String,
-    lines: Vec<Line>,
 }
 
 impl Lane {
@@ -110,7 +91,7 @@ impl Lane {
         })
     }
 
-    /// Publishes the next number. While the server is down it is nobody's.
+    /// Publishes the next number. It is dropped while the server is down.
     pub(super) async fn publish(&self) {
         let number = self.story.lock().expect(UNPOISONED).sends();
         let data = json!({ "number": number });
@@ -120,7 +101,7 @@ impl Lane {
         }
     }
 
-    /// Another life of the server: its feed was in memory.
+    /// The server's feed is in memory, so a new epoch begins.
     pub(super) async fn restart(&self) -> io::Result<()> {
         self.process.lock().await.restart().await
     }
@@ -129,28 +110,28 @@ impl Lane {
         self.follower.pause(paused);
     }
 
-    pub(super) fn shown(&self) -> Shown {
-        let rating = self.technique.rating();
+    /// What the page shows; its script knows these names.
+    pub(super) fn shown(&self) -> Value {
         let counts = self.traffic.counts();
         let story = self.story.lock().expect(UNPOISONED);
         let time = |latency: Duration| value(latency.as_secs_f64(), Unit::Time);
-        let mut latencies: Vec<Duration> = story.latencies.iter().copied().collect();
+        let mut latencies = Vec::from(story.latencies.clone());
         latencies.sort_unstable();
-        Shown {
-            technique: self.technique,
-            name: rating.name,
-            direction: rating.direction,
-            state: self.follower.state().as_str(),
-            received: story.received,
-            gaps: story.gaps,
-            last_gap: story.last_gap.clone(),
-            latency: story.latencies.front().copied().map(time),
-            median: latencies.get(latencies.len() / 2).copied().map(time),
-            requests: counts.requests,
-            connections: counts.connections,
-            bytes: value(counts.bytes as f64, Unit::Bytes),
-            lines: story.lines.iter().cloned().collect(),
-        }
+        json!({
+            "technique": self.technique,
+            "name": self.technique.title(),
+            "direction": self.technique.direction(),
+            "state": self.follower.state(),
+            "received": story.received,
+            "gaps": story.gaps,
+            "last_gap": story.last_gap,
+            "latency": story.latencies.front().copied().map(time),
+            "median": latencies.get(latencies.len() / 2).copied().map(time),
+            "requests": counts.requests,
+            "connections": counts.connections,
+            "bytes": value(counts.bytes as f64, Unit::Bytes),
+            "lines": story.lines,
+        })
     }
 }
 

@@ -1,8 +1,7 @@
 //! The page: publish, and watch the message arrive through five techniques side by side.
 //!
-//! Every message goes to all five servers, each a process of its own with a feed in memory, and each
-//! lane is a client that goes on whatever happens. What the page shows it gets as an event stream of
-//! snapshots; what its buttons do are POSTs.
+//! Every message goes to all five servers, each a process of its own with a feed in memory. Each lane
+//! is a client that reconnects. The page reads snapshots from an event stream; its buttons are POSTs.
 
 mod lane;
 mod route;
@@ -10,6 +9,7 @@ mod route;
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use common::Browsers;
+use futures_util::{Stream, future::join_all, stream};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -22,17 +22,17 @@ use tokio::{
 use self::lane::Lane;
 use crate::Technique;
 
-/// Messages that each feed keeps: few, so that one burst trims what a paused client has not had.
+/// Messages that each feed keeps: few, so that one burst trims what a paused client has not read.
 const RETAIN: usize = 50;
-/// What the burst is.
+/// Messages of that burst.
 const BURST: usize = RETAIN + 10;
-/// The most messages a second that the slider asks for.
+/// The most messages a second that the slider allows.
 const MAX_RATE: u32 = 50;
-/// How long a connection may take for a request's head, and stay idle.
+/// How long a connection may be idle, or take for a request's head.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// What every connection shares.
-pub(crate) struct Stage {
+struct Stage {
     browsers: Browsers,
     lanes: Vec<Lane>,
     /// Messages a second.
@@ -40,27 +40,21 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// To all five at the same time.
+    /// Publishes to all five at the same time.
     async fn publish(&self, count: usize) {
         for _ in 0..count {
-            let all = self.lanes.iter().map(Lane::publish);
-            futures_util::future::join_all(all).await;
+            join_all(self.lanes.iter().map(Lane::publish)).await;
         }
     }
 
-    /// Publishes at the rate that is asked for.
+    /// Publishes at the rate of the slider.
     async fn publish_on(&self) {
         let mut rate = self.rate.subscribe();
         loop {
             let per_second = *rate.borrow_and_update();
-            let due = async {
-                match per_second {
-                    0 => std::future::pending().await,
-                    _ => sleep(Duration::from_secs(1) / per_second).await,
-                }
-            };
+            let gap = Duration::from_secs(1) / per_second.max(1);
             tokio::select! {
-                () = due => self.publish(1).await,
+                () = sleep(gap), if per_second > 0 => self.publish(1).await,
                 changed = rate.changed() => if changed.is_err() { return },
             }
         }
@@ -82,7 +76,7 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
     for technique in Technique::ALL {
         lanes.push(Lane::start(program, technique).await?);
     }
-    // Only now: whoever reads the address finds everything there.
+    // Last, so that the page works as soon as its address is printed.
     let listener = common::listen(listen).await?;
     let stage = Arc::new(Stage {
         browsers: Browsers::new(Vec::new(), listener.local_addr()?, ""),
@@ -90,10 +84,8 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
         rate: watch::Sender::new(0),
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn({
-        let stage = stage.clone();
-        async move { stage.publish_on().await }
-    });
+    let publishing = stage.clone();
+    tasks.spawn(async move { publishing.publish_on().await });
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
@@ -111,14 +103,14 @@ async fn connection(stream: TcpStream, stage: Arc<Stage>) {
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service);
-    // A browser that is gone is all that can happen here.
+    // It fails only when the browser is gone.
     let _ = served.await;
 }
 
-/// What the page sees, again and again.
-fn snapshots(stage: Arc<Stage>) -> impl futures_util::Stream<Item = String> {
+/// All lanes, five times a second, as an event stream.
+fn snapshots(stage: Arc<Stage>) -> impl Stream<Item = String> {
     let ticks = interval(Duration::from_millis(200));
-    futures_util::stream::unfold((stage, ticks), async |(stage, mut ticks)| {
+    stream::unfold((stage, ticks), async |(stage, mut ticks)| {
         ticks.tick().await;
         let lanes: Vec<_> = stage.lanes.iter().map(Lane::shown).collect();
         let json = serde_json::json!({ "rate": *stage.rate.borrow(), "lanes": lanes });

@@ -1,31 +1,31 @@
-//! From request to answer.
+//! From a request of the page to its answer.
 
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use clap::ValueEnum;
 use common::{Problem, Query};
-use futures_util::{StreamExt, stream::BoxStream};
-use http_body_util::{Either, Full, StreamBody};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response,
     body::{Frame, Incoming},
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 
-use super::{BURST, MAX_RATE, Stage};
+use super::{BURST, Lane, MAX_RATE, Stage, snapshots};
 use crate::Technique;
 
-/// What goes on for as long as the page is open.
-type Stream = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
-type Answer = Response<Either<Full<Bytes>, Stream>>;
+/// An answer of known length, or the snapshots for as long as the page is open.
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub(super) async fn route(
     stage: Arc<Stage>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let answered = answer(&stage, &request).await;
-    let mut response = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Left));
+    let mut response =
+        answered.unwrap_or_else(|problem| problem.into_response().map(BodyExt::boxed_unsync));
     stage.browsers.finish(None, &mut response);
     Ok(response)
 }
@@ -67,26 +67,23 @@ async fn order(stage: &Stage, path: &str, query: Query<'_>) -> Result<(), Proble
     Ok(())
 }
 
-fn lane<'a>(stage: &'a Stage, query: &Query<'_>) -> Result<&'a super::Lane, Problem> {
+fn lane<'a>(stage: &'a Stage, query: &Query<'_>) -> Result<&'a Lane, Problem> {
     let name: String = query.get("lane")?.unwrap_or_default();
     let technique = Technique::from_str(&name, false).ok();
     let lane = technique.and_then(|technique| stage.lane(technique));
-    lane.ok_or_else(|| Problem::bad_request(format!("lane: {name:?} is none")))
+    lane.ok_or_else(|| Problem::bad_request(format!("no lane is named {name:?}")))
 }
 
 fn whole(kind: &'static str, text: &'static str) -> Answer {
-    with_type(kind, Either::Left(Full::from(text)))
+    with_type(kind, Full::from(text).boxed_unsync())
 }
 
 fn lanes(stage: Arc<Stage>) -> Answer {
-    let blocks = super::snapshots(stage).map(|block| Ok(Frame::data(block.into())));
-    with_type(
-        "text/event-stream",
-        Either::Right(StreamBody::new(blocks.boxed())),
-    )
+    let blocks = snapshots(stage).map(|block| Ok(Frame::data(block.into())));
+    with_type("text/event-stream", StreamBody::new(blocks).boxed_unsync())
 }
 
-fn with_type(kind: &'static str, body: Either<Full<Bytes>, Stream>) -> Answer {
+fn with_type(kind: &'static str, body: UnsyncBoxBody<Bytes, Infallible>) -> Answer {
     let mut response = Response::new(body);
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -1,7 +1,8 @@
-//! Many clients: what they weigh while they wait, and how long until all are back.
+//! Many clients: the memory of each while it waits, and the time until all are back after a restart.
 
-use std::{io, net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
+use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,27 +11,25 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Bench, Run};
-use crate::{
-    Follower, Heard, Knobs, Process, Publisher, Row, Subscription, Technique, report::Figure,
-};
+use super::{Bench, LOADED, Run, subscription};
+use crate::{Follower, Heard, Knobs, Process, Publisher, Row, State, Technique, report::Figure};
 
-/// Servers whose memory is measured, as far as `Scale::total` goes: two of them also without their
-/// takeover.
-pub(super) const KINDS: usize = 7;
-/// Connections that are made at one time.
+/// Connections that are opened at one time.
 const AT_ONE_TIME: usize = 100;
 /// How often a receiver asks after its endpoint.
 const CHECK: Duration = Duration::from_secs(1);
 /// How long a client may take to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A client that comes back by itself, and what it hears.
+type Returning = (Follower, UnboundedReceiver<Heard>);
+
 impl Bench {
     /// Memory per waiting client, with and without the takeover.
     pub(super) async fn memory(&self, run: &mut Run) -> io::Result<()> {
         for technique in Technique::ALL {
             self.memory_of(technique, true, run).await?;
-            if has_takeover(technique) {
+            if matches!(technique, Technique::LongPolling | Technique::Sse) {
                 self.memory_of(technique, false, run).await?;
             }
         }
@@ -49,25 +48,23 @@ impl Bench {
             ..Knobs::default()
         };
         let server = self.server(technique, knobs).await?;
-        // The first clients pay for what is made once.
-        let mut waiting = waiting(technique, server.addr(), 20).await?;
+        // The first clients pay for what is allocated once.
+        let _first = waiting(technique, server.addr(), 20).await?;
         let Some(empty) = settled(&server).await else {
             return Ok(());
         };
-        let before = waiting.len();
-        for &clients in self.scale.waiting {
-            if clients + 256 > self.descriptors {
+        let mut clients = Vec::new();
+        for &count in self.scale.waiting {
+            if count + 256 > self.descriptors {
                 break;
             }
-            while waiting.len() < before + clients {
-                let missing = before + clients - waiting.len();
-                let count = missing.min(AT_ONE_TIME);
-                waiting.extend(self::waiting(technique, server.addr(), count).await?);
-                self.done.fetch_add(count, Relaxed);
+            while clients.len() < count {
+                let missing = (count - clients.len()).min(AT_ONE_TIME);
+                clients.extend(waiting(technique, server.addr(), missing).await?);
             }
             let used = settled(&server).await.unwrap_or(empty);
-            let each = used.saturating_sub(empty) as f64 / clients as f64;
-            let figure = Figure::memory(clients, takeover).expect("these are the sizes");
+            let each = used.saturating_sub(empty) as f64 / count as f64;
+            let figure = Figure::memory(count, takeover).expect("it has a figure of this size");
             for row in Row::ALL.iter().filter(|row| row.technique == technique) {
                 run.note(*row, figure, each);
             }
@@ -75,9 +72,9 @@ impl Bench {
         Ok(())
     }
 
-    /// A restart as a deployment does it: drain, start, and everybody comes back by itself.
+    /// Restarts as a deployment does: drain, start, and all clients come back by themselves.
     pub(super) async fn restarts(&self, run: &mut Run) -> io::Result<()> {
-        for row in super::LOADED {
+        for row in LOADED {
             let seconds = self.restart(row).await?.as_secs_f64();
             run.note(row, Figure::Restart, seconds);
         }
@@ -88,16 +85,11 @@ impl Bench {
         let mut server = self.server(row.technique, Knobs::default()).await?;
         let mut clients = Vec::new();
         for _ in 0..self.scale.crowd {
-            let to = Subscription {
-                interval: row.interval(),
-                ..Subscription::new(server.addr(), "crowd")
-            };
+            let to = subscription(row, &server, "crowd");
             clients.push(Follower::start(row.technique, to, CHECK).await?);
         }
         for (follower, _) in &mut clients {
-            if !row.polls() {
-                follower.reaches(crate::State::Open).await;
-            }
+            follower.reaches(State::Open).await;
         }
         publish(&server, "before").await?;
         for (_, hearing) in &mut clients {
@@ -106,37 +98,26 @@ impl Bench {
         let started = Instant::now();
         server.restart().await?;
         if row.technique == Technique::Webhooks {
-            // An endpoint begins at the feed's head: all have to be there again.
+            // An endpoint begins at the feed's head, so all have to register first.
             sleep(CHECK).await;
         }
-        self.back(&server, &mut clients, row).await?;
+        back(&server, &mut clients, row).await?;
         Ok(started.elapsed())
-    }
-
-    /// Publishes once, and for those who begin later again.
-    async fn back(
-        &self,
-        server: &Process,
-        clients: &mut [(Follower, UnboundedReceiver<Heard>)],
-        row: Row,
-    ) -> io::Result<()> {
-        publish(server, "after").await?;
-        for (_, hearing) in clients {
-            while timeout(CHECK / 4, hears(hearing, "after", row))
-                .await
-                .is_err()
-            {
-                publish(server, "after").await?;
-            }
-            self.done.fetch_add(1, Relaxed);
-        }
-        Ok(())
     }
 }
 
-/// Whether the member's clients can leave hyper.
-fn has_takeover(technique: Technique) -> bool {
-    matches!(technique, Technique::LongPolling | Technique::Sse)
+/// Waits until each client has a message, which is published again for those that begin later.
+async fn back(server: &Process, clients: &mut [Returning], row: Row) -> io::Result<()> {
+    publish(server, "after").await?;
+    for (_, hearing) in clients {
+        while timeout(CHECK / 4, hears(hearing, "after", row))
+            .await
+            .is_err()
+        {
+            publish(server, "after").await?;
+        }
+    }
+    Ok(())
 }
 
 async fn publish(server: &Process, word: &str) -> io::Result<()> {
@@ -146,19 +127,18 @@ async fn publish(server: &Process, word: &str) -> io::Result<()> {
 
 async fn hears(hearing: &mut UnboundedReceiver<Heard>, word: &str, row: Row) -> io::Result<()> {
     let heard = async {
-        loop {
-            match hearing.recv().await {
-                Some(Heard::Message(message)) if message.data == word => return Ok(()),
-                Some(_) => {}
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        while let Some(heard) = hearing.recv().await {
+            if matches!(heard, Heard::Message(message) if message.data == word) {
+                return Ok(());
             }
         }
+        Err(io::ErrorKind::UnexpectedEof.into())
     };
-    let nothing = || io::Error::other(format!("{row}: a client did not hear {word:?}"));
-    timeout(PATIENCE, heard).await.map_err(|_| nothing())?
+    let nothing = |_| io::Error::other(format!("{row}: a client did not hear {word:?}"));
+    timeout(PATIENCE, heard).await.map_err(nothing)?
 }
 
-/// Bare sockets, so that this process has room for ten thousand; endpoints have none.
+/// Bare sockets, so that this process has room for ten thousand. An endpoint needs none.
 async fn waiting(
     technique: Technique,
     server: SocketAddr,
@@ -170,16 +150,14 @@ async fn waiting(
             _ => wait(technique, server).await.map(Some),
         }
     };
-    let all = (0..count).map(|_| one());
-    let all = futures_util::future::join_all(all).await;
-    all.into_iter().collect()
+    try_join_all((0..count).map(|_| one())).await
 }
 
 async fn wait(technique: Technique, server: SocketAddr) -> io::Result<TcpStream> {
-    // An answer before it says that the server has the request.
+    // Its answer shows that the server has read the second request too.
     let first = format!("GET /healthz HTTP/1.1\r\nHost: {server}\r\n\r\n");
     let fields = match technique {
-        // Between two polls: the connection is kept, and nothing is asked.
+        // Between two polls: the connection is kept and idle.
         Technique::ShortPolling => None,
         Technique::Websockets => Some(concat!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
@@ -187,19 +165,19 @@ async fn wait(technique: Technique, server: SocketAddr) -> io::Result<TcpStream>
         )),
         _ => Some(""),
     };
-    let request = fields.map_or(String::new(), |fields| {
+    let subscribing = fields.map_or(String::new(), |fields| {
         let path = "/topics/crowd?after=latest";
         format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n{fields}\r\n")
     });
     let mut stream = TcpStream::connect(server).await?;
-    stream.write_all((first + &request).as_bytes()).await?;
+    stream.write_all((first + &subscribing).as_bytes()).await?;
     if stream.read(&mut [0; 1_024]).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(stream)
 }
 
-/// Nothing is published, so nobody is ever called.
+/// Nothing is published, so the address is never called.
 async fn register(server: SocketAddr) -> io::Result<()> {
     let body = r#"{"url":"http://127.0.0.1:9/","topics":["crowd"]}"#;
     let request = format!(
@@ -217,7 +195,7 @@ async fn register(server: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// The server's memory once it changes no more.
+/// The server's memory, once it has stopped changing.
 async fn settled(server: &Process) -> Option<u64> {
     let mut last = server.resident()?;
     for _ in 0..20 {

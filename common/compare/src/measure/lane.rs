@@ -1,16 +1,12 @@
-//! One lane: a run of messages published to one server, and what came of it at its clients.
+//! One lane: messages published to one server, and what arrived at its clients.
 //!
-//! The first message is for warming up. What a client counts begins when it has that one and ends
-//! when it has the last: so connecting is not in it, and what is said of a message holds however
-//! long the run is.
+//! The first message is for warming up. A client counts from its arrival to that of the last message.
+//! So connecting is not counted, and a value per message does not depend on the run's length.
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,34 +19,25 @@ use tokio::{
 
 use crate::{
     Technique,
-    clients::{Client, Heard, Publisher, Receiver, Subscription},
+    clients::{Client, Heard, Publisher, Subscription},
     process::Process,
     traffic::{Counts, Traffic},
 };
 
-/// How long nothing may come, beyond the gap between two messages and the interval of polls, until
-/// what is not there counts as missing.
+/// How long to wait for a message beyond the gap between two messages and the interval of polls.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Each server has a feed of its own, so one topic is enough.
-const TOPIC: &str = "compare";
 
 /// A run of messages.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How many, after the one that warms up; at least one.
+    /// How many, after the one for warming up; at least one.
     pub messages: usize,
     /// Between two of them, on average.
     pub gap: Duration,
-    /// When the one that warms up is due, or later, when all have subscribed.
+    /// When the first is due. It waits until all clients have subscribed.
     pub start: time::Instant,
-    /// Who listens, each on its own. Those who poll ask at times spread over the interval.
+    /// How many clients. Polls are spread over the interval.
     pub clients: usize,
-    /// Between two polls.
-    pub interval: Duration,
-    /// Whether polls, and a receiver's answers, keep their connection.
-    pub keep_alive: bool,
-    /// Counts up with each message that arrives.
-    pub delivered: Arc<AtomicUsize>,
 }
 
 impl Plan {
@@ -62,51 +49,21 @@ impl Plan {
         self.start + self.gap.mul_f64(seq + (seq * GOLDEN).fract())
     }
 
-    /// When client `number` begins.
-    fn begin(&self, technique: Technique, number: usize) -> time::Instant {
-        match technique {
-            Technique::ShortPolling => {
-                self.start + self.interval.mul_f64(number as f64 / self.clients as f64)
-            }
-            _ => time::Instant::now(),
-        }
+    /// When polling client `number` begins.
+    fn begin(&self, interval: Duration, number: usize) -> time::Instant {
+        self.start + interval.mul_f64(number as f64 / self.clients as f64)
     }
 
-    /// All of them, with the one that warms up.
+    /// The messages, and the one for warming up.
     fn all(&self) -> usize {
         self.messages + 1
     }
 }
 
-/// Where a lane leads: a test puts its proxy in between.
-#[derive(Debug, Clone)]
-pub struct Way {
-    /// Where to publish.
-    pub server: SocketAddr,
-    /// Where to subscribe.
-    pub subscribe: SocketAddr,
-    /// Who is called by webhooks; `None` is somebody new for each client.
-    pub receiver: Option<Arc<Receiver>>,
-    /// What counts, if not a new one for each client.
-    pub traffic: Option<Arc<Traffic>>,
-}
-
-impl From<SocketAddr> for Way {
-    /// Directly.
-    fn from(server: SocketAddr) -> Self {
-        Self {
-            server,
-            subscribe: server,
-            receiver: None,
-            traffic: None,
-        }
-    }
-}
-
 /// What came of a run, over all clients.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// From just before the publishing POST is written until a client has the message; sorted.
+    /// From before the publishing POST is written until a client has the message; sorted.
     pub latencies: Vec<Duration>,
     /// Messages that were counted.
     pub counted: u64,
@@ -114,19 +71,8 @@ pub struct Measured {
     pub steady: Counts,
     /// What they counted in all, connecting and leaving included.
     pub whole: Counts,
-    /// The server's processor time from the first message after the one that warms up, publishing
-    /// included, for each delivery.
+    /// The server's processor time per delivery, publishing included.
     pub cpu: Option<Duration>,
-}
-
-/// What one client has.
-#[derive(Debug, Default)]
-struct Arrivals {
-    /// The numbers that came and when, in their order.
-    came: Vec<(usize, Instant)>,
-    counted: u64,
-    steady: Counts,
-    whole: Counts,
 }
 
 impl Measured {
@@ -136,57 +82,69 @@ impl Measured {
         self.latencies[rank.max(1) - 1]
     }
 
-    /// One of the counts for each message.
+    /// A count for each message.
     pub fn per_message(&self, count: u64) -> f64 {
         count as f64 / self.counted.max(1) as f64
     }
+
+    /// Adds what a client has, if that is what was sent.
+    fn add(&mut self, client: &Arrivals, sent: &[Instant], ordered: bool) -> Result<(), String> {
+        let order: Vec<usize> = client.came.iter().map(|(seq, _)| *seq).collect();
+        check(&order, sent.len(), ordered)?;
+        let after_warm_up = client.came.iter().filter(|(seq, _)| *seq > 0);
+        let latencies = after_warm_up.map(|(seq, at)| at.duration_since(sent[*seq]));
+        self.latencies.extend(latencies);
+        self.counted += client.counted;
+        self.steady = self.steady.plus(client.steady);
+        self.whole = self.whole.plus(client.whole);
+        Ok(())
+    }
 }
 
-/// Publishes by `plan` to the server of `technique` and receives through its clients.
+/// What one client has.
+#[derive(Debug, Default)]
+struct Arrivals {
+    /// The numbers of the messages and when they came, in their order.
+    came: Vec<(usize, Instant)>,
+    counted: u64,
+    steady: Counts,
+    whole: Counts,
+}
+
+/// Publishes by `plan` to `server` and receives through clients made like `to`. A test may put a
+/// proxy between the two.
 ///
 /// # Errors
-/// If a connection fails, or if a message was missing, repeated or, where order is kept, out of it.
+/// If a connection fails, or a message was missing, repeated or, where order is kept, out of it.
 pub async fn measure(
     technique: Technique,
-    way: impl Into<Way>,
+    server: SocketAddr,
+    to: Subscription,
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<Measured> {
-    let way = way.into();
-    let subscribe = |_| subscribe(technique, way.clone(), plan);
+    let subscribe = |_| subscribe(technique, to.clone());
     let subscribed = try_join_all((0..plan.clients).map(subscribe)).await?;
-    // However long that took: nothing is published to nobody.
-    let start = plan.start.max(time::Instant::now());
-    let plan = &Plan {
-        start,
-        ..plan.clone()
-    };
+    let mut plan = plan.clone();
+    plan.start = plan.start.max(time::Instant::now());
     let mut clients = JoinSet::new();
     for (number, (client, traffic)) in subscribed.into_iter().enumerate() {
-        let begin = plan.begin(technique, number);
-        clients.spawn(listen(client, traffic, plan.clone(), begin));
+        let begin = match technique {
+            Technique::ShortPolling => plan.begin(to.interval, number),
+            _ => time::Instant::now(),
+        };
+        let patience = PATIENCE + plan.gap * 2 + to.interval;
+        clients.spawn(listen(client, traffic, plan.all(), begin, patience));
     }
-    let published = publish(Publisher::new(way.server), process, plan);
-    let (published, arrivals) = tokio::try_join!(published, all(clients))?;
-    let (sent, cpu_before) = published;
-    let spent = process.and_then(Process::cpu_time).zip(cpu_before);
-    let mut measured = Measured {
-        latencies: Vec::new(),
-        counted: 0,
-        steady: Counts::default(),
-        whole: Counts::default(),
-        cpu: None,
-    };
+    let topic = &to.topics;
+    let published = publish(Publisher::new(server), topic, process, &plan);
+    let ((sent, before), arrivals) = tokio::try_join!(published, all(clients))?;
+    let spent = process.and_then(Process::cpu_time).zip(before);
+    let mut measured = Measured::default();
     for client in arrivals {
-        let order: Vec<usize> = client.came.iter().map(|(seq, _)| *seq).collect();
-        check(&order, plan.all(), technique.keeps_order())
+        measured
+            .add(&client, &sent, technique.keeps_order())
             .map_err(|wrong| io::Error::other(format!("{technique}: {wrong}")))?;
-        let after_warm_up = client.came.iter().filter(|(seq, _)| *seq > 0);
-        let latency = |(seq, at): &(usize, Instant)| at.duration_since(sent[*seq]);
-        measured.latencies.extend(after_warm_up.map(latency));
-        measured.counted += client.counted;
-        measured.steady = measured.steady + client.steady;
-        measured.whole = measured.whole + client.whole;
     }
     measured.latencies.sort_unstable();
     let deliveries = measured.latencies.len() as u32;
@@ -194,9 +152,22 @@ pub async fn measure(
     Ok(measured)
 }
 
-/// When each message was sent, and the server's processor time when that began.
+/// Each client has counts of its own, except where a receiver already counts.
+async fn subscribe(
+    technique: Technique,
+    mut to: Subscription,
+) -> io::Result<(Client, Arc<Traffic>)> {
+    if to.receiver.is_none() {
+        to.traffic = Arc::default();
+    }
+    let traffic = to.traffic.clone();
+    Ok((Client::subscribe(technique, to).await?, traffic))
+}
+
+/// Returns when each message was sent, and the server's processor time after warming up.
 async fn publish(
     mut publisher: Publisher,
+    topic: &str,
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<(Vec<Instant>, Option<Duration>)> {
@@ -208,7 +179,7 @@ async fn publish(
         }
         sent.push(Instant::now());
         let data = json!({ "seq": seq, "status": "success" });
-        publisher.publish(TOPIC, &data).await?;
+        publisher.publish(topic, &data).await?;
     }
     Ok((sent, cpu))
 }
@@ -221,41 +192,30 @@ async fn all(mut clients: JoinSet<io::Result<Arrivals>>) -> io::Result<Vec<Arriv
     Ok(all)
 }
 
-async fn subscribe(
-    technique: Technique,
-    way: Way,
-    plan: &Plan,
-) -> io::Result<(Client, Arc<Traffic>)> {
-    let traffic = way.traffic.unwrap_or_default();
-    let to = Subscription {
-        interval: plan.interval,
-        keep_alive: plan.keep_alive,
-        receiver: way.receiver,
-        traffic: traffic.clone(),
-        ..Subscription::new(way.subscribe, TOPIC)
-    };
-    Ok((Client::subscribe(technique, to).await?, traffic))
-}
-
 async fn listen(
     mut client: Client,
     traffic: Arc<Traffic>,
-    plan: Plan,
+    messages: usize,
     begin: time::Instant,
+    patience: Duration,
 ) -> io::Result<Arrivals> {
     sleep_until(begin).await;
-    let mut arrivals = receive(&mut client, &traffic, &plan).await?;
+    let mut arrivals = receive(&mut client, &traffic, messages, patience).await?;
     client.close().await?;
     arrivals.whole = traffic.counts();
     Ok(arrivals)
 }
 
-/// Until there are enough or nothing more comes.
-async fn receive(client: &mut Client, traffic: &Traffic, plan: &Plan) -> io::Result<Arrivals> {
-    let patience = PATIENCE + plan.gap * 2 + plan.interval;
+/// Until there are enough messages, or nothing more comes.
+async fn receive(
+    client: &mut Client,
+    traffic: &Traffic,
+    messages: usize,
+    patience: Duration,
+) -> io::Result<Arrivals> {
     let mut arrivals = Arrivals::default();
     let mut warm = None;
-    while arrivals.came.len() < plan.all() {
+    while arrivals.came.len() < messages {
         let Ok(heard) = timeout(patience, client.next()).await else {
             break;
         };
@@ -263,28 +223,26 @@ async fn receive(client: &mut Client, traffic: &Traffic, plan: &Plan) -> io::Res
         for heard in &heard {
             arrivals.came.push((number(heard)?, now));
         }
-        plan.delivered.fetch_add(heard.len(), Relaxed);
         match warm {
             None => warm = Some(traffic.counts()),
             Some(_) => arrivals.counted += heard.len() as u64,
         }
     }
-    arrivals.steady = traffic.counts() - warm.unwrap_or_default();
+    arrivals.steady = traffic.counts().since(warm.unwrap_or_default());
     Ok(arrivals)
 }
 
-/// A client of this run is never so slow that messages are trimmed.
+/// These clients are never so slow that messages are trimmed: a gap is an error.
 fn number(heard: &Heard) -> io::Result<usize> {
-    match heard {
-        Heard::Gap(gap) => Err(io::Error::other(format!("a gap: {gap:?}"))),
-        Heard::Message(message) => message.data["seq"]
-            .as_u64()
-            .map(|seq| seq as usize)
-            .ok_or_else(|| io::Error::other(format!("not ours: {message:?}"))),
-    }
+    let number = match heard {
+        Heard::Gap(_) => None,
+        Heard::Message(message) => message.data["seq"].as_u64(),
+    };
+    let number = number.map(|seq| seq as usize);
+    number.ok_or_else(|| io::Error::other(format!("unexpected: {heard:?}")))
 }
 
-/// Whether the numbers from 0 to `messages` came, each once. Names the first of what is wrong.
+/// Whether the numbers from 0 to `messages` came, each once. The error names the first that is wrong.
 fn check(came: &[usize], messages: usize, ordered: bool) -> Result<(), String> {
     let mut seen = vec![false; messages];
     for seq in came {
@@ -323,10 +281,7 @@ mod tests {
     fn percentiles_are_by_nearest_rank() {
         let measured = |count: u64| Measured {
             latencies: (1..=count).map(Duration::from_millis).collect(),
-            counted: count,
-            steady: Counts::default(),
-            whole: Counts::default(),
-            cpu: None,
+            ..Measured::default()
         };
         for (count, percent, expected) in [
             (1, 50, 1),
@@ -349,11 +304,8 @@ mod tests {
             gap: Duration::ZERO,
             start,
             clients: 4,
-            interval: Duration::from_secs(2),
-            keep_alive: true,
-            delivered: Arc::default(),
         };
-        let begin = plan.begin(Technique::ShortPolling, 3);
+        let begin = plan.begin(Duration::from_secs(2), 3);
         assert_eq!(begin - start, Duration::from_millis(1_500));
     }
 }

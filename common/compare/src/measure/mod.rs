@@ -1,48 +1,49 @@
-//! All figures. One run takes the latencies first, with the machine to itself; then what needs
-//! patience (30 seconds between two polls, a minute of silence) in the background, where it costs
-//! next to nothing, and meanwhile the rest, one thing after the other.
+//! All figures. A run measures the latencies first, with the machine to itself. Then what takes long
+//! (30 seconds between two polls, a minute of silence) waits in the background, where it costs
+//! next to nothing, while the rest is measured one after the other.
 //!
-//! How short polling at 30 s is measured without waiting for ever: there are many clients, whose
-//! polls are spread evenly over the interval, so that every message meets one at each distance from
-//! its next poll. One interval is enough for the whole distribution.
+//! Short polling at 30 s needs no hours: many clients poll at times spread evenly over the interval,
+//! so each message meets every distance from the next poll. One interval has the whole distribution.
 
 mod crowd;
 mod lane;
-mod lines;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-pub use lane::{Measured, Plan, Way, measure as lane};
+pub use lane::{Measured, Plan, measure as lane};
 
 use crate::{
     Knobs, Process, Report, Row, Spread, Subscription, Technique, Traffic,
     clients::Client,
-    progress,
-    report::{self, Figure, Figures, Point},
+    copy,
+    report::{self, Figure, Measurement, Point},
 };
 
 /// How much is measured.
 #[derive(Debug, Clone)]
 struct Scale {
     runs: usize,
-    /// In the background: messages, and how far apart. A Fibonacci number, after so many of which
-    /// [`Plan`]'s spread begins anew: what is counted per message depends on no remainder.
-    patient: usize,
+    /// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after
+    /// so many.
+    messages: usize,
+    /// Between two of these messages.
     gap: Duration,
+    /// Clients of each row in the table's run.
     clients: usize,
-    /// For so long nothing is published to those who only listen: whole waits of a long poll, and
-    /// whole pauses between two heartbeats.
+    /// How long nothing is published: whole waits of a long poll, and whole pauses between two
+    /// heartbeats.
     idle: Duration,
     /// Messages whose latency is taken, one by one.
     latencies: usize,
@@ -50,64 +51,11 @@ struct Scale {
     loads: &'static [(u32, usize)],
     /// How many clients wait.
     waiting: &'static [usize],
-    /// How many come back.
+    /// How many clients come back after a restart.
     crowd: usize,
 }
 
-impl Scale {
-    /// Under a minute, or under five.
-    fn new(quick: bool, descriptors: usize) -> Self {
-        let gap = Duration::from_secs(4);
-        let clients = if descriptors < 2_048 { 4 } else { 20 };
-        // A client of webhooks has a listener, a connection to the sender and one from it.
-        let crowd = (descriptors.saturating_sub(200) / 4).clamp(10, 1_000);
-        if quick {
-            return Self {
-                runs: 1,
-                patient: 5,
-                gap,
-                clients,
-                idle: Duration::from_secs(51),
-                latencies: 30,
-                loads: &[(1, 3), (10, 20), (100, 200)],
-                waiting: &[100, 1_000],
-                crowd,
-            };
-        }
-        Self {
-            runs: 3,
-            patient: 13,
-            gap,
-            clients,
-            idle: Duration::from_secs(80),
-            latencies: 150,
-            loads: &[(1, 4), (5, 20), (25, 100), (100, 400)],
-            waiting: &[100, 1_000, 10_000],
-            crowd,
-        }
-    }
-
-    /// Whether a run is long enough to count this row's polls.
-    fn counts(&self, row: Row) -> bool {
-        row.interval() <= self.gap * self.patient as u32
-    }
-
-    /// Deliveries and clients of all runs: what the progress bar counts.
-    fn total(&self) -> usize {
-        let rows = Row::ALL.iter();
-        let without = rows.filter(|row| row.requests() && self.counts(**row));
-        let without = without.count();
-        let patient = (self.patient + 1) * self.clients * (Row::ALL.len() + without);
-        let latencies = (self.latencies + 1) * 4;
-        let load = |(_, messages): &(u32, usize)| (messages + 1) * LOADED.len() * CLIENTS;
-        let loads: usize = self.loads.iter().map(load).sum();
-        let waiting = self.waiting.iter().max().copied().unwrap_or_default();
-        let crowds = waiting * crowd::KINDS + self.crowd * LOADED.len();
-        self.runs * (patient + latencies + loads + crowds)
-    }
-}
-
-/// Those who are put under load. Short polling at the one interval that does not take for ever.
+/// The rows under load. Short polling has only its shortest interval there, for the time it takes.
 const LOADED: [Row; 5] = [
     Row::ALL[0],
     Row::ALL[3],
@@ -115,10 +63,46 @@ const LOADED: [Row; 5] = [
     Row::ALL[5],
     Row::ALL[6],
 ];
-/// Clients of each under load.
-const CLIENTS: usize = 5;
-/// Clients of each that listen to silence.
-const LISTENERS: usize = 4;
+/// Clients of each row under load.
+const LOADING: usize = 5;
+/// Clients of each row in silence.
+const IDLE: usize = 4;
+
+impl Scale {
+    /// Under a minute, or under five.
+    fn new(quick: bool, descriptors: usize) -> Self {
+        let full = Self {
+            runs: 3,
+            messages: 13,
+            gap: Duration::from_secs(4),
+            clients: if descriptors < 2_048 { 4 } else { 20 },
+            idle: Duration::from_secs(80),
+            latencies: 150,
+            loads: &[(1, 4), (5, 20), (25, 100), (100, 400)],
+            waiting: &[1_000, 10_000],
+            // A client of webhooks has a listener, a connection to the sender and one from it.
+            crowd: (descriptors.saturating_sub(200) / 4).clamp(10, 1_000),
+        };
+        match quick {
+            false => full,
+            true => Self {
+                runs: 1,
+                messages: 5,
+                idle: Duration::from_secs(51),
+                latencies: 30,
+                loads: &[(1, 3), (10, 20), (100, 200)],
+                waiting: &[1_000],
+                ..full
+            },
+        }
+    }
+
+    /// Whether the table's run is long enough to count this row's polls. One poll may be enough to
+    /// have all messages.
+    fn counts(&self, row: Row) -> bool {
+        row.interval() <= self.gap * self.messages as u32
+    }
+}
 
 /// Measures everything with servers run by `program`, which is this command.
 ///
@@ -130,78 +114,75 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     let (machine, commit) = (report::machine(), report::commit());
     let bench = Arc::new(Bench {
         program: program.to_owned(),
-        done: Arc::default(),
         descriptors,
         scale: scale.clone(),
     });
-    let measured = tokio::select! {
-        measured = bench.clone().runs() => measured,
-        never = progress::show(&bench.done, scale.total()) => match never {},
-    };
-    progress::end(&bench.done, scale.total());
-    let (figures, points) = measured?;
+    let mut runs = Run::default();
+    for number in 1..=scale.runs {
+        runs.add(bench.clone().run(number).await?);
+    }
     Ok(Report {
         machine,
         commit,
         runs: scale.runs,
-        quick,
-        gap: scale.gap.as_secs_f64(),
         clients: scale.clients,
+        gap: scale.gap.as_secs_f64(),
         crowd: scale.crowd,
-        figures,
-        points,
+        figures: measurements(&runs),
+        points: medians(runs.points),
     })
 }
 
-/// What every part of a run has at hand.
+/// What every part of a run needs.
 #[derive(Debug)]
 struct Bench {
     program: PathBuf,
-    /// Shown by the progress bar.
-    done: Arc<AtomicUsize>,
-    /// That this process may have open.
+    /// How many files this process may open.
     descriptors: usize,
     scale: Scale,
 }
 
-/// What one run gives.
+/// What one run gives, or several.
 #[derive(Debug, Default)]
 struct Run {
-    figures: Figures<f64>,
+    figures: BTreeMap<(Row, Figure), Vec<f64>>,
     points: Vec<Point>,
 }
 
-impl Bench {
-    async fn runs(self: Arc<Self>) -> io::Result<(Figures<Spread>, Vec<Point>)> {
-        let mut runs = Vec::new();
-        for _ in 0..self.scale.runs {
-            runs.push(self.clone().run().await?);
-        }
-        let mut values: Figures<Vec<f64>> = Figures::new();
-        for (key, value) in runs.iter().flat_map(|run| &run.figures) {
-            values.entry(*key).or_default().push(*value);
-        }
-        let figures = values
-            .into_iter()
-            .map(|(key, values)| (key, Spread::of(&values)));
-        let mut figures: Figures<Spread> = figures.collect();
-        for row in Row::ALL {
-            let lines = lines::of(row.technique).into_iter().flatten();
-            for (figure, lines) in [Figure::OwnLines, Figure::Lines].into_iter().zip(lines) {
-                figures.insert((row, figure), Spread::of(&[lines as f64]));
-            }
-        }
-        Ok((figures, medians(&runs)))
+impl Run {
+    fn note(&mut self, row: Row, figure: Figure, value: f64) {
+        self.figures.entry((row, figure)).or_default().push(value);
     }
 
-    async fn run(self: Arc<Self>) -> io::Result<Run> {
+    fn add(&mut self, other: Self) {
+        for ((row, figure), values) in other.figures {
+            values
+                .iter()
+                .for_each(|value| self.note(row, figure, *value));
+        }
+        self.points.extend(other.points);
+    }
+}
+
+impl Bench {
+    async fn run(self: Arc<Self>, number: usize) -> io::Result<Run> {
+        let runs = self.scale.runs;
+        let say = |what: &str| eprintln!("run {number} of {runs}: {what}");
         let mut run = Run::default();
+        say("latency");
         self.latencies(&mut run).await?;
         let background = tokio::spawn(self.clone().background());
-        self.foreground(&mut run).await?;
-        let patient = background.await??;
-        run.figures.extend(patient.figures);
-        run.points.extend(patient.points);
+        for (rate, messages) in self.scale.loads {
+            say(&format!("{rate} messages a second"));
+            self.load(*rate, *messages, &mut run).await?;
+        }
+        say("memory");
+        self.memory(&mut run).await?;
+        say("restarts");
+        self.restarts(&mut run).await?;
+        say("silence, and polls every 30 s");
+        run.add(background.await??);
+        say("done");
         Ok(run)
     }
 
@@ -209,121 +190,108 @@ impl Bench {
         Process::start(&self.program, technique, knobs).await
     }
 
-    /// What needs patience: few messages, and silence.
+    /// One client for each row.
+    async fn latencies(&self, run: &mut Run) -> io::Result<()> {
+        const GAP: Duration = Duration::from_millis(100);
+        let messages = self.scale.latencies;
+        for (row, lane) in self.side_by_side(&LOADED[1..], messages, GAP, 1).await? {
+            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
+        }
+        Ok(())
+    }
+
+    async fn load(&self, rate: u32, messages: usize, run: &mut Run) -> io::Result<()> {
+        let gap = Duration::from_secs(1) / rate;
+        let lanes = self.side_by_side(&LOADED, messages, gap, LOADING).await?;
+        let points = lanes.iter().map(|(row, lane)| point(*row, gap, lane));
+        run.points.extend(points);
+        Ok(())
+    }
+
+    /// A lane for each row. Their messages take turns, so no two servers work at the same moment.
+    async fn side_by_side(
+        &self,
+        rows: &[Row],
+        messages: usize,
+        gap: Duration,
+        clients: usize,
+    ) -> io::Result<Vec<(Row, Measured)>> {
+        let start = Instant::now() + gap.max(Duration::from_millis(500));
+        let lanes = rows.iter().zip(0..).map(|(row, turn)| async move {
+            let plan = Plan {
+                messages,
+                gap,
+                start: start + gap * turn / rows.len() as u32,
+                clients,
+            };
+            Ok((*row, self.lane(*row, &plan).await?))
+        });
+        try_join_all(lanes).await
+    }
+
+    async fn lane(&self, row: Row, plan: &Plan) -> io::Result<Measured> {
+        let server = self.server(row.technique, Knobs::default()).await?;
+        let to = subscription(row, &server, "compare");
+        lane(row.technique, server.addr(), to, Some(&server), plan).await
+    }
+
+    /// What takes long: the table's run with its few messages, and silence.
     async fn background(self: Arc<Self>) -> io::Result<Run> {
         let mut parts = JoinSet::new();
         for row in Row::ALL {
-            parts.spawn(self.clone().patient(row));
+            parts.spawn(self.clone().seldom(row));
             parts.spawn(self.clone().idle(row));
-            if row.requests() && self.scale.counts(row) {
-                parts.spawn(self.clone().without_keep_alive(row));
-            }
         }
         let mut run = Run::default();
         while let Some(part) = parts.join_next().await {
-            let part = part??;
-            run.figures.extend(part.figures);
-            run.points.extend(part.points);
+            run.add(part??);
         }
         Ok(run)
     }
 
-    fn plan(&self, row: Row, messages: usize, gap: Duration, clients: usize) -> Plan {
-        Plan {
-            messages,
+    /// A message now and then, to many clients.
+    async fn seldom(self: Arc<Self>, row: Row) -> io::Result<Run> {
+        let gap = self.scale.gap;
+        let plan = Plan {
+            messages: self.scale.messages,
             gap,
-            // By then all have subscribed.
-            start: Instant::now() + Duration::from_millis(300),
-            clients,
-            interval: row.interval(),
-            keep_alive: true,
-            delivered: self.done.clone(),
-        }
-    }
-
-    async fn patient(self: Arc<Self>, row: Row) -> io::Result<Run> {
-        let server = self.server(row.technique, Knobs::default()).await?;
-        let Scale {
-            patient,
-            gap,
-            clients,
-            ..
-        } = self.scale;
-        let plan = self.plan(row, patient, gap, clients);
-        let lane = lane(row.technique, server.addr(), Some(&server), &plan).await?;
-        let mut run = Run::default();
+            start: Instant::now() + gap,
+            clients: self.scale.clients,
+        };
+        let lane = self.lane(row, &plan).await?;
+        let (mut run, steady) = (Run::default(), lane.steady);
         if row.technique == Technique::ShortPolling {
-            run.latencies(row, &lane);
-            if !self.scale.counts(row) {
-                // It took one poll to have all: enough for the latency, and not for counting polls.
-                return Ok(run);
-            }
+            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
         }
-        run.note(
-            row,
-            Figure::Requests,
-            lane.per_message(lane.steady.requests),
-        );
-        run.note(
-            row,
-            Figure::Connections,
-            lane.per_message(lane.steady.connections),
-        );
-        run.note(row, Figure::Bytes, lane.per_message(lane.steady.bytes));
+        if !self.scale.counts(row) {
+            return Ok(run);
+        }
+        run.note(row, Figure::Requests, lane.per_message(steady.requests));
+        run.note(row, Figure::Bytes, lane.per_message(steady.bytes));
         if row.polls() {
-            let share = lane.steady.empty as f64 / lane.steady.requests.max(1) as f64;
+            let share = steady.empty as f64 / steady.requests.max(1) as f64;
             run.note(row, Figure::Empty, share);
-        }
-        if !row.requests() {
-            // One connection is all there is, either way.
-            run.note(
-                row,
-                Figure::ConnectionsClosed,
-                lane.per_message(lane.steady.connections),
-            );
         }
         if let Some(cpu) = lane.cpu {
             run.note(row, Figure::Cpu, cpu.as_secs_f64());
         }
         if row.technique == Technique::ShortPolling {
-            // The others' points are those of `load`, from five clients each.
+            // The other rows have their points from `load`.
             run.points.push(point(row, gap, &lane));
         }
         Ok(run)
     }
 
-    async fn without_keep_alive(self: Arc<Self>, row: Row) -> io::Result<Run> {
-        let server = self.server(row.technique, Knobs::default()).await?;
-        let Scale {
-            patient,
-            gap,
-            clients,
-            ..
-        } = self.scale;
-        let plan = Plan {
-            keep_alive: false,
-            ..self.plan(row, patient, gap, clients)
-        };
-        let lane = lane(row.technique, server.addr(), None, &plan).await?;
-        let mut run = Run::default();
-        let connections = lane.per_message(lane.steady.connections);
-        run.note(row, Figure::ConnectionsClosed, connections);
-        Ok(run)
-    }
-
-    /// Bytes of clients to whom nothing is said.
+    /// Bytes of clients that hear nothing.
     async fn idle(self: Arc<Self>, row: Row) -> io::Result<Run> {
         let server = self.server(row.technique, Knobs::default()).await?;
         let traffic = Arc::<Traffic>::default();
         let mut clients = JoinSet::new();
-        for number in 0..LISTENERS {
-            let to = Subscription {
-                interval: row.interval(),
-                traffic: traffic.clone(),
-                ..Subscription::new(server.addr(), "silence")
-            };
+        for number in 0..IDLE {
+            let mut to = subscription(row, &server, "silence");
+            to.traffic = traffic.clone();
             let mut client = Client::subscribe(row.technique, to).await?;
-            let begin = row.interval().mul_f64(number as f64 / LISTENERS as f64);
+            let begin = row.interval().mul_f64(number as f64 / IDLE as f64);
             clients.spawn(async move {
                 sleep(begin).await;
                 client.next().await
@@ -334,76 +302,27 @@ impl Bench {
         let (before, started) = (traffic.counts(), Instant::now());
         tokio::select! {
             () = sleep(self.scale.idle) => {}
-            Some(ended) = clients.join_next() => {
-                return Err(io::Error::other(format!("{row}: silence ended: {ended:?}")));
-            }
+            Some(ended) = clients.join_next() => return Err(not_silent(row, &ended?)),
         }
-        let bytes = (traffic.counts() - before).bytes as f64 / LISTENERS as f64;
+        let bytes = traffic.counts().since(before).bytes as f64 / IDLE as f64;
         let minutes = started.elapsed().as_secs_f64() / 60.0;
         let mut run = Run::default();
         run.note(row, Figure::IdleBytes, bytes / minutes);
         Ok(run)
     }
+}
 
-    /// One thing after the other.
-    async fn foreground(&self, run: &mut Run) -> io::Result<()> {
-        for load in self.scale.loads {
-            self.load(*load, run).await?;
-        }
-        self.memory(run).await?;
-        self.restarts(run).await
-    }
-
-    /// One client each, in turns: no two servers have their message at the same moment.
-    async fn latencies(&self, run: &mut Run) -> io::Result<()> {
-        const GAP: Duration = Duration::from_millis(100);
-        let rows = &LOADED[1..];
-        let mut lanes = Vec::new();
-        for (turn, row) in (0..).zip(rows) {
-            let server = self.server(row.technique, Knobs::default()).await?;
-            let mut plan = self.plan(*row, self.scale.latencies, GAP, 1);
-            plan.start += GAP * turn / rows.len() as u32;
-            lanes.push(async move {
-                let lane = lane(row.technique, server.addr(), Some(&server), &plan).await?;
-                io::Result::Ok((*row, lane))
-            });
-        }
-        for measured in join_all(lanes).await {
-            let (row, lane) = measured?;
-            run.latencies(row, &lane);
-        }
-        Ok(())
-    }
-
-    async fn load(&self, (rate, messages): (u32, usize), run: &mut Run) -> io::Result<()> {
-        let gap = Duration::from_secs(1) / rate;
-        let mut lanes = Vec::new();
-        for (turn, row) in (0..).zip(LOADED) {
-            let server = self.server(row.technique, Knobs::default()).await?;
-            let mut plan = self.plan(row, messages, gap, CLIENTS);
-            plan.start += gap * turn / LOADED.len() as u32;
-            lanes.push(async move {
-                let lane = lane(row.technique, server.addr(), Some(&server), &plan).await?;
-                io::Result::Ok(point(row, gap, &lane))
-            });
-        }
-        for measured in join_all(lanes).await {
-            run.points.push(measured?);
-        }
-        Ok(())
+fn subscription(row: Row, server: &Process, topic: &str) -> Subscription {
+    Subscription {
+        interval: row.interval(),
+        ..Subscription::new(server.addr(), topic)
     }
 }
 
-impl Run {
-    fn note(&mut self, row: Row, figure: Figure, value: f64) {
-        self.figures.insert((row, figure), value);
-    }
-
-    fn latencies(&mut self, row: Row, lane: &Measured) {
-        let percentile = |percent| lane.percentile(percent).as_secs_f64();
-        self.note(row, Figure::LatencyP50, percentile(50));
-        self.note(row, Figure::LatencyP99, percentile(99));
-    }
+fn not_silent(row: Row, heard: &impl std::fmt::Debug) -> io::Error {
+    io::Error::other(format!(
+        "{row}: nothing was published, but a client got {heard:?}"
+    ))
 }
 
 fn point(row: Row, gap: Duration, lane: &Measured) -> Point {
@@ -412,35 +331,48 @@ fn point(row: Row, gap: Duration, lane: &Measured) -> Point {
         rate: 1.0 / gap.as_secs_f64(),
         bytes: lane.per_message(lane.steady.bytes),
         cpu: lane.cpu.map(|cpu| cpu.as_secs_f64()),
-        p50: lane.percentile(50).as_secs_f64(),
         p99: lane.percentile(99).as_secs_f64(),
     }
 }
 
-/// Each point of several runs as one.
-fn medians(runs: &[Run]) -> Vec<Point> {
-    let mut all: Vec<Point> = runs.iter().flat_map(|run| run.points.clone()).collect();
-    all.sort_by(|a, b| {
-        (a.row, a.rate)
-            .partial_cmp(&(b.row, b.rate))
-            .expect("numbers")
-    });
-    let same = |a: &Point, b: &Point| a.row == b.row && a.rate == b.rate;
-    let median = |points: &[Point], of: &dyn Fn(&Point) -> f64| {
-        Spread::of(&points.iter().map(of).collect::<Vec<_>>()).median
-    };
-    all.chunk_by(same)
-        .map(|points| Point {
-            row: points[0].row,
-            rate: points[0].rate,
-            bytes: median(points, &|point| point.bytes),
-            cpu: points[0]
-                .cpu
-                .map(|_| median(points, &|point| point.cpu.unwrap_or_default())),
-            p50: median(points, &|point| point.p50),
-            p99: median(points, &|point| point.p99),
+/// The figures of all runs, and the lines of code, which are not measured.
+fn measurements(runs: &Run) -> Vec<Measurement> {
+    let measured = runs
+        .figures
+        .iter()
+        .map(|((row, figure), values)| Measurement {
+            row: *row,
+            figure: *figure,
+            spread: Spread::of(values),
+        });
+    let lines = Row::ALL.into_iter().filter_map(|row| {
+        Some(Measurement {
+            row,
+            figure: Figure::Lines,
+            spread: Spread::of(&[copy::lines(row.technique)? as f64]),
         })
-        .collect()
+    });
+    measured.chain(lines).collect()
+}
+
+/// One point for each row and rate, of the points of several runs.
+fn medians(mut points: Vec<Point>) -> Vec<Point> {
+    points.sort_by(|a, b| a.row.cmp(&b.row).then(a.rate.total_cmp(&b.rate)));
+    let groups = points.chunk_by(|a, b| a.row == b.row && a.rate == b.rate);
+    groups.map(median).collect()
+}
+
+fn median(points: &[Point]) -> Point {
+    let of = |value: fn(&Point) -> Option<f64>| {
+        let values: Vec<f64> = points.iter().filter_map(value).collect();
+        (!values.is_empty()).then(|| Spread::of(&values).median)
+    };
+    Point {
+        bytes: of(|point| Some(point.bytes)).unwrap_or_default(),
+        cpu: of(|point| point.cpu),
+        p99: of(|point| Some(point.p99)).unwrap_or_default(),
+        ..points[0]
+    }
 }
 
 #[cfg(test)]
@@ -461,14 +393,9 @@ mod tests {
             rate,
             bytes,
             cpu: None,
-            p50: 1.0,
             p99: 2.0,
         };
-        let run = |bytes| Run {
-            figures: Figures::new(),
-            points: vec![point(bytes, 1.0), point(10.0, 5.0)],
-        };
-        let points = medians(&[run(1.0), run(3.0), run(2.0)]);
-        assert_eq!(points, [point(2.0, 1.0), point(10.0, 5.0)]);
+        let runs = [1.0, 3.0, 2.0].map(|bytes| [point(bytes, 1.0), point(10.0, 5.0)]);
+        assert_eq!(medians(runs.concat()), [point(2.0, 1.0), point(10.0, 5.0)]);
     }
 }

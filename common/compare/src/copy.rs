@@ -1,0 +1,288 @@
+//! Copy sets: the files of a technique that go into another project.
+//!
+//! They are read from the `## Copy set` sections of the READMEs. So what a reader sees, what
+//! `compare -- copy` copies and what the test compiles are the same list.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use crate::Technique;
+
+/// The sources as they were when this was built.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const HEADING: &str = "## Copy set";
+
+/// Copies one technique's files into a project, and prints what remains to be done there.
+#[derive(Debug, Clone, Args)]
+pub struct Copy {
+    /// Which copy set: `sse`, `webhooks verify`, … (a wrong name lists them all).
+    #[arg(required = true, num_args = 1.., value_name = "SET")]
+    set: Vec<String>,
+    /// Where to: the `src` folder of a crate. Files that exist are never overwritten.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+impl Copy {
+    /// Copies the files and prints the rest.
+    ///
+    /// # Errors
+    /// If there is no such set, a file exists already, or the disk refuses.
+    pub fn run(&self) -> io::Result<()> {
+        let set = CopySet::named(&self.set.join("-"))?;
+        set.copy_to(&self.folder)?;
+        print!("{set}");
+        Ok(())
+    }
+}
+
+/// One `## Copy set` section of a README.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopySet {
+    /// The folder's name and what the heading adds: `sse`, `webhooks-verify`.
+    pub name: String,
+    /// In the README's order.
+    pub files: Vec<CopyFile>,
+    /// Names that the files import and the new crate must have, each with what it must be.
+    pub names: Vec<(String, String)>,
+    /// The lines below `[dependencies]`.
+    pub dependencies: String,
+}
+
+/// A file of a copy set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyFile {
+    /// Where it is.
+    pub source: PathBuf,
+    /// Where it goes, below the new crate's `src`.
+    pub target: PathBuf,
+    /// Lines of code, as the README says.
+    pub lines: usize,
+}
+
+impl CopySet {
+    /// The copy sets of all READMEs.
+    ///
+    /// # Errors
+    /// If a README is missing or has a row that cannot be read.
+    pub fn all() -> io::Result<Vec<Self>> {
+        let mut sets = Self::of("common")?;
+        for technique in Technique::ALL {
+            sets.extend(Self::of(&technique.to_string())?);
+        }
+        Ok(sets)
+    }
+
+    fn of(folder: &str) -> io::Result<Vec<Self>> {
+        let folder = Path::new(ROOT).join(folder);
+        parse(&folder, &fs::read_to_string(folder.join("README.md"))?)
+    }
+
+    fn named(name: &str) -> io::Result<Self> {
+        let sets = Self::all()?;
+        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+        let unknown = format!("no copy set {name:?}; there are: {}", names.join(", "));
+        let mut sets = sets.into_iter();
+        sets.find(|set| set.name == name)
+            .ok_or_else(|| io::Error::other(unknown))
+    }
+
+    /// Copies all files into the `src` folder of a crate, or none.
+    ///
+    /// # Errors
+    /// If one of the files exists there already, or the disk refuses.
+    pub fn copy_to(&self, folder: &Path) -> io::Result<()> {
+        let target = |file: &CopyFile| folder.join(&file.target);
+        if let Some(taken) = self.files.iter().map(target).find(|path| path.exists()) {
+            let message = format!("{} exists already; nothing is copied", taken.display());
+            return Err(io::Error::other(message));
+        }
+        for file in &self.files {
+            let target = target(file);
+            fs::create_dir_all(target.parent().unwrap_or(folder))?;
+            fs::copy(&file.source, target)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CopySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: usize = self.files.iter().map(|file| file.lines).sum();
+        let files = self.files.len();
+        writeln!(f, "Copied {files} files with {lines} lines of code:\n")?;
+        for file in &self.files {
+            writeln!(f, "  {} ({})", file.target.display(), file.lines)?;
+        }
+        writeln!(f, "\nAdd to Cargo.toml:\n")?;
+        writeln!(f, "[dependencies]\n{}", self.dependencies)?;
+        writeln!(f, "Start lib.rs with `extern crate self as common;`")?;
+        writeln!(f, "and define there, or re-export:\n")?;
+        for (name, meaning) in &self.names {
+            writeln!(f, "  {name}: {meaning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many lines of code a technique's copy sets have together. A file that is in two of them
+/// counts once.
+pub(crate) fn lines(technique: Technique) -> Option<usize> {
+    let sets = CopySet::of(&technique.to_string()).ok()?;
+    let files = sets.iter().flat_map(|set| &set.files);
+    let lines: BTreeMap<&Path, usize> = files
+        .map(|file| (file.source.as_path(), file.lines))
+        .collect();
+    Some(lines.values().sum()).filter(|sum| *sum > 0)
+}
+
+/// The copy sets of a README that lies in `folder`.
+fn parse(folder: &Path, readme: &str) -> io::Result<Vec<CopySet>> {
+    let headings = readme.match_indices(HEADING);
+    headings
+        .filter(|(at, _)| *at == 0 || readme[..*at].ends_with('\n'))
+        .map(|(at, _)| section(folder, &readme[at + HEADING.len()..]))
+        .collect()
+}
+
+/// `text` begins behind the words of the heading, with the set's own name if it has one.
+fn section(folder: &Path, text: &str) -> io::Result<CopySet> {
+    let text = text.split("\n## ").next().unwrap_or(text);
+    let (own_name, body) = text.split_once('\n').unwrap_or((text, ""));
+    let folder_name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name = match own_name.trim_start_matches(':').trim() {
+        "" => folder_name.into_owned(),
+        own => format!("{folder_name}-{own}"),
+    };
+    let mut set = CopySet {
+        name,
+        files: Vec::new(),
+        names: Vec::new(),
+        dependencies: dependencies(body).to_owned(),
+    };
+    for line in body.lines() {
+        let Some((first, rest)) = first_cell(line) else {
+            continue;
+        };
+        if let Some((_, link)) = first.split_once("](") {
+            set.files.push(file(folder, link, rest)?);
+        } else if first.starts_with('`') {
+            let meaning = rest.trim_end_matches('|').trim();
+            set.names.push((first.replace('`', ""), meaning.to_owned()));
+        }
+    }
+    Ok(set)
+}
+
+/// The first cell of a table's row, and the row behind it.
+fn first_cell(line: &str) -> Option<(&str, &str)> {
+    let (first, rest) = line.strip_prefix("| ")?.split_once(" |")?;
+    Some((first.trim(), rest.trim()))
+}
+
+/// A row with a link to a file and its lines of code.
+fn file(folder: &Path, link: &str, rest: &str) -> io::Result<CopyFile> {
+    let path = link.trim_end_matches(')');
+    let lines = rest.split('|').next().unwrap_or_default().trim();
+    let wrong = |_| io::Error::other(format!("{path}: not a number of lines: {lines:?}"));
+    let below_src = path.split_once("src/").map_or(path, |(_, below)| below);
+    Ok(CopyFile {
+        source: folder.join(path),
+        target: below_src.into(),
+        lines: lines.parse().map_err(wrong)?,
+    })
+}
+
+/// What the section's `toml` block says.
+fn dependencies(body: &str) -> &str {
+    let block = body.split_once("```toml\n");
+    let block = block.and_then(|(_, rest)| rest.split_once("```"));
+    block.map_or("", |(dependencies, _)| dependencies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = "\
+# A member
+
+## Copy set: send
+
+| file | code lines | what it is |
+| --- | ---: | --- |
+| [`src/a/b.rs`](src/a/b.rs) | 210 | the answer |
+| [`../common/src/http/c.rs`](../common/src/http/c.rs) | 7 | a guard |
+
+| name to resolve | what it must be |
+| --- | --- |
+| `common::Feed` | `fn next(&self) -> Page` |
+
+```toml
+bytes = \"1\"
+```
+
+## After it
+
+| [`src/d.rs`](src/d.rs) | 1 | not of the set |
+";
+
+    #[test]
+    fn a_section_is_read_up_to_the_next_heading() {
+        let sets = parse(Path::new("/x/hooks"), README).unwrap();
+        let file = |source: &str, target: &str, lines| CopyFile {
+            source: source.into(),
+            target: target.into(),
+            lines,
+        };
+        let expected = CopySet {
+            name: "hooks-send".to_owned(),
+            files: vec![
+                file("/x/hooks/src/a/b.rs", "a/b.rs", 210),
+                file("/x/hooks/../common/src/http/c.rs", "http/c.rs", 7),
+            ],
+            names: vec![(
+                "common::Feed".to_owned(),
+                "`fn next(&self) -> Page`".to_owned(),
+            )],
+            dependencies: "bytes = \"1\"\n".to_owned(),
+        };
+        assert_eq!(sets, [expected]);
+        assert!(parse(Path::new("x"), "# No\n").unwrap().is_empty());
+        let unnamed = parse(Path::new("/x/sse"), "## Copy set\n").unwrap();
+        assert_eq!(unnamed[0].name, "sse");
+    }
+
+    #[test]
+    fn a_row_without_a_number_of_lines_is_an_error() {
+        let row = "## Copy set\n| [`src/a.rs`](src/a.rs) | many | it |\n";
+        let error = parse(Path::new("x"), row).unwrap_err().to_string();
+        assert_eq!(error, "src/a.rs: not a number of lines: \"many\"");
+    }
+
+    #[test]
+    fn all_files_are_copied_or_none() {
+        let folder = std::env::temp_dir().join(format!("copy-{}", std::process::id()));
+        let file = |name: &str| CopyFile {
+            source: Path::new(ROOT).join("common/compare").join(name),
+            target: name.into(),
+            lines: 1,
+        };
+        let set = |names: &[&str]| CopySet {
+            name: String::new(),
+            files: names.iter().map(|name| file(name)).collect(),
+            names: Vec::new(),
+            dependencies: String::new(),
+        };
+        set(&["src/lib.rs"]).copy_to(&folder).unwrap();
+        let again = set(&["Cargo.toml", "src/lib.rs"]).copy_to(&folder);
+        assert!(again.unwrap_err().to_string().contains("exists already"));
+        assert!(folder.join("src/lib.rs").exists() && !folder.join("Cargo.toml").exists());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

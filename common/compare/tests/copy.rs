@@ -1,0 +1,180 @@
+//! The copy sets of the READMEs compile in an empty crate, without a warning.
+//!
+//! For each set a crate is made of its files and of `stubs/SET.rs`, which becomes `lib.rs` and defines
+//! the names that the README leaves to the copier. Dependencies are those of the README, in the
+//! versions of the workspace's `Cargo.lock`.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use compare::CopySet;
+use ra_ap_rustc_lexer::{FrontmatterAllowed, TokenKind, tokenize};
+use regex::Regex;
+
+/// Every technique and the feed have one.
+const SETS: [&str; 8] = [
+    "common-feed",
+    "short-polling",
+    "long-polling",
+    "webhooks-verify",
+    "webhooks-receive",
+    "webhooks-send",
+    "websockets",
+    "sse",
+];
+
+fn sets() -> Vec<CopySet> {
+    CopySet::all().expect("the READMEs can be read")
+}
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn stub(set: &CopySet) -> PathBuf {
+    let file = format!("tests/stubs/{}.rs", set.name);
+    here().join(file)
+}
+
+#[test]
+fn every_readme_has_its_copy_sets() {
+    let names: Vec<String> = sets().into_iter().map(|set| set.name).collect();
+    assert_eq!(names, SETS);
+}
+
+#[test]
+fn the_lines_of_code_are_those_of_the_files() {
+    for set in sets() {
+        for file in &set.files {
+            let source = fs::read_to_string(&file.source);
+            let source = source.unwrap_or_else(|error| panic!("{file:?}: {error}"));
+            let at = format!("{}: {}", set.name, file.target.display());
+            assert_eq!(file.lines, lines_of_code(&source), "{at}");
+        }
+    }
+}
+
+#[test]
+fn the_names_to_resolve_are_those_of_the_stub() {
+    let defined = Regex::new(
+        r"(?m)^pub (?:async |const )?(?:fn|struct|enum|trait|type|const|static|use [\w:]+::)\s*(\w+)",
+    )
+    .expect("the pattern is one");
+    for set in sets() {
+        let stub = fs::read_to_string(stub(&set)).expect("every set has a stub");
+        let defined = defined.captures_iter(&stub);
+        let defined: BTreeSet<String> = defined.map(|found| found[1].to_owned()).collect();
+        let last = |(name, _): &(String, String)| {
+            let path = name.rsplit("::").next();
+            path.unwrap_or_default().to_owned()
+        };
+        let said: BTreeSet<String> = set.names.iter().map(last).collect();
+        assert_eq!(said, defined, "{}: the README and the stub", set.name);
+    }
+}
+
+#[test]
+#[ignore = "compiles the dependencies of each set once more; CI runs it"]
+fn every_set_compiles_in_an_empty_crate_without_a_warning() {
+    for set in sets() {
+        let new = NewCrate::with(&set);
+        let printed = new.check();
+        assert!(printed.is_empty(), "{}:\n{printed}", set.name);
+        new.has_the_workspaces_versions();
+    }
+}
+
+/// A crate in a temporary folder. Dropped, it is gone.
+struct NewCrate(PathBuf);
+
+impl NewCrate {
+    fn with(set: &CopySet) -> Self {
+        let folder = env::temp_dir().join(format!("copy-{}-{}", set.name, std::process::id()));
+        let new = Self(folder);
+        fs::create_dir_all(new.0.join("src")).expect("there is a folder for temporary files");
+        set.copy_to(&new.0.join("src")).expect("the files exist");
+        let stub = fs::copy(stub(set), new.0.join("src/lib.rs"));
+        stub.expect("every set has a stub");
+        let manifest = format!(
+            "[package]\nname = \"copy-{}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
+             [workspace]\n\n[dependencies]\n{}",
+            set.name, set.dependencies
+        );
+        fs::write(new.0.join("Cargo.toml"), manifest).expect("the disk takes it");
+        let lock = fs::copy(here().join("../../Cargo.lock"), new.0.join("Cargo.lock"));
+        lock.expect("the workspace has a lock file");
+        new
+    }
+
+    /// What `cargo check` has to say against it.
+    fn check(&self) -> String {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["check", "--quiet", "--offline"]);
+        // One folder for all sets, so that each dependency is compiled once.
+        cargo.env("CARGO_TARGET_DIR", here().join("../../target/copy-sets"));
+        let checked = cargo.current_dir(&self.0).output().expect("cargo runs");
+        let printed = String::from_utf8_lossy(&checked.stderr).into_owned();
+        match checked.status.success() {
+            true => printed,
+            false => format!("it does not compile\n{printed}"),
+        }
+    }
+
+    /// Cargo may only have taken packages off the lock file.
+    fn has_the_workspaces_versions(&self) {
+        let workspace = packages(&here().join("../../Cargo.lock"));
+        let others = packages(&self.0.join("Cargo.lock"));
+        let others = others.difference(&workspace);
+        let new: Vec<_> = others.filter(|lines| !lines.contains("copy-")).collect();
+        assert!(new.is_empty(), "not of the workspace: {new:?}");
+    }
+}
+
+impl Drop for NewCrate {
+    fn drop(&mut self) {
+        // What stays is in the temporary folder.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Names and versions.
+fn packages(lock: &Path) -> BTreeSet<String> {
+    let lock = fs::read_to_string(lock).expect("there is a lock file");
+    let packages = lock.split("[[package]]\n").skip(1);
+    packages
+        .map(|package| package.lines().take(2).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// Lines with a token of the language on them. Comments and the tests at the end of a file are none.
+fn lines_of_code(source: &str) -> usize {
+    let mut rest = source.split("#[cfg(test)]\nmod ").next().unwrap_or(source);
+    let (mut lines, mut line) = (BTreeSet::new(), 0);
+    for token in tokenize(rest, FrontmatterAllowed::No) {
+        let (text, behind) = rest.split_at(token.len as usize);
+        let last = line + text.matches('\n').count();
+        if is_code(token.kind) {
+            lines.extend(line..=last);
+        }
+        (rest, line) = (behind, last);
+    }
+    lines.len()
+}
+
+fn is_code(kind: TokenKind) -> bool {
+    !matches!(
+        kind,
+        TokenKind::Whitespace | TokenKind::LineComment { .. } | TokenKind::BlockComment { .. }
+    )
+}
+
+#[test]
+fn comments_blank_lines_and_tests_are_no_code() {
+    let source = "//! A file.\n\nuse a; // why\n\n/// What.\nfn b() {\n    /* so */\n    \"two\n\n    lines\"\n}\n\n\
+                  #[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
+    assert_eq!(lines_of_code(source), 6);
+}
