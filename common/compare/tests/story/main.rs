@@ -7,9 +7,13 @@ mod handover;
 mod home;
 mod world;
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use compare::Technique;
+use harness::PATIENCE;
 use home::Home;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::{JoinError, JoinSet};
@@ -149,11 +153,15 @@ async fn a_feed_that_loses_what_it_has_acknowledged_is_found_out() {
     for _ in 0..RETAIN {
         world.publish(Technique::Sse, "a").await;
     }
-    let wrong = world.catch_up().await.expect_err("one is lost");
-    assert!(
-        wrong.contains("neither came nor is named: [(0, 5)]"),
-        "{wrong}"
-    );
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let wrong = world.catch_up().await.expect_err("one is lost");
+        if wrong.contains("neither came nor is named: [(0, 5)]") {
+            return;
+        }
+        // On a busy machine others may still be under way.
+        assert!(Instant::now() < deadline, "{wrong}");
+    }
 }
 
 #[test]
