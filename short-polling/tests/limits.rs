@@ -70,6 +70,7 @@ async fn a_page_is_at_most_a_mebibyte_and_at_least_one_message() {
     loop {
         let page = server.get(&path).await.json();
         pages.push(page["messages"].as_array().unwrap().len());
+        assert!(pages.len() < 10, "{page}");
         path = format!("/topics/news?after={}", page["next"].as_str().unwrap());
         if page["more"] == false {
             break;
@@ -106,7 +107,7 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
     server.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
     for (interval, read_timeout, hints) in [(5, 75, 4..=6), (60, 75, 25..=37), (20, 75, 16..=24)] {
         let mut config = Config {
@@ -123,7 +124,7 @@ async fn the_hint_follows_its_knob_and_stays_below_the_idle_timer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_hint_is_shorter_while_the_topic_is_busy_and_others_do_not_count() {
     let server = start(Config::default()).await;
     server.post("/topics/other", "x").await;
@@ -134,6 +135,22 @@ async fn the_hint_is_shorter_while_the_topic_is_busy_and_others_do_not_count() {
         (4..=6).contains(&ordinary) && busy <= 2,
         "{ordinary}, {busy}"
     );
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hint_grows_while_the_topic_is_quiet_whether_it_has_messages_or_not() {
+    let server = start(Config::default()).await;
+    sleep(Duration::from_secs(20)).await;
+    let without = hint(&server).await;
+    server.post("/topics/news", "x").await;
+    sleep(Duration::from_secs(40)).await;
+    let after_40_s = hint(&server).await;
+    sleep(Duration::from_secs(3_600)).await;
+    let longest = hint(&server).await;
+    assert!((8..=12).contains(&without), "{without}");
+    assert!((8..=12).contains(&after_40_s), "{after_40_s}");
+    assert!((16..=24).contains(&longest), "{longest}");
     server.stop().await;
 }
 

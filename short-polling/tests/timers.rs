@@ -12,10 +12,12 @@ use short_polling::Config;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// By the paused clock: longer than every timer here, so that a timer that does not fire fails its test.
+const LONG: Duration = Duration::from_secs(3_600);
 const HALF: &[u8] = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
 #[tokio::test(start_paused = true)]
@@ -105,17 +107,18 @@ async fn connect(server: &TestServer) -> TcpStream {
     connected.expect("the server listens")
 }
 
-/// One short answer. No patience: it would end before the timer that is tested.
+/// One short answer.
 async fn answer(client: &mut TcpStream) -> String {
     let mut buffer = [0; 1_024];
-    let read = client.read(&mut buffer).await.expect("it answers");
+    let read = timeout(LONG, client.read(&mut buffer)).await;
+    let read = read.expect("a timer fires").expect("it answers");
     String::from_utf8_lossy(&buffer[..read]).into_owned()
 }
 
 /// All that comes until the server closes the connection.
 async fn rest(client: &mut TcpStream) -> String {
     let mut rest = String::new();
-    let read = client.read_to_string(&mut rest).await;
-    read.expect("it closes in order");
+    let read = timeout(LONG, client.read_to_string(&mut rest)).await;
+    read.expect("a timer fires").expect("it closes in order");
     rest
 }

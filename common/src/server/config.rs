@@ -84,12 +84,12 @@ impl ServerConfig {
         Ok(Browsers::new(self.allow_origin.clone(), address, exposed))
     }
 
-    /// hyper's server for HTTP/1, with every limit that it has. It is here and not in each
-    /// `serve.rs` because one of them is easy to lose: without a timer, hyper silently ignores the
-    /// limit on slow heads.
+    /// hyper's server for HTTP/1, with every limit that it has. The five servers need the same ones.
+    /// What hyper does with them stays in view, in each `serve.rs`.
     pub fn http1(&self) -> http1::Builder {
         let mut http = http1::Builder::new();
-        // hyper uses the same limit for idle connections.
+        // hyper needs the timer: without one, its own limit on slow heads is silently off. It closes
+        // an idle connection after the same time.
         http.timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
             .max_buf_size(MAX_HEAD);
