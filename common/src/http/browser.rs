@@ -1,11 +1,15 @@
-//! What a browser on another site may do here.
+//! What pages of other sites may do here.
 //!
-//! A browser sends requests on behalf of any page. Two of its header fields tell whose: `Origin`
-//! names the page, and `Host` the name by which the page found this server. A foreign `Origin` may
-//! not publish or upgrade (cross-site request forgery), and a server on loopback answers to
-//! loopback names only (DNS rebinding).
+//! A browser sends requests on behalf of any page. Two header fields tell whose: `Origin` names the
+//! page, and `Host` the name under which the page found this server. A foreign `Origin` may not
+//! publish or upgrade (cross-site request forgery). A server on loopback answers only to loopback names
+//! (DNS rebinding).
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -17,7 +21,7 @@ use hyper::{
 
 use super::Problem;
 
-/// How long a browser may keep a preflight's answer, in seconds.
+/// How long a browser may cache the answer to a preflight, in seconds.
 const PREFLIGHT_AGE: &str = "3600";
 
 /// A page's origin: scheme, host and port, exactly. Never `null`, never `*`.
@@ -39,22 +43,22 @@ impl FromStr for Origin {
             "https" => ("https", ":443"),
             _ => return Err(BadOrigin),
         };
-        let authority: Authority = rest.parse().map_err(|_| BadOrigin)?;
-        if authority.host().is_empty() || rest.contains('@') {
+        let parsed: Authority = rest.parse().map_err(|_| BadOrigin)?;
+        if parsed.host().is_empty() || rest.contains('@') {
             return Err(BadOrigin);
         }
-        let authority = rest.to_ascii_lowercase();
-        let authority = authority
-            .strip_suffix(default_port)
-            .unwrap_or(&authority)
-            .to_owned();
-        Ok(Self { scheme, authority })
+        let lower = rest.to_ascii_lowercase();
+        let authority = lower.strip_suffix(default_port).unwrap_or(&lower);
+        Ok(Self {
+            scheme,
+            authority: authority.to_owned(),
+        })
     }
 }
 
 impl Origin {
-    /// Whether a page of this origin found the server under `host`. The server cannot know the
-    /// scheme, which a proxy may have ended.
+    /// Whether a page of this origin found the server under `host`. The scheme counts as equal: the
+    /// server cannot know it, because a proxy may have ended TLS.
     fn is_host(&self, host: &str) -> bool {
         Self::from_str(&format!("{}://{host}", self.scheme)).is_ok_and(|own| own == *self)
     }
@@ -81,17 +85,19 @@ impl fmt::Debug for Origin {
 #[error("an origin is http://HOST[:PORT] or https://HOST[:PORT]")]
 pub struct BadOrigin;
 
-/// The rules for one server.
+/// The rules of one server.
 #[derive(Debug, Clone)]
 pub struct Browsers {
+    /// Origins that count as the server's own.
     allowed: Vec<Origin>,
+    /// Whether the server listens on loopback.
     loopback: bool,
     /// Response fields that scripts of an allowed origin may read.
     exposed: &'static str,
 }
 
 impl Browsers {
-    /// Rules for a server on `listener`: pages of the `allowed` origins count as its own, and their
+    /// The rules of a server on `listener`. Pages of the `allowed` origins count as its own, and their
     /// scripts may read the `exposed` response fields.
     pub fn new(allowed: Vec<Origin>, listener: SocketAddr, exposed: &'static str) -> Self {
         Self {
@@ -101,12 +107,12 @@ impl Browsers {
         }
     }
 
-    /// Judges a request before any route. `changes` says that it does more than read: a POST, an
-    /// upgrade.
+    /// Checks a request before any route. `changes` says that it does more than read: it is a POST or
+    /// an upgrade.
     ///
     /// # Errors
-    /// 400 for a `Host` that is absent, repeated or none, 421 for one that is not ours, 403 for a
-    /// foreign `Origin`.
+    /// 400 if `Host` is missing, repeated or invalid; 421 if it names another server; 403 if `Origin`
+    /// is foreign and the request changes something.
     pub fn check<B>(&self, request: &Request<B>, changes: bool) -> Result<(), Problem> {
         let host = host(request)?;
         if let Some(host) = &host
@@ -120,10 +126,8 @@ impl Browsers {
         }
         match request.headers().get(header::ORIGIN) {
             Some(origin) if changes && !self.is_own_origin(origin, host.as_ref()) => {
-                let detail = format!(
-                    "Origin {} is not allowed (--allow-origin)",
-                    origin.to_str().unwrap_or("(not text)")
-                );
+                let origin = origin.to_str().unwrap_or("(not text)");
+                let detail = format!("Origin {origin} is not allowed (--allow-origin)");
                 Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
             _ => Ok(()),
@@ -133,33 +137,24 @@ impl Browsers {
     fn is_own_host(&self, authority: &str) -> bool {
         let host = host_of(authority);
         let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+        let mut allowed = self.allowed.iter().map(Origin::host);
         host.eq_ignore_ascii_case("localhost")
-            || address.is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-            || self
-                .allowed
-                .iter()
-                .any(|origin| origin.host().eq_ignore_ascii_case(host))
+            || address.is_ok_and(|ip: IpAddr| ip.is_loopback())
+            || allowed.any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 
-    fn is_own_origin(&self, origin: &HeaderValue, host: Option<&Authority>) -> bool {
-        let origin = origin
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse::<Origin>().ok());
-        origin.is_some_and(|origin| {
+    fn is_own_origin(&self, value: &HeaderValue, host: Option<&Authority>) -> bool {
+        origin(value).is_some_and(|origin| {
             self.allowed.contains(&origin) || host.is_some_and(|host| origin.is_host(host.as_str()))
         })
     }
 
-    /// Answers a CORS preflight, if that is what the request is.
+    /// Answers a CORS preflight, if the request is one and its origin is allowed.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
-        let asked = request
-            .headers()
-            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if request.method() != Method::OPTIONS
-            || !asked
-            || self.allowed_origin(request.headers()).is_none()
-        {
+        let headers = request.headers();
+        let is_preflight = request.method() == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if !is_preflight || self.allowed_origin(headers).is_none() {
             return None;
         }
         let mut response = Response::new(Full::default());
@@ -167,7 +162,7 @@ impl Browsers {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, POST, PATCH, DELETE", // which of them a path takes, it says itself
+                "GET, HEAD, POST, PATCH, DELETE", // each path itself refuses those it does not take
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
@@ -181,16 +176,18 @@ impl Browsers {
         Some(response)
     }
 
-    /// The origin of the request, if `--allow-origin` lists it.
+    /// The origin of the request, if it is allowed.
     pub fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let value = request.get(header::ORIGIN)?;
-        let origin: Origin = value.to_str().ok()?.parse().ok()?;
-        // Copied: a clone is a part of hyper's read buffer, and keeps the whole of it while an answer waits.
-        let copy = || HeaderValue::from_bytes(value.as_bytes()).expect("it is a field's value");
-        self.allowed.contains(&origin).then(copy)
+        if !self.allowed.contains(&origin(value)?) {
+            return None;
+        }
+        // Copied, not cloned: a clone points into hyper's read buffer, and would keep all of it while
+        // an answer waits.
+        HeaderValue::from_bytes(value.as_bytes()).ok()
     }
 
-    /// Puts on an answer what browsers need: `nosniff`, `Vary`, and for an allowed origin CORS.
+    /// Adds to an answer what browsers need: `nosniff`, `Vary`, and CORS for an allowed origin.
     pub fn finish<B>(&self, allowed_origin: Option<HeaderValue>, response: &mut Response<B>) {
         let headers = response.headers_mut();
         headers.insert(
@@ -206,28 +203,27 @@ impl Browsers {
     }
 }
 
+fn origin(value: &HeaderValue) -> Option<Origin> {
+    value.to_str().ok()?.parse().ok()
+}
+
 /// The authority that the request is for (RFC 9112 §3.2). Only HTTP/1.0 may leave it out.
 fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Problem> {
     let mut fields = request.headers().get_all(header::HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(Problem::bad_request("Host is repeated"));
-    }
-    let field = match field {
-        Some(value) => Some(authority(value)?),
-        None if request.version() == Version::HTTP_10 => None,
-        None => return Err(Problem::bad_request("Host is missing")),
+    let host = match (fields.next(), fields.next()) {
+        (Some(value), None) => Some(authority(value)?),
+        (None, _) if request.version() == Version::HTTP_10 => None,
+        (None, _) => return Err(Problem::bad_request("Host is missing")),
+        (Some(_), Some(_)) => return Err(Problem::bad_request("Host is repeated")),
     };
     // An absolute request target overrides the field.
-    Ok(request.uri().authority().cloned().or(field))
+    Ok(request.uri().authority().cloned().or(host))
 }
 
 fn authority(value: &HeaderValue) -> Result<Authority, Problem> {
-    let authority = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.parse::<Authority>().ok());
-    match authority {
+    let text = value.to_str().ok();
+    let parsed = text.and_then(|text| text.parse::<Authority>().ok());
+    match parsed {
         Some(authority) if !authority.as_str().contains('@') => Ok(authority),
         _ => Err(Problem::bad_request("Host is not HOST[:PORT]")),
     }

@@ -1,4 +1,4 @@
-//! What the five servers share of HTTP: publishing, errors, queries, browser rules, slow peers.
+//! What the five servers share of HTTP: publishing, errors, queries, browser rules, slow readers.
 
 mod answer;
 mod browser;

@@ -8,15 +8,15 @@ use hyper::{
 };
 use serde_json::json;
 
-/// One refused request: a status, and a detail that names the offending part.
+/// Why a request is refused: a status, and a detail that names the offending part.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{status}: {detail}")]
 pub struct Problem {
     /// The answer's status.
     pub status: StatusCode,
-    /// For a person.
+    /// One sentence for the person who reads it.
     pub detail: String,
-    /// Fields that go with the status, as `Allow` goes with 405.
+    /// Fields that belong to the status, such as `Allow` with 405.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -40,7 +40,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, format!("nothing is at {path}"))
     }
 
-    /// 405, with the methods that the path has.
+    /// 405: the path takes other methods, those in `allow`.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -49,13 +49,13 @@ impl Problem {
         .with(hyper::header::ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// 503: it may work after so many seconds.
+    /// 503: the client may try again after this many seconds.
     pub fn unavailable(detail: impl ToString, retry_after: u64) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
             .with(hyper::header::RETRY_AFTER, retry_after.into())
     }
 
-    /// The same with one more header field.
+    /// Adds a header field.
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
@@ -76,8 +76,8 @@ impl Problem {
     }
 }
 
-/// Seconds after which whoever was refused for now may ask again: 5 to 10 at random, so that they do
-/// not come back together.
+/// How long a client that was refused for now should wait, in seconds: 5 to 10 at random, so that
+/// clients do not come back together.
 pub fn retry_after() -> u64 {
     rand::random_range(5..=10)
 }

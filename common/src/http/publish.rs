@@ -1,6 +1,10 @@
 //! `POST /topics/{topic}`: the one way to publish, the same in all five servers.
 
-use std::{fmt::Display, pin::pin, time::Duration};
+use std::{
+    fmt::Display,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -9,15 +13,15 @@ use hyper::{
     body::Body,
     header::{self, HeaderValue},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::{Problem, Query, problem::retry_after};
-use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Topic};
+use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Published, Topic};
 
-/// A body over the limit is read on and thrown away up to this size, so that the client comes to
-/// reading the answer.
+/// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
+/// clients read nothing before they have sent everything.
 const DISCARD_BYTES: usize = 1 << 20;
-/// And for so long.
+/// And for at most this time.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// What a publisher may send.
@@ -31,14 +35,13 @@ pub struct PublishLimits {
 
 /// Publishes the request's body to `topic` and answers `201 {"id":"…","duplicate":false}`.
 ///
-/// With `Content-Type: application/json` the body is the data; any other body is UTF-8 text and
-/// becomes a JSON string. `?type=` names the message's type. With `Idempotency-Key` the same
-/// request again answers the first id.
+/// With `Content-Type: application/json` the body is the data. Any other body is UTF-8 text and
+/// becomes a JSON string. `?type=` sets the message's type. With `Idempotency-Key` the same request
+/// again answers the first id.
 ///
 /// # Errors
-/// 400 for a topic, type, key or body that is none; 408 for a body that takes too long; 413 for one
-/// that is too long; 422 for a key that was used for another message; 503 where the feed cannot
-/// take it.
+/// 400 for an invalid topic, type, key or body; 408 for a slow body; 413 for an oversized one; 422
+/// for a key that was used for another message; 503 if the feed cannot take the message.
 pub async fn publish<B>(
     feed: &Feed,
     limits: PublishLimits,
@@ -66,17 +69,7 @@ where
         None => feed.publish(topic, draft).await?,
         Some(key) => feed.publish_once(topic, draft, key).await?,
     };
-    let body = format!(
-        "{{\"id\":\"{}\",\"duplicate\":{}}}",
-        published.id, published.duplicate
-    );
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = StatusCode::CREATED;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
+    Ok(created(&published))
 }
 
 fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Problem> {
@@ -87,74 +80,62 @@ fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Pr
     if values.next().is_some() {
         return Err(Problem::bad_request("Idempotency-Key is repeated"));
     }
-    value
-        .to_str()
-        .unwrap_or_default()
-        .parse()
-        .map(Some)
-        .map_err(Problem::bad_request)
+    // A value that is not text becomes an empty key, which is refused like any other invalid one.
+    let text = value.to_str().unwrap_or_default();
+    text.parse().map(Some).map_err(Problem::bad_request)
 }
 
-/// Whether the body's media type is `application/json`, whatever its parameters.
+/// Whether the body's media type is `application/json`, with any parameters.
 pub fn is_json<B>(request: &Request<B>) -> bool {
-    let value = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = value.and_then(|value| value.split(';').next());
+    let value = request.headers().get(header::CONTENT_TYPE);
+    let text = value.and_then(|value| value.to_str().ok());
+    let essence = text.and_then(|text| text.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// The whole body, within its limits.
+/// Reads the whole body, within its limits.
 ///
 /// # Errors
-/// 400 if it breaks off, 408 if it takes too long, 413 if it is too long.
+/// 400 if the body breaks off, 408 if it takes too long, 413 if it is too large.
 pub async fn read_body<B>(request: Request<B>, limits: PublishLimits) -> Result<Bytes, Problem>
 where
     B: Body<Data = Bytes, Error: Display>,
 {
-    let expects = request.headers().contains_key(header::EXPECT);
+    let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut body = pin!(request.into_body());
-    let too_large = || {
-        Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is over {} bytes", limits.max_message),
-        )
-    };
-    if expects && body.size_hint().lower() > limits.max_message as u64 {
-        // Whoever waits for 100 (Continue) has not sent the body, and now will not.
-        return Err(too_large());
+    if expects_continue && body.size_hint().lower() > limits.max_message as u64 {
+        // The client has not sent the body and, without a 100 (Continue), will not: nothing to drain.
+        return Err(too_large(limits));
     }
-    let deadline = Instant::now() + limits.body_timeout;
-    let mut read = BytesMut::new();
-    loop {
-        let frame = timeout_at(deadline, body.frame())
-            .await
-            .map_err(|_| too_slow(limits))?;
-        let Some(frame) = frame else {
-            return Ok(read.freeze());
-        };
-        let frame =
-            frame.map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))?;
-        read.extend_from_slice(&frame.into_data().unwrap_or_default());
-        if read.len() > limits.max_message {
-            // Either limit may end it; the answer is the same.
+    let read = read_up_to(limits.max_message, body.as_mut());
+    match timeout(limits.body_timeout, read).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => {
+            // The answer is the same whether the body ends or a limit is reached.
             let _ = timeout(DISCARD_TIME, discard(body)).await;
-            return Err(too_large());
+            Err(too_large(limits))
         }
+        Ok(Err(error)) => Err(Problem::bad_request(format!("the body broke off: {error}"))),
+        Err(_) => Err(too_slow(limits)),
     }
 }
 
-impl From<FeedError> for Problem {
-    fn from(error: FeedError) -> Self {
-        match error {
-            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
-            error => Self::unavailable(error, retry_after()),
+/// The whole body, or `None` once it is larger than `max`.
+async fn read_up_to<B>(max: usize, mut body: Pin<&mut B>) -> Result<Option<Bytes>, B::Error>
+where
+    B: Body<Data = Bytes>,
+{
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        read.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        if read.len() > max {
+            return Ok(None);
         }
     }
+    Ok(Some(read.freeze()))
 }
 
-async fn discard<B: Body<Data = Bytes>>(mut body: std::pin::Pin<&mut B>) {
+async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
         discarded += frame.data_ref().map_or(0, Bytes::len);
@@ -164,11 +145,33 @@ async fn discard<B: Body<Data = Bytes>>(mut body: std::pin::Pin<&mut B>) {
     }
 }
 
+fn too_large(limits: PublishLimits) -> Problem {
+    let detail = format!("the body is over {} bytes", limits.max_message);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
 fn too_slow(limits: PublishLimits) -> Problem {
-    let detail = format!(
-        "the body took longer than {} s",
-        limits.body_timeout.as_secs_f64()
-    );
+    let seconds = limits.body_timeout.as_secs_f64();
+    let detail = format!("the body took longer than {seconds} s");
     Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
         .with(header::CONNECTION, HeaderValue::from_static("close"))
+}
+
+fn created(published: &Published) -> Response<Full<Bytes>> {
+    let (id, duplicate) = (published.id, published.duplicate);
+    let body = format!("{{\"id\":\"{id}\",\"duplicate\":{duplicate}}}");
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = StatusCode::CREATED;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+impl From<FeedError> for Problem {
+    fn from(error: FeedError) -> Self {
+        match error {
+            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
+            error => Self::unavailable(error, retry_after()),
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! The query of a request: known parameters, each at most once and not empty. Unknown ones are
-//! ignored.
+//! The query of a request: each known parameter is there at most once and is not empty. Unknown ones
+//! are ignored.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -17,33 +17,31 @@ impl<'a> Query<'a> {
         Self(uri.query().unwrap_or_default())
     }
 
-    /// The value of `name`, if it is there. No value that a server here takes needs an escape, so
-    /// `%` stands for itself and is refused by the value's own grammar.
+    /// The value of the parameter `name`, or `None` if the query has none of that name. `%` is not
+    /// decoded: no valid value needs it, so the value's own grammar refuses it.
     ///
     /// # Errors
-    /// 400 if it is repeated, empty or not a `T`.
+    /// 400 if the parameter is repeated, empty or not a `T`.
     pub fn get<T: FromStr<Err: Display>>(self, name: &str) -> Result<Option<T>, Problem> {
-        let pairs = self
-            .0
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        let mut values = pairs
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value);
+        let mut values = self.values(name);
         let Some(value) = values.next() else {
             return Ok(None);
         };
-        if values.next().is_some() {
-            return Err(Problem::bad_request(format!(
-                "parameter {name} is repeated"
-            )));
-        }
-        if value.is_empty() {
-            return Err(Problem::bad_request(format!("parameter {name} is empty")));
-        }
-        let invalid =
-            |error: T::Err| Problem::bad_request(format!("parameter {name}={value}: {error}"));
-        value.parse().map(Some).map_err(invalid)
+        let detail = match (value.parse(), values.next()) {
+            (_, Some(_)) => format!("parameter {name} is repeated"),
+            (_, None) if value.is_empty() => format!("parameter {name} is empty"),
+            (Err(error), None) => format!("parameter {name}={value}: {error}"),
+            (Ok(value), None) => return Ok(Some(value)),
+        };
+        Err(Problem::bad_request(detail))
+    }
+
+    fn values(self, name: &str) -> impl Iterator<Item = &'a str> {
+        let pairs = self.0.split('&');
+        pairs
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .filter(move |(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 }
 

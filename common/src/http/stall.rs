@@ -1,5 +1,5 @@
-//! A bound on how long a peer may refuse to read. hyper has a timer for a slow head and none for a
-//! slow reader, who would keep its connection for ever.
+//! Disconnects a peer that does not read. hyper has a timer for a slow head, but none for a slow
+//! reader, which would keep its connection for ever.
 
 use std::{
     io,
@@ -14,12 +14,13 @@ use tokio::{
 };
 use tracing::info;
 
-/// Passes everything through, and fails a write with [`io::ErrorKind::TimedOut`] when the socket has
-/// taken no byte of it for the whole of `stall`. The timer exists only while a write waits.
+/// Passes everything through. A write fails with [`io::ErrorKind::TimedOut`] once the socket has
+/// accepted no byte for the time `stall`.
 #[derive(Debug)]
 pub struct StallGuard<S> {
     io: S,
     stall: Duration,
+    /// The timer of a write that waits. A connection that does not wait pays nothing for it.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -33,12 +34,12 @@ impl<S> StallGuard<S> {
         }
     }
 
-    /// What is guarded.
+    /// The guarded stream.
     pub fn get_ref(&self) -> &S {
         &self.io
     }
 
-    /// The progress of a write: any ends the wait, and none for too long ends the connection.
+    /// Stops the timer if the write made progress, and fails the write when the time is up.
     fn guard<T>(
         &mut self,
         progress: Poll<io::Result<T>>,
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_nothing_is_given_up_after_the_stall() {
+    async fn a_reader_that_takes_nothing_is_disconnected_after_the_stall() {
         let (server, _client) = duplex(4);
         let mut guarded = StallGuard::new(server, Duration::from_secs(30));
         let started = Instant::now();
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_progress_begins_the_time_anew() {
+    async fn any_progress_starts_the_time_again() {
         let (server, mut client) = duplex(4);
         let mut guarded = StallGuard::new(server, Duration::from_secs(30));
         let write = tokio::spawn(async move { guarded.write_all(b"0123456789").await });

@@ -7,23 +7,27 @@ use tracing::{info, warn};
 
 use super::Drained;
 
-/// Binds `address` and prints the first line of standard output: `listening on http://ADDR`, with
-/// the port that port 0 took.
+/// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
+/// 0 it prints the port that the system chose.
 ///
 /// # Errors
-/// The system's, with the address.
+/// If the address cannot be bound. The error names it.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    };
-    let listener = TcpListener::bind(address).await.map_err(named)?;
-    println!("listening on http://{}", listener.local_addr()?);
-    Ok(listener)
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            println!("listening on http://{}", listener.local_addr()?);
+            Ok(listener)
+        }
+        Err(error) => {
+            let text = format!("cannot listen on {address}: {error}");
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
 }
 
-/// Resolves at the first SIGTERM or SIGINT (elsewhere Ctrl-C). From then on a second one exits the
-/// process at once. Call it before anything tells the outside that the process is there: it listens
-/// for signals from the call on.
+/// Resolves at the first SIGTERM or SIGINT, or Ctrl-C on systems without them. After that, a second
+/// signal exits the process at once. Signals are caught from the call on, so call this before the
+/// process announces itself.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
     let first = signal();
     async {
@@ -40,7 +44,7 @@ pub fn shutdown_signal() -> impl Future<Output = ()> {
 #[cfg(unix)]
 fn signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    // Registered before the future is first polled: no signal is missed.
+    // Registered here and not in the future, so that no signal is missed before its first poll.
     let listen = |kind| signal(kind).expect("signal handlers can be installed inside a runtime");
     let (mut terminate, mut interrupt) = (
         listen(SignalKind::terminate()),
@@ -64,8 +68,8 @@ async fn signal() {
 /// Descriptors that are not connections: the listener, the runtime's, logs, a database.
 const OWN_DESCRIPTORS: u64 = 32;
 
-/// Raises the soft descriptor limit to the hard one and returns how many of the wanted connections
-/// then have a descriptor. Says so in one line if that is fewer.
+/// Raises the soft descriptor limit to the hard one. Returns how many of the wanted connections can
+/// then have a descriptor, and logs a warning if that is fewer.
 pub fn fit_descriptors(wanted: usize) -> usize {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
     let fitting = fit(wanted, limit);
@@ -80,7 +84,7 @@ fn fit(wanted: usize, limit: u64) -> usize {
     wanted.min(usize::try_from(available).unwrap_or(usize::MAX))
 }
 
-/// The exit code of a program whose `run` ended so. Prints an error, as clap does.
+/// The exit code for the end of `run`. Prints an error in the same form as clap.
 pub fn exit_code(ended: io::Result<Drained>) -> ExitCode {
     match ended {
         Ok(_) => ExitCode::SUCCESS,
