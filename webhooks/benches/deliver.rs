@@ -29,7 +29,10 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use webhooks::{Config, sign::sign, verify::standard::Secret};
+use webhooks::{
+    Config,
+    verify::standard::{Secret, sign},
+};
 
 const RUNS: usize = 5;
 const DELIVERIES: usize = 40_000;

@@ -21,7 +21,10 @@ use tokio::{
     sync::oneshot,
     task::JoinSet,
 };
-use webhooks::{receiver, sign::sign, verify::standard::Secret};
+use webhooks::{
+    receiver,
+    verify::standard::{Secret, sign},
+};
 
 const RUNS: usize = 5;
 const CONNECTIONS: usize = 64;

@@ -11,9 +11,10 @@ use std::{
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use webhooks::{
-    sign::sign,
-    verify::{Tolerance, Unverified, github, standard, stripe, telegram},
+use webhooks::verify::{
+    Tolerance, Unverified, github,
+    standard::{self, sign},
+    stripe, telegram,
 };
 
 const RUNS: usize = 11;

@@ -80,7 +80,7 @@ pub async fn run(
 ) -> Result<Infallible, Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind(args.listen).await?;
     let inbox = Inbox {
-        secret: Secret::from_random(rand::random()),
+        secret: Secret::from_key(rand::random::<[u8; 32]>()),
         kept: Mutex::new(Kept::to(output)),
     };
     let registration = serde_json::json!({

@@ -1,27 +1,34 @@
-//! When to try again. Pure: the time and the randomness come in.
+//! When to try again. Pure: the randomness comes in as a parameter.
+//!
+//! ```
+//! use std::time::Duration;
+//! use webhooks::schedule::Schedule;
+//!
+//! let twice = Schedule::new([5, 300].map(Duration::from_secs));
+//! assert_eq!(twice.delay(1, 0.0), Some(Duration::from_secs(5)));
+//! assert_eq!(twice.delay(3, 0.0), None); // the third failure is the last
+//! ```
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-/// The delays of the Standard Webhooks text: with the first attempt ten in all, over 75 hours.
+/// The delays of the Standard Webhooks text: ten attempts in 75 hours, the first included.
 const STANDARD: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
-/// How much later than the delay an attempt may be, so that what failed together does not come
-/// back together. Never earlier: a receiver may rely on the delay.
+/// An attempt may be this much later than its delay, so that deliveries that failed together do not come
+/// back together. It is never earlier, because a receiver may rely on the delay.
 const JITTER: f64 = 0.2;
-/// The longest that a receiver may put us off.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 /// The delays between the attempts of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule(Vec<Duration>);
 
 impl Schedule {
-    /// One retry after each of these delays; none at all gives every delivery a single attempt.
+    /// One retry after each of these delays. Without delays every delivery has a single attempt.
     pub fn new(delays: impl Into<Vec<Duration>>) -> Self {
         Self(delays.into())
     }
 
-    /// How long to wait after `failed` failed attempts, at least 1; `None` at the schedule's end.
-    /// `random` is from 0 to 1.
+    /// How long to wait after `failed` failed attempts (1 or more). `None` at the schedule's end.
+    /// `random` is between 0 and 1.
     pub fn delay(&self, failed: usize, random: f64) -> Option<Duration> {
         let delay = self.0.get(failed.checked_sub(1)?)?;
         Some(delay.mul_f64(1.0 + JITTER * random))
@@ -32,20 +39,6 @@ impl Default for Schedule {
     fn default() -> Self {
         Self(STANDARD.map(Duration::from_secs).into())
     }
-}
-
-/// How long a receiver asks to be left alone by `Retry-After` (RFC 9110 §10.2.3): seconds, or a
-/// date. At most 24 hours. What is neither is as good as absent: it must not cost a delivery.
-pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
-    let text = str::from_utf8(value).ok()?.trim_ascii();
-    let asked = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a u64 has is a number all the same, and over the cap.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let date = httpdate::parse_http_date(text).ok()?;
-        date.duration_since(now).unwrap_or_default()
-    };
-    Some(asked.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -76,46 +69,12 @@ mod tests {
         assert_eq!(schedule.delay(0, 0.5), None, "nothing has failed");
     }
 
-    #[test]
-    fn retry_after_has_two_forms_and_anything_else_is_ignored() {
-        // 1994-11-06 08:49:37 UTC, the example of RFC 9110 §5.6.7.
-        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let before = then - Duration::from_secs(90);
-        for (value, asked) in [
-            ("120", Some(120)),
-            (" 120 ", Some(120)),
-            ("0", Some(0)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(90)),
-            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(90)),
-            ("Sun Nov  6 08:49:37 1994", Some(90)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("Fri, 06 Nov 2099 08:49:37 GMT", Some(86_400)),
-            ("86401", Some(86_400)),
-            ("99999999999999999999999", Some(86_400)),
-            ("1e99", None),
-            ("-1", None),
-            ("+1", None),
-            ("1.5", None),
-            ("", None),
-            ("soon", None),
-        ] {
-            let got = retry_after(value.as_bytes(), before).map(|delay| delay.as_secs());
-            assert_eq!(got, asked, "{value:?}");
-        }
-        assert_eq!(retry_after(b"\xff", before), None);
-    }
-
     proptest! {
         #[test]
         fn an_attempt_is_never_early_and_at_most_a_fifth_late(failed in 1usize..10, random in 0.0..=1.0) {
             let schedule = Schedule::default();
             let (base, delay) = (schedule.delay(failed, 0.0).unwrap(), schedule.delay(failed, random).unwrap());
             prop_assert!(delay >= base && delay <= base.mul_f64(1.2));
-        }
-
-        #[test]
-        fn any_retry_after_is_capped(value: Vec<u8>) {
-            prop_assert!(retry_after(&value, SystemTime::UNIX_EPOCH).is_none_or(|delay| delay <= MAX_RETRY_AFTER));
         }
     }
 }

@@ -1,74 +1,79 @@
-//! The accept loop, one connection, and the drain.
+//! The accept loop, one connection and the drain, for any route. Both programs use it. Below it is what
+//! both routes need.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin};
 
-use common::{Drained, StallGuard};
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use common::{Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinError, JoinSet},
-    time::{sleep, timeout_at},
 };
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
-use crate::{App, route};
+/// What a route gives hyper. An error is an answer too.
+pub(crate) type Answer = Result<Response<Full<Bytes>>, Infallible>;
 
-/// How long to wait when the system has no descriptor or memory for one more connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest request head in bytes: more is hyper's 431. hyper buffers as much of an answer.
-const MAX_HEAD: usize = 16 * 1024;
-
-/// Serves until `shutdown` resolves, then closes the listener, tells every subscriber by closing
-/// the feed, and waits for what is in flight.
-pub(crate) async fn serve(
+/// Serves `route` until `shutdown` resolves. Then it closes the listener and waits for what is in flight.
+pub(crate) async fn serve<R, F>(
     listener: TcpListener,
-    app: Arc<App>,
+    feed: &Feed,
+    config: ServerConfig,
+    route: R,
     shutdown: impl Future<Output = ()>,
-) -> Drained {
-    let (drain, draining) = watch::channel(false);
-    let mut connections = JoinSet::new();
+) -> Drained
+where
+    R: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let mut connections = Connections::new(config.connections(0));
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => log_panic(ended),
-            stream = accept(&listener), if connections.len() < app.config.connections() => {
-                connections.spawn(connection(stream, app.clone(), draining.clone()));
+            () = connections.ended() => {}
+            stream = accept(&listener), if connections.has_room() => {
+                connections.spawn(connection(stream, config.clone(), route.clone(), connections.draining()));
             }
         }
     }
-    drop(listener); // Newcomers are refused before anyone is sent away.
-    app.feed.close();
-    drain.send_replace(true);
-    drained(connections, app.config.drain).await
+    drop(listener); // Newcomers are refused before any client is disconnected.
+    feed.close();
+    connections.drain(config.drain).await
 }
 
-/// The next connection. Errors are the system's or a client's that is gone already: neither ends
-/// the server.
+/// The next connection. The future may be dropped and called again: nothing is lost.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                // Small blocks leave at once. It fails only on a socket that is closed already.
-                let _ = stream.set_nodelay(true);
-                return stream;
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                warn!(%error, "cannot accept");
-                sleep(ACCEPT_PAUSE).await;
-            }
+            Ok((stream, _)) => return stream,
+            Err(error) => accept_failed(error).await,
         }
     }
 }
 
 /// One connection from its first byte to its last.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    let io = TokioIo::new(StallGuard::new(stream, app.config.stall));
-    let service = service_fn(|request| route::route(app.clone(), request));
-    let mut connection = pin!(http(&app).serve_connection(io, service));
+async fn connection<R, F>(
+    stream: TcpStream,
+    config: ServerConfig,
+    route: R,
+    mut draining: watch::Receiver<bool>,
+) where
+    R: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    // Small answers leave at once. It fails only on a socket that is closed already.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(StallGuard::new(stream, config.stall));
+    let mut connection = pin!(config.http1().serve_connection(io, service_fn(route)));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
@@ -81,35 +86,19 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     }
 }
 
-/// hyper's server side of HTTP/1, with every limit that it has.
-pub(crate) fn http(app: &App) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // Without a timer hyper's limit on slow heads is silently off. The same limit is its
-    // keep-alive idle timer.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(app.config.read_timeout)
-        .max_buf_size(MAX_HEAD);
-    http
+/// Whether the request only reads.
+pub(crate) fn reads<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
-/// Waits until every connection has ended, and cuts those that have not after `limit`.
-async fn drained(mut connections: JoinSet<()>, limit: Duration) -> Drained {
-    let deadline = tokio::time::Instant::now() + limit;
-    let open = connections.len();
-    while let Ok(Some(ended)) = timeout_at(deadline, connections.join_next()).await {
-        log_panic(ended);
-    }
-    let cut = connections.len();
-    connections.shutdown().await;
-    info!(finished = open - cut, cut, "drained");
-    Drained {
-        finished: open - cut,
-        cut,
-    }
-}
-
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        error!(%error, "a connection's task failed");
-    }
+/// A JSON answer. Caches must not keep it, because its content changes.
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.into()));
+    *response.status_mut() = status;
+    let fields = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    response.headers_mut().extend(fields);
+    response
 }

@@ -19,7 +19,7 @@ const JSON: &str = "Content-Type: application/json";
 
 fn config() -> Config {
     Config {
-        limits: small(),
+        server: small(),
         allow_loopback: false,
         ..local()
     }

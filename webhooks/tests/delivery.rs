@@ -105,7 +105,7 @@ async fn the_secret_is_made_of_32_bytes_and_shown_once() {
     let registration = json!({"url": sink.url(), "topics": ["a"]}).to_string();
     let shown = send_json(&sender, "/endpoints", &registration).await.json();
     let secret = shown["secret"].as_str().unwrap();
-    assert_eq!(secret.parse::<Secret>().unwrap().size(), 32);
+    assert_eq!(secret.parse::<Secret>().unwrap().key().len(), 32);
     let path = format!("/endpoints/{}", shown["id"].as_str().unwrap());
     for path in ["/endpoints", &path] {
         assert!(!sender.get(path).await.text().contains("secret"), "{path}");

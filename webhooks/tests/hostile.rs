@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use setup::{EVENT, Program, SECRET, Scratch, listed, now, receiver, request, send, signed, soon};
 use sha2::Sha256;
 use tokio::{sync::watch, task::JoinSet, time::interval};
-use webhooks::{sign::sign, verify::standard::Secret};
+use webhooks::verify::standard::{Secret, sign};
 
 const STRIPE: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
 const GITHUB: &str = "It's a Secret to Everybody";
@@ -181,7 +181,7 @@ fn standard_by_text(text: &str, body: &str) -> Fields {
 #[tokio::test]
 async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
     let key: Secret = SECRET.parse().unwrap();
-    let other = Secret::from_random([9; 32]);
+    let other = Secret::from_key([9; 32]);
     let pretty = "{\n  \"type\": \"a\",\n  \"data\": []\n}";
     let compact = "{\"type\":\"a\",\"data\":[]}";
     let genuine = standard(&key, now(), EVENT);

@@ -18,10 +18,12 @@ use rusqlite::Connection;
 use setup::{Scratch, listed, receiving, send, soon, when_all};
 use tokio::{net::TcpListener, sync::Notify};
 use webhooks::{
-    inbox::{Event, Inside},
-    receiver,
+    receiver::{
+        self,
+        inbox::{InTransaction, StoredEvent},
+        work::{Attempts, Effects},
+    },
     schedule::Schedule,
-    work::{Attempts, Effects},
 };
 
 /// What an attempt does, by its number from 0.
@@ -30,9 +32,9 @@ struct Script<F>(F, AtomicUsize);
 impl<F, O> Effects for Script<F>
 where
     F: Fn(usize) -> O + Send + Sync + 'static,
-    O: Future<Output = Result<Inside, String>> + Send,
+    O: Future<Output = Result<InTransaction, String>> + Send,
 {
-    fn apply(&self, _: &Event) -> impl Future<Output = Result<Inside, String>> + Send {
+    fn apply(&self, _: &StoredEvent) -> impl Future<Output = Result<InTransaction, String>> + Send {
         (self.0)(self.1.fetch_add(1, Ordering::SeqCst))
     }
 }
@@ -62,7 +64,7 @@ where
 }
 
 /// One more row in `done`, inside the transaction.
-fn row() -> Inside {
+fn row() -> InTransaction {
     Box::new(|database| {
         database.execute_batch("CREATE TABLE IF NOT EXISTS done (n); INSERT INTO done VALUES (1)")
     })
@@ -90,11 +92,11 @@ async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once(
         1 => Ok(Box::new(|database: &Connection| {
             row()(database)?;
             database.execute_batch("INSERT INTO nowhere VALUES (1)")
-        }) as Inside),
+        }) as InTransaction),
         2 => Ok(Box::new(|database: &Connection| -> rusqlite::Result<()> {
             row()(database).unwrap();
             panic!("a panic inside")
-        }) as Inside),
+        }) as InTransaction),
         _ => Ok(row()),
     });
     let tries = |config: &mut receiver::Config| {
@@ -225,7 +227,7 @@ async fn a_store_that_takes_too_long_is_answered_503() {
     let gate = Arc::new(std::sync::Mutex::new(gate));
     let effects = script(move |_| {
         let gate = gate.clone();
-        let inside: Inside = Box::new(move |_| {
+        let inside: InTransaction = Box::new(move |_| {
             // Let go of by the sender's end.
             let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
             Ok(())
@@ -256,7 +258,7 @@ async fn a_store_that_takes_too_long_is_answered_503() {
 async fn what_is_not_handled_at_the_end_is_handled_by_the_next_start() {
     let scratch = Scratch::new();
     let never = script(async |_| std::future::pending().await);
-    let soon_cut = |config: &mut receiver::Config| config.limits.drain = setup::SHORT;
+    let soon_cut = |config: &mut receiver::Config| config.server.drain = setup::SHORT;
     let server = start(&scratch, soon_cut, never).await;
     send(&server.client(), "m").await;
     server.stop().await;

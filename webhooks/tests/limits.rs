@@ -194,7 +194,7 @@ async fn an_endless_head_is_given_up() {
 #[tokio::test]
 async fn beyond_max_connections_newcomers_wait_until_one_leaves() {
     let mut config = local();
-    config.limits.max_connections = 1;
+    config.server.max_connections = Some(1);
     let sender = start(config).await;
     let mut first = sender.wire().await;
     first
@@ -214,7 +214,7 @@ async fn beyond_max_connections_newcomers_wait_until_one_leaves() {
 #[tokio::test]
 async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let mut config = local();
-    config.limits.stall = SHORT;
+    config.server.stall = SHORT;
     let sender = start(config).await;
     let proxy = FaultProxy::start(sender.addr(), Faults::down(Fault::Stall)).await;
     let mut wire = harness::Wire::connect(proxy.addr()).await;
@@ -230,7 +230,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
 #[tokio::test]
 async fn a_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
     let config = Config {
-        limits: small(),
+        server: small(),
         ..local()
     };
     let sender = start(config).await;

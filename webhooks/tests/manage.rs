@@ -77,7 +77,7 @@ async fn after_a_rotation_the_new_secret_signs_first_and_the_old_one_along() {
     let path = register(&sender, &sink.url()).await;
     let rotated = post(&sender, &format!("{path}/rotate"), json!({})).await;
     let new = rotated["secret"].as_str().unwrap();
-    assert_eq!(new.parse::<Secret>().unwrap().size(), 32);
+    assert_eq!(new.parse::<Secret>().unwrap().key().len(), 32);
     publish(&sender, "hello").await;
     let mut called = sink.called().await;
     called.wire.send(OK).await;

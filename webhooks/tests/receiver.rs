@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::{Client, Reply, TestServer};
 use setup::{SECRET, receiver};
-use webhooks::{sign::sign, verify::standard::Secret};
+use webhooks::verify::standard::{Secret, sign};
 
 const BODY: &str = r#"{"type":"payment.succeeded","data":{"status":"success"}}"#;
 
@@ -69,7 +69,7 @@ async fn a_repeat_is_answered_200_and_listed_once() {
 #[tokio::test]
 async fn what_is_not_genuine_is_answered_401_and_not_told_why() {
     let (server, _) = receiver().await;
-    let other = Secret::from_random([1; 32]).reveal();
+    let other = Secret::from_key([1; 32]).reveal();
     let mut replies = vec![
         send(&server, "m", &other, now(), BODY).await,
         send(&server, "m", SECRET, now() - 1_000, BODY).await,

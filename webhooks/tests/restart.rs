@@ -156,7 +156,7 @@ async fn who_was_removed_is_not_called_again() {
 async fn a_slow_answer_holds_up_neither_newer_messages_nor_what_is_recorded_of_them() {
     let (scratch, slow) = (Scratch::new(), Sink::open().await);
     let mut config = local();
-    config.limits.drain = Duration::ZERO;
+    config.server.drain = Duration::ZERO;
     let sender = start(&scratch, config.clone()).await;
     let path = register(&sender, &slow.url()).await;
     publish(&sender, "slow").await;

@@ -29,8 +29,8 @@ async fn start() -> (TestServer, Feed) {
     config.stripe_secret = vec!["rolled".parse().unwrap(), STRIPE.parse().unwrap()];
     config.github_secret = vec![GITHUB.parse().unwrap()];
     config.telegram_secret = vec![TELEGRAM.parse().unwrap()];
-    config.limits.max_message = 16 << 10;
-    config.limits.read_timeout = harness::PATIENCE;
+    config.server.max_message = 16 << 10;
+    config.server.read_timeout = harness::PATIENCE;
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
     let run = async move |listener, shutdown| {

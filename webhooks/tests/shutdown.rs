@@ -78,7 +78,7 @@ async fn an_attempt_in_flight_is_finished() {
 #[tokio::test]
 async fn an_attempt_over_the_drains_limit_is_cut_and_counted_as_lost() {
     let mut config = local();
-    config.limits.drain = Duration::from_millis(50);
+    config.server.drain = Duration::from_millis(50);
     let (sender, told) = start(config).await;
     let sink = Sink::open().await;
     register(&sender, &sink.url()).await;

@@ -10,10 +10,13 @@ use common::{Feed, Retention, listen};
 use rusqlite::{Connection, params};
 use serde::Deserialize;
 use webhooks::{
-    inbox::{Event, Inside},
-    receiver::{Config, run_with},
+    receiver::{
+        Config,
+        inbox::{InTransaction, StoredEvent},
+        run_with,
+        work::Effects,
+    },
     verify::standard::Secret,
-    work::Effects,
 };
 
 /// Nothing here keeps a payment from having two orders: if it took effect twice, it would show.
@@ -51,7 +54,7 @@ struct Payment {
 struct Orders;
 
 impl Effects for Orders {
-    async fn apply(&self, event: &Event) -> Result<Inside, String> {
+    async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
         if event.kind != "payment.succeeded" {
             return Ok(Box::new(|_| Ok(()))); // of no interest here, and handled with that
         }
@@ -61,7 +64,7 @@ impl Effects for Orders {
     }
 }
 
-/// Inside the transaction: it is there together with the record that the event is handled, or not at all.
+/// InTransaction the transaction: it is there together with the record that the event is handled, or not at all.
 fn order(database: &Connection, paid: &Payment) -> rusqlite::Result<()> {
     if paid.status != "success" {
         return Ok(());

@@ -15,14 +15,14 @@ pub(crate) async fn run(folder: &Path, shutdown: impl Future<Output = ()>) -> io
     let delays = DELAYS.into_iter().chain([1_000; MORE]);
     let delays: Vec<_> = delays.map(Duration::from_millis).collect();
     let config = Config {
-        feed: FeedSource::File(folder.join("feed.sqlite")),
         allow_http: true,
         allow_loopback: true,
         schedule: Schedule::new(delays),
         attempt_timeout: ATTEMPT_TIMEOUT,
         ..Config::default()
     };
-    let feed = config.feed.open(Retention::default(), false).await?;
+    let file = FeedSource::File(folder.join("feed.sqlite"));
+    let feed = file.open(Retention::default(), false).await?;
     let listener = listen(([127, 0, 0, 1], 0).into()).await?;
     webhooks::run(listener, feed, config, shutdown).await?;
     Ok(())

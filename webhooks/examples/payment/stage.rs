@@ -86,7 +86,7 @@ impl Stage {
             Program::start(name, args, timeline)
         };
         let faults: &[Fault] = if chaos { &FAULTS } else { &PEACE };
-        let secret = Secret::from_random(rand::random()).reveal();
+        let secret = Secret::from_key(rand::random::<[u8; 32]>()).reveal();
         let (before_sender, before_back_end) = (bind().await?, bind().await?);
         let sender_address = before_sender.local_addr()?.to_string();
 

@@ -3,26 +3,19 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Feed, Retention, listen, shutdown_signal};
+use common::{Drained, Feed, Retention, exit_code, listen, shutdown_signal};
 use webhooks::receiver::{Config, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).init();
-    match start(Config::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(start(Config::parse()).await)
 }
 
-async fn start(mut config: Config) -> io::Result<()> {
-    config.fit();
+async fn start(mut config: Config) -> io::Result<Drained> {
+    config.server.fit(0);
     let shutdown = shutdown_signal();
     let feed = Feed::new(Retention::default());
     let listener = listen(config.listen).await?;
-    run(listener, feed, config, shutdown).await?;
-    Ok(())
+    run(listener, feed, config, shutdown).await
 }

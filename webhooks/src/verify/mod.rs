@@ -1,14 +1,15 @@
 //! From bytes that anybody may have sent to an event that a known sender has signed.
 //!
-//! Each scheme is a pure function over the body's bytes, the header fields, the secrets and the
-//! time. It takes [`Unverified`] and gives [`Verified`], and only a scheme can make the one from
-//! the other: code that asks for a `Verified<Event>` cannot be handed bytes that nobody checked.
-//! The secrets are a list, for the time of a rotation, and an event tells which of them fits. Stripe's
-//! secrets and those of Standard Webhooks both begin with `whsec_` and mean other bytes, so each scheme
-//! has a type of its own.
+//! Each scheme is a pure function of the body's bytes, the header fields, the secrets and the time. It
+//! takes [`Unverified`] and returns [`Verified`]. Only a scheme can make a `Verified`, so code that
+//! asks for a `Verified<Event>` never handles unchecked bytes.
 //!
-//! Where the vendors' own libraries disagree, these files take the strict side. They depend on the
-//! crates for HMAC, SHA-2, base64 and hex alone; take them as they are.
+//! Each function takes a list of secrets, because two are valid during a rotation. The event says which
+//! one matched. Each scheme has its own secret type: the secrets of Stripe and of Standard Webhooks both
+//! begin with `whsec_`, but the key bytes differ.
+//!
+//! Where the vendors' own libraries disagree, these files take the strict side. The folder needs only
+//! the crates for HMAC, SHA-2, base64 and hex, and nothing of this repository.
 
 use std::{
     error::Error,
@@ -25,17 +26,17 @@ pub mod standard;
 pub mod stripe;
 pub mod telegram;
 
-/// The most signatures on one request: each costs a comparison with each secret.
+/// The most signatures on one request. Each costs a comparison with each secret.
 const MAX_SIGNATURES: usize = 16;
 /// The most digits of a timestamp: enough for the next 29,000 years.
 const MAX_DIGITS: usize = 12;
 
-/// A body as it came, before anything was parsed. There is no way to its bytes but a scheme.
+/// A body as it arrived, before anything was parsed. Only a scheme can read its bytes.
 pub struct Unverified<B>(B);
 
 impl<B> Unverified<B> {
-    /// Wraps a body: every byte of it, and as it came. A body that was parsed and written anew has
-    /// another signature.
+    /// Wraps the whole body, byte for byte as it arrived. A body that was parsed and serialized again
+    /// no longer matches its signature.
     pub fn new(body: B) -> Self {
         Self(body)
     }
@@ -47,17 +48,17 @@ impl<B> fmt::Debug for Unverified<B> {
     }
 }
 
-/// What a holder of one of the secrets has signed.
+/// A value that a holder of one of the secrets has signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified<T>(T);
 
 impl<T> Verified<T> {
-    /// The signed thing itself.
+    /// The signed value itself.
     pub fn into_inner(self) -> T {
         self.0
     }
 
-    /// What follows from it, which is then as genuine.
+    /// Derives a value from a signed one. The result is as genuine as its source.
     ///
     /// # Errors
     /// Those of `f`.
@@ -74,19 +75,19 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// The time in the form that the schemes sign and verify. A clock before 1970 counts as 1970.
+/// The time in the form that the schemes sign: seconds since 1970. An earlier time counts as 1970.
 pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
 }
 
-/// How far the signed time may be from ours. What is older may be a replay.
+/// How far the signed time may be from ours. An older request may be a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tolerance {
     /// How old a request may be. Default 300 s.
     pub past: Duration,
-    /// How far ahead of ours the sender's clock may be. Default 300 s.
+    /// How far the sender's clock may be ahead of ours. Default 300 s.
     pub future: Duration,
 }
 
@@ -100,23 +101,23 @@ impl Default for Tolerance {
     }
 }
 
-/// Why a request was not believed. The text is for the log: whoever forges requests should not
-/// learn from the answer how far they came.
+/// Why a request failed verification. Log the text, but do not send it back: an attacker must not learn
+/// which check failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// A header field that has to be there is not.
+    /// A required header field is missing.
     Absent(&'static str),
-    /// No sender that follows the scheme writes this.
+    /// A header field breaks the scheme's syntax. No correct sender writes it.
     Malformed(&'static str),
-    /// No signature was made over these bytes with any of the secrets.
+    /// No signature matches these bytes with any of the secrets.
     Mismatch,
-    /// There is no signature of a version that this scheme verifies.
+    /// The request has no signature of a version that this scheme verifies.
     NoSignature,
-    /// A header field is there more than once: which of them counts would be a guess.
+    /// A header field occurs more than once. Picking one of them would be a guess.
     Repeated(&'static str),
-    /// Signed so many seconds after our clock's time.
+    /// The signed time is this many seconds ahead of our clock.
     TooNew(u64),
-    /// Signed so many seconds ago.
+    /// The signed time is this many seconds behind our clock.
     TooOld(u64),
 }
 
@@ -145,7 +146,8 @@ impl fmt::Display for Refusal {
 
 impl Error for Refusal {}
 
-/// The text is no secret of the scheme. It is not repeated here: it may be almost one.
+/// The text is not a secret of the scheme. The message does not repeat it, because a mistyped secret is
+/// close to the real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadSecret(&'static str);
 
@@ -157,31 +159,31 @@ impl fmt::Display for BadSecret {
 
 impl Error for BadSecret {}
 
-/// The values of these header fields, each there at most once.
+/// The values of these header fields. Refuses a repeated one.
 fn fields<'h, const N: usize>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     names: [&'static str; N],
 ) -> Result<[Option<&'h [u8]>; N], Refusal> {
-    let mut found = [None; N];
+    let mut values = [None; N];
     for (name, value) in headers {
         let known = names.iter().position(|it| it.eq_ignore_ascii_case(name));
         let Some(at) = known else { continue };
-        if found[at].replace(value).is_some() {
+        if values[at].replace(value).is_some() {
             return Err(Refusal::Repeated(names[at]));
         }
     }
-    Ok(found)
+    Ok(values)
 }
 
-/// The MAC of these parts, one after the other. To compare two of these takes the same time wherever
-/// they differ.
+/// A MAC. Comparing two takes the same time wherever they differ, so an attacker learns nothing from it.
 type Tag = CtOutput<Hmac<Sha256>>;
 
-/// A key, ready for use: what HMAC does with the key alone is done once and not at each request.
+/// A key that is ready for use. HMAC hashes the key first: this does it once, not at each request.
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
+/// The MAC of the concatenated parts, without copying them together.
 fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Tag {
     let mut mac = keyed.clone();
     for part in parts {
@@ -190,8 +192,8 @@ fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Tag {
     mac.finalize()
 }
 
-/// Canonical decimal digits: no sign, no leading zero, no space. The libraries that parse loosely
-/// and print again sign another text than the one that came.
+/// Canonical decimal digits: no sign, no leading zero, no space. A library that parses loosely and
+/// prints the number again would sign a different text.
 fn timestamp(digits: &[u8]) -> Option<u64> {
     let canonical = digits == b"0" || !digits.starts_with(b"0");
     let plain = canonical && digits.len() <= MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);
@@ -209,7 +211,7 @@ fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refu
     }
 }
 
-/// 64 lower-case hexadecimal digits. The libraries compare text, so a capital is another signature.
+/// 64 lower-case hexadecimal digits. The vendors' libraries compare the text, so upper case is refused.
 fn lower_hex(digits: &[u8]) -> Option<Tag> {
     let mut bytes = [0; 32];
     let lower = !digits.iter().any(u8::is_ascii_uppercase);

@@ -1,7 +1,21 @@
-//! Standard Webhooks, symmetric (`v1`): HMAC-SHA256 over `id.timestamp.body`.
+//! Standard Webhooks, symmetric (`v1`): HMAC-SHA256 over `id.timestamp.body`. Both halves are here:
+//! [`verify`] for a receiver, [`sign`] for a sender.
 //!
 //! Source: <https://github.com/standard-webhooks/standard-webhooks>, `spec/standard-webhooks.md`.
-//! Where its libraries disagree about a malformed header, this file takes the strict side.
+//!
+//! ```
+//! use webhooks::verify::{Tolerance, Unverified, standard::{Secret, sign, verify}};
+//!
+//! let secrets: [Secret; 1] = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?];
+//! let body = br#"{"type":"payment.succeeded"}"#;
+//! let fields = sign(&secrets, "msg_1", 1_700_000_000, body);
+//!
+//! let headers = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+//! let now = 1_700_000_005;
+//! let event = verify(Unverified::new(body), headers, &secrets, now, Tolerance::default())?;
+//! assert_eq!(event.id, "msg_1");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::{fmt, str::FromStr};
 
@@ -13,40 +27,39 @@ use super::{
     BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, keyed,
 };
 
-/// The event's id: the same at every attempt, and what a receiver deduplicates by.
+/// The event's id: the same at every attempt. A receiver uses it to recognize a repeat.
 pub const ID: &str = "webhook-id";
 /// The attempt's time in seconds since 1970.
 pub const TIMESTAMP: &str = "webhook-timestamp";
 /// `v1,BASE64`, several separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
-/// What Svix, whose scheme became the standard, calls the same fields. They count where none of the
-/// standard's names is used: the two sets are never mixed.
+/// Svix's names for the same fields: its scheme became the standard. They count only if the request has
+/// none of the standard's names, so the two sets never mix.
 const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 
 /// The longest id in bytes.
 const MAX_ID: usize = 255;
 
-/// One request that was signed.
+/// A signed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<B> {
-    /// `webhook-id`. It is signed, so it can be relied upon to tell a repeat. It may contain a dot,
-    /// which only the sender can make unambiguous, by never minting such an id.
+    /// `webhook-id`. It is signed, so it reliably identifies a repeat. An id with a dot is ambiguous
+    /// in the signed text; only the sender can avoid that.
     pub id: String,
     /// `webhook-timestamp`.
     pub timestamp: u64,
     /// The body, byte for byte.
     pub body: B,
-    /// Which of the secrets fits, counted from 0: tells when an old one is no longer used.
+    /// Index of the secret that matched. It shows when an old secret is no longer used.
     pub secret: usize,
 }
 
-/// Verifies one request as of `now`, in seconds since 1970. Several secrets are for the time of a
-/// rotation; any of them may fit any of the signatures. Signatures of other versions and tokens
-/// that are none are skipped, as the specification asks.
+/// Verifies one request as of `now`, in seconds since 1970. Any secret may match any of the signatures.
+/// As the specification asks, it skips signatures of other versions and invalid tokens.
 ///
 /// # Errors
-/// See [`Refusal`]; nothing is believed in part.
+/// See [`Refusal`].
 pub fn verify<'h, B: AsRef<[u8]>>(
     body: Unverified<B>,
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
@@ -62,11 +75,10 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     ))?;
     let signatures = signatures(signature)?;
     check_time(time, now, tolerance)?;
-    let fits = |secret: &Secret| {
-        let tag = mac(secret, id, timestamp, body.as_ref());
-        signatures.contains(&tag)
-    };
-    let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
+    let secret = secrets
+        .iter()
+        .position(|secret| signatures.contains(&mac(secret, id, timestamp, body.as_ref())))
+        .ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event {
         id: event_id.to_owned(),
         timestamp: time,
@@ -75,24 +87,50 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     }))
 }
 
-/// The scheme's MAC. The timestamp goes in as the text that is in the header: a number that was
-/// parsed and printed again might be another text.
-pub(crate) fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Tag {
+/// The header fields of one attempt at `timestamp`, in seconds since 1970. The id is the same at all
+/// attempts but the time is not, so each attempt is signed again. During a rotation pass several
+/// secrets, newest first: a receiver needs to know only one of them.
+///
+/// The id must not contain a dot. The dot separates the signed parts, so a body that continues an id
+/// would verify.
+pub fn sign(
+    secrets: &[Secret],
+    id: &str,
+    timestamp: u64,
+    body: &[u8],
+) -> [(&'static str, String); 3] {
+    debug_assert!(!id.contains('.'), "an id without dots");
+    let timestamp = timestamp.to_string();
+    let signatures: Vec<String> = secrets
+        .iter()
+        .map(|secret| mac(secret, id.as_bytes(), timestamp.as_bytes(), body))
+        .map(|tag| format!("v1,{}", STANDARD.encode(tag.into_bytes())))
+        .collect();
+    [
+        (ID, id.to_owned()),
+        (SIGNATURE, signatures.join(" ")),
+        (TIMESTAMP, timestamp),
+    ]
+}
+
+/// The scheme's MAC. It covers the timestamp's text from the header, because a number that is parsed
+/// and printed again may be another text.
+fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Tag {
     super::mac(&secret.keyed, &[id, b".", timestamp, b".", body])
 }
 
-/// The three header fields, each there exactly once.
+/// The three header fields, each exactly once.
 fn fields<'h>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<[&'h [u8]; 3], Refusal> {
     let [a, b, c] = [ID, TIMESTAMP, SIGNATURE];
     let [d, e, f] = SVIX;
     let [a, b, c, d, e, f] = super::fields(headers, [a, b, c, d, e, f])?;
-    let (names, found) = match ([a, b, c], [d, e, f]) {
+    let (names, values) = match ([a, b, c], [d, e, f]) {
         ([None, None, None], svix) if svix != [None; 3] => (SVIX, svix),
         (standard, _) => ([ID, TIMESTAMP, SIGNATURE], standard),
     };
-    let at = |at: usize| found[at].ok_or(Refusal::Absent(names[at]));
+    let at = |at: usize| values[at].ok_or(Refusal::Absent(names[at]));
     Ok([at(0)?, at(1)?, at(2)?])
 }
 
@@ -109,9 +147,8 @@ fn checked_id(field: &[u8]) -> Result<&str, Refusal> {
 /// The `v1` signatures among the tokens.
 fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
     let tokens = field.split(|byte| *byte == b' ');
-    let tokens = tokens.filter(|token| !token.is_empty());
     let mut signatures = Vec::new();
-    for (at, token) in tokens.enumerate() {
+    for (at, token) in tokens.filter(|token| !token.is_empty()).enumerate() {
         if at == MAX_SIGNATURES {
             return Err(Refusal::Malformed("more than 16 signatures"));
         }
@@ -123,7 +160,7 @@ fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
     Ok(signatures)
 }
 
-/// `v1,` and the canonical base64 of 32 bytes, or else none.
+/// `v1,` and the canonical base64 of 32 bytes. Any other token is skipped.
 fn signature(token: &[u8]) -> Option<Tag> {
     let encoded = token.strip_prefix(b"v1,")?;
     let mut bytes = [0; 33]; // what 44 characters could hold
@@ -132,8 +169,8 @@ fn signature(token: &[u8]) -> Option<Tag> {
     Some(Tag::new(bytes.into()))
 }
 
-/// A key as both sides keep it: `whsec_` and the base64 of its bytes. Stripe's secrets look the same
-/// and are not: there the whole text is the key.
+/// A key in the form that both sides store: `whsec_` and the base64 of its bytes. Stripe's secrets look
+/// the same, but there the whole text is the key.
 #[derive(Clone)]
 pub struct Secret {
     key: Vec<u8>,
@@ -144,31 +181,22 @@ pub struct Secret {
 const PREFIX: &str = "whsec_";
 
 impl Secret {
-    /// The fewest bytes that a sender should accept of its users.
+    /// The fewest bytes that a sender should accept from its users.
     pub const MIN_NEW: usize = 24;
-    /// The fewest bytes of any: the specification asks for 24, an official example has 18.
+    /// The fewest bytes of any key. The specification asks for 24, but an official example has 18.
     const MIN: usize = 16;
     const MAX: usize = 64;
 
-    pub(crate) fn new(key: Vec<u8>) -> Self {
+    /// A secret of these key bytes, for example 32 random ones. Their number is not checked.
+    pub fn from_key(key: impl Into<Vec<u8>>) -> Self {
+        let key = key.into();
         let keyed = keyed(&key);
         Self { key, keyed }
     }
 
-    /// A new secret of these random bytes.
-    pub fn from_random(bytes: [u8; 32]) -> Self {
-        Self::new(bytes.into())
-    }
-
-    /// The key's bytes, for whoever looks for what went wrong. They are for no log.
-    #[cfg(feature = "programs")]
-    pub(crate) fn key(&self) -> &[u8] {
+    /// The key's bytes. Never log them.
+    pub fn key(&self) -> &[u8] {
         &self.key
-    }
-
-    /// How many bytes the key has.
-    pub fn size(&self) -> usize {
-        self.key.len()
     }
 
     /// The text to hand to the other side, once.
@@ -195,12 +223,36 @@ impl FromStr for Secret {
                 "a secret is whsec_BASE64: its key is not of 16 to 64 bytes",
             ));
         }
-        Ok(Self::new(key))
+        Ok(Self::from_key(key))
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("whsec_…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_the_ones_of_the_official_example() {
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
+        let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+        let fields = sign(&[secret], id, 1_614_265_330, b"{\"test\": 2432232314}");
+        let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        assert_eq!(fields[0], ("webhook-id", id.into()));
+        assert_eq!(fields[1], ("webhook-signature", signature.into()));
+        assert_eq!(fields[2], ("webhook-timestamp", "1614265330".into()));
+    }
+
+    #[test]
+    fn during_a_rotation_every_secret_signs_in_the_order_given() {
+        let secrets = [[1; 32], [2; 32]].map(Secret::from_key);
+        let signature = |secrets: &[Secret]| sign(secrets, "a-1", 7, b"{}")[1].1.clone();
+        let (new, old) = (signature(&secrets[..1]), signature(&secrets[1..]));
+        assert_eq!(signature(&secrets), format!("{new} {old}"));
     }
 }

@@ -1,44 +1,45 @@
-//! Stripe (`v1`): HMAC-SHA256 over `t.body`, in one header field with its time.
+//! Stripe (`v1`): HMAC-SHA256 over `t.body`. One header field holds the time and the signatures.
 //!
-//! Source: <https://docs.stripe.com/webhooks/signature>. Its libraries disagree: a second `t` is the
-//! one that counts in Node and counts for nothing in Python; a time in the future is no matter in
-//! Node, Python, Ruby and Go, and has to be within the tolerance in PHP and .NET. Here a second `t` is
-//! refused, and the future has a tolerance of its own, which is [without a bound](TOLERANCE) unless asked
-//! for: a clock that is ahead there is no forgery, and a repeat is told by the event's id anyway.
+//! Source: <https://docs.stripe.com/webhooks/signature>. Stripe's own libraries disagree in two points:
+//! - A second `t`: Node uses it, Python ignores it. Here it is refused.
+//! - A time in the future: Node, Python, Ruby and Go accept any, PHP and .NET apply the tolerance. Here
+//!   [`TOLERANCE`] accepts any by default. A clock that is ahead is no forgery, and the event's id shows a
+//!   repeat anyway.
 
 use std::{fmt, str::FromStr, time::Duration};
+
+use hmac::Hmac;
+use sha2::Sha256;
 
 use super::{
     BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, fields,
     keyed, lower_hex, mac, timestamp,
 };
-use hmac::Hmac;
-use sha2::Sha256;
 
-/// `t=SECONDS,v1=HEX`, with another `v1` while a secret is being rolled. `v0` is for tests.
+/// `t=SECONDS,v1=HEX`, with another `v1` during a rotation. `v0` is for Stripe's test events.
 pub const SIGNATURE: &str = "stripe-signature";
 
-/// What most of Stripe's own libraries tolerate: five minutes ago, and any time ahead.
+/// What most of Stripe's own libraries accept: up to five minutes old, and any time ahead.
 pub const TOLERANCE: Tolerance = Tolerance {
     past: Duration::from_secs(300),
     future: Duration::MAX,
 };
 
-/// One request that was signed.
+/// A signed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<B> {
     /// `t`: the attempt's time, in seconds since 1970.
     pub timestamp: u64,
-    /// The body, byte for byte. The event's id, to tell a repeat by, is in it: its field `id`.
+    /// The body, byte for byte. Its field `id` is the event's id, which identifies a repeat.
     pub body: B,
-    /// Which of the secrets fits, counted from 0.
+    /// Index of the secret that matched.
     pub secret: usize,
 }
 
 /// Verifies one request as of `now`, in seconds since 1970.
 ///
 /// # Errors
-/// See [`Refusal`]; nothing is believed in part.
+/// See [`Refusal`].
 pub fn verify<'h, B: AsRef<[u8]>>(
     body: Unverified<B>,
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
@@ -53,11 +54,10 @@ pub fn verify<'h, B: AsRef<[u8]>>(
         "t of Stripe-Signature is not a whole number of seconds",
     ))?;
     check_time(timestamp, now, tolerance)?;
-    let fits = |secret: &Secret| {
-        let tag = mac(&secret.keyed, &[t, b".", body.as_ref()]);
-        signatures.contains(&tag)
-    };
-    let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
+    let secret = secrets
+        .iter()
+        .position(|secret| signatures.contains(&mac(&secret.keyed, &[t, b".", body.as_ref()])))
+        .ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event {
         timestamp,
         body,
@@ -65,7 +65,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     }))
 }
 
-/// The one `t` and the `v1` signatures. What else is between the commas is for other versions.
+/// The single `t` and the `v1` signatures. Other items belong to other versions and are skipped.
 fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
     let (mut time, mut signatures) = (None, Vec::new());
     for (at, item) in field.split(|byte| *byte == b',').enumerate() {
@@ -80,36 +80,32 @@ fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
             return Err(Refusal::Repeated("t of Stripe-Signature"));
         }
     }
-    let time = time.ok_or(Refusal::Malformed("Stripe-Signature has no t"))?;
-    if signatures.is_empty() {
-        return Err(Refusal::NoSignature);
+    match time {
+        None => Err(Refusal::Malformed("Stripe-Signature has no t")),
+        Some(_) if signatures.is_empty() => Err(Refusal::NoSignature),
+        Some(time) => Ok((time, signatures)),
     }
-    Ok((time, signatures))
 }
 
-/// A key as both sides keep it: the whole text, `whsec_` included. The secrets of Standard Webhooks
-/// look the same and are not: there `whsec_` is followed by the base64 of the key.
+/// A key in the form that both sides store: the whole text, `whsec_` included. The secrets of Standard
+/// Webhooks look the same, but there the key is the base64 after `whsec_`.
 #[derive(Clone)]
 pub struct Secret {
-    text: String,
+    key: Vec<u8>,
     keyed: Hmac<Sha256>,
 }
 
 impl Secret {
-    fn new(text: String, key: &[u8]) -> Self {
-        let keyed = keyed(key);
-        Self { text, keyed }
+    /// A secret of these key bytes, which need not be text.
+    pub fn from_key(key: impl Into<Vec<u8>>) -> Self {
+        let key = key.into();
+        let keyed = keyed(&key);
+        Self { key, keyed }
     }
 
-    /// A key that no text is.
-    #[cfg(feature = "programs")]
-    pub(crate) fn from_key(key: &[u8]) -> Self {
-        Self::new(String::new(), key)
-    }
-
-    /// The text as it was given. It is for no log.
-    pub fn reveal(&self) -> &str {
-        &self.text
+    /// The key's bytes: the secret's text. Never log them.
+    pub fn key(&self) -> &[u8] {
+        &self.key
     }
 }
 
@@ -121,11 +117,9 @@ impl FromStr for Secret {
             return Err(BadSecret("Stripe's secret is empty"));
         }
         if text.contains(char::is_whitespace) {
-            return Err(BadSecret(
-                "Stripe's secret has no white space, and this has",
-            ));
+            return Err(BadSecret("Stripe's secret must not contain white space"));
         }
-        Ok(Self::new(text.to_owned(), text.as_bytes()))
+        Ok(Self::from_key(text))
     }
 }
 

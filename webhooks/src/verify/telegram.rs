@@ -1,27 +1,24 @@
-//! Telegram: the token that was given to `setWebhook`, sent back with each update.
+//! Telegram: the token that was given to `setWebhook`. Telegram sends it back with each update.
 //!
-//! Source: <https://core.telegram.org/bots/api#setwebhook>, `secret_token`. Nothing is signed: who reads
-//! one request can send any other. TLS is what keeps the token, and the only thing that does.
+//! Source: <https://core.telegram.org/bots/api#setwebhook>, `secret_token`. Nothing is signed: an
+//! attacker who reads one request can send any other. Only TLS protects the token.
 
 use std::{fmt, str::FromStr};
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use super::{BadSecret, Refusal, Tag, Unverified, Verified, fields, keyed, mac};
 
-use super::{BadSecret, Refusal, Tag, Unverified, Verified, fields};
-
-/// The token.
+/// The header field with the token.
 pub const TOKEN: &str = "x-telegram-bot-api-secret-token";
 
 /// The longest token in bytes.
 const MAX_TOKEN: usize = 256;
 
-/// One request whose sender knows the token.
+/// A request whose sender knows the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<B> {
-    /// The body, byte for byte. The update's id, to tell a repeat by, is in it: its field `update_id`.
+    /// The body, byte for byte. Its field `update_id` identifies a repeat.
     pub body: B,
-    /// Which of the secrets fits, counted from 0.
+    /// Index of the secret that matched.
     pub secret: usize,
 }
 
@@ -43,17 +40,17 @@ pub fn verify<'h, B: AsRef<[u8]>>(
         ));
     }
     let tag = tag(token);
-    let fits = |secret: &Secret| secret.0 == tag;
-    let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
+    let secret = secrets
+        .iter()
+        .position(|secret| secret.0 == tag)
+        .ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event { body, secret }))
 }
 
-/// Tokens are compared by their MACs: that takes the same time wherever two differ, and does not tell
-/// how long the right one is.
+/// Tokens are compared by their MACs. The comparison takes the same time wherever two tokens differ, and
+/// does not reveal the length of the right one. The key is not secret: it need only be the same for both.
 fn tag(token: &[u8]) -> Tag {
-    let mac = Hmac::<Sha256>::new_from_slice(TOKEN.as_bytes());
-    let mac = mac.expect("HMAC takes keys of any length");
-    mac.chain_update(token).finalize()
+    mac(&keyed(TOKEN.as_bytes()), &[token])
 }
 
 fn is_token(token: &[u8]) -> bool {
@@ -61,7 +58,7 @@ fn is_token(token: &[u8]) -> bool {
     (1..=MAX_TOKEN).contains(&token.len()) && token.iter().all(allowed)
 }
 
-/// A token, of which only the MAC is kept.
+/// A token. Only its MAC is kept in memory.
 #[derive(Clone)]
 pub struct Secret(Tag);
 

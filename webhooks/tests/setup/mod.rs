@@ -13,14 +13,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use common::{Feed, Retention};
+use common::{Feed, Retention, ServerConfig};
 use harness::{
     Client, PATIENCE, Reply, TestServer, Wire,
     contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
-use webhooks::{Config, Limits, receiver, schedule::Schedule, sign::sign};
+use webhooks::{Config, receiver, schedule::Schedule, verify::standard::sign};
 
 /// The secret of the official example.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -38,11 +38,11 @@ pub(crate) fn local() -> Config {
 }
 
 /// Small bodies and short times, so that their limits are near.
-pub(crate) fn small() -> Limits {
-    Limits {
+pub(crate) fn small() -> ServerConfig {
+    ServerConfig {
         max_message: MAX_MESSAGE,
         read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
-        ..Config::default().limits
+        ..Config::default().server
     }
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn receiving(scratch: &Scratch) -> receiver::Config {
     receiver::Config {
         secret: vec![SECRET.parse().unwrap()],
         inbox: scratch.inbox(),
-        limits: small(),
+        server: small(),
         ..receiver::Config::default()
     }
 }

@@ -1,7 +1,7 @@
-//! https as a client: rustls, with the certificates that this machine trusts.
+//! TLS as a client: rustls, with the certificates that this machine trusts.
 
 use std::{
-    io,
+    fmt, io,
     sync::{Arc, OnceLock},
 };
 
@@ -14,13 +14,19 @@ use tokio_rustls::{
 use tracing::warn;
 use url::{Host, Url};
 
-/// How certificates are judged.
+/// The trusted certificates.
 #[derive(Clone)]
-pub(crate) struct Tls(TlsConnector);
+pub struct Tls(TlsConnector);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
 
 impl Tls {
-    /// By the system's store, or the file that `SSL_CERT_FILE` names. It is read once.
-    pub(crate) fn system() -> Self {
+    /// Trusts the system's store, or the file that `SSL_CERT_FILE` names. The store is read once.
+    pub fn system() -> Self {
         static SYSTEM: OnceLock<Tls> = OnceLock::new();
         let read = || {
             let found = rustls_native_certs::load_native_certs();
@@ -37,22 +43,23 @@ impl Tls {
         SYSTEM.get_or_init(read).clone()
     }
 
-    /// By these.
-    pub(crate) fn trusting(roots: RootCertStore) -> Self {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions();
-        let config = config.expect("the provider has TLS 1.2 and 1.3");
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    /// Trusts these roots only.
+    pub fn trusting(roots: RootCertStore) -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".into()];
         Self(Arc::new(config).into())
     }
 
-    /// Shakes hands with whom the URL names, wherever the stream leads.
-    pub(crate) async fn connect(
-        &self,
-        url: &Url,
-        stream: TcpStream,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    /// Shakes hands over `stream`. The certificate must be valid for the URL's host.
+    ///
+    /// # Errors
+    /// If it is not, or the handshake fails.
+    pub async fn connect(&self, url: &Url, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = match url.host() {
             Some(Host::Ipv4(ip)) => ServerName::from(std::net::IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => ServerName::from(std::net::IpAddr::V6(ip)),

@@ -11,10 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::{
-    store::{AttemptRow, Dead, Disabled, Saved},
-    verify::standard::Secret,
-};
+use super::store::{AttemptRow, Dead, Disabled, Saved};
+use crate::verify::standard::Secret;
 
 /// The longest URL in bytes.
 const MAX_URL: usize = 2_048;
@@ -312,10 +310,10 @@ pub(crate) struct Nothing {}
 /// The secret that was given, or one of 32 random bytes.
 pub(crate) fn new_secret(given: Option<String>) -> Result<Secret, Problem> {
     let secret: Secret = match given {
-        None => Secret::from_random(rand::random()),
+        None => Secret::from_key(rand::random::<[u8; 32]>()),
         Some(secret) => secret.parse().map_err(invalid("secret"))?,
     };
-    if secret.size() < Secret::MIN_NEW {
+    if secret.key().len() < Secret::MIN_NEW {
         return Err(invalid("secret")("its key is under 24 bytes"));
     }
     Ok(secret)

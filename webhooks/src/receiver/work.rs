@@ -1,13 +1,13 @@
-//! What is done with the events that the inbox has stored.
+//! The work on stored events: effects, retries, and the record of both.
 //!
-//! - Effects **inside** the inbox's own transaction happen exactly once: they are committed together
-//!   with the record that the event is handled.
-//! - **Other** effects, a mail, a call, a message, happen at least once: a crash may come after the
-//!   effect and before the record. They carry the event's id as their key, so that whoever is at the
-//!   other end can tell a repeat.
+//! - Effects **inside** the inbox's own transaction happen exactly once. They are committed together with
+//!   the record that the event is handled.
+//! - **Other** effects (a mail, a call, a message) happen at least once: a crash may come after the effect
+//!   and before the record. They carry the event's id as their key, so that the other end can recognize a
+//!   repeat.
 //!
-//! An attempt that fails is made again, later each time, and after the last the event is dead: kept,
-//! listed with its error, and not touched again. Order is not promised: a retry comes after what is newer.
+//! A failed attempt is retried by the schedule. After the last one the event is dead: it stays listed with
+//! its error until somebody retries it. Order is not promised, because a retry comes after newer events.
 
 use std::{
     collections::HashSet,
@@ -27,29 +27,32 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{
-    inbox::{Event, Inbox, Inside, Settled, due, millis},
-    schedule::Schedule,
-};
+use super::inbox::{Handled, InTransaction, Inbox, StoredEvent};
+use crate::schedule::Schedule;
 
-/// Attempts that are under way at the same time.
+/// The most attempts at the same time.
 const CONCURRENCY: usize = 64;
-/// How often what is too old is looked for.
+/// How often old events are deleted.
 const TRIM: Duration = Duration::from_secs(3_600);
-/// How long to leave an inbox alone that could not take a result or did not answer.
+/// How long to wait after the inbox could not be read or written.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest wait for the next due event. The system's clock may be set meanwhile.
+const LONGEST: Duration = Duration::from_secs(60);
 
-/// `SystemTime::now`, but for tests.
-pub(crate) type Clock = fn() -> SystemTime;
+/// The source of the time: `SystemTime::now`, except in tests.
+pub type Clock = fn() -> SystemTime;
 
-/// What is done with each event.
+/// What to do with each event.
 pub trait Effects: Send + Sync + 'static {
-    /// Does what is to be done elsewhere, with the event's source and id as its key: it may be done
-    /// again. Returns what is to be done [inside](Inside).
+    /// Runs the effects outside the inbox, with the event's source and id as their key, because they may
+    /// run again. Returns the effect [inside](InTransaction) it.
     ///
     /// # Errors
-    /// Why it could not be done now, for the list.
-    fn apply(&self, event: &Event) -> impl Future<Output = Result<Inside, String>> + Send;
+    /// Why the attempt failed. The event is listed with this text.
+    fn apply(
+        &self,
+        event: &StoredEvent,
+    ) -> impl Future<Output = Result<InTransaction, String>> + Send;
 }
 
 /// How events are attempted.
@@ -57,12 +60,12 @@ pub trait Effects: Send + Sync + 'static {
 pub struct Attempts {
     /// When to try again.
     pub schedule: Schedule,
-    /// How long one may take outside.
+    /// The time limit of [`Effects::apply`].
     pub timeout: Duration,
 }
 
 impl Default for Attempts {
-    /// Eight attempts in 31 hours, a minute each.
+    /// Eight attempts in 31 hours, each at most a minute.
     fn default() -> Self {
         let delays = [1, 10, 60, 600, 3_600, 21_600, 86_400];
         Self {
@@ -72,8 +75,8 @@ impl Default for Attempts {
     }
 }
 
-/// Handles events until `stop`, and then finishes those that it has begun. `clock` tells the time.
-pub(crate) async fn work<E: Effects>(
+/// Handles events until `stop` is true. Then finishes the attempts that are running.
+pub async fn work<E: Effects>(
     inbox: Inbox,
     effects: Arc<E>,
     attempts: Attempts,
@@ -84,8 +87,7 @@ pub(crate) async fn work<E: Effects>(
     let mut claimed = HashSet::new();
     let mut trimming = pin!(trim_hourly(&inbox, clock));
     loop {
-        let free = CONCURRENCY - claimed.len();
-        let (events, next) = claim(&inbox, clock(), &claimed, free).await;
+        let (events, next) = claim(&inbox, clock(), &claimed).await;
         for event in events {
             claimed.insert(event.seq);
             running.spawn(attempt(
@@ -96,48 +98,34 @@ pub(crate) async fn work<E: Effects>(
                 event,
             ));
         }
+        let has_room = claimed.len() < CONCURRENCY;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             Some(ended) = running.join_next() => {
                 release(&mut claimed, ended.ok());
                 while let Some(ended) = running.try_join_next() { release(&mut claimed, ended.ok()) }
             }
-            () = inbox.news(), if claimed.len() < CONCURRENCY => {}
-            () = sleep(next), if claimed.len() < CONCURRENCY => {}
+            () = inbox.written(), if has_room => {}
+            () = sleep(next), if has_room => {}
             never = &mut trimming => match never {},
         }
     }
     while running.join_next().await.is_some() {}
 }
 
-async fn trim_hourly(inbox: &Inbox, clock: Clock) -> Infallible {
-    let mut hours = interval(TRIM);
-    loop {
-        hours.tick().await;
-        if let Err(error) = inbox.trim(clock()).await {
-            warn!(%error, "old events are left for later");
-        }
-    }
-}
-
-fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
-    claimed.remove(&seq.expect("an attempt's task catches the panics of its effects"));
-}
-
-/// What is due and free, and how long until more is.
+/// The due events that nobody handles yet, and how long until the next one is due.
 async fn claim(
     inbox: &Inbox,
     now: SystemTime,
     claimed: &HashSet<i64>,
-    free: usize,
-) -> (Vec<Event>, Duration) {
-    let (now, claimed) = (millis(now), claimed.iter().copied().collect());
-    let claimed: Vec<i64> = claimed;
-    let found = inbox.read(move |database| due(database, now, &claimed, free));
-    match found.await {
-        Ok((events, next)) => {
-            let until = next.map_or(u64::MAX, |next| next.abs_diff(now));
-            (events, Duration::from_millis(until).min(LONGEST))
+) -> (Vec<StoredEvent>, Duration) {
+    let room = CONCURRENCY - claimed.len();
+    let due = inbox.due(now, claimed.iter().copied().collect(), room);
+    match due.await {
+        Ok((events, None)) => (events, LONGEST),
+        Ok((events, Some(next))) => {
+            let wait = next.duration_since(now).unwrap_or_default();
+            (events, wait.min(LONGEST))
         }
         Err(error) => {
             error!(%error, "the inbox cannot be read");
@@ -146,48 +134,57 @@ async fn claim(
     }
 }
 
-/// The clock may be set meanwhile: what is due is looked for from time to time.
-const LONGEST: Duration = Duration::from_secs(60);
+fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
+    claimed.remove(&seq.expect("an attempt's task catches the panics of its effects"));
+}
 
-/// One attempt from the effects to their record. Returns the event's number.
+async fn trim_hourly(inbox: &Inbox, clock: Clock) -> Infallible {
+    let mut hours = interval(TRIM);
+    loop {
+        hours.tick().await;
+        if let Err(error) = inbox.trim(clock()).await {
+            warn!(%error, "old events were not deleted");
+        }
+    }
+}
+
+/// One attempt, from the effects to their record. Returns the event's number.
 async fn attempt<E: Effects>(
     inbox: Inbox,
     effects: Arc<E>,
     attempts: Attempts,
     clock: Clock,
-    event: Event,
+    event: StoredEvent,
 ) -> i64 {
-    let (seq, id, failed) = (event.seq, event.id.clone(), event.attempts + 1);
     let limit = attempts.timeout;
-    let outcome = match timeout(limit, unpanicked(effects.apply(&event))).await {
+    let outcome = match timeout(limit, catch_panic(effects.apply(&event))).await {
         Ok(outcome) => outcome.unwrap_or_else(|| Err("it panicked".to_owned())),
         Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64())),
     };
+    let failed = event.attempts + 1;
     let delay = attempts.schedule.delay(failed, rand::random());
     if let Err(error) = &outcome {
+        let dead = delay.is_none();
         warn!(
-            id,
-            failed,
-            error,
-            dead = delay.is_none(),
-            "an event is not handled"
+            id = event.id,
+            failed, error, dead, "an event is not handled"
         );
     }
-    let settled = Settled {
-        seq,
+    let handled = Handled {
+        seq: event.seq,
         outcome,
         retry: delay.map(|delay| clock() + delay),
     };
-    if let Err(error) = inbox.settle(settled).await {
-        // The event is still due, and its effects outside will be repeated.
-        warn!(id, %error, "an attempt is not recorded");
+    if let Err(error) = inbox.record(handled).await {
+        // The event is still due, so its outside effects will be repeated.
+        warn!(id = event.id, %error, "an attempt is not recorded");
         sleep(PAUSE).await;
     }
-    seq
+    event.seq
 }
 
-/// What `future` gives, unless it panics: that is an attempt that failed, and no more.
-async fn unpanicked<T>(future: impl Future<Output = T>) -> Option<T> {
+/// The future's result, or `None` if it panics. A panic is a failed attempt: it must not end the server.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
@@ -202,13 +199,16 @@ mod tests {
 
     use tokio::{sync::Notify, time::Instant};
 
-    use super::*;
-    use crate::{
-        source::{Secrets, Source},
-        verify::unix_seconds,
+    use super::{
+        super::{
+            inbox::millis,
+            source::{Secrets, Source},
+        },
+        *,
     };
+    use crate::verify::unix_seconds;
 
-    /// The time of the runtime, which is a test's own.
+    /// The runtime's paused clock as the system's time.
     fn driven() -> SystemTime {
         thread_local!(static START: OnceCell<(SystemTime, Instant)> = const { OnceCell::new() });
         START.with(|start| {
@@ -217,7 +217,7 @@ mod tests {
         })
     }
 
-    /// Fails always, and notes when, and when it was due.
+    /// Always fails. Notes when each attempt was due and when it came.
     struct Away {
         inbox: Inbox,
         at: Mutex<Vec<(i64, i64)>>,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     impl Effects for Away {
-        async fn apply(&self, _: &Event) -> Result<Inside, String> {
+        async fn apply(&self, _: &StoredEvent) -> Result<InTransaction, String> {
             let due = |database: &rusqlite::Connection| {
                 database.query_row("SELECT due FROM work", [], |row| row.get(0))
             };
@@ -251,7 +251,7 @@ mod tests {
         headers.insert("x-telegram-bot-api-secret-token", "token".parse().unwrap());
         let body = "{\"update_id\":1}".into();
         let now = unix_seconds(driven());
-        let Ok(arrival) = secrets.judge(Source::Telegram, &headers, body, now) else {
+        let Ok(arrival) = secrets.verify(Source::Telegram, &headers, body, now) else {
             panic!("it is genuine");
         };
         assert!(inbox.store(arrival, driven()).await.unwrap());
@@ -261,7 +261,7 @@ mod tests {
     async fn an_event_that_fails_is_tried_eight_times_in_31_hours_and_never_early() {
         let folder = env::temp_dir().join(format!("webhooks-work-{}", process::id()));
         fs::create_dir_all(&folder).unwrap();
-        // The thread of the inbox is none of the runtime's: while it is waited for, the clock may go on.
+        // The inbox's thread is outside the runtime: while the test waits for it, the clock may advance.
         let inbox = Inbox::open(&folder.join("inbox.sqlite"), Duration::MAX).unwrap();
         stored(&inbox).await;
         let away = Arc::new(Away {
@@ -291,11 +291,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_is_an_attempt_that_failed() {
-        assert_eq!(unpanicked(async { 1 }).await, Some(1));
+        assert_eq!(catch_panic(async { 1 }).await, Some(1));
         let panics = async {
             tokio::task::yield_now().await;
             panic!("a panic outside")
         };
-        assert_eq!(unpanicked::<()>(panics).await, None);
+        assert_eq!(catch_panic::<()>(panics).await, None);
     }
 }

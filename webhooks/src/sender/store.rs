@@ -22,11 +22,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use common::{Feed, store::commit::CommitError};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::time::sleep;
 use tracing::{error, warn};
+
+use super::deliver::Payload;
 
 /// How many attempts of an endpoint are remembered, and how many gaps: the last ones.
 pub(crate) const REMEMBERED: u64 = 100;
@@ -493,15 +494,7 @@ pub(crate) struct Owed {
     pub(crate) at: SystemTime,
     pub(crate) reason: Option<String>,
     /// The message, if it has no row yet.
-    pub(crate) body: Option<Body>,
-}
-
-/// What is sent: the same at every attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Body {
-    /// The message's id, which is the delivery's `webhook-id`.
-    pub(crate) id: String,
-    pub(crate) json: Bytes,
+    pub(crate) body: Option<Payload>,
 }
 
 /// One attempt, for the list.
@@ -657,11 +650,11 @@ pub(crate) fn waiting(database: &Connection, endpoint: i64) -> rusqlite::Result<
 }
 
 /// The message of a row.
-pub(crate) fn body(database: &Connection, seq: u64) -> rusqlite::Result<Option<Body>> {
+pub(crate) fn body(database: &Connection, seq: u64) -> rusqlite::Result<Option<Payload>> {
     let mut row = database.prepare_cached("SELECT id, json FROM bodies WHERE seq = ?1")?;
     let body = |row: &Row<'_>| {
         let json: String = row.get(1)?;
-        Ok(Body {
+        Ok(Payload {
             id: row.get(0)?,
             json: json.into(),
         })
@@ -783,7 +776,7 @@ mod tests {
             due: due.map(time),
             at: time(5),
             reason: Some("answered 500".into()),
-            body: Some(Body {
+            body: Some(Payload {
                 id: format!("a-{seq}"),
                 json: "{}".into(),
             }),

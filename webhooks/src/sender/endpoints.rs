@@ -22,7 +22,7 @@ use tokio::{
 use tracing::{error, info, warn};
 use url::Url;
 
-use crate::{
+use super::{
     endpoint::{
         Endpoint, Nothing, Patch, Registration, Replay, Rotation, deliveries_json, invalid,
         new_secret,

@@ -1,5 +1,5 @@
-//! How much of the log strangers may fill. A line for each forged request would be an attack of its own,
-//! on the disk and on whoever reads: some are written, the others are counted, and the count is written.
+//! A limit on log lines about rejected requests. A line for each would let a stranger fill the disk, so
+//! the first ten lines of a second are written. The others are counted, and the count is written.
 
 use std::{
     sync::{Arc, Mutex},
@@ -11,41 +11,42 @@ use tracing::warn;
 
 /// The most lines in a [`WINDOW`].
 const LINES: u64 = 10;
-/// For so long the lines are counted, from the first of them.
+/// How long lines are counted, from the first of them.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One sender's share of the log, so that a flood at one path does not hide what is wrong at another.
-#[derive(Default)]
+/// One source's share of the log. Each source has its own, so that a flood at one path does not hide a
+/// mistake at another.
+#[derive(Debug, Default)]
 pub(crate) struct Quota {
     window: Mutex<Window>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Window {
     until: Option<Instant>,
-    asked: u64,
+    requested: u64,
 }
 
 impl Quota {
-    /// Whether a line may be written now. When the window ends, what was left out is told.
+    /// Whether a line may be written now. When the window ends, the number of omitted lines is logged.
     pub(crate) fn take(self: &Arc<Self>, source: &'static str) -> bool {
         let now = Instant::now();
         let mut window = self.window.lock().expect("nothing panics under this lock");
-        if window.until.is_none_or(|until| until <= now) && window.asked <= LINES {
+        if window.until.is_none_or(|until| until <= now) && window.requested <= LINES {
             *window = Window::default();
         }
         let until = *window.until.get_or_insert(now + WINDOW);
-        window.asked += 1;
-        if window.asked == LINES + 1 {
-            tokio::spawn(self.clone().tell(source, until));
+        window.requested += 1;
+        if window.requested == LINES + 1 {
+            tokio::spawn(self.clone().log_omitted(source, until));
         }
-        window.asked <= LINES
+        window.requested <= LINES
     }
 
-    async fn tell(self: Arc<Self>, source: &'static str, until: Instant) {
+    async fn log_omitted(self: Arc<Self>, source: &'static str, until: Instant) {
         sleep_until(until).await;
         let mut window = self.window.lock().expect("nothing panics under this lock");
-        let left_out = window.asked - LINES;
+        let left_out = window.requested - LINES;
         *window = Window::default();
         warn!(source, left_out, "more were not believed");
     }

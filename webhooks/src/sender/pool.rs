@@ -1,8 +1,7 @@
-//! The connections of one endpoint, kept open between attempts: a new one costs a lookup, a handshake of
-//! TCP and one of TLS.
+//! The idle connections of one endpoint. A new connection costs a lookup and the handshakes of TCP and TLS.
 //!
-//! A kept connection leads to the address that was judged when it was made. It is given up when it was
-//! idle for a while, and a name that moves is then looked up, and judged, anew.
+//! A kept connection leads to the address that was checked when it was dialed. It is closed after it was
+//! idle for a while, so a name that changes its address is resolved, and checked, again.
 
 use std::{
     io,
@@ -26,28 +25,28 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// For so long an idle connection is kept: shorter than most servers keep theirs.
+/// How long an idle connection is kept. Most servers keep theirs longer.
 const IDLE: Duration = Duration::from_secs(15);
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
-/// Bytes of one whole answer, with the interim ones before it (1xx), of which hyper takes any number.
+/// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// The connections that are idle now.
-#[derive(Clone, Default)]
-pub(crate) struct Pool(Arc<Mutex<Idle>>);
+/// Idle connections. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Pool(Arc<Mutex<Idle>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Idle {
     /// Longest idle first.
     lines: Vec<(Instant, Line)>,
-    /// A task closes those that are idle for too long.
+    /// A task runs that closes those that were idle for too long.
     swept: bool,
 }
 
 impl Pool {
-    /// The one that was used last, if there is any.
-    pub(crate) fn take(&self) -> Option<Line> {
+    /// The most recently used connection, if there is one.
+    pub fn take(&self) -> Option<Line> {
         let mut idle = self.idle();
         while let Some((_, line)) = idle.lines.pop() {
             if !line.sender.is_closed() {
@@ -58,7 +57,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer was read to its end.
-    pub(crate) fn keep(&self, line: Line) {
+    pub fn keep(&self, line: Line) {
         let mut idle = self.idle();
         idle.lines.push((Instant::now(), line));
         if !std::mem::replace(&mut idle.swept, true) {
@@ -75,16 +74,15 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     idle.lock().expect("nothing panics under this lock")
 }
 
-/// Closes what is idle for too long, until nothing is.
+/// Closes connections that were idle for too long, until none is left.
 async fn sweep(pool: Weak<Mutex<Idle>>) {
     let mut next = Instant::now() + IDLE;
     loop {
         sleep_until(next).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = lock(&pool);
-        let old =
-            |(since, line): &(Instant, Line)| since.elapsed() >= IDLE || line.sender.is_closed();
-        idle.lines.retain(|one| !old(one));
+        idle.lines
+            .retain(|(since, line)| since.elapsed() < IDLE && !line.sender.is_closed());
         match idle.lines.first() {
             Some((since, _)) => next = *since + IDLE,
             None => {
@@ -95,24 +93,30 @@ async fn sweep(pool: Weak<Mutex<Idle>>) {
     }
 }
 
-/// One connection, used by one attempt at a time.
-pub(crate) struct Line {
-    pub(crate) remote: SocketAddr,
+/// One connection. One attempt uses it at a time.
+#[derive(Debug)]
+pub struct Line {
+    /// The dialed address.
+    pub remote: SocketAddr,
     sender: http1::SendRequest<Full<Bytes>>,
-    heard: Arc<AtomicUsize>,
-    /// hyper's half. It ends with this, however that ends.
+    received: Arc<AtomicUsize>,
+    /// The task that drives the connection. It ends when this is dropped.
     _driver: JoinSet<hyper::Result<()>>,
 }
 
 impl Line {
-    pub(crate) async fn over(
+    /// Speaks HTTP/1 over a connected stream.
+    ///
+    /// # Errors
+    /// hyper's.
+    pub async fn over(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         remote: SocketAddr,
     ) -> hyper::Result<Self> {
-        let heard = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(AtomicUsize::new(0));
         let counted = Counted {
             stream,
-            heard: heard.clone(),
+            received: received.clone(),
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
@@ -123,31 +127,34 @@ impl Line {
         Ok(Self {
             remote,
             sender,
-            heard,
+            received,
             _driver: driver,
         })
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(
+    ///
+    /// # Errors
+    /// If the connection breaks, or the answer is not HTTP.
+    pub async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
-        self.heard.store(0, Ordering::Relaxed);
+        self.received.store(0, Ordering::Relaxed);
         self.sender.ready().await?;
         self.sender.send_request(request).await
     }
 
     /// Whether any byte of an answer to the last request came.
-    pub(crate) fn heard_anything(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) > 0
+    pub fn has_received(&self) -> bool {
+        self.received.load(Ordering::Relaxed) > 0
     }
 }
 
-/// A stream that counts what is read from it, and ends an answer that is too long.
+/// A stream that counts the bytes read from it, and breaks off an answer that is too long.
 struct Counted<S> {
     stream: S,
-    heard: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -159,7 +166,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
-        if self.heard.fetch_add(read, Ordering::Relaxed) + read > MAX_ANSWER {
+        if self.received.fetch_add(read, Ordering::Relaxed) + read > MAX_ANSWER {
             return Poll::Ready(Err(io::Error::other("the answer is too long")));
         }
         Poll::Ready(Ok(()))

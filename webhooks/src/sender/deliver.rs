@@ -1,9 +1,9 @@
-//! One attempt: resolve, connect, shake hands, send, and hear the answer to its end, all within one
-//! deadline, of which each of the first three may take no more than its share.
+//! One delivery attempt: resolve, connect, TLS, send, and read the answer to its end. One deadline covers all
+//! of it, and each of the first three may take only its share.
 //!
-//! The other side is a stranger. It may be slow, endless, or point us elsewhere: only a 2xx counts
-//! that is complete, or longer than 16 KiB, within the deadline, and no redirect is followed. No
-//! encoding is asked for and none undone: what an answer says does not matter.
+//! The other side is a stranger. It may be slow, endless, or point elsewhere. A delivery counts only if the
+//! answer is 2xx and is complete, or longer than 16 KiB, within the deadline. No redirect is followed. The
+//! answer is neither requested nor decoded with a content encoding, because its content does not matter.
 
 use std::{
     io,
@@ -24,51 +24,67 @@ use tokio::{
 };
 use url::{Position, Url};
 
-use crate::{
+use super::{
     guard::{Guard, Unresolved},
     pool::{Line, Pool},
-    schedule::retry_after,
-    sign::sign,
-    store::Body,
     tls::Tls,
-    verify::{standard::Secret, unix_seconds},
+};
+use crate::verify::{
+    standard::{Secret, sign},
+    unix_seconds,
 };
 
-/// Of the answer's body no more than this is read.
+/// The most bytes of an answer's body that are read.
 const MAX_RESPONSE: usize = 16 * 1024;
-/// The part of the deadline that the lookup may take: 3 s of the 15.
+/// The lookup may take this part of the deadline: 3 s of 15.
 const LOOKUP_SHARE: u32 = 5;
-/// The part that connecting may take, and as much for TLS: 5 s of the 15.
+/// Connecting may take this part of the deadline, and TLS as much again: 5 s of 15 each.
 const CONNECT_SHARE: u32 = 3;
+/// The longest pause that an endpoint may request.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3_600);
+
+/// What an attempt sends. It is the same at every attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// The message's id, sent as `webhook-id`. Without a dot: see [`sign`].
+    pub id: String,
+    /// The body.
+    pub json: Bytes,
+}
 
 /// What an attempt needs.
-#[derive(Clone)]
-pub(crate) struct Attempt {
-    pub(crate) guard: Guard,
-    pub(crate) tls: Tls,
-    /// The endpoint's own.
-    pub(crate) pool: Pool,
-    pub(crate) url: Url,
-    /// Newest first.
-    pub(crate) secrets: Vec<Secret>,
-    /// From the first lookup to the last byte of the answer's body.
-    pub(crate) deadline: Duration,
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Which addresses may be dialed.
+    pub guard: Guard,
+    /// Which certificates are trusted.
+    pub tls: Tls,
+    /// The endpoint's idle connections. Never share a pool between endpoints.
+    pub pool: Pool,
+    /// The endpoint's URL, checked by [`Guard::check`].
+    pub url: Url,
+    /// The secrets that sign, newest first.
+    pub secrets: Vec<Secret>,
+    /// The time limit, from the lookup to the last byte of the answer's body.
+    pub deadline: Duration,
 }
 
 /// How an attempt went.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) at: SystemTime,
-    pub(crate) duration: Duration,
-    /// The address that was dialed, if it came to that.
-    pub(crate) remote: Option<SocketAddr>,
-    /// The status of a delivery that counts.
-    pub(crate) result: Result<StatusCode, Failure>,
+pub struct Outcome {
+    /// When it began.
+    pub at: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// The dialed address. `None` if the attempt ended before.
+    pub remote: Option<SocketAddr>,
+    /// The 2xx status of a successful delivery.
+    pub result: Result<StatusCode, Failure>,
 }
 
 impl Outcome {
-    /// What the other side answered, if it did.
-    pub(crate) fn status(&self) -> Option<StatusCode> {
+    /// The status that the endpoint answered, if it answered.
+    pub fn status(&self) -> Option<StatusCode> {
         match &self.result {
             Ok(status) | Err(Failure::Status { status, .. }) => Some(*status),
             Err(_) => None,
@@ -76,33 +92,47 @@ impl Outcome {
     }
 }
 
-/// Why an attempt does not count.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The connection broke, or what came over it is not HTTP.
+pub enum Failure {
+    /// The connection broke, or the peer does not speak HTTP.
     #[error("the exchange broke off: {0}")]
     Broken(#[from] hyper::Error),
+    /// No TCP connection.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
+    /// The task that ran the attempt panicked.
     #[error("the attempt's task failed")]
     Panicked,
+    /// An answer that is not 2xx.
     #[error("answered {status}{}", redirect(*status, location.as_deref()))]
     Status {
+        /// Its status.
         status: StatusCode,
+        /// Its `Location`, for the log.
         location: Option<String>,
+        /// The pause that it requests.
         retry_after: Option<Duration>,
     },
+    /// A part took longer than its share of the deadline.
     #[error("no {part} within {} s", limit.as_secs_f64())]
-    Timeout { part: &'static str, limit: Duration },
+    Timeout {
+        /// Which part.
+        part: &'static str,
+        /// Its share.
+        limit: Duration,
+    },
+    /// No TLS session, or the certificate is not trusted.
     #[error("no TLS: {0}")]
     Tls(io::Error),
+    /// No address, or none that may be dialed.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
 }
 
 impl Failure {
-    /// The class of the failure: one word for a program.
-    pub(crate) fn class(&self) -> &'static str {
+    /// The kind of failure, in one word for programs.
+    pub fn class(&self) -> &'static str {
         match self {
             Self::Broken(_) => "broken",
             Self::Connect(_) => "connect",
@@ -118,20 +148,20 @@ impl Failure {
 
 /// What a failure means for the endpoint and the rest of its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Nothing: the delivery is tried again by the schedule.
+pub enum Verdict {
+    /// Retry this delivery by the schedule.
     Retry,
-    /// The endpoint is to be left alone, for so long if it said so. No other message's attempt is spent
-    /// on it meanwhile.
+    /// Pause the whole endpoint, for this time if it requested one, so that no other message wastes an
+    /// attempt.
     Pause(Option<Duration>),
-    /// It is not to be called any more.
+    /// Never call the endpoint again.
     Gone,
 }
 
 impl Failure {
-    /// 410 says that it is over. 429, 502, 503 and 504 say that it is too much, or that nobody is there;
-    /// `Retry-After` is honoured with any status.
-    pub(crate) fn verdict(&self) -> Verdict {
+    /// 410 ends the endpoint. 429, 502, 503 and 504 mean overload or a missing back end. `Retry-After` counts
+    /// with any other status too.
+    pub fn verdict(&self) -> Verdict {
         match self {
             Self::Status { status, .. } if status.as_u16() == 410 => Verdict::Gone,
             Self::Status {
@@ -154,8 +184,8 @@ fn redirect(status: StatusCode, location: Option<&str>) -> String {
 }
 
 impl Attempt {
-    /// Sends `message` once, signed as of `at`.
-    pub(crate) async fn run(self, message: &Body, at: SystemTime) -> Outcome {
+    /// Sends `message` once, signed at the time `at`.
+    pub async fn run(self, message: &Payload, at: SystemTime) -> Outcome {
         let started = Instant::now();
         let mut remote = None;
         let exchange = self.exchange(message, at, &mut remote);
@@ -168,36 +198,36 @@ impl Attempt {
         }
     }
 
-    /// Over a connection that is open already, or else a new one. That an open one was closed meanwhile
-    /// shows only when it is used: if no byte of an answer came, another is tried at once.
+    /// Uses an idle connection or dials a new one. Only its use shows that the peer has closed an idle
+    /// connection. If no byte of an answer came over it, a new one is tried at once.
     async fn exchange(
         &self,
-        message: &Body,
+        message: &Payload,
         at: SystemTime,
         remote: &mut Option<SocketAddr>,
     ) -> Result<StatusCode, Failure> {
         if let Some(mut line) = self.pool.take() {
             *remote = Some(line.remote);
             match line.send(self.request(message, at)).await {
-                Err(_) if !line.heard_anything() => {}
-                answer => return self.hear(line, answer?, at).await,
+                Err(_) if !line.has_received() => {}
+                answer => return self.finish(line, answer?, at).await,
             }
         }
-        // In a box: it is seldom, and ten times as large as all the rest.
+        // Boxed: dialing is rare, and its future is ten times as large as the rest.
         let mut line = Box::pin(self.dial(remote)).await?;
         let answer = line.send(self.request(message, at)).await?;
-        self.hear(line, answer, at).await
+        self.finish(line, answer, at).await
     }
 
-    /// Hears an answer to its end. The connection is kept if that was the end.
-    async fn hear(
+    /// Reads an answer to its end. A connection at its end goes back to the pool.
+    async fn finish(
         &self,
         line: Line,
         answer: Response<Incoming>,
         at: SystemTime,
     ) -> Result<StatusCode, Failure> {
         let (head, body) = answer.into_parts();
-        if hear_out(body).await? {
+        if read_to_end(body).await? {
             self.pool.keep(line);
         }
         if head.status.is_success() {
@@ -207,11 +237,12 @@ impl Attempt {
         Err(Failure::Status {
             status: head.status,
             location: field(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
-            retry_after: field(RETRY_AFTER).and_then(|value| retry_after(value.as_bytes(), at)),
+            retry_after: field(RETRY_AFTER)
+                .and_then(|value| parse_retry_after(value.as_bytes(), at)),
         })
     }
 
-    /// A new connection: looked up and judged, dialed, and with https proven.
+    /// A new connection: resolve, check the addresses, connect, and for https verify the certificate.
     async fn dial(&self, remote: &mut Option<SocketAddr>) -> Result<Line, Failure> {
         let lookup = async { Ok(self.guard.resolve(&self.url).await?) };
         let addresses = within("address", self.deadline / LOOKUP_SHARE, lookup).await?;
@@ -221,14 +252,16 @@ impl Attempt {
         if self.url.scheme() != "https" {
             return Ok(Line::over(stream, to).await?);
         }
-        let secured = self.tls.connect(&self.url, stream);
-        let secured = async { secured.await.map_err(Failure::Tls) };
-        let stream = within("TLS", share, secured).await?;
+        let handshake = async {
+            let secured = self.tls.connect(&self.url, stream).await;
+            secured.map_err(Failure::Tls)
+        };
+        let stream = within("TLS", share, handshake).await?;
         Ok(Line::over(stream, to).await?)
     }
 
-    /// The stored bytes as they are, signed for this moment.
-    fn request(&self, message: &Body, at: SystemTime) -> Request<Full<Bytes>> {
+    /// The stored bytes as they are, signed for this attempt.
+    fn request(&self, message: &Payload, at: SystemTime) -> Request<Full<Bytes>> {
         let timestamp = unix_seconds(at);
         let mut request = Request::post(&self.url[Position::BeforePath..Position::AfterQuery])
             .header(HOST, &self.url[Position::BeforeHost..Position::AfterPort])
@@ -243,6 +276,20 @@ impl Attempt {
     }
 }
 
+/// The pause that `Retry-After` requests (RFC 9110 §10.2.3): seconds, or a date. At most 24 hours. An
+/// invalid value counts as absent, because it must not cost a delivery.
+pub fn parse_retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
+    let text = str::from_utf8(value).ok()?.trim_ascii();
+    let requested = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A number with more digits than a u64 is valid, and over the maximum.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        date.duration_since(now).unwrap_or_default()
+    };
+    Some(requested.min(MAX_RETRY_AFTER))
+}
+
 async fn within<T>(
     part: &'static str,
     limit: Duration,
@@ -252,7 +299,7 @@ async fn within<T>(
     done.unwrap_or(Err(Failure::Timeout { part, limit }))
 }
 
-/// Dials the addresses that the guard has judged, and no others.
+/// Dials only the addresses that the guard has checked.
 async fn connect(
     addresses: &[SocketAddr],
     remote: &mut Option<SocketAddr>,
@@ -262,7 +309,7 @@ async fn connect(
         *remote = Some(*address);
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                // Fails only on a socket that is closed already; the exchange will tell.
+                // It fails only on a socket that is closed already, and then the exchange fails too.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -272,10 +319,10 @@ async fn connect(
     Err(Failure::Connect(last))
 }
 
-/// Reads an answer's body, which a slow or endless one does not get to abuse: the attempt's deadline
-/// holds here too, and after [`MAX_RESPONSE`] no more is read. Returns whether that was its end. An answer
-/// that breaks off is none.
-async fn hear_out(mut body: Incoming) -> Result<bool, hyper::Error> {
+/// Reads at most [`MAX_RESPONSE`] bytes of an answer's body, so that an endless one costs little. The
+/// attempt's deadline limits a slow one. Returns whether the body has ended. A body that breaks off is a
+/// failure.
+async fn read_to_end(mut body: Incoming) -> Result<bool, hyper::Error> {
     let mut read = 0;
     while let Some(frame) = body.frame().await {
         read += frame?.data_ref().map_or(0, Bytes::len);
@@ -293,6 +340,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
+    use proptest::{prop_assert, proptest};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -307,10 +355,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::guard::Addresses;
+    use crate::sender::guard::Addresses;
 
-    fn message() -> Body {
-        Body {
+    fn message() -> Payload {
+        Payload {
             id: "a-1".into(),
             json: r#"{"id":"a-1","data":"hello"}"#.into(),
         }
@@ -325,7 +373,7 @@ mod tests {
             tls: Tls::trusting(RootCertStore::empty()),
             pool: Pool::default(),
             url: Url::parse(url).unwrap(),
-            secrets: vec![Secret::from_random([7; 32])],
+            secrets: vec![Secret::from_key([7; 32])],
             deadline: Duration::from_secs(15),
         }
     }
@@ -544,5 +592,41 @@ mod tests {
         }
         assert_eq!(status(410, minute), Verdict::Gone);
         assert_eq!(Failure::Panicked.verdict(), Verdict::Retry);
+    }
+
+    #[test]
+    fn retry_after_has_two_forms_and_anything_else_is_ignored() {
+        // 1994-11-06 08:49:37 UTC, the example of RFC 9110 §5.6.7.
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let before = then - Duration::from_secs(90);
+        for (value, asked) in [
+            ("120", Some(120)),
+            (" 120 ", Some(120)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(90)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", Some(90)),
+            ("Sun Nov  6 08:49:37 1994", Some(90)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Fri, 06 Nov 2099 08:49:37 GMT", Some(86_400)),
+            ("86401", Some(86_400)),
+            ("99999999999999999999999", Some(86_400)),
+            ("1e99", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("", None),
+            ("soon", None),
+        ] {
+            let got = parse_retry_after(value.as_bytes(), before).map(|delay| delay.as_secs());
+            assert_eq!(got, asked, "{value:?}");
+        }
+        assert_eq!(parse_retry_after(b"\xff", before), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_retry_after_is_capped(value: Vec<u8>) {
+            prop_assert!(parse_retry_after(&value, SystemTime::UNIX_EPOCH).is_none_or(|delay| delay <= MAX_RETRY_AFTER));
+        }
     }
 }

@@ -1,10 +1,17 @@
-//! Where the sender may be sent (SSRF). Whoever registers an endpoint chooses an address that this
-//! machine then calls, from inside its own network.
+//! Which addresses the sender may call, against server-side request forgery (SSRF). Anybody who registers an
+//! endpoint chooses an address that this machine then calls from inside its own network.
 //!
-//! Only resolved addresses are judged, so `0x7f.1`, `localhost.` and a name that points at
-//! 127.0.0.1 need no rule of their own. A name is resolved once for each connection, every answer is
-//! judged, and the judged address is the one that is dialed: an answer that changes in between
-//! changes nothing.
+//! Only resolved addresses are checked, so `0x7f.1`, `localhost.` and a name that points at 127.0.0.1 need
+//! no extra rule. A name is resolved once for each connection, every address is checked, and the checked
+//! address is dialed. A DNS answer that changes in between changes nothing.
+//!
+//! ```
+//! use webhooks::sender::guard::{Guard, Refused};
+//!
+//! let url = "http://example.com/hook".parse()?;
+//! assert_eq!(Guard::default().check(&url), Err(Refused::Http));
+//! # Ok::<(), url::ParseError>(())
+//! ```
 
 use std::{
     fmt, io,
@@ -15,10 +22,10 @@ use std::{
 use tokio::net::lookup_host;
 use url::{Host, Url};
 
-/// The most addresses of one name that are looked at.
+/// The most addresses of one name.
 const MAX_ADDRESSES: usize = 16;
 
-/// What is allowed. By itself only https, to public addresses.
+/// What is allowed. By default only https, to public addresses.
 #[derive(Debug, Clone, Copy)]
 pub struct Guard {
     /// Plain `http://` too.
@@ -27,17 +34,16 @@ pub struct Guard {
     pub loopback: bool,
     /// The networks of RFC 1918, 100.64.0.0/10 and fc00::/7.
     pub private: bool,
-    /// Where the sender itself listens: it must not be made to publish to itself.
+    /// Where the sender itself listens. Otherwise an endpoint could make it publish to itself.
     pub own: Option<SocketAddr>,
-    /// Who knows names: the system, but for tests.
-    pub(crate) lookup: Lookup,
+    /// How names are resolved: by the system, except in tests.
+    pub lookup: Lookup,
 }
 
-/// The addresses of a name.
-pub(crate) type Lookup = fn(&str, u16) -> Addresses<'_>;
-/// Those to come.
-pub(crate) type Addresses<'a> =
-    Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
+/// Resolves a name and a port.
+pub type Lookup = fn(&str, u16) -> Addresses<'_>;
+/// The addresses of a name, once they are resolved.
+pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
 fn system(name: &str, port: u16) -> Addresses<'_> {
     Box::pin(async move { Ok(lookup_host((name, port)).await?.collect()) })
@@ -56,10 +62,10 @@ impl Default for Guard {
 }
 
 impl Guard {
-    /// Judges what the URL alone says.
+    /// Checks what the URL alone shows.
     ///
     /// # Errors
-    /// A scheme that is not allowed, or a user name, which would end up in logs.
+    /// For a scheme that is not allowed, and for a user name, which would end up in logs.
     pub fn check(&self, url: &Url) -> Result<(), Refused> {
         match url.scheme() {
             "https" => {}
@@ -74,8 +80,8 @@ impl Guard {
         }
     }
 
-    /// The addresses to dial for `url`, in this order. All of them are allowed: one answer that is
-    /// not makes the whole name suspect.
+    /// The addresses to dial for `url`, in this order. One address that is not allowed makes the whole name
+    /// suspect, so then there are none.
     ///
     /// # Errors
     /// A name that does not resolve, or an address that is not allowed.
@@ -116,12 +122,12 @@ impl Guard {
     }
 }
 
-/// Whether who listens at `own` would hear who dials `address`. Who listens everywhere listens at each
-/// address of this machine, which are those that a socket can have.
+/// Whether a listener at `own` accepts connections to `address`. A listener at 0.0.0.0 accepts them at
+/// every address of this machine, and those are the ones that a socket can bind.
 fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
-    let here = || UdpSocket::bind((ip, 0)).is_ok();
-    own.port() == address.port() && (own.ip() == ip || own.ip().is_unspecified() && here())
+    own.port() == address.port()
+        && (own.ip() == ip || own.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok())
 }
 
 /// How far an address reaches.

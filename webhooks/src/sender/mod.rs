@@ -8,18 +8,32 @@ use std::{
 };
 
 use clap::Parser;
-use common::{Drained, Feed, FeedSource, fit_descriptors};
+use common::{Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, fit_descriptors};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::{
-    App, Limits, Program,
+use self::{
     endpoints::Endpoints,
     guard::Guard,
     push::{CONCURRENCY, Outbound},
-    schedule::Schedule,
-    serve,
+    route::App,
     store::Store,
 };
+use crate::{schedule::Schedule, serve::serve};
+
+pub mod deliver;
+mod endpoint;
+mod endpoints;
+pub mod guard;
+mod places;
+pub mod pool;
+mod pull;
+mod push;
+mod route;
+mod store;
+#[cfg(test)]
+#[path = "tests/timers.rs"]
+mod timers;
+pub mod tls;
 
 /// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,26 +50,24 @@ const MAX_ATTEMPTS: usize = 1_024;
 /// what waits or is dead.
 const DISK: u64 = 1 << 30;
 
+/// No stream that other servers share, because the endpoints' state lies in the same file.
+const FEED: &str = "Where messages and endpoints are kept: `memory`, which ends with the process, or \
+    `file:PATH`";
+/// The shared default is for servers with subscribers.
+const MAX_CONNECTIONS: &str =
+    "Accept at most this many connections; more wait in the kernel's backlog";
+
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
+#[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
+#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
+#[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
-    /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
-    /// Registered endpoints; one more is refused.
+    /// The most registered endpoints; one more is refused.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub max_endpoints: usize,
-    /// Messages kept per topic.
-    #[arg(long, default_value_t = 1_000, value_name = "N")]
-    pub retain: usize,
-    /// Where the feed lives: `memory`, or `file:PATH`, where it is still there after a restart.
-    #[arg(long, default_value = "memory", value_name = "memory|file:PATH", value_parser = FeedSource::parse_own)]
-    pub feed: FeedSource,
-    /// Begin another history in the feed's file: for an old copy of it that was restored.
-    #[arg(long)]
-    pub new_epoch: bool,
-    /// Call endpoints by plain http too; by itself only https is.
+    /// Call endpoints by plain http too. Without this flag only https is allowed.
     #[arg(long)]
     pub allow_http: bool,
     /// Call endpoints on this machine.
@@ -64,9 +76,15 @@ pub struct Config {
     /// Call endpoints on private networks.
     #[arg(long)]
     pub allow_private: bool,
-    /// What both programs have.
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// The knobs of the feed.
     #[command(flatten)]
-    pub limits: Limits,
+    pub feed: FeedConfig,
+    /// The knobs that every server has.
+    #[command(flatten)]
+    pub server: ServerConfig,
     /// From the first lookup to the last byte of the answer. Not on the command line.
     #[arg(skip = ATTEMPT_TIMEOUT)]
     pub attempt_timeout: Duration,
@@ -101,11 +119,12 @@ impl Config {
     /// another's.
     pub fn fit(&mut self) {
         let attempts = self.max_endpoints.saturating_mul(CONCURRENCY);
-        let wanted = self.limits.max_connections.saturating_add(attempts);
+        let connections = self.server.connections(0);
+        let wanted = connections.saturating_add(attempts);
         let fitting = fit_descriptors(wanted);
         if fitting < wanted {
             let half = (fitting / 2).max(1);
-            self.limits.max_connections = self.limits.max_connections.min(half);
+            self.server.max_connections = Some(connections.min(half));
             self.max_endpoints = self.max_endpoints.min((half / CONCURRENCY).max(1));
         }
     }
@@ -128,14 +147,14 @@ impl Config {
             give_up: self.give_up,
             hold: self.hold,
             disk: self.disk,
-            drain: self.limits.drain,
+            drain: self.server.drain,
         }
     }
 }
 
 /// Sends what is published to `feed`, and serves the endpoints' management on `listener`, until
 /// `shutdown` resolves. Then nothing more is claimed, and what is in flight is finished within
-/// `config.limits.drain`.
+/// `config.server.drain`.
 ///
 /// # Errors
 /// If the listener has no address, or the feed's file cannot be read. And if accepted work was lost:
@@ -151,14 +170,21 @@ pub async fn run(
     let durable = store.is_durable();
     let outbound = config.outbound(feed.handle(), store, listener.local_addr().ok());
     let endpoints = Arc::new(Endpoints::open(outbound, config.max_endpoints).await?);
-    let program = Program::Sender(endpoints.clone());
-    let app = App::new(&listener, &feed, config.limits, program)?;
+    let served = feed.handle(); // closed at the drain, while attempts in flight still use `feed`
+    let origins = config.server.allow_origin.clone();
+    let app = Arc::new(App {
+        endpoints: endpoints.clone(),
+        feed: served.clone(),
+        browsers: Browsers::new(origins, listener.local_addr()?, ""),
+        limits: config.server.publish_limits(),
+    });
+    let route = move |request| route::route(app.clone(), request);
     let shutdown = async {
         shutdown.await;
         endpoints.stop();
     };
-    let served = serve::serve(listener, Arc::new(app), shutdown);
-    let ended = async { tokio::join!(served, endpoints.drained()) };
+    let serving = serve(listener, &served, config.server, route, shutdown);
+    let ended = async { tokio::join!(serving, endpoints.drained()) };
     let (drained, left) = tokio::select! {
         ended = ended => ended,
         never = endpoints.keep_pinned() => match never {},

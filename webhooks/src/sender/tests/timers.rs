@@ -1,7 +1,10 @@
-//! Every timer of the sender, by a driven clock: days pass in milliseconds.
+//! Every timer of the sender, with a paused clock: days pass in milliseconds.
 //!
 //! The clock stands still while anything runs, and jumps to the next timer when nothing does. The
-//! system's time, which is what survives a restart, goes with it.
+//! system's time, which survives a restart, goes with it.
+//!
+//! These tests are not under `webhooks/tests`, because they need the sender without its server. Over a
+//! socket the paused clock would jump past the timeouts of the very requests that manage the endpoints.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
@@ -22,20 +25,19 @@ use tokio::{
     time::{Instant, advance, sleep, timeout},
 };
 
-use crate::{
-    deliver::Attempt,
+use super::{
+    ATTEMPT_TIMEOUT, GIVE_UP, HOLD,
+    deliver::{Attempt, Payload},
     endpoint::Endpoint,
     endpoints::Endpoints,
     guard::{Addresses, Guard},
     pool::Pool,
     pull::Pull,
     push::{Outbound, PASS_BY, SLOW},
-    schedule::Schedule,
-    sender::{ATTEMPT_TIMEOUT, GIVE_UP, HOLD},
-    store::{Body, PAUSE, Store},
+    store::{PAUSE, Store},
     tls::Tls,
-    verify::standard::Secret,
 };
+use crate::{schedule::Schedule, verify::standard::Secret};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -546,10 +548,10 @@ async fn a_connection_may_take_a_third_of_the_deadline() {
         tls: Tls::system(),
         pool: Pool::default(),
         url: format!("http://{address}/").parse().unwrap(),
-        secrets: vec![Secret::from_random([7; 32])],
+        secrets: vec![Secret::from_key([7; 32])],
         deadline: ATTEMPT_TIMEOUT,
     };
-    let message = Body {
+    let message = Payload {
         id: "a-1".into(),
         json: "{}".into(),
     };

@@ -10,7 +10,7 @@ use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Problem, Query};
 use hyper::{StatusCode, Uri};
 use tokio::time::{Instant, timeout_at};
 
-use crate::endpoint::Endpoint;
+use super::endpoint::Endpoint;
 
 /// The longest wait: shorter than proxies are patient.
 const MAX_WAIT: Duration = Duration::from_secs(30);

@@ -31,19 +31,18 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{
-    deliver::{Attempt, Failure, Outcome, Verdict},
+use super::{
+    deliver::{Attempt, Failure, Outcome, Payload, Verdict},
     endpoint::Endpoint,
     guard::Guard,
     places::Places,
     pool::Pool,
-    schedule::Schedule,
     store::{
-        self, AttemptRow, Body, Disabled, Owed, PAUSE, REMEMBERED, Saved, Settlement, Store,
-        Waiting,
+        self, AttemptRow, Disabled, Owed, PAUSE, REMEMBERED, Saved, Settlement, Store, Waiting,
     },
     tls::Tls,
 };
+use crate::schedule::Schedule;
 
 /// Attempts of one endpoint at one time, as long as it is well. One that fails gets them one at a
 /// time until one succeeds: it need not be flooded.
@@ -95,7 +94,7 @@ struct Delivery {
     /// Of the message, in bytes.
     size: usize,
     /// The message itself, at its first attempt. Later it is read from its row.
-    body: Option<Body>,
+    body: Option<Payload>,
     /// It has a row in the store.
     row: bool,
 }
@@ -128,7 +127,7 @@ enum Fate {
 }
 
 /// How an attempt's task ended, with the message if it came to that.
-type AttemptEnded = Result<(Id, (Outcome, Option<Body>)), JoinError>;
+type AttemptEnded = Result<(Id, (Outcome, Option<Payload>)), JoinError>;
 
 /// A transaction that is under way.
 struct Recording {
@@ -148,7 +147,7 @@ pub(crate) struct Push {
     after: Cursor,
     /// The cursor in the store.
     recorded: u64,
-    attempts: JoinSet<(Outcome, Option<Body>)>,
+    attempts: JoinSet<(Outcome, Option<Payload>)>,
     /// What each attempt's task is about.
     in_flight: HashMap<Id, Delivery>,
     ended: Vec<Ended>,
@@ -676,7 +675,7 @@ impl Delivery {
             since: Instant::now(),
             failed: 0,
             size: message.json.len(),
-            body: Some(Body {
+            body: Some(Payload {
                 id: message.id.to_string(),
                 json: message.json.clone(),
             }),
@@ -749,7 +748,7 @@ async fn written(recording: &mut Option<Recording>) {
 
 /// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write`]. Nor
 /// is it that the endpoint was removed, whose loop ends now.
-async fn read(store: &Store, seq: u64) -> Body {
+async fn read(store: &Store, seq: u64) -> Payload {
     match store.note(move |database| store::body(database, seq)).await {
         Ok(Some(body)) => body,
         Ok(None) | Err(_) => pending().await,
@@ -762,7 +761,7 @@ async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
     let _ = stopping.wait_for(Option::is_some).await;
 }
 
-fn panicked(error: &JoinError, at: SystemTime) -> (Outcome, Option<Body>) {
+fn panicked(error: &JoinError, at: SystemTime) -> (Outcome, Option<Payload>) {
     error!(%error, "an attempt's task failed");
     let outcome = Outcome {
         at,

@@ -1,4 +1,4 @@
-//! `GET /events`: what the inbox has, and how far it is with it.
+//! `GET /events`: the events in the inbox, each with the state of its handling.
 
 use std::{
     str::FromStr,
@@ -11,19 +11,19 @@ use serde_json::value::{RawValue, to_raw_value};
 
 /// The most events of a page.
 const PAGE: usize = 100;
-/// A page ends after this many bytes of payload; it has one event at least.
+/// A page ends after this many bytes of payload, but always has at least one event.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Which events are asked for.
+/// Which events to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Listed {
+pub(crate) enum Filter {
     All,
     Waiting,
     Dead,
     Handled,
 }
 
-impl FromStr for Listed {
+impl FromStr for Filter {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -31,12 +31,12 @@ impl FromStr for Listed {
             "waiting" => Ok(Self::Waiting),
             "dead" => Ok(Self::Dead),
             "handled" => Ok(Self::Handled),
-            _ => Err("a state is waiting, dead or handled"),
+            _ => Err("state must be waiting, dead or handled"),
         }
     }
 }
 
-impl Listed {
+impl Filter {
     fn condition(self) -> &'static str {
         match self {
             Self::All => "TRUE",
@@ -48,15 +48,15 @@ impl Listed {
 }
 
 #[derive(Serialize)]
-struct Page {
-    events: Vec<View>,
+struct EventPage {
+    events: Vec<EventView>,
     /// `after` of the next page.
     next: i64,
     more: bool,
 }
 
 #[derive(Serialize)]
-struct View {
+struct EventView {
     seq: i64,
     source: String,
     id: String,
@@ -69,16 +69,16 @@ struct View {
     payload: Box<RawValue>,
 }
 
-/// `{"events":[…],"next":3,"more":false}`: those after the `after`th, oldest first.
-pub(crate) fn page(database: &Connection, after: i64, listed: Listed) -> rusqlite::Result<String> {
+/// `{"events":[…],"next":3,"more":false}`: the events after number `after`, oldest first.
+pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlite::Result<String> {
     let mut statement = database.prepare_cached(&format!(
         "SELECT events.seq, source, id, type, received, suspect, work.seq, due, attempts, error, payload
          FROM events LEFT JOIN work USING (seq)
          WHERE events.seq > ?1 AND {} ORDER BY events.seq",
-        listed.condition()
+        filter.condition()
     ))?;
     let mut rows = statement.query([after])?;
-    let (mut events, mut bytes, mut more) = (Vec::<View>::new(), 0, false);
+    let (mut events, mut bytes, mut more) = (Vec::<EventView>::new(), 0, false);
     while let Some(row) = rows.next()? {
         more = events.len() == PAGE || bytes > PAGE_BYTES;
         if more {
@@ -89,14 +89,14 @@ pub(crate) fn page(database: &Connection, after: i64, listed: Listed) -> rusqlit
         events.push(event);
     }
     let next = events.last().map_or(after, |event| event.seq);
-    let page = Page { events, next, more };
+    let page = EventPage { events, next, more };
     Ok(serde_json::to_string(&page).expect("text and numbers are JSON"))
 }
 
-fn view(row: &Row<'_>) -> rusqlite::Result<View> {
+fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
     let (work, due): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
     let received = Duration::from_millis(row.get::<_, i64>(4)?.unsigned_abs());
-    Ok(View {
+    Ok(EventView {
         seq: row.get(0)?,
         source: row.get(1)?,
         id: row.get(2)?,
@@ -114,7 +114,7 @@ fn view(row: &Row<'_>) -> rusqlite::Result<View> {
     })
 }
 
-/// The payload as it is if it is JSON, and else as a string.
+/// A payload that is JSON, as it is. Any other payload as a string.
 fn json(payload: Vec<u8>) -> Box<RawValue> {
     let text = String::from_utf8_lossy(&payload).into_owned();
     RawValue::from_string(text.clone())

@@ -1,0 +1,189 @@
+//! Why a request that is probably genuine failed verification: for the log.
+//!
+//! People who set up a receiver make one of a few mistakes. Each leaves a trace: the signature matches the
+//! other kind of secret, another layout of the body, or another time. Each test costs a MAC, so the receiver
+//! runs them only for requests that it [logs](super::quota).
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+
+use super::source::{Rejection, Secrets, Source};
+use crate::verify::{Refusal, standard, stripe};
+
+/// Larger bodies are not tested in other layouts.
+const MAX_BODY: usize = 256 << 10;
+
+/// The likely cause, in words. The text has no secret and no signature.
+pub(crate) fn likely_cause(
+    secrets: &Secrets,
+    source: Source,
+    headers: &HeaderMap,
+    body: &Bytes,
+    now: u64,
+    refusal: Refusal,
+) -> String {
+    let fits = |secrets: &Secrets, body: Bytes, now| fits(secrets, source, headers, body, now);
+    let cause = match refusal {
+        Refusal::Absent(_) => another_source(source, headers),
+        Refusal::TooOld(age) => fits(secrets, body.clone(), now - age).then(|| {
+            "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
+                .to_owned()
+        }),
+        Refusal::TooNew(ahead) => fits(secrets, body.clone(), now + ahead).then(|| {
+            "the signature fits: this machine's clock is behind, or the sender's ahead".to_owned()
+        }),
+        Refusal::Mismatch if fits(&confused(secrets), body.clone(), now) => Some(
+            "the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
+             Webhooks' the base64 after it; it fits as the other"
+                .to_owned(),
+        ),
+        Refusal::Mismatch => layouts(body)
+            .into_iter()
+            .find(|(_, layout)| fits(secrets, layout.clone(), now))
+            .map(|(name, _)| format!("the body was parsed and written anew: it was signed {name}")),
+        _ => None,
+    };
+    match (refusal, cause) {
+        (refusal, None) => refusal.to_string(),
+        (Refusal::Mismatch, Some(cause)) => format!("no signature fits: {cause}"),
+        (refusal, Some(cause)) => format!("{refusal}: {cause}"),
+    }
+}
+
+/// Whether the request would be genuine with these secrets, this body or at this time.
+fn fits(secrets: &Secrets, source: Source, headers: &HeaderMap, body: Bytes, now: u64) -> bool {
+    let verified = secrets.verify(source, headers, body, now);
+    !matches!(verified, Err(Rejection::NotGenuine(_)))
+}
+
+/// A request that has the field of another source came to the wrong path.
+fn another_source(source: Source, headers: &HeaderMap) -> Option<String> {
+    let other = Source::ALL
+        .into_iter()
+        .find(|other| *other != source && headers.contains_key(other.proof()))?;
+    let (field, path) = (other.proof(), other.path());
+    Some(format!("it has {field}, which belongs to {path}"))
+}
+
+/// The same secrets, with each key read as the other kind: Stripe's key is all of `whsec_TEXT`, but
+/// Standard Webhooks' key is what TEXT encodes.
+fn confused(secrets: &Secrets) -> Secrets {
+    let standard = secrets.standard.iter().map(standard::Secret::reveal);
+    let stripe = secrets.stripe.iter().map(stripe::Secret::key);
+    let texts: Vec<String> = standard
+        .chain(stripe.map(|key| String::from_utf8_lossy(key).into_owned()))
+        .collect();
+    let decoded = texts.iter().filter_map(|text| {
+        let secret: standard::Secret = text.parse().ok()?;
+        Some(secret.key().to_vec())
+    });
+    let whole = texts.iter().map(|text| text.as_bytes().to_vec());
+    let keys: Vec<Vec<u8>> = whole.chain(decoded).collect();
+    Secrets {
+        standard: keys
+            .iter()
+            .map(|key| standard::Secret::from_key(&**key))
+            .collect(),
+        stripe: keys
+            .iter()
+            .map(|key| stripe::Secret::from_key(&**key))
+            .collect(),
+        github: Vec::new(),
+        telegram: Vec::new(),
+        past: secrets.past,
+    }
+}
+
+/// The layouts in which common programs write the same JSON.
+fn layouts(body: &Bytes) -> Vec<(&'static str, Bytes)> {
+    if body.len() > MAX_BODY {
+        return Vec::new();
+    }
+    let indented = lay_out(body, ": ", ",", Some(2));
+    let layouts = [
+        ("without white space", lay_out(body, ":", ",", None)),
+        (
+            "with spaces after colons and commas",
+            lay_out(body, ": ", ", ", None),
+        ),
+        (
+            "indented by two spaces and with a line's end",
+            [&*indented, b"\n"].concat(),
+        ),
+        ("indented by two spaces", indented),
+        ("indented by four spaces", lay_out(body, ": ", ",", Some(4))),
+        ("with a line's end", [body, &b"\n"[..]].concat()),
+        (
+            "without white space at its end",
+            body.trim_ascii_end().to_vec(),
+        ),
+    ];
+    layouts.map(|(name, text)| (name, text.into())).into()
+}
+
+/// Writes the same JSON tokens with other white space. `colon` and `comma` include the space after them.
+/// With `indent` each member has a line. A serializer would also change escapes and numbers.
+fn lay_out(json: &[u8], colon: &str, comma: &str, indent: Option<usize>) -> Vec<u8> {
+    let (mut out, mut depth, mut in_text, mut escaped) = (Vec::new(), 0usize, false, false);
+    for &byte in json {
+        if in_text {
+            in_text = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            out.push(byte);
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let after_opening = matches!(out.last(), Some(b'{' | b'['));
+        if matches!(byte, b'}' | b']') {
+            depth = depth.saturating_sub(1);
+            if !after_opening {
+                new_line(&mut out, indent, depth); // an empty object stays on its line
+            }
+        } else if after_opening {
+            new_line(&mut out, indent, depth);
+        }
+        match byte {
+            b':' => out.extend_from_slice(colon.as_bytes()),
+            b',' => out.extend_from_slice(comma.as_bytes()),
+            _ => out.push(byte),
+        }
+        match byte {
+            b'"' => in_text = true,
+            b'{' | b'[' => depth += 1,
+            b',' => new_line(&mut out, indent, depth),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn new_line(out: &mut Vec<u8>, indent: Option<usize>, depth: usize) {
+    if let Some(step) = indent {
+        out.push(b'\n');
+        out.resize(out.len() + step * depth, b' ');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_laid_out_as_others_write_it() {
+        let value = serde_json::json!({"a": [1, "x, \\\"{: y", {}], "b": {"c": []}, "d": null});
+        let compact = serde_json::to_string(&value).unwrap();
+        let pretty = serde_json::to_string_pretty(&value).unwrap();
+        let spaced = r#"{"a": [1, "x, \\\"{: y", {}], "b": {"c": []}, "d": null}"#;
+        for text in [&compact, &pretty, spaced] {
+            let lay_out = |colon, comma, indent| {
+                let out = lay_out(text.as_bytes(), colon, comma, indent);
+                String::from_utf8(out).unwrap()
+            };
+            assert_eq!(lay_out(":", ",", None), compact);
+            assert_eq!(lay_out(": ", ",", Some(2)), pretty);
+            assert_eq!(lay_out(": ", ", ", None), spaced);
+        }
+    }
+}

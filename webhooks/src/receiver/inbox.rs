@@ -1,0 +1,438 @@
+//! The events that were received: each once, and on disk before the answer.
+//!
+//! A sender that gets a 200 forgets the event, so the row must be synced to disk before. A sender that
+//! gets no answer repeats the event, so the row must also identify a repeat. One row serves both. With
+//! two, a crash in between would lose an event or handle it twice.
+//!
+//! One thread writes, in groups ([`common::store::commit`]), so a thousand senders cost hardly more syncs
+//! than one. The results of the work (`work.rs`) go through the same thread and the same transactions.
+//!
+//! On a full disk nothing is stored, and the sender must try again. When a sync or a write *fails*, the
+//! inbox stops for good, because the process no longer knows what is on the disk. The next start reads what is there.
+
+use std::{
+    error::Error,
+    fmt,
+    fs::File,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use common::store::commit::{CommitError, Commits, configure, is_no_room, lock};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+
+use super::source::Source;
+use crate::verify::Verified;
+
+/// Roughly how many bytes a row takes in addition to its payload.
+const ROW: usize = 512;
+/// How long a handled event is kept after it was received. No sender repeats an event for longer.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// `events` holds what arrived and never changes. `work` has a row for each event that is not handled yet;
+/// without a `due` time the event is dead. Times are milliseconds since 1970.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    source TEXT NOT NULL,
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    digest BLOB,
+    suspect INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    UNIQUE (source, id)
+) STRICT;
+CREATE INDEX IF NOT EXISTS events_digest ON events (digest) WHERE digest IS NOT NULL;
+CREATE TABLE IF NOT EXISTS work (
+    seq INTEGER PRIMARY KEY REFERENCES events (seq),
+    due INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS work_due ON work (due);
+";
+
+/// An event to store.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its sender.
+    pub source: Source,
+    /// The sender's id for it: the same at every repeat.
+    pub id: String,
+    /// The sender's type for it.
+    pub kind: String,
+    /// What [`StoredEvent::payload`] will be.
+    pub payload: Bytes,
+    /// SHA-256 of the body, where the id is not signed. The same body under another id is suspect.
+    pub digest: Option<[u8; 32]>,
+    /// Index of the secret that matched.
+    pub secret: usize,
+}
+
+/// A stored event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its number in the inbox, from 1.
+    pub seq: i64,
+    /// `standard`, `stripe`, `github` or `telegram`.
+    pub source: String,
+    /// The sender's id for it, unique within the source.
+    pub id: String,
+    /// The sender's type for it, or `message`.
+    pub kind: String,
+    /// The verified body. For a form, its field `payload`.
+    pub payload: Vec<u8>,
+    /// The same body came before under another unsigned id: perhaps a replay.
+    pub suspect: bool,
+    /// Failed attempts to handle it.
+    pub attempts: usize,
+}
+
+/// Why an event was not stored. In each case the sender must try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full, or another process holds the database.
+    #[error("the inbox has no room")]
+    NoRoom,
+    /// The disk takes too long. The event may still be stored.
+    #[error("the inbox is too slow")]
+    Slow,
+    /// A write or a sync has failed. The inbox stores nothing until a restart.
+    #[error("the inbox has failed")]
+    Stopped,
+}
+
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::NoRoom => Self::NoRoom,
+            CommitError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// An effect inside the inbox's own transaction. It is committed together with the record that the event
+/// is handled, or not at all. It runs on the only thread that writes, so it may run SQL but must not wait.
+/// It must not commit.
+pub type InTransaction = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
+
+/// The outcome of one attempt to handle an event.
+pub struct Handled {
+    /// The event's number.
+    pub seq: i64,
+    /// The effect that remains to be done, or why the attempt failed.
+    pub outcome: Result<InTransaction, String>,
+    /// When to try again if the attempt or the effect fails. `None` makes the event dead.
+    pub retry: Option<SystemTime>,
+}
+
+impl fmt::Debug for Handled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.outcome.as_ref().err();
+        write!(f, "Handled({}, {error:?}, {:?})", self.seq, self.retry)
+    }
+}
+
+/// A handle to the inbox. Dropping the last handle closes the database.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    writer: Arc<Writer>,
+    reader: Arc<Mutex<Connection>>,
+    timeout: Duration,
+}
+
+/// The thread that writes. The lock file keeps other processes away, and is dropped after the thread.
+#[derive(Debug)]
+struct Writer {
+    commits: Commits,
+    _lock: File,
+}
+
+impl Inbox {
+    /// Opens or creates the database, for this process alone. [`Inbox::store`] gives up after `timeout`.
+    ///
+    /// # Errors
+    /// If another process has the inbox open, or the database cannot be opened.
+    pub fn open(path: &Path, timeout: Duration) -> io::Result<Self> {
+        Self::try_open(path, timeout)
+            .map_err(|error| io::Error::other(format!("inbox {}: {error}", path.display())))
+    }
+
+    fn try_open(path: &Path, timeout: Duration) -> Result<Self, Box<dyn Error>> {
+        let lock = lock(path)?;
+        let database = open(path)?;
+        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let writer = Writer {
+            commits: Commits::start("inbox", database)?,
+            _lock: lock,
+        };
+        Ok(Self {
+            writer: Arc::new(writer),
+            reader: Arc::new(Mutex::new(reader)),
+            timeout,
+        })
+    }
+
+    /// Stores an event, unless it is stored already, and returns whether it is new. When this returns, the
+    /// event is on the disk.
+    ///
+    /// # Errors
+    /// If it is not stored, or not in time.
+    pub async fn store(
+        &self,
+        arrival: Verified<Arrival>,
+        received: SystemTime,
+    ) -> Result<bool, StoreError> {
+        let arrival = arrival.into_inner();
+        let size = arrival.payload.len() + ROW;
+        let insert = move |database: &mut Transaction<'_>| insert(database, &arrival, received);
+        let stored = timeout(self.timeout, self.write(size, insert));
+        stored.await.map_err(|_| StoreError::Slow)?
+    }
+
+    /// Runs the remaining effect of an attempt and records the outcome, in one transaction.
+    ///
+    /// # Errors
+    /// If the outcome is not recorded. Then the effect is undone too.
+    pub async fn record(&self, handled: Handled) -> Result<(), StoreError> {
+        self.write(ROW, move |database| record(database, handled))
+            .await
+    }
+
+    /// Makes a dead event due again, with the whole schedule. Returns whether it was dead.
+    ///
+    /// # Errors
+    /// If it is not recorded.
+    pub async fn revive(&self, seq: i64, due: SystemTime) -> Result<bool, StoreError> {
+        self.write(ROW, move |database| revive(database, seq, due))
+            .await
+    }
+
+    /// Deletes handled events that were received more than 30 days before `now`.
+    ///
+    /// # Errors
+    /// If nothing was deleted.
+    pub async fn trim(&self, now: SystemTime) -> Result<usize, StoreError> {
+        self.write(ROW, move |database| trim(database, now)).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        size: usize,
+        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        Ok(self.writer.commits.run(size, work).await?)
+    }
+
+    /// Resolves after a write: an event may be due. Supports a single waiter.
+    pub async fn written(&self) {
+        self.writer.commits.committed().notified().await;
+    }
+
+    /// Watches how the inbox ends. It is no handle, so it does not keep the database open.
+    pub fn ending(&self) -> Ending {
+        Ending(self.writer.commits.failure())
+    }
+
+    /// The first `limit` events that are due at `now` and not `claimed`, and when the next one is due.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub async fn due(
+        &self,
+        now: SystemTime,
+        claimed: Vec<i64>,
+        limit: usize,
+    ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
+        self.read(move |database| due(database, millis(now), &claimed, limit))
+            .await
+    }
+
+    /// Runs a query on a second connection, so that it does not wait for the writer.
+    ///
+    /// # Errors
+    /// Those of the query.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> rusqlite::Result<T> {
+        let reader = self.reader.clone();
+        let read = move || query(&reader.lock().expect("no query panics"));
+        spawn_blocking(read).await.expect("no query panics")
+    }
+}
+
+/// How an inbox ends.
+#[derive(Debug)]
+pub struct Ending(watch::Receiver<Option<String>>);
+
+impl Ending {
+    /// Resolves when the inbox has failed. Never resolves if it was closed without a failure.
+    pub async fn failed(&mut self) {
+        if self.0.wait_for(Option::is_some).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until the database is closed, and returns its failure, if any.
+    pub async fn closed(mut self) -> Option<String> {
+        while self.0.changed().await.is_ok() {}
+        self.0.borrow().clone()
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let database = Connection::open(path)?;
+    configure(&database)?;
+    database.execute_batch(SCHEMA)?;
+    Ok(database)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    arrival: &Arrival,
+    received: SystemTime,
+) -> rusqlite::Result<bool> {
+    let received = millis(received);
+    let suspect = match arrival.digest {
+        None => false,
+        Some(digest) => transaction
+            .prepare_cached("SELECT 1 FROM events WHERE digest = ?1 AND id <> ?2")?
+            .exists(params![digest, arrival.id])?,
+    };
+    let inserted = transaction
+        .prepare_cached(
+            "INSERT INTO events (source, id, type, received, digest, suspect, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            arrival.source.name(),
+            arrival.id,
+            arrival.kind,
+            received,
+            arrival.digest,
+            suspect,
+            &arrival.payload[..],
+        ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    transaction
+        .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
+        .execute([transaction.last_insert_rowid(), received])?;
+    Ok(true)
+}
+
+fn record(transaction: &mut Transaction<'_>, handled: Handled) -> rusqlite::Result<()> {
+    let Handled { seq, retry, .. } = handled;
+    let done = match handled.outcome {
+        Ok(effect) => apply(transaction, effect)?,
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => transaction
+            .prepare_cached("DELETE FROM work WHERE seq = ?1")?
+            .execute([seq])?,
+        Err(error) => transaction
+            .prepare_cached(
+                "UPDATE work SET attempts = attempts + 1, due = ?2, error = ?3 WHERE seq = ?1",
+            )?
+            .execute(params![seq, retry.map(millis), error])?,
+    };
+    Ok(())
+}
+
+fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite::Result<bool> {
+    let revived = transaction
+        .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
+        .execute([seq, millis(due)])?;
+    Ok(revived > 0)
+}
+
+fn trim(transaction: &Transaction<'_>, now: SystemTime) -> rusqlite::Result<usize> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
+        )?
+        .execute([millis(now) - KEEP.as_millis() as i64])
+}
+
+/// Runs an effect in a savepoint. An effect that fails or panics is undone, and the others of the group
+/// are still committed. The outer error is the disk's.
+fn apply(
+    transaction: &mut Transaction<'_>,
+    effect: InTransaction,
+) -> rusqlite::Result<Result<(), String>> {
+    let savepoint = transaction.savepoint()?;
+    match catch_unwind(AssertUnwindSafe(|| effect(&savepoint))) {
+        Ok(Ok(())) => savepoint.commit().map(Ok),
+        Ok(Err(error)) if is_disk(&error) => Err(error),
+        Ok(Err(error)) => savepoint.finish().map(|()| Err(error.to_string())),
+        Err(_) => savepoint.finish().map(|()| Err("it panicked".to_owned())),
+    }
+}
+
+/// Whether the database itself has failed, and not only this effect's SQL.
+fn is_disk(error: &rusqlite::Error) -> bool {
+    let broken = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::OutOfMemory
+        )
+    );
+    broken || is_no_room(error)
+}
+
+/// Milliseconds since 1970, the unit of the tables.
+pub fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as i64
+}
+
+fn due(
+    database: &Connection,
+    now: i64,
+    claimed: &[i64],
+    limit: usize,
+) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
+    let mut first = database
+        .prepare_cached("SELECT seq FROM work WHERE due <= ?1 ORDER BY due, seq LIMIT ?2")?;
+    let seqs: Vec<i64> = first
+        .query_map([now, (limit + claimed.len()) as i64], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut event = database.prepare_cached(
+        "SELECT seq, source, id, type, payload, suspect, attempts
+         FROM events JOIN work USING (seq) WHERE seq = ?1",
+    )?;
+    let events: Vec<Option<StoredEvent>> = seqs
+        .iter()
+        .filter(|seq| !claimed.contains(seq))
+        .take(limit)
+        .map(|seq| event.query_row([seq], stored_event).optional())
+        .collect::<Result<_, _>>()?;
+    let next: Option<i64> = database
+        .prepare_cached("SELECT min(due) FROM work WHERE due > ?1")?
+        .query_row([now], |row| row.get(0))?;
+    let next = next.map(|due| UNIX_EPOCH + Duration::from_millis(due.unsigned_abs()));
+    Ok((events.into_iter().flatten().collect(), next))
+}
+
+fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    Ok(StoredEvent {
+        seq: row.get(0)?,
+        source: row.get(1)?,
+        id: row.get(2)?,
+        kind: row.get(3)?,
+        payload: row.get(4)?,
+        suspect: row.get(5)?,
+        attempts: row.get::<_, u32>(6)? as usize,
+    })
+}

@@ -1,0 +1,181 @@
+//! The receiver: the back end that a sender calls. It verifies a request before it parses it, stores the
+//! event before it answers, and answers 200 to repeats and to unknown types.
+//!
+//! Read in this order: `receive.rs` is the pattern; `source.rs` reads a genuine request; `inbox.rs` is the
+//! disk; `work.rs` handles the stored events. The rest is the server around them.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use clap::Parser;
+use common::{Browsers, Drained, Feed, ServerConfig, seconds};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tracing::warn;
+
+use self::{
+    inbox::Inbox,
+    publish::Publish,
+    receive::Receiver,
+    route::App,
+    source::{Secrets, Source},
+    work::{Attempts, Effects, work},
+};
+use crate::{
+    serve::serve,
+    verify::{github, standard, stripe, telegram},
+};
+
+mod cause;
+pub mod inbox;
+mod listing;
+mod publish;
+mod quota;
+pub mod receive;
+mod route;
+pub mod source;
+pub mod work;
+
+/// The shared default is for servers with subscribers.
+const MAX_CONNECTIONS: &str =
+    "Accept at most this many connections; more wait in the kernel's backlog";
+
+/// A slower store is answered 503, because GitHub hangs up after 10 s.
+const STORE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "receiver", version)]
+#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
+#[command(mut_arg("stall", |arg| arg.hide(true)))]
+pub struct Config {
+    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
+    #[arg(long, value_name = "whsec_BASE64")]
+    pub secret: Vec<standard::Secret>,
+    /// A Stripe endpoint's secret that opens POST /webhook/stripe; repeatable.
+    #[arg(long, value_name = "whsec_TEXT")]
+    pub stripe_secret: Vec<stripe::Secret>,
+    /// A GitHub webhook's secret that opens POST /webhook/github; repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub github_secret: Vec<github::Secret>,
+    /// A Telegram bot's secret_token that opens POST /webhook/telegram; repeatable.
+    #[arg(long, value_name = "TOKEN")]
+    pub telegram_secret: Vec<telegram::Secret>,
+    /// The SQLite database that stores received events.
+    #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
+    pub inbox: PathBuf,
+    /// How old a signed time may be, in seconds; with Standard Webhooks also how far ahead of our clock.
+    #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
+    pub tolerance: Duration,
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// The knobs that every server has.
+    #[command(flatten)]
+    pub server: ServerConfig,
+    /// How events are attempted. Not on the command line.
+    #[arg(skip)]
+    pub attempts: Attempts,
+    /// The time limit for storing an event. Not on the command line.
+    #[arg(skip = STORE_TIMEOUT)]
+    pub store_timeout: Duration,
+}
+
+impl Default for Config {
+    /// The command line's defaults.
+    fn default() -> Self {
+        Self::try_parse_from(["receiver"]).expect("every knob has a default")
+    }
+}
+
+impl Config {
+    fn secrets(&self) -> Secrets {
+        Secrets {
+            standard: self.secret.clone(),
+            stripe: self.stripe_secret.clone(),
+            github: self.github_secret.clone(),
+            telegram: self.telegram_secret.clone(),
+            past: self.tolerance,
+        }
+    }
+}
+
+/// Receives on `listener` until `shutdown` resolves, then drains. Each event is counted inside the inbox
+/// and published to `feed`, on the topic `webhook` or `webhook.SOURCE`.
+///
+/// # Errors
+/// See [`run_with`].
+pub async fn run(
+    listener: TcpListener,
+    feed: Feed,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
+    let publish = Publish { feed: feed.clone() };
+    run_with(listener, feed, publish, config, shutdown).await
+}
+
+/// The same with other effects.
+///
+/// # Errors
+/// If the listener has no address, if the inbox cannot be opened, or when it has failed. Events that were
+/// answered 200 before are on disk. The next start goes on with them.
+pub async fn run_with(
+    listener: TcpListener,
+    feed: Feed,
+    effects: impl Effects,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
+    let inbox = Inbox::open(&config.inbox, config.store_timeout)?;
+    let (stop, stopped) = watch::channel(false);
+    let worker = tokio::spawn(work(
+        inbox.clone(),
+        Arc::new(effects),
+        config.attempts.clone(),
+        SystemTime::now,
+        stopped,
+    ));
+    let mut ending = inbox.ending();
+    let served = feed.handle(); // closed at the drain, while the effects still publish to `feed`
+    let app = app(&listener, served.clone(), &config, inbox)?;
+    let route = move |request| route::route(app.clone(), request);
+    let shutdown = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = ending.failed() => {}
+        }
+    };
+    let drain = config.server.drain;
+    let drained = serve(listener, &served, config.server, route, shutdown).await;
+    stop.send_replace(true);
+    finish(worker, drain).await;
+    match ending.closed().await {
+        None => Ok(drained),
+        Some(error) => Err(io::Error::other(format!("the inbox has failed: {error}"))),
+    }
+}
+
+fn app(listener: &TcpListener, feed: Feed, config: &Config, inbox: Inbox) -> io::Result<Arc<App>> {
+    let secrets = config.secrets();
+    if !Source::ALL.iter().any(|source| secrets.accepts(*source)) {
+        warn!("no secret is given, so every webhook is refused: see --help");
+    }
+    let origins = config.server.allow_origin.clone();
+    let browsers = Browsers::new(origins, listener.local_addr()?, "");
+    let receiver = Receiver { secrets, inbox };
+    let limits = config.server.publish_limits();
+    Ok(Arc::new(App::new(receiver, feed, browsers, limits)))
+}
+
+/// Waits for the attempts that are running. Those that take too long are repeated after the next start.
+async fn finish(mut worker: JoinHandle<()>, limit: Duration) {
+    if timeout(limit, &mut worker).await.is_err() {
+        warn!("unfinished attempts are left for the next start");
+        worker.abort();
+    }
+}

@@ -1,0 +1,66 @@
+//! The effects of the receiver as it ships: publish each event, and count it. Put yours in their place.
+
+use common::{Data, Draft, Feed, Topic};
+use rusqlite::Connection;
+
+use super::{
+    inbox::{InTransaction, StoredEvent},
+    work::Effects,
+};
+
+/// Publishes to a feed.
+pub(super) struct Publish {
+    pub(super) feed: Feed,
+}
+
+impl Effects for Publish {
+    /// Outside: a message. The event's id is its idempotency key, so a repeat publishes nothing.
+    async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
+        let key = event.id.parse().map_err(|error| format!("{error}"))?;
+        let published = self.feed.publish_once(topic(event), draft(event), key);
+        published.await.map_err(|error| error.to_string())?;
+        let (source, kind) = (event.source.clone(), event.kind.clone());
+        Ok(Box::new(move |database| count(database, &source, &kind)))
+    }
+}
+
+/// Inside: a counter, which would show if an event were counted twice.
+fn count(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
+    // The first event creates the table, because the inbox knows nothing of these effects.
+    add_one(database, source, kind).or_else(|_| {
+        database.execute_batch(
+            "CREATE TABLE IF NOT EXISTS counts
+             (source TEXT, type TEXT, events INTEGER, PRIMARY KEY (source, type)) STRICT",
+        )?;
+        add_one(database, source, kind)
+    })
+}
+
+fn add_one(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
+    let mut count = database.prepare_cached(
+        "INSERT INTO counts VALUES (?1, ?2, 1) ON CONFLICT DO UPDATE SET events = events + 1",
+    )?;
+    count.execute([source, kind]).map(drop)
+}
+
+/// `webhook`, or `webhook.SOURCE`.
+fn topic(event: &StoredEvent) -> Topic {
+    let topic = match event.source.as_str() {
+        "standard" => "webhook".to_owned(),
+        source => format!("webhook.{source}"),
+    };
+    topic.parse().expect("a source's name is a topic's word")
+}
+
+/// `{"id":"…","payload":…}`. A payload that is not JSON becomes a string.
+fn draft(event: &StoredEvent) -> Draft {
+    let payload = Data::json(&event.payload)
+        .unwrap_or_else(|_| Data::text(&String::from_utf8_lossy(&event.payload)));
+    let id = Data::text(&event.id);
+    let data = format!(r#"{{"id":{},"payload":{}}}"#, id.as_str(), payload.as_str());
+    Draft {
+        kind: event.kind.parse().unwrap_or_default(),
+        // One level deeper than the payload, which may be at the nesting limit already.
+        data: Data::json(data.as_bytes()).unwrap_or(payload),
+    }
+}

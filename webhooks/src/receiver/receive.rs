@@ -1,0 +1,82 @@
+//! One webhook: verify it, store it, and only then acknowledge it.
+//!
+//! The order is the pattern. A body is bytes until its signature matches, so nothing parses it before.
+//! A sender that gets a 200 forgets the event, so the event is on disk before the answer. The work itself
+//! comes after the answer (`work.rs`), because senders hang up after a few seconds and send again.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use hyper::{HeaderMap, StatusCode};
+use tracing::{debug, warn};
+
+use super::{
+    inbox::{Inbox, StoreError},
+    source::{Rejection, Secrets, Source},
+};
+use crate::verify::{Refusal, unix_seconds};
+
+/// What receiving needs.
+#[derive(Debug)]
+pub struct Receiver {
+    /// What each source signs with.
+    pub secrets: Secrets,
+    /// Where events are stored.
+    pub inbox: Inbox,
+}
+
+/// Why a webhook is not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReceived {
+    /// It failed verification, or its event cannot be read.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It is genuine, but the inbox did not store it.
+    #[error(transparent)]
+    NotStored(#[from] StoreError),
+}
+
+impl Receiver {
+    /// Receives one webhook that arrived at `now` with these fields and this whole body. Returns whether
+    /// the event is new. Answer 200 to a repeat too: the sender only needs to know that it arrived.
+    ///
+    /// # Errors
+    /// [`NotReceived::status`] is the answer.
+    pub async fn receive(
+        &self,
+        source: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        now: SystemTime,
+    ) -> Result<bool, NotReceived> {
+        let arrival = self
+            .secrets
+            .verify(source, headers, body, unix_seconds(now))?;
+        let (id, secret) = (arrival.id.clone(), arrival.secret);
+        match self.inbox.store(arrival, now).await {
+            Ok(new) => {
+                debug!(source = source.name(), id, secret, new, "stored");
+                Ok(new)
+            }
+            Err(error) => {
+                // GitHub does not retry by itself. With the id an operator can ask it to send again.
+                warn!(source = source.name(), id, %error, "not stored");
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl NotReceived {
+    /// The status to answer. It is 400 only for mistakes that reveal nothing to an attacker.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Rejected(
+                Rejection::Unreadable(_)
+                | Rejection::NotGenuine(Refusal::Malformed(_) | Refusal::Repeated(_)),
+            ) => StatusCode::BAD_REQUEST,
+            Self::Rejected(Rejection::NotGenuine(_)) => StatusCode::UNAUTHORIZED,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From request to answer.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use common::{
+    Browsers, Feed, Problem, PublishLimits, Query, healthz, html, read_body, retry_after,
+};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap},
+};
+use tokio::{sync::Semaphore, time::timeout};
+use tracing::warn;
+
+use super::{
+    cause::likely_cause,
+    listing::{self, Filter},
+    quota::Quota,
+    receive::{NotReceived, Receiver},
+    source::{Rejection, Source},
+};
+use crate::{
+    serve::{Answer, json, reads},
+    verify::unix_seconds,
+};
+
+/// A body up to this size is read at once. Larger ones take turns, so that strangers cannot fill the
+/// memory with unverified bodies.
+const SMALL_BODY: u64 = 64 << 10;
+/// How many larger bodies are read at the same time.
+const LARGE_BODIES: usize = 4;
+
+/// What every connection shares.
+pub(super) struct App {
+    receiver: Receiver,
+    feed: Feed,
+    browsers: Browsers,
+    limits: PublishLimits,
+    large_bodies: Semaphore,
+    /// By source.
+    log: [Arc<Quota>; Source::ALL.len()],
+}
+
+impl App {
+    pub(super) fn new(
+        receiver: Receiver,
+        feed: Feed,
+        browsers: Browsers,
+        limits: PublishLimits,
+    ) -> Self {
+        Self {
+            receiver,
+            feed,
+            browsers,
+            limits,
+            large_bodies: Semaphore::new(LARGE_BODIES),
+            log: Default::default(),
+        }
+    }
+
+    /// The source that sends to this path, if there is a secret for it.
+    fn source(&self, path: &str) -> Option<Source> {
+        let secrets = &self.receiver.secrets;
+        Source::ALL
+            .into_iter()
+            .find(|source| source.path() == path && secrets.accepts(*source))
+    }
+}
+
+/// Answers one request.
+pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
+    let allowed_origin = app.browsers.allowed_origin(request.headers());
+    let answered = answer(&app, request).await;
+    let mut response = answered.unwrap_or_else(Problem::into_response);
+    app.browsers.finish(allowed_origin, &mut response);
+    Ok(response)
+}
+
+async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    let path = request.uri().path().to_owned();
+    let source = app.source(&path);
+    // The rules for browsers are for the other paths. A webhook proves its sender by a signature, and a
+    // tunnel brings it with a foreign `Host`.
+    if source.is_none() {
+        let safe = reads(&request) || request.method() == Method::OPTIONS;
+        app.browsers.check(&request, !safe)?;
+    }
+    // Before `admit`: a browser sends a preflight without credentials.
+    if let Some(preflight) = app.browsers.preflight(&request) {
+        return Ok(preflight);
+    }
+    admit(&request)?;
+    if reads(&request) && !request.body().is_end_stream() {
+        return Err(Problem::bad_request("a GET has no body"));
+    }
+    let posts = request.method() == Method::POST;
+    match (path.as_str(), source) {
+        (_, Some(source)) if posts => receive(app, source, request).await,
+        (_, Some(_)) => Err(Problem::method_not_allowed("POST")),
+        ("/", _) if reads(&request) => Ok(html(include_str!("page.html"))),
+        ("/healthz", _) if reads(&request) => healthz(&app.feed),
+        ("/events", _) if reads(&request) => list(app, &request).await,
+        ("/" | "/healthz" | "/events", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        (path, _) => match retried_event(path) {
+            Some(seq) if posts => retry(app, seq).await,
+            Some(_) => Err(Problem::method_not_allowed("POST")),
+            None => Err(Problem::not_found(path)),
+        },
+    }
+}
+
+/// The place for authentication and authorization. It is called before any route, and admits everything.
+fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
+    Ok(())
+}
+
+/// One webhook. Its age is judged by the time of arrival, because the body may take a while.
+async fn receive(
+    app: &App,
+    source: Source,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let now = SystemTime::now();
+    check_type(source, &request)?;
+    let headers = request.headers().clone();
+    let body = read(app, source, request).await?;
+    let received = app.receiver.receive(source, &headers, body.clone(), now);
+    match received.await {
+        Ok(_is_new) => Ok(Response::default()),
+        Err(NotReceived::NotStored(error)) => Err(Problem::unavailable(error, retry_after())),
+        Err(NotReceived::Rejected(rejection)) => {
+            log(app, source, &headers, &body, now, rejection);
+            Err(refuse(rejection))
+        }
+    }
+}
+
+/// Requiring the media type also stops a browser's form, which needs no preflight. A body with a
+/// `Content-Encoding` would be stored as bytes that no reader expects.
+fn check_type<B>(source: Source, request: &Request<B>) -> Result<(), Problem> {
+    let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+    let value = request.headers().get(CONTENT_TYPE);
+    let media_type = value.and_then(|value| value.to_str().ok());
+    if !media_type.is_some_and(|media_type| source.takes(media_type)) {
+        return Err(unsupported("Content-Type is not application/json"));
+    }
+    if request.headers().contains_key(CONTENT_ENCODING) {
+        return Err(unsupported("a body with a Content-Encoding is refused"));
+    }
+    Ok(())
+}
+
+/// The whole body. Its limits come before the signature, which needs every byte.
+async fn read(app: &App, source: Source, request: Request<Incoming>) -> Result<Bytes, Problem> {
+    let limits = PublishLimits {
+        max_message: source.max_body(app.limits.max_message),
+        ..app.limits
+    };
+    let small = SMALL_BODY.max(app.limits.max_message as u64);
+    let upper = request.body().size_hint().upper();
+    if upper.is_some_and(|size| size <= small) {
+        return read_body(request, limits).await;
+    }
+    let turn = timeout(app.limits.body_timeout, app.large_bodies.acquire()).await;
+    let _turn = turn.map_err(|_| Problem::unavailable("too many large bodies", retry_after()))?;
+    read_body(request, limits).await
+}
+
+/// The reason goes to the log, within the quota. The answer must not tell it to an attacker.
+fn log(
+    app: &App,
+    source: Source,
+    headers: &HeaderMap,
+    body: &Bytes,
+    now: SystemTime,
+    rejection: Rejection,
+) {
+    let name = source.name();
+    if !app.log[source as usize].take(name) {
+        return;
+    }
+    match rejection {
+        Rejection::NotGenuine(refusal) => {
+            let (secrets, now) = (&app.receiver.secrets, unix_seconds(now));
+            let cause = likely_cause(secrets, source, headers, body, now, refusal);
+            warn!(source = name, cause, "not believed");
+        }
+        Rejection::Unreadable(what) => warn!(source = name, what, "genuine and unreadable"),
+    }
+}
+
+fn refuse(rejection: Rejection) -> Problem {
+    let status = NotReceived::from(rejection).status();
+    if status == StatusCode::UNAUTHORIZED {
+        return Problem::new(status, "not genuine");
+    }
+    Problem::new(status, rejection)
+}
+
+/// `GET /events?after=SEQ&state=STATE`.
+async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Full<Bytes>>, Problem> {
+    let query = Query::of(request.uri());
+    let after = query.get("after")?.unwrap_or(0);
+    let filter = query.get("state")?.unwrap_or(Filter::All);
+    let inbox = &app.receiver.inbox;
+    let page = inbox
+        .read(move |database| listing::page(database, after, filter))
+        .await
+        .map_err(|error| Problem::unavailable(error, retry_after()))?;
+    Ok(json(StatusCode::OK, page))
+}
+
+/// `/events/{seq}/retry`.
+fn retried_event(path: &str) -> Option<i64> {
+    let seq = path.strip_prefix("/events/")?.strip_suffix("/retry")?;
+    seq.parse().ok()
+}
+
+/// Starts the schedule of a dead event again.
+async fn retry(app: &App, seq: i64) -> Result<Response<Full<Bytes>>, Problem> {
+    let revived = app.receiver.inbox.revive(seq, SystemTime::now()).await;
+    if !revived.map_err(|error| Problem::unavailable(error, retry_after()))? {
+        let detail = format!("event {seq} is not dead");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::ACCEPTED;
+    Ok(response)
+}

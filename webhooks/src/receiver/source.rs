@@ -1,0 +1,287 @@
+//! The four senders that the receiver knows. For each: its path, its limits, how its requests are
+//! verified, and where a genuine request holds the event's id, type and payload.
+
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::inbox::Arrival;
+use crate::verify::{Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram};
+
+/// The longest id in bytes.
+const MAX_ID: usize = 255;
+/// The longest type in bytes.
+const MAX_TYPE: usize = 128;
+/// The type of an event that names none, or an invalid one.
+const DEFAULT_TYPE: &str = "message";
+
+/// A sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Any sender of Standard Webhooks, or Svix.
+    Standard,
+    /// Stripe.
+    Stripe,
+    /// GitHub.
+    GitHub,
+    /// A Telegram bot.
+    Telegram,
+}
+
+/// The secrets of each source. The receiver refuses a source that has none.
+#[derive(Debug)]
+pub struct Secrets {
+    /// For [`Source::Standard`].
+    pub standard: Vec<standard::Secret>,
+    /// For [`Source::Stripe`].
+    pub stripe: Vec<stripe::Secret>,
+    /// For [`Source::GitHub`].
+    pub github: Vec<github::Secret>,
+    /// For [`Source::Telegram`].
+    pub telegram: Vec<telegram::Secret>,
+    /// How old a signed request may be.
+    pub past: Duration,
+}
+
+/// Why a request is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// It failed verification: anybody may have sent it.
+    #[error(transparent)]
+    NotGenuine(#[from] Refusal),
+    /// It is genuine, but lacks a part that this source's events have.
+    #[error("{0}")]
+    Unreadable(&'static str),
+}
+
+impl Source {
+    /// All sources.
+    pub const ALL: [Self; 4] = [Self::Standard, Self::Stripe, Self::GitHub, Self::Telegram];
+
+    /// Where the receiver takes its requests.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Standard => "/webhook",
+            Self::Stripe => "/webhook/stripe",
+            Self::GitHub => "/webhook/github",
+            Self::Telegram => "/webhook/telegram",
+        }
+    }
+
+    /// Its name in the inbox, in topics and in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Stripe => "stripe",
+            Self::GitHub => "github",
+            Self::Telegram => "telegram",
+        }
+    }
+
+    /// The header field that proves where a request comes from.
+    pub fn proof(self) -> &'static str {
+        match self {
+            Self::Standard => standard::SIGNATURE,
+            Self::Stripe => stripe::SIGNATURE,
+            Self::GitHub => github::SIGNATURE,
+            Self::Telegram => telegram::TOKEN,
+        }
+    }
+
+    /// The body limit: `max_message`, or the source's own maximum if that is larger. A refused event is
+    /// lost, so the limit must admit all that the source may send.
+    pub fn max_body(self, max_message: usize) -> usize {
+        max_message.max(match self {
+            Self::Standard => 0,
+            Self::Stripe | Self::Telegram => 1 << 20,
+            Self::GitHub => 25 << 20, // documented: GitHub creates no event above 25 MB
+        })
+    }
+
+    /// Whether the source sends bodies of this media type.
+    pub fn takes(self, media_type: &str) -> bool {
+        let form = self == Self::GitHub && is_form(media_type);
+        form || essence(media_type).eq_ignore_ascii_case("application/json")
+    }
+}
+
+impl Secrets {
+    /// Whether there is a secret for this source.
+    pub fn accepts(&self, source: Source) -> bool {
+        !match source {
+            Source::Standard => self.standard.is_empty(),
+            Source::Stripe => self.stripe.is_empty(),
+            Source::GitHub => self.github.is_empty(),
+            Source::Telegram => self.telegram.is_empty(),
+        }
+    }
+
+    /// Verifies a request, and only then reads its event. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// If it is not genuine, or its event cannot be read.
+    pub fn verify(
+        &self,
+        source: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        now: u64,
+    ) -> Result<Verified<Arrival>, Rejection> {
+        let (body, past) = (Unverified::new(body), self.past);
+        let fields = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()));
+        match source {
+            Source::Standard => {
+                let tolerance = Tolerance { past, future: past };
+                standard::verify(body, fields, &self.standard, now, tolerance)?
+                    .and_then(from_standard)
+            }
+            Source::Stripe => {
+                let tolerance = Tolerance {
+                    past,
+                    ..stripe::TOLERANCE
+                };
+                stripe::verify(body, fields, &self.stripe, now, tolerance)?.and_then(from_stripe)
+            }
+            Source::GitHub => github::verify(body, fields, &self.github)?
+                .and_then(|event| from_github(event, headers)),
+            Source::Telegram => {
+                telegram::verify(body, fields, &self.telegram)?.and_then(from_telegram)
+            }
+        }
+    }
+}
+
+/// The id is signed. A payload that is not JSON, or has no `type`, is as genuine as any.
+fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
+    #[derive(Deserialize)]
+    struct Typed<'a> {
+        #[serde(borrow)]
+        r#type: Cow<'a, str>,
+    }
+    let typed: Option<Typed<'_>> = serde_json::from_slice(&event.body).ok();
+    Ok(Arrival {
+        source: Source::Standard,
+        id: event.id,
+        kind: kind(typed.as_ref().map_or("", |typed| &typed.r#type)),
+        payload: event.body,
+        digest: None,
+        secret: event.secret,
+    })
+}
+
+/// The id is in the signed body.
+fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
+    #[derive(Deserialize)]
+    struct Object<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+        #[serde(borrow)]
+        r#type: Option<Cow<'a, str>>,
+    }
+    let object: Object<'_> = serde_json::from_slice(&event.body)
+        .map_err(|_| Rejection::Unreadable("the Stripe event has no id"))?;
+    Ok(Arrival {
+        source: Source::Stripe,
+        id: id(&object.id).ok_or(Rejection::Unreadable("the event's id is invalid"))?,
+        kind: kind(object.r#type.as_deref().unwrap_or_default()),
+        payload: event.body.clone(),
+        digest: None,
+        secret: event.secret,
+    })
+}
+
+/// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
+/// request can send it again under another id. So the inbox also stores the body's digest.
+fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
+    #[derive(Deserialize)]
+    struct Acted<'a> {
+        #[serde(borrow)]
+        action: Cow<'a, str>,
+    }
+    let delivery = single(headers, "x-github-delivery").and_then(id);
+    let name = single(headers, "x-github-event").ok_or(Rejection::Unreadable(
+        "X-GitHub-Event must be present exactly once",
+    ))?;
+    let payload = match headers.get(CONTENT_TYPE) {
+        Some(value) if is_form(value.to_str().unwrap_or_default()) => form_payload(&event.body)
+            .ok_or(Rejection::Unreadable("the form has no field payload"))?,
+        _ => event.body.clone(),
+    };
+    let acted: Option<Acted<'_>> = serde_json::from_slice(&payload).ok();
+    let kind = kind(&match acted {
+        Some(acted) => format!("{name}.{}", acted.action),
+        None => name.to_owned(),
+    });
+    Ok(Arrival {
+        source: Source::GitHub,
+        id: delivery.ok_or(Rejection::Unreadable(
+            "X-GitHub-Delivery must be present exactly once",
+        ))?,
+        kind,
+        payload,
+        digest: Some(Sha256::digest(&event.body).into()),
+        secret: event.secret,
+    })
+}
+
+/// The id is in the body, which only the token protects. Two bots may use the same ids, so one receiver
+/// serves one bot.
+fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
+    let update: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&event.body)
+        .map_err(|_| Rejection::Unreadable("the update is not a JSON object"))?;
+    let number = update.get("update_id").map(|id| id.get().parse::<i64>());
+    let Some(Ok(number)) = number else {
+        return Err(Rejection::Unreadable("update_id is not an integer"));
+    };
+    // An update has exactly one other field. Its name is the update's type.
+    let other = update.keys().find(|name| *name != "update_id");
+    Ok(Arrival {
+        source: Source::Telegram,
+        id: number.to_string(),
+        kind: kind(other.map_or("", |name| name)),
+        payload: event.body.clone(),
+        digest: None,
+        secret: event.secret,
+    })
+}
+
+/// An invalid type is no reason to refuse an event: the sender would only send it again.
+fn kind(text: &str) -> String {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let valid = (1..=MAX_TYPE).contains(&text.len()) && text.bytes().all(allowed);
+    if valid { text } else { DEFAULT_TYPE }.to_owned()
+}
+
+/// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`.
+fn id(text: &str) -> Option<String> {
+    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    (visible && (1..=MAX_ID).contains(&text.len())).then(|| text.to_owned())
+}
+
+/// The value of a field that occurs exactly once.
+fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<&'h str> {
+    let mut values = headers.get_all(HeaderName::from_static(name)).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+fn essence(media_type: &str) -> &str {
+    let essence = media_type.split(';').next();
+    essence.unwrap_or_default().trim_ascii()
+}
+
+fn is_form(media_type: &str) -> bool {
+    essence(media_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+fn form_payload(form: &[u8]) -> Option<Bytes> {
+    let mut pairs = url::form_urlencoded::parse(form);
+    let (_, payload) = pairs.find(|(name, _)| name == "payload")?;
+    Some(payload.into_owned().into())
+}
