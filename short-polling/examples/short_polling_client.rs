@@ -293,7 +293,8 @@ fn load(path: &Path) -> io::Result<Option<String>> {
 /// Atomically: whoever reads the file finds the old cursor or the new one, whole, even after a
 /// power failure.
 fn save(path: &Path, cursor: &str) -> io::Result<()> {
-    let written = path.with_added_extension("new");
+    let mut written = path.as_os_str().to_owned();
+    written.push(".new");
     let mut file = File::create(&written)?;
     writeln!(file, "{cursor}")?;
     file.sync_all()?;

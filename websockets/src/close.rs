@@ -102,7 +102,10 @@ impl Ending {
 
     fn failed(code: CloseCode, error: &dyn fmt::Display) -> Self {
         let mut reason = error.to_string();
-        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        let end = (0..=MAX_REASON)
+            .rev()
+            .find(|&end| reason.is_char_boundary(end));
+        reason.truncate(end.unwrap_or(0));
         Self::Failed(CloseFrame {
             code,
             reason: reason.into(),
