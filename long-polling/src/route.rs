@@ -46,9 +46,9 @@ pub(crate) fn route(
 
 /// An answer to come. Boxed, each kind by itself: a poll that waits does not hold the room of a
 /// publish.
-type Answer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
+type LateAnswer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
 
-fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Answer, Problem> {
+fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser asks this without credentials.
@@ -86,6 +86,6 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn now(response: Response<AnswerBody>) -> Answer {
+fn now(response: Response<AnswerBody>) -> LateAnswer {
     Box::pin(ready(Ok(response)))
 }

@@ -3,7 +3,7 @@
 //! Feed it bytes as they come, cut anywhere, and take the events out. It keeps what a client needs
 //! to reconnect: the last event id and the reconnection time.
 
-use std::time::Duration;
+use std::{mem::take, time::Duration};
 
 /// A parser in the middle of a stream. One for each connection: what is unfinished when the
 /// connection ends is discarded, as the standard demands; carry [`Parser::last_event_id`] over.
@@ -58,7 +58,7 @@ impl Parser {
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         for &byte in bytes {
-            let follows_cr = std::mem::take(&mut self.after_cr);
+            let follows_cr = take(&mut self.after_cr);
             match byte {
                 b'\n' if follows_cr => {}
                 b'\n' | b'\r' => {
@@ -72,13 +72,13 @@ impl Parser {
     }
 
     fn end_line(&mut self) -> Option<Event> {
-        let line = std::mem::take(&mut self.line);
-        let line = String::from_utf8_lossy(&line);
-        let first = !std::mem::replace(&mut self.begun, true);
-        let line = line
-            .strip_prefix('\u{feff}')
-            .filter(|_| first)
-            .unwrap_or(&line);
+        let bytes = take(&mut self.line);
+        let text = String::from_utf8_lossy(&bytes);
+        let line = match text.strip_prefix('\u{feff}') {
+            Some(rest) if !self.begun => rest,
+            _ => &text,
+        };
+        self.begun = true;
         match line.split_once(':') {
             None if line.is_empty() => return self.dispatch(),
             Some(("", _)) => {} // a comment
@@ -100,25 +100,18 @@ impl Parser {
         }
     }
 
-    /// The end of a block. The id is taken over before the return for empty data: a block of an
-    /// `id` alone moves the client's position and fires no event.
+    /// The end of a block. The id counts before the data is looked at: a block with an `id` alone
+    /// moves the client's position and fires no event.
     fn dispatch(&mut self) -> Option<Event> {
         self.last_event_id.clone_from(&self.id);
-        let (event, mut data) = (
-            std::mem::take(&mut self.event),
-            std::mem::take(&mut self.data),
-        );
-        if data.is_empty() {
-            return None;
-        }
-        data.pop(); // the last line's LF
-        let event = if event.is_empty() {
-            "message".to_owned()
-        } else {
-            event
-        };
+        let (event, mut data) = (take(&mut self.event), take(&mut self.data));
+        data.pop()?; // The last line's LF. Without data there is no event.
         Some(Event {
-            event,
+            event: if event.is_empty() {
+                "message".to_owned()
+            } else {
+                event
+            },
             data,
             id: self.last_event_id.clone(),
         })

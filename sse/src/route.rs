@@ -9,7 +9,7 @@ use hyper::{
     body::{Body, Incoming},
 };
 
-use crate::stream::{Answer, Streams};
+use crate::stream::{AnswerBody, Streams};
 
 /// What every connection shares.
 pub(crate) struct App {
@@ -25,7 +25,7 @@ pub(crate) struct App {
 pub(crate) async fn route(
     app: Arc<App>,
     request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
+) -> Result<Response<AnswerBody>, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
     let mut response = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Left));
@@ -33,7 +33,7 @@ pub(crate) async fn route(
     Ok(response)
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser asks this without credentials.

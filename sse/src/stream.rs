@@ -3,7 +3,7 @@
 //! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
 //! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
 
-use std::{convert::Infallible, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, PageLimit, Problem, Query, Topics};
@@ -52,8 +52,8 @@ pub struct Streams {
     slots: Arc<Semaphore>,
 }
 
-/// The body of an answer: all there, or a stream to be written.
-pub type Answer = Either<Full<Bytes>, Subscriber>;
+/// The body of an answer: all there, or a stream that goes on.
+pub type AnswerBody = Either<Full<Bytes>, Subscriber>;
 
 impl Streams {
     /// Streams of `feed`. They end when it is closed.
@@ -74,7 +74,7 @@ impl Streams {
         self: &Arc<Self>,
         topics: &str,
         request: &Request<B>,
-    ) -> Result<Response<Answer>, Problem> {
+    ) -> Result<Response<AnswerBody>, Problem> {
         let subscription = Subscription {
             topics: topics.parse().map_err(Problem::bad_request)?,
             after: after(request)?,
@@ -83,7 +83,13 @@ impl Streams {
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            Either::Right(Subscriber::new(self, subscription, slot))
+            Either::Right(Subscriber {
+                streams: self.clone(),
+                subscription,
+                state: State::Opening,
+                alarm: Box::pin(sleep(self.limits.heartbeat)),
+                _slot: slot,
+            })
         } else {
             Either::Left(Full::from(self.refusal()))
         };
@@ -101,10 +107,6 @@ impl Streams {
     fn retry(&self) -> Duration {
         jittered(self.limits.retry)
     }
-
-    fn open(&self) -> usize {
-        self.limits.streams - self.slots.available_permits()
-    }
 }
 
 /// `Last-Event-ID`, which is what a browser sends when it reconnects, or else `after=`.
@@ -116,9 +118,13 @@ fn after<B>(request: &Request<B>) -> Result<After, Problem> {
     }
 }
 
-fn heartbeat<B>(request: &Request<B>) -> Result<Heartbeat, Problem> {
-    let queried = Query::of(request.uri()).get("heartbeat")?;
-    Ok(queried.unwrap_or_default())
+fn heartbeat<B>(request: &Request<B>) -> Result<fn(Cursor) -> String, Problem> {
+    let queried: Option<String> = Query::of(request.uri()).get("heartbeat")?;
+    match queried.as_deref() {
+        None => Ok(event::checkpoint),
+        Some("event") => Ok(event::heartbeat),
+        Some(_) => Err(Problem::bad_request("heartbeat must be event or absent")),
+    }
 }
 
 /// The fields that keep caches and proxies from holding events back.
@@ -137,28 +143,8 @@ fn fields() -> HeaderMap {
 struct Subscription {
     topics: Topics,
     after: After,
-    heartbeat: Heartbeat,
-}
-
-/// How a stream breaks its silence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Heartbeat {
-    /// A block with an id alone. It fires no event.
-    #[default]
-    Checkpoint,
-    /// An event named `heartbeat`.
-    Event,
-}
-
-impl FromStr for Heartbeat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "event" => Ok(Self::Event),
-            _ => Err("heartbeat must be event or absent"),
-        }
-    }
+    /// The block that breaks a silence.
+    heartbeat: fn(Cursor) -> String,
 }
 
 /// One open stream.
@@ -182,16 +168,6 @@ enum State {
 }
 
 impl Subscriber {
-    fn new(streams: &Arc<Streams>, subscription: Subscription, slot: OwnedSemaphorePermit) -> Self {
-        Self {
-            streams: streams.clone(),
-            subscription,
-            state: State::Opening,
-            alarm: Box::pin(sleep(streams.limits.heartbeat)),
-            _slot: slot,
-        }
-    }
-
     /// The next whole blocks. `None` ends the stream. Call it when the last blocks are written.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
@@ -240,16 +216,13 @@ impl Subscriber {
     /// Breaks the silence with the feed's position; or with news that came at this very moment,
     /// which the position must not skip.
     async fn checkpoint(&self) -> Result<(Vec<u8>, Cursor), FeedError> {
-        let Subscription {
-            topics,
-            after,
-            heartbeat,
-        } = &self.subscription;
-        let page = self.streams.feed.read(topics, after, PAGE).await?;
-        let blocks = match heartbeat {
-            _ if page.is_news() => event::page(&page),
-            Heartbeat::Checkpoint => event::checkpoint(page.next).into(),
-            Heartbeat::Event => event::heartbeat(page.next).into(),
+        let wanted = &self.subscription;
+        let read = self.streams.feed.read(&wanted.topics, &wanted.after, PAGE);
+        let page = read.await?;
+        let blocks = if page.is_news() {
+            event::page(&page)
+        } else {
+            (wanted.heartbeat)(page.next).into()
         };
         Ok((blocks, page.next))
     }
@@ -260,7 +233,8 @@ impl Subscriber {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
-        let time = spread(self.streams.open(), self.streams.limits.drain);
+        let Streams { limits, slots, .. } = &*self.streams;
+        let time = spread(limits.streams - slots.available_permits(), limits.drain);
         sleep(time.mul_f64(rand::random())).await;
         self.state = State::Ended;
         event::farewell(self.streams.retry()).into()
@@ -297,7 +271,7 @@ pub type EventBody =
     StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
 /// The answer as hyper writes it. hyper asks the stream for more when the socket takes bytes.
-pub fn body(answer: Answer) -> Either<Full<Bytes>, EventBody> {
+pub fn body(answer: AnswerBody) -> Either<Full<Bytes>, EventBody> {
     match answer {
         Either::Left(whole) => Either::Left(whole),
         Either::Right(subscriber) => Either::Right(StreamBody::new(Box::pin(blocks(subscriber)))),

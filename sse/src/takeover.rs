@@ -50,8 +50,8 @@ pub(crate) fn connection(
     }
 }
 
-/// A streaming answer that is not written yet.
-struct Answer {
+/// An answer of which nothing is written yet.
+struct OpenStream {
     head: Vec<u8>,
     subscriber: Subscriber,
 }
@@ -62,7 +62,7 @@ async fn open(
     socket: TcpStream,
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
-) -> hyper::Result<Option<(StallGuard<TcpStream>, Answer)>> {
+) -> hyper::Result<Option<(StallGuard<TcpStream>, OpenStream)>> {
     let handover = Handover::default();
     let http = app.server.http1();
     let io = StallGuard::new(socket, app.server.stall);
@@ -75,7 +75,7 @@ async fn open(
 async fn answer(
     request: Request<Incoming>,
     app: Arc<App>,
-    handover: &Handover<Answer>,
+    handover: &Handover<OpenStream>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let version = request.version();
     let (head, body) = route(app, request).await?.into_parts();
@@ -83,19 +83,19 @@ async fn answer(
         Either::Left(body) => Ok(Response::from_parts(head, body)),
         Either::Right(subscriber) => {
             let head = encode_head(version, &head, None);
-            handover.give(Answer { head, subscriber });
+            handover.give(OpenStream { head, subscriber });
             pending().await
         }
     }
 }
 
 /// Writes the stream until it ends or the client leaves.
-async fn write(socket: &mut StallGuard<TcpStream>, answer: &mut Answer) -> io::Result<()> {
-    socket.write_all(&std::mem::take(&mut answer.head)).await?;
+async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut OpenStream) -> io::Result<()> {
+    socket.write_all(&std::mem::take(&mut stream.head)).await?;
     loop {
         let blocks = tokio::select! {
             biased; // While there is something to write, a failed write shows that a client left.
-            blocks = answer.subscriber.next() => blocks,
+            blocks = stream.subscriber.next() => blocks,
             left = left(socket.get_ref()) => return left,
         };
         match blocks {

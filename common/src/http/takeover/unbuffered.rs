@@ -40,7 +40,7 @@ use crate::http::StallGuard;
 const MAX_EARLY: usize = 8 * 1_024;
 
 /// What a route answers: all of it is there at once.
-type Answer = Result<Response<Full<Bytes>>, Infallible>;
+type Routed = Result<Response<Full<Bytes>>, Infallible>;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ where
     T: Clone,
     H: Fn(&T) -> http1::Builder,
     R: Fn(T, Request<Incoming>) -> A,
-    A: Future<Output = Answer>,
+    A: Future<Output = Routed>,
 {
     let mut connection = Connection {
         socket,
@@ -102,7 +102,7 @@ where
     T: Clone,
     H: Fn(&T) -> http1::Builder,
     R: Fn(T, Request<Incoming>) -> A,
-    A: Future<Output = Answer>,
+    A: Future<Output = Routed>,
 {
     /// Request after request. What needs much room for a short time is boxed, so that a client that
     /// waits does not hold it.
@@ -219,7 +219,7 @@ enum Parsed {
 
 /// Lets hyper read, first what is `early`, until the connection can be taken back. `None` if hyper
 /// has ended it. What hyper read beyond the request is `early` again.
-async fn parse<A: Future<Output = Answer>>(
+async fn parse<A: Future<Output = Routed>>(
     http: http1::Builder,
     early: &mut Vec<u8>,
     reader: impl AsyncRead + Unpin,
@@ -241,11 +241,11 @@ async fn parse<A: Future<Output = Answer>>(
 }
 
 /// The service inside hyper.
-async fn hand_over<A: Future<Output = Answer>>(
+async fn hand_over<A: Future<Output = Routed>>(
     request: Request<Incoming>,
     handover: &Handover<Parsed>,
     route: &impl Fn(Request<Incoming>) -> A,
-) -> Answer {
+) -> Routed {
     let (has_body, closes) = (!request.body().is_end_stream(), is_last(&request));
     if request.method() == Method::GET && !has_body {
         handover.give(Parsed::Request(request));
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     /// Publishes every `POST`, and answers everything else with 404 and a long body.
-    async fn route(request: Request<Incoming>) -> Answer {
+    async fn route(request: Request<Incoming>) -> Routed {
         let mut answer = Response::new(Full::from("x".repeat(8_000)));
         *answer.status_mut() = StatusCode::NOT_FOUND;
         if request.method() == Method::POST {
