@@ -42,9 +42,8 @@ pub use feed::{
     Reason, Retention, Topic, Topics,
 };
 pub use http::{
-    Browsers, FlushNotes, FlushWatch, Handover, Origin, Problem, PublishLimits, Query, StallGuard,
-    Taken, Timeouts, encode_head, healthz, html, is_json, publish, read_body, retry_after,
-    serve_unbuffered,
+    Browsers, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken, Timeouts,
+    encode_head, healthz, html, is_json, publish, read_body, retry_after, serve_unbuffered,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;

@@ -17,7 +17,7 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Connections, Drained, Feed, FeedConfig, ServerConfig};
+use common::{Connections, Drained, Feed, FeedConfig, ServerConfig};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -72,19 +72,19 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let connections = Connections::new(config.server.connections(config.max_subscribers));
-    let app = App::new(feed.handle(), config, listener.local_addr()?);
+    // Closed when this server drains, not when another one of the same feed does.
+    let app = App::new(feed.handle(), config, &listener)?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }
 
 impl App {
-    fn new(feed: Feed, config: Config, listener: SocketAddr) -> Self {
-        let origins = config.server.allow_origin.clone();
-        Self {
-            browsers: Browsers::new(origins, listener, "Retry-After"),
+    fn new(feed: Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            browsers: config.server.browsers(listener, "Retry-After")?,
             polls: Polls::new(feed.clone(), config.max_subscribers, config.wait),
             takeover: config.takeover,
             server: config.server,
             feed,
-        }
+        })
     }
 }

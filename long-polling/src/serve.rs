@@ -110,7 +110,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let feed = Feed::new(Retention::default());
-        let app = Arc::new(App::new(feed, Config::default(), address));
+        let app = Arc::new(App::new(feed, Config::default(), &listener).unwrap());
         let connections = Connections::new(1);
         let size = size_of_val(&unbuffered(stream, app, connections.draining()));
         // 464 with rustc 1.95; ten thousand of them are open.

@@ -21,7 +21,7 @@ mod takeover;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Connections, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -76,25 +76,25 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let connections = Connections::new(config.server.connections(config.max_subscribers));
-    let app = App::new(feed.handle(), config, listener.local_addr()?);
+    // Closed when this server drains, not when another one of the same feed does.
+    let app = App::new(feed.handle(), config, &listener)?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }
 
 impl App {
-    fn new(feed: Feed, config: Config, listener: SocketAddr) -> Self {
-        let origins = config.server.allow_origin.clone();
+    fn new(feed: Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
         let limits = StreamLimits {
             streams: config.max_subscribers,
             heartbeat: config.heartbeat,
             retry: config.retry,
             drain: config.server.drain,
         };
-        Self {
-            browsers: Browsers::new(origins, listener, "Retry-After"),
+        Ok(Self {
+            browsers: config.server.browsers(listener, "Retry-After")?,
             streams: Arc::new(Streams::new(feed.clone(), limits)),
             takeover: config.takeover,
             server: config.server,
             feed,
-        }
+        })
     }
 }

@@ -131,7 +131,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
         let feed = Feed::new(Retention::default());
-        let app = Arc::new(App::new(feed, Config::default(), address));
+        let app = Arc::new(App::new(feed, Config::default(), &listener).unwrap());
         let size = size_of_val(&connection(socket, app, Connections::new(1).draining()));
         // 768 with rustc 1.95; ten thousand of them are open.
         assert!(size <= 800, "{size} bytes");

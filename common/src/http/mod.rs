@@ -2,7 +2,6 @@
 
 mod answer;
 mod browser;
-mod flush;
 mod problem;
 mod publish;
 mod query;
@@ -11,7 +10,6 @@ mod takeover;
 
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
-pub use flush::{FlushNotes, FlushWatch};
 pub use problem::{Problem, retry_after};
 pub use publish::{PublishLimits, is_json, publish, read_body};
 pub use query::Query;
