@@ -19,7 +19,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use common::{Gap, Page};
+use common::Page;
 use hyper::header::{HeaderMap, IF_NONE_MATCH};
 
 /// The ETag of a page.
@@ -39,7 +39,8 @@ fn digest(page: &Page) -> u64 {
     for message in &page.messages {
         message.id.hash(&mut digest);
     }
-    page.gap.as_ref().map(Gap::to_json).hash(&mut digest);
+    let gap = page.gap.as_ref().map(|gap| gap.to_json());
+    gap.hash(&mut digest);
     digest.finish()
 }
 
