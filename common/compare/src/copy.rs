@@ -121,8 +121,10 @@ impl fmt::Display for CopySet {
         }
         writeln!(f, "\nAdd to Cargo.toml:\n")?;
         writeln!(f, "[dependencies]\n{}", self.dependencies)?;
-        writeln!(f, "Start lib.rs with `extern crate self as common;`")?;
-        writeln!(f, "and define there, or re-export:\n")?;
+        if !self.names.is_empty() {
+            writeln!(f, "Start lib.rs with `extern crate self as common;`")?;
+            writeln!(f, "and define there, or re-export:\n")?;
+        }
         for (name, meaning) in &self.names {
             writeln!(f, "  {name}: {meaning}")?;
         }

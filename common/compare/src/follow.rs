@@ -121,9 +121,8 @@ impl Following {
         let mut failures = 0;
         loop {
             self.state.send_replace(State::Connecting);
-            let (ended, retry) = self.connection(&mut failures).await;
-            if ended.is_err() {
-                sleep(retry.unwrap_or_else(|| pause(failures, rand::random()))).await;
+            if self.connection(&mut failures).await.is_err() {
+                sleep(pause(failures, rand::random())).await;
                 failures += 1;
                 continue;
             }
@@ -134,17 +133,14 @@ impl Following {
         }
     }
 
-    /// One connection, until it breaks or is paused. Also returns the server's reconnection time.
-    async fn connection(&mut self, failures: &mut u32) -> (io::Result<()>, Option<Duration>) {
-        let mut client = match Client::subscribe(self.technique, self.to.clone()).await {
-            Ok(client) => client,
-            Err(error) => return (Err(error), None),
-        };
+    /// One connection, until it breaks or is paused.
+    async fn connection(&mut self, failures: &mut u32) -> io::Result<()> {
+        let mut client = Client::subscribe(self.technique, self.to.clone()).await?;
         self.state.send_replace(State::Open);
         *failures = 0;
         let ended = self.listen(&mut client).await;
         client.after().clone_into(&mut self.to.after);
-        (ended, client.retry())
+        ended
     }
 
     async fn listen(&mut self, client: &mut Client) -> io::Result<()> {

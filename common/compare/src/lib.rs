@@ -38,5 +38,5 @@ pub use readme::write_into;
 pub use report::{Figure, Measurement, Report, Row, Spread};
 pub use server::{Knobs, Serve, run};
 pub use table::markdown;
-pub use technique::{Rating, Technique};
+pub use technique::Technique;
 pub use traffic::{Counts, Traffic};

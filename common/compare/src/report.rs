@@ -86,8 +86,6 @@ pub enum Figure {
     Plain1000,
     /// Of 10,000.
     Plain10000,
-    /// Seconds from the restart until every client has a message of the new epoch.
-    Restart,
     /// Lines of code of the copy sets.
     Lines,
 }
@@ -106,7 +104,7 @@ pub enum Unit {
 }
 
 /// The lines of the table, in the order of [`Figure`].
-const LABELS: [(Figure, &str, Unit); 12] = [
+const LABELS: [(Figure, &str, Unit); 11] = [
     (Figure::Latency, "publish → receive, median", Unit::Time),
     (Figure::Empty, "empty answers", Unit::Percent),
     (Figure::Requests, "requests per message", Unit::Number),
@@ -129,7 +127,6 @@ const LABELS: [(Figure, &str, Unit); 12] = [
         "with plain hyper, of 10,000",
         Unit::Bytes,
     ),
-    (Figure::Restart, "all clients are back after", Unit::Time),
     (Figure::Lines, "lines of code to copy", Unit::Number),
 ];
 
@@ -227,8 +224,6 @@ pub struct Report {
     pub clients: usize,
     /// Seconds between two messages in the table's run.
     pub gap: f64,
-    /// Clients that came back in [`Figure::Restart`].
-    pub crowd: usize,
     /// The lines of the table.
     pub figures: Vec<Measurement>,
     /// What the charts are drawn from.

@@ -26,7 +26,7 @@ pub struct Knobs {
     /// Whether a waiting client leaves hyper, where the member can do that.
     #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
-    /// Seconds until a client reconnects, or is called again [default: the member's].
+    /// Seconds until an endpoint is called again [default: the member's schedule].
     #[arg(long, value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Option<Duration>,
 }
@@ -127,12 +127,11 @@ pub async fn run(
             websockets::run(listener, feed, config, shutdown).await
         }
         Technique::Sse => {
-            let mut config = sse::Config {
+            let config = sse::Config {
                 max_subscribers: knobs.max_subscribers,
                 takeover: knobs.takeover,
                 ..sse::Config::default()
             };
-            config.retry = knobs.retry.unwrap_or(config.retry);
             sse::run(listener, feed, config, shutdown).await
         }
     }

@@ -16,11 +16,11 @@ const COMPLEXITY: Scale = &[("low", 1.25), ("medium", 2.0), ("high", f64::INFINI
 /// What the machine was, and a line for each figure with a column for each row of the comparison.
 pub fn markdown(report: &Report) -> String {
     let latency = Row::ALL.map(|row| {
-        let word = row.technique.rating().map(|rating| rating.latency);
+        let word = row.technique.said().map(|(latency, _)| latency);
         judged(report, row, word, Figure::Latency, LATENCY)
     });
     let complexity = Row::ALL.map(|row| {
-        let word = row.technique.rating().map(|rating| rating.complexity);
+        let word = row.technique.said().map(|(_, complexity)| complexity);
         judged(report, row, word, Figure::Lines, COMPLEXITY)
     });
     let mut table = line("", Row::ALL.map(|row| row.to_string()))
@@ -144,7 +144,6 @@ fn origin(report: &Report) -> String {
         commit,
         clients,
         gap,
-        crowd,
         ..
     } = report;
     let runs = match report.runs {
@@ -152,8 +151,8 @@ fn origin(report: &Report) -> String {
         runs => format!("medians of {runs} runs, with ± where they differ by more than 5 %"),
     };
     format!(
-        "Measured on {machine}, commit {commit}: {runs}. {clients} clients and a message every {gap} s; \
-         {crowd} clients at the restart. *varies*: by more than the value itself.\n"
+        "Measured on {machine}, commit {commit}: {runs}. {clients} clients and a message every {gap} s. \
+         *varies*: by more than the value itself.\n"
     )
 }
 

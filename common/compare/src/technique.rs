@@ -21,15 +21,6 @@ pub enum Technique {
     Sse,
 }
 
-/// What the usual comparison says of a technique, each in one word.
-#[derive(Debug, Clone, Copy)]
-pub struct Rating {
-    /// `minimal`, `low`, `medium` or `high`.
-    pub latency: &'static str,
-    /// `low`, `medium` or `high`.
-    pub complexity: &'static str,
-}
-
 impl Technique {
     /// In the order of the usual comparison, which leaves SSE out.
     pub const ALL: [Self; 5] = [
@@ -60,19 +51,15 @@ impl Technique {
         }
     }
 
-    /// The usual comparison's words, if it has the technique.
-    pub fn rating(self) -> Option<Rating> {
-        let (latency, complexity) = match self {
-            Self::ShortPolling => ("high", "low"),
-            Self::LongPolling => ("medium", "medium"),
-            Self::Webhooks => ("low", "medium"),
-            Self::Websockets => ("minimal", "high"),
-            Self::Sse => return None,
-        };
-        Some(Rating {
-            latency,
-            complexity,
-        })
+    /// The usual comparison's words for its latency and its complexity.
+    pub fn said(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::ShortPolling => Some(("high", "low")),
+            Self::LongPolling => Some(("medium", "medium")),
+            Self::Webhooks => Some(("low", "medium")),
+            Self::Websockets => Some(("minimal", "high")),
+            Self::Sse => None,
+        }
     }
 
     /// Whether messages arrive in the order in which they were published. Webhooks do not promise

@@ -1,9 +1,8 @@
 //! A small client for each technique. All have the same two verbs: `next` returns what came since
-//! the last call, and `close` says goodbye where the technique has a goodbye.
+//! the last call, and `after` is where another client can resume.
 
 mod http;
-mod long_polling;
-mod short_polling;
+mod polling;
 mod sse;
 mod webhooks;
 mod websockets;
@@ -17,8 +16,7 @@ use serde_json::Value;
 
 pub use self::webhooks::Receiver;
 use self::{
-    http::Connection, long_polling::LongPolling, short_polling::ShortPolling, sse::Sse,
-    webhooks::Webhooks, websockets::Websocket,
+    http::Connection, polling::Polling, sse::Sse, webhooks::Webhooks, websockets::Websocket,
 };
 use crate::{Technique, traffic::Traffic};
 
@@ -97,10 +95,8 @@ pub struct Gap {
 /// A client of one of the five techniques.
 #[derive(Debug)]
 pub enum Client {
-    /// See [`Technique::LongPolling`].
-    LongPolling(LongPolling),
-    /// See [`Technique::ShortPolling`].
-    ShortPolling(ShortPolling),
+    /// See [`Technique::ShortPolling`] and [`Technique::LongPolling`].
+    Polling(Polling),
     /// See [`Technique::Sse`].
     Sse(Sse),
     /// See [`Technique::Webhooks`].
@@ -116,8 +112,8 @@ impl Client {
     /// If the server is not there, or refuses.
     pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Self> {
         Ok(match technique {
-            Technique::ShortPolling => Self::ShortPolling(ShortPolling::open(to).await?),
-            Technique::LongPolling => Self::LongPolling(LongPolling::open(to).await?),
+            Technique::ShortPolling => Self::Polling(Polling::short(to).await?),
+            Technique::LongPolling => Self::Polling(Polling::long(to).await?),
             Technique::Webhooks => Self::Webhooks(Webhooks::register(to).await?),
             Technique::Websockets => Self::Websocket(Websocket::open(to).await?.into()),
             Technique::Sse => Self::Sse(Sse::open(to).await?),
@@ -132,8 +128,7 @@ impl Client {
     /// If the connection breaks.
     pub async fn next(&mut self) -> io::Result<Vec<Heard>> {
         match self {
-            Self::LongPolling(client) => client.next().await,
-            Self::ShortPolling(client) => client.next().await,
+            Self::Polling(client) => client.next().await,
             Self::Sse(client) => client.next().await,
             Self::Webhooks(client) => client.next().await,
             Self::Websocket(client) => client.next().await,
@@ -143,8 +138,7 @@ impl Client {
     /// The position to resume from.
     pub fn after(&self) -> &str {
         match self {
-            Self::LongPolling(client) => client.after(),
-            Self::ShortPolling(client) => client.after(),
+            Self::Polling(client) => client.after(),
             Self::Sse(client) => client.after(),
             Self::Webhooks(client) => client.after(),
             Self::Websocket(client) => client.after(),
@@ -159,26 +153,6 @@ impl Client {
         match self {
             Self::Webhooks(client) => client.check().await,
             _ => Ok(Vec::new()),
-        }
-    }
-
-    /// How long the server asks the client to wait before it reconnects.
-    pub fn retry(&self) -> Option<Duration> {
-        match self {
-            Self::Sse(client) => client.retry(),
-            _ => None,
-        }
-    }
-
-    /// Ends the subscription. After it, all bytes have been counted.
-    ///
-    /// # Errors
-    /// If the connection breaks.
-    pub async fn close(self) -> io::Result<()> {
-        match self {
-            Self::LongPolling(_) | Self::ShortPolling(_) | Self::Sse(_) => Ok(()),
-            Self::Webhooks(client) => client.close().await,
-            Self::Websocket(client) => client.close().await,
         }
     }
 }

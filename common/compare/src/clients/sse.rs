@@ -1,6 +1,6 @@
 //! Asks once and reads on.
 
-use std::{io, time::Duration};
+use std::io;
 
 use http_body_util::BodyExt;
 use hyper::{Request, StatusCode, body::Incoming};
@@ -31,10 +31,6 @@ impl Sse {
 
     pub(super) fn after(&self) -> &str {
         self.parser.last_event_id()
-    }
-
-    pub(super) fn retry(&self) -> Option<Duration> {
-        self.parser.retry()
     }
 
     pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {

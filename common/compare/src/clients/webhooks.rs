@@ -19,14 +19,10 @@ use hyper::{
     Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
     service::service_fn,
 };
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use webhooks::verify::{
     Tolerance, Unverified,
     standard::{Secret, verify},
@@ -48,14 +44,7 @@ pub struct Receiver {
     public: SocketAddr,
     shared: Arc<Shared>,
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
-    listening: Mutex<Option<Listening>>,
-}
-
-/// The listening task, and the way to end it gracefully.
-#[derive(Debug)]
-struct Listening {
-    task: JoinHandle<io::Result<()>>,
-    closing: oneshot::Sender<()>,
+    listening: JoinHandle<io::Result<()>>,
 }
 
 /// What each of its connections shares.
@@ -79,7 +68,6 @@ impl Receiver {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
-        let (closing, closed) = oneshot::channel();
         let shared = Arc::new(Shared {
             secret: SECRET.parse().expect("the constant is a secret"),
             traffic,
@@ -87,13 +75,13 @@ impl Receiver {
             seen: Mutex::default(),
             deliveries,
         });
-        let task = tokio::spawn(serve(listener, shared.clone(), closed));
+        let listening = tokio::spawn(serve(listener, shared.clone()));
         Ok(Self {
             addr,
             public: addr,
             shared,
             deliveries: tokio::sync::Mutex::new(delivered),
-            listening: Mutex::new(Some(Listening { task, closing })),
+            listening,
         })
     }
 
@@ -112,46 +100,24 @@ impl Receiver {
     pub fn pause(&self, paused: bool) {
         self.shared.paused.store(paused, Relaxed);
     }
-
-    /// Waits until all answers are sent.
-    async fn close(&self) -> io::Result<()> {
-        let listening = self.listening.lock().expect(UNPOISONED).take();
-        let Some(Listening { task, closing }) = listening else {
-            return Ok(());
-        };
-        // It fails only if the task has ended, and then the task says why.
-        let _ = closing.send(());
-        task.await?
-    }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let listening = self.listening.lock().expect(UNPOISONED).take();
-        listening.inspect(|listening| listening.task.abort());
+        self.listening.abort();
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    mut closed: oneshot::Receiver<()>,
-) -> io::Result<()> {
-    let connections = GracefulShutdown::new();
+/// Connections outlive it, until the sender closes them.
+async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            _ = &mut closed => break,
-        };
+        let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let counted = Counted::new(stream, shared.traffic.clone());
+        let counted = TokioIo::new(Counted::new(stream, shared.traffic.clone()));
         let shared = shared.clone();
         let service = service_fn(move |request| answer(shared.clone(), request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(counted), service);
-        tokio::spawn(connections.watch(connection));
+        tokio::spawn(http1::Builder::new().serve_connection(counted, service));
     }
-    connections.shutdown().await;
-    Ok(())
 }
 
 async fn answer(
@@ -290,10 +256,6 @@ impl Webhooks {
         let new: Vec<Heard> = new.map(Heard::Gap).collect();
         self.told += new.len();
         Ok(new)
-    }
-
-    pub(super) async fn close(self) -> io::Result<()> {
-        self.receiver.close().await
     }
 }
 

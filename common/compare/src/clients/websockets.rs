@@ -72,11 +72,4 @@ impl Websocket {
         }
         frame.gap.map(Heard::Gap)
     }
-
-    /// Says goodbye, reads the answer, and waits for the server to close (RFC 6455 §7.1.1).
-    pub(super) async fn close(mut self) -> io::Result<()> {
-        self.stream.close(None).await.map_err(io::Error::other)?;
-        while let Some(Ok(_)) = self.stream.next().await {}
-        Ok(())
-    }
 }

@@ -1,28 +1,19 @@
-//! Many clients: the memory of each while it waits, and the time until all are back after a restart.
+//! Many clients that wait, and the server's memory for each.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use futures_util::future::try_join_all;
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc::UnboundedReceiver,
-    time::{Instant, sleep, timeout},
+    time::sleep,
 };
 
-use super::{Bench, LOADED, Run, subscription};
-use crate::{Follower, Heard, Knobs, Process, Publisher, Row, State, Technique, report::Figure};
+use super::{Bench, Run};
+use crate::{Knobs, Process, Row, Technique, report::Figure};
 
 /// Connections that are opened at one time.
 const AT_ONE_TIME: usize = 100;
-/// How often a receiver asks after its endpoint.
-const CHECK: Duration = Duration::from_secs(1);
-/// How long a client may take to come back.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A client that comes back by itself, and what it hears.
-type Returning = (Follower, UnboundedReceiver<Heard>);
 
 impl Bench {
     /// Memory per waiting client, with and without the takeover.
@@ -54,7 +45,7 @@ impl Bench {
             return Ok(());
         };
         let mut clients = Vec::new();
-        for &count in self.scale.waiting {
+        for &count in self.waiting {
             if count + 256 > self.descriptors {
                 break;
             }
@@ -71,71 +62,6 @@ impl Bench {
         }
         Ok(())
     }
-
-    /// Restarts as a deployment does: drain, start, and all clients come back by themselves.
-    pub(super) async fn restarts(&self, run: &mut Run) -> io::Result<()> {
-        for row in LOADED {
-            let seconds = self.restart(row).await?.as_secs_f64();
-            run.note(row, Figure::Restart, seconds);
-        }
-        Ok(())
-    }
-
-    async fn restart(&self, row: Row) -> io::Result<Duration> {
-        let mut server = self.server(row.technique, Knobs::default()).await?;
-        let mut clients = Vec::new();
-        for _ in 0..self.scale.crowd {
-            let to = subscription(row, &server, "crowd");
-            clients.push(Follower::start(row.technique, to, CHECK).await?);
-        }
-        for (follower, _) in &mut clients {
-            follower.reaches(State::Open).await;
-        }
-        publish(&server, "before").await?;
-        for (_, hearing) in &mut clients {
-            hears(hearing, "before", row).await?;
-        }
-        let started = Instant::now();
-        server.restart().await?;
-        if row.technique == Technique::Webhooks {
-            // An endpoint begins at the feed's head, so all have to register first.
-            sleep(CHECK).await;
-        }
-        back(&server, &mut clients, row).await?;
-        Ok(started.elapsed())
-    }
-}
-
-/// Waits until each client has a message, which is published again for those that begin later.
-async fn back(server: &Process, clients: &mut [Returning], row: Row) -> io::Result<()> {
-    publish(server, "after").await?;
-    for (_, hearing) in clients {
-        while timeout(CHECK / 4, hears(hearing, "after", row))
-            .await
-            .is_err()
-        {
-            publish(server, "after").await?;
-        }
-    }
-    Ok(())
-}
-
-async fn publish(server: &Process, word: &str) -> io::Result<()> {
-    let mut publisher = Publisher::new(server.addr());
-    publisher.publish("crowd", &json!(word)).await.map(drop)
-}
-
-async fn hears(hearing: &mut UnboundedReceiver<Heard>, word: &str, row: Row) -> io::Result<()> {
-    let heard = async {
-        while let Some(heard) = hearing.recv().await {
-            if matches!(heard, Heard::Message(message) if message.data == word) {
-                return Ok(());
-            }
-        }
-        Err(io::ErrorKind::UnexpectedEof.into())
-    };
-    let nothing = |_| io::Error::other(format!("{row}: a client did not hear {word:?}"));
-    timeout(PATIENCE, heard).await.map_err(nothing)?
 }
 
 /// Bare sockets, so that this process has room for ten thousand. An endpoint needs none.

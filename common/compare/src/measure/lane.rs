@@ -12,10 +12,7 @@ use std::{
 
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tokio::{
-    task::JoinSet,
-    time::{self, sleep_until, timeout},
-};
+use tokio::time::{self, sleep_until, timeout};
 
 use crate::{
     Technique,
@@ -69,8 +66,6 @@ pub struct Measured {
     pub counted: u64,
     /// What the clients counted with them.
     pub steady: Counts,
-    /// What they counted in all, connecting and leaving included.
-    pub whole: Counts,
     /// The server's processor time per delivery, publishing included.
     pub cpu: Option<Duration>,
 }
@@ -96,7 +91,6 @@ impl Measured {
         self.latencies.extend(latencies);
         self.counted += client.counted;
         self.steady = self.steady.plus(client.steady);
-        self.whole = self.whole.plus(client.whole);
         Ok(())
     }
 }
@@ -108,7 +102,6 @@ struct Arrivals {
     came: Vec<(usize, Instant)>,
     counted: u64,
     steady: Counts,
-    whole: Counts,
 }
 
 /// Publishes by `plan` to `server` and receives through clients made like `to`. A test may put a
@@ -123,22 +116,20 @@ pub async fn measure(
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<Measured> {
-    let subscribe = |_| subscribe(technique, to.clone());
+    let subscribe = |_| subscribe(technique, to.clone(), plan.clients);
     let subscribed = try_join_all((0..plan.clients).map(subscribe)).await?;
     let mut plan = plan.clone();
     plan.start = plan.start.max(time::Instant::now());
-    let mut clients = JoinSet::new();
-    for (number, (client, traffic)) in subscribed.into_iter().enumerate() {
+    let patience = PATIENCE + plan.gap * 2 + to.interval;
+    let listening = subscribed.into_iter().enumerate().map(|(number, client)| {
         let begin = match technique {
             Technique::ShortPolling => plan.begin(to.interval, number),
             _ => time::Instant::now(),
         };
-        let patience = PATIENCE + plan.gap * 2 + to.interval;
-        clients.spawn(listen(client, traffic, plan.all(), begin, patience));
-    }
-    let topic = &to.topics;
-    let published = publish(Publisher::new(server), topic, process, &plan);
-    let ((sent, before), arrivals) = tokio::try_join!(published, all(clients))?;
+        listen(client, plan.all(), begin, patience)
+    });
+    let publishing = publish(Publisher::new(server), &to.topics, process, &plan);
+    let ((sent, before), arrivals) = tokio::try_join!(publishing, try_join_all(listening))?;
     let spent = process.and_then(Process::cpu_time).zip(before);
     let mut measured = Measured::default();
     for client in arrivals {
@@ -152,12 +143,13 @@ pub async fn measure(
     Ok(measured)
 }
 
-/// Each client has counts of its own, except where a receiver already counts.
+/// Counts with `to` if there is only one client, so that a test can see all counts.
 async fn subscribe(
     technique: Technique,
     mut to: Subscription,
+    clients: usize,
 ) -> io::Result<(Client, Arc<Traffic>)> {
-    if to.receiver.is_none() {
+    if clients > 1 {
         to.traffic = Arc::default();
     }
     let traffic = to.traffic.clone();
@@ -184,26 +176,14 @@ async fn publish(
     Ok((sent, cpu))
 }
 
-async fn all(mut clients: JoinSet<io::Result<Arrivals>>) -> io::Result<Vec<Arrivals>> {
-    let mut all = Vec::with_capacity(clients.len());
-    while let Some(arrivals) = clients.join_next().await {
-        all.push(arrivals??);
-    }
-    Ok(all)
-}
-
 async fn listen(
-    mut client: Client,
-    traffic: Arc<Traffic>,
+    (mut client, traffic): (Client, Arc<Traffic>),
     messages: usize,
     begin: time::Instant,
     patience: Duration,
 ) -> io::Result<Arrivals> {
     sleep_until(begin).await;
-    let mut arrivals = receive(&mut client, &traffic, messages, patience).await?;
-    client.close().await?;
-    arrivals.whole = traffic.counts();
-    Ok(arrivals)
+    receive(&mut client, &traffic, messages, patience).await
 }
 
 /// Until there are enough messages, or nothing more comes.

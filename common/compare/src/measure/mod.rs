@@ -31,30 +31,13 @@ use crate::{
     report::{self, Figure, Measurement, Point},
 };
 
-/// How much is measured.
-#[derive(Debug, Clone)]
-struct Scale {
-    runs: usize,
-    /// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after
-    /// so many.
-    messages: usize,
-    /// Between two of these messages.
-    gap: Duration,
-    /// Clients of each row in the table's run.
-    clients: usize,
-    /// How long nothing is published: whole waits of a long poll, and whole pauses between two
-    /// heartbeats.
-    idle: Duration,
-    /// Messages whose latency is taken, one by one.
-    latencies: usize,
-    /// Messages a second, and how many.
-    loads: &'static [(u32, usize)],
-    /// How many clients wait.
-    waiting: &'static [usize],
-    /// How many clients come back after a restart.
-    crowd: usize,
-}
-
+/// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after so
+/// many.
+const MESSAGES: usize = 8;
+/// Between two of these. Together they are longer than any interval of polls.
+const GAP: Duration = Duration::from_secs(4);
+/// Messages a second, and how many.
+const LOADS: [(u32, usize); 4] = [(1, 4), (5, 20), (25, 100), (100, 400)];
 /// The rows under load. Short polling has only its shortest interval there, for the time it takes.
 const LOADED: [Row; 5] = [
     Row::ALL[0],
@@ -68,78 +51,64 @@ const LOADING: usize = 5;
 /// Clients of each row in silence.
 const IDLE: usize = 4;
 
-impl Scale {
-    /// Under a minute, or under five.
-    fn new(quick: bool, descriptors: usize) -> Self {
-        let full = Self {
-            runs: 3,
-            messages: 13,
-            gap: Duration::from_secs(4),
-            clients: if descriptors < 2_048 { 4 } else { 20 },
-            idle: Duration::from_secs(80),
-            latencies: 150,
-            loads: &[(1, 4), (5, 20), (25, 100), (100, 400)],
-            waiting: &[1_000, 10_000],
-            // A client of webhooks has a listener, a connection to the sender and one from it.
-            crowd: (descriptors.saturating_sub(200) / 4).clamp(10, 1_000),
-        };
-        match quick {
-            false => full,
-            true => Self {
-                runs: 1,
-                messages: 5,
-                idle: Duration::from_secs(51),
-                latencies: 30,
-                loads: &[(1, 3), (10, 20), (100, 200)],
-                waiting: &[1_000],
-                ..full
-            },
-        }
-    }
-
-    /// Whether the table's run is long enough to count this row's polls. One poll may be enough to
-    /// have all messages.
-    fn counts(&self, row: Row) -> bool {
-        row.interval() <= self.gap * self.messages as u32
-    }
-}
-
 /// Measures everything with servers run by `program`, which is this command.
 ///
 /// # Errors
 /// What the system refuses, and a message that was missing, repeated or out of order.
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
-    let descriptors = common::fit_descriptors(20_000);
-    let scale = Scale::new(quick, descriptors);
+    let bench = Arc::new(Bench::new(program, quick));
     let (machine, commit) = (report::machine(), report::commit());
-    let bench = Arc::new(Bench {
-        program: program.to_owned(),
-        descriptors,
-        scale: scale.clone(),
-    });
     let mut runs = Run::default();
-    for number in 1..=scale.runs {
+    for number in 1..=bench.runs {
         runs.add(bench.clone().run(number).await?);
     }
     Ok(Report {
         machine,
         commit,
-        runs: scale.runs,
-        clients: scale.clients,
-        gap: scale.gap.as_secs_f64(),
-        crowd: scale.crowd,
+        runs: bench.runs,
+        clients: bench.clients,
+        gap: GAP.as_secs_f64(),
         figures: measurements(&runs),
         points: medians(runs.points),
     })
 }
 
-/// What every part of a run needs.
+/// How much is measured, and with what.
 #[derive(Debug)]
 struct Bench {
     program: PathBuf,
     /// How many files this process may open.
     descriptors: usize,
-    scale: Scale,
+    runs: usize,
+    /// Clients of each row in the table's run.
+    clients: usize,
+    /// How long nothing is published: whole waits of a long poll, and whole pauses between two
+    /// heartbeats.
+    idle: Duration,
+    /// Messages whose latency is taken, one by one.
+    latencies: usize,
+    /// How many clients wait.
+    waiting: &'static [usize],
+}
+
+impl Bench {
+    /// Under a minute, or under five.
+    fn new(program: &Path, quick: bool) -> Self {
+        let descriptors = common::fit_descriptors(20_000);
+        let (runs, idle, latencies, waiting): (_, _, _, &[usize]) = match quick {
+            true => (1, 51, 30, &[1_000]),
+            false => (3, 76, 150, &[1_000, 10_000]),
+        };
+        Self {
+            program: program.to_owned(),
+            descriptors,
+            runs,
+            clients: if descriptors < 2_048 { 4 } else { 20 },
+            idle: Duration::from_secs(idle),
+            latencies,
+            waiting,
+        }
+    }
 }
 
 /// What one run gives, or several.
@@ -166,20 +135,18 @@ impl Run {
 
 impl Bench {
     async fn run(self: Arc<Self>, number: usize) -> io::Result<Run> {
-        let runs = self.scale.runs;
+        let runs = self.runs;
         let say = |what: &str| eprintln!("run {number} of {runs}: {what}");
         let mut run = Run::default();
         say("latency");
         self.latencies(&mut run).await?;
         let background = tokio::spawn(self.clone().background());
-        for (rate, messages) in self.scale.loads {
+        for (rate, messages) in LOADS {
             say(&format!("{rate} messages a second"));
-            self.load(*rate, *messages, &mut run).await?;
+            self.load(rate, messages, &mut run).await?;
         }
         say("memory");
         self.memory(&mut run).await?;
-        say("restarts");
-        self.restarts(&mut run).await?;
         say("silence, and polls every 30 s");
         run.add(background.await??);
         say("done");
@@ -192,9 +159,8 @@ impl Bench {
 
     /// One client for each row.
     async fn latencies(&self, run: &mut Run) -> io::Result<()> {
-        const GAP: Duration = Duration::from_millis(100);
-        let messages = self.scale.latencies;
-        for (row, lane) in self.side_by_side(&LOADED[1..], messages, GAP, 1).await? {
+        let (messages, gap) = (self.latencies, Duration::from_millis(100));
+        for (row, lane) in self.side_by_side(&LOADED[1..], messages, gap, 1).await? {
             run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
         }
         Ok(())
@@ -251,21 +217,14 @@ impl Bench {
 
     /// A message now and then, to many clients.
     async fn seldom(self: Arc<Self>, row: Row) -> io::Result<Run> {
-        let gap = self.scale.gap;
         let plan = Plan {
-            messages: self.scale.messages,
-            gap,
-            start: Instant::now() + gap,
-            clients: self.scale.clients,
+            messages: MESSAGES,
+            gap: GAP,
+            start: Instant::now() + GAP,
+            clients: self.clients,
         };
         let lane = self.lane(row, &plan).await?;
         let (mut run, steady) = (Run::default(), lane.steady);
-        if row.technique == Technique::ShortPolling {
-            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
-        }
-        if !self.scale.counts(row) {
-            return Ok(run);
-        }
         run.note(row, Figure::Requests, lane.per_message(steady.requests));
         run.note(row, Figure::Bytes, lane.per_message(steady.bytes));
         if row.polls() {
@@ -276,8 +235,9 @@ impl Bench {
             run.note(row, Figure::Cpu, cpu.as_secs_f64());
         }
         if row.technique == Technique::ShortPolling {
-            // The other rows have their points from `load`.
-            run.points.push(point(row, gap, &lane));
+            // The other rows have these from `latencies` and `load`.
+            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
+            run.points.push(point(row, GAP, &lane));
         }
         Ok(run)
     }
@@ -301,7 +261,7 @@ impl Bench {
         sleep(Duration::from_millis(500)).await;
         let (before, started) = (traffic.counts(), Instant::now());
         tokio::select! {
-            () = sleep(self.scale.idle) => {}
+            () = sleep(self.idle) => {}
             Some(ended) = clients.join_next() => return Err(not_silent(row, &ended?)),
         }
         let bytes = traffic.counts().since(before).bytes as f64 / IDLE as f64;
@@ -378,13 +338,6 @@ fn median(points: &[Point]) -> Point {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn few_descriptors_make_a_smaller_crowd_and_never_none() {
-        assert_eq!(Scale::new(true, 20_000).crowd, 1_000);
-        assert_eq!(Scale::new(true, 224).crowd, 10);
-        assert_eq!(Scale::new(true, 1_000).crowd, 200);
-    }
 
     #[test]
     fn the_points_of_several_runs_become_one() {

@@ -1,4 +1,4 @@
-//! Asks at fixed times, and sends the `ETag` of what it has.
+//! Asks at fixed times, or again at once where the server holds its answer.
 
 use std::{io, time::Duration};
 
@@ -10,25 +10,37 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Connection, Heard, Page, Subscription, expect};
 
+/// How long the server may hold its answer, in seconds.
+const WAIT: u32 = 25;
+
 #[derive(Debug)]
-pub struct ShortPolling {
+pub struct Polling {
     connection: Connection,
     to: Subscription,
+    /// Of the last page of short polling; a long poll has none.
     etag: Option<HeaderValue>,
-    /// At the subscription's interval; the server's `X-Poll-Interval` is ignored.
-    polls: Interval,
+    /// When to ask next; `None` is long polling. The server's `X-Poll-Interval` is ignored.
+    polls: Option<Interval>,
 }
 
-impl ShortPolling {
-    pub(super) async fn open(to: Subscription) -> io::Result<Self> {
+impl Polling {
+    pub(super) async fn short(to: Subscription) -> io::Result<Self> {
         // tokio panics at an interval of zero.
         let mut polls = interval(to.interval.max(Duration::from_millis(1)));
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let long = Self::long(to).await?;
+        Ok(Self {
+            polls: Some(polls),
+            ..long
+        })
+    }
+
+    pub(super) async fn long(to: Subscription) -> io::Result<Self> {
         Ok(Self {
             connection: to.connect().await?,
             to,
             etag: None,
-            polls,
+            polls: None,
         })
     }
 
@@ -38,7 +50,9 @@ impl ShortPolling {
 
     pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
-            self.polls.tick().await;
+            if let Some(polls) = &mut self.polls {
+                polls.tick().await;
+            }
             let heard = self.poll().await?;
             if !heard.is_empty() {
                 return Ok(heard);
@@ -48,7 +62,10 @@ impl ShortPolling {
     }
 
     async fn poll(&mut self) -> io::Result<Vec<Heard>> {
-        let mut request = Request::get(self.to.path(""));
+        let mut request = match self.polls {
+            Some(_) => Request::get(self.to.path("")),
+            None => Request::get(self.to.path(&format!("&wait={WAIT}"))),
+        };
         if let Some(etag) = &self.etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
@@ -58,9 +75,11 @@ impl ShortPolling {
         }
         expect(StatusCode::OK, head.status, &body)?;
         let page: Page = serde_json::from_slice(&body)?;
-        self.etag = head.headers.get(ETAG).cloned();
-        if page.more {
-            self.polls.reset_immediately();
+        if let Some(polls) = &mut self.polls {
+            self.etag = head.headers.get(ETAG).cloned();
+            if page.more {
+                polls.reset_immediately();
+            }
         }
         Ok(page.turn(&mut self.to.after))
     }
