@@ -33,7 +33,7 @@ pub mod http;
 mod nats;
 pub mod server;
 mod source;
-#[cfg(feature = "file")]
+#[cfg(any(feature = "file", feature = "nats"))]
 pub mod store;
 
 pub use feed::{

@@ -12,12 +12,12 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{Cursor, Draft, FeedError, Topic};
+use super::{Cursor, Draft, FeedError, Published, Topic};
 
 /// How long a key is remembered.
-pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How many keys are remembered; one more forgets the oldest.
-pub(crate) const MAX_KEYS: usize = 100_000;
+pub const MAX_KEYS: usize = 100_000;
 /// The longest key in bytes.
 const MAX_KEY: usize = 255;
 
@@ -25,9 +25,9 @@ const MAX_KEY: usize = 255;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-#[cfg(any(feature = "file", feature = "nats"))]
 impl IdempotencyKey {
-    pub(crate) fn as_str(&self) -> &str {
+    /// The key.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -56,65 +56,31 @@ impl fmt::Display for IdempotencyKey {
 #[error("an Idempotency-Key is 1 to {MAX_KEY} visible ASCII bytes")]
 pub struct BadKey;
 
-/// The keys that were used lately. All of one life, so the order of use is the order of expiry.
-#[derive(Default)]
-pub(crate) struct Keys {
-    used: HashMap<(Topic, IdempotencyKey), Used>,
-    by_age: VecDeque<(Instant, (Topic, IdempotencyKey))>,
+/// What makes a publish happen at most once.
+#[derive(Debug, Clone)]
+pub struct Once {
+    /// The publisher's name for this publish.
+    pub key: IdempotencyKey,
+    /// Tells whether the same key came with the same message.
+    pub fingerprint: Fingerprint,
 }
 
-struct Used {
-    fingerprint: Fingerprint,
-    id: Cursor,
-}
-
-impl Keys {
-    /// The message that this key was used for, if it was this same message.
-    pub(crate) fn find(
-        &mut self,
-        topic: &Topic,
-        key: &IdempotencyKey,
-        fingerprint: &Fingerprint,
-        now: Instant,
-    ) -> Result<Option<Cursor>, FeedError> {
-        self.forget(now, MAX_KEYS);
-        match self.used.get(&(topic.clone(), key.clone())) {
-            None => Ok(None),
-            Some(used) if used.fingerprint == *fingerprint => Ok(Some(used.id)),
-            Some(_) => Err(FeedError::KeyReused(key.clone())),
-        }
-    }
-
-    pub(crate) fn insert(
-        &mut self,
-        topic: Topic,
-        key: IdempotencyKey,
-        fingerprint: Fingerprint,
-        id: Cursor,
-        now: Instant,
-    ) {
-        self.forget(now, MAX_KEYS - 1);
-        self.by_age.push_back((now, (topic.clone(), key.clone())));
-        self.used.insert((topic, key), Used { fingerprint, id });
-    }
-
-    fn forget(&mut self, now: Instant, keep: usize) {
-        while self
-            .by_age
-            .front()
-            .is_some_and(|(used, _)| self.by_age.len() > keep || now - *used >= KEY_LIFE)
-        {
-            let oldest = self.by_age.pop_front().map(|(_, key)| key);
-            oldest.and_then(|key| self.used.remove(&key));
+impl Once {
+    /// The answer to a key that was used before, for message `id` with this fingerprint.
+    pub fn again(&self, used: &Fingerprint, id: Cursor) -> Result<Published, FeedError> {
+        if *used == self.fingerprint {
+            Ok(Published::duplicate(id))
+        } else {
+            Err(FeedError::KeyReused(self.key.clone()))
         }
     }
 }
 
 /// Tells one message from another without keeping it.
-pub(crate) type Fingerprint = [u8; 32];
+pub type Fingerprint = [u8; 32];
 
-/// SHA-256 over type and data; a type holds no NUL.
-pub(crate) fn fingerprint(draft: &Draft) -> Fingerprint {
+/// SHA-256 over type and data. A type holds no NUL, so no two messages hash the same bytes.
+pub fn fingerprint(draft: &Draft) -> Fingerprint {
     let hash = Sha256::new()
         .chain_update(draft.kind.as_str())
         .chain_update([0])
@@ -122,10 +88,49 @@ pub(crate) fn fingerprint(draft: &Draft) -> Fingerprint {
     hash.finalize().into()
 }
 
+/// The keys that were used lately. All live equally long, so the order of use is that of expiry.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    used: HashMap<(Topic, IdempotencyKey), (Fingerprint, Cursor)>,
+    by_age: VecDeque<(Instant, (Topic, IdempotencyKey))>,
+}
+
+impl Keys {
+    /// The answer for a key that was used before.
+    pub(super) fn find(
+        &mut self,
+        topic: &Topic,
+        once: &Once,
+        now: Instant,
+    ) -> Result<Option<Published>, FeedError> {
+        self.forget(now, MAX_KEYS);
+        match self.used.get(&(topic.clone(), once.key.clone())) {
+            None => Ok(None),
+            Some((used, id)) => once.again(used, *id).map(Some),
+        }
+    }
+
+    pub(super) fn insert(&mut self, topic: Topic, once: Once, id: Cursor, now: Instant) {
+        self.forget(now, MAX_KEYS - 1);
+        let scoped = (topic, once.key);
+        self.by_age.push_back((now, scoped.clone()));
+        self.used.insert(scoped, (once.fingerprint, id));
+    }
+
+    fn forget(&mut self, now: Instant, keep: usize) {
+        while let Some((used, _)) = self.by_age.front()
+            && (self.by_age.len() > keep || now - *used >= KEY_LIFE)
+        {
+            let oldest = self.by_age.pop_front();
+            oldest.and_then(|(_, scoped)| self.used.remove(&scoped));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Data;
     use super::*;
-    use crate::feed::Data;
 
     fn cursor(seq: u64) -> Cursor {
         Cursor {
@@ -135,24 +140,20 @@ mod tests {
     }
 
     fn used(keys: &mut Keys, key: &str, now: Instant) -> Option<Cursor> {
-        keys.find(
-            &"t".parse().unwrap(),
-            &key.parse().unwrap(),
-            &fingerprint(&Draft::new(Data::text("a"))),
-            now,
-        )
-        .unwrap()
+        keys.find(&"t".parse().unwrap(), &once(key), now)
+            .unwrap()
+            .map(|published| published.id)
     }
 
     fn insert(keys: &mut Keys, key: &str, seq: u64, now: Instant) {
-        let draft = Draft::new(Data::text("a"));
-        keys.insert(
-            "t".parse().unwrap(),
-            key.parse().unwrap(),
-            fingerprint(&draft),
-            cursor(seq),
-            now,
-        );
+        keys.insert("t".parse().unwrap(), once(key), cursor(seq), now);
+    }
+
+    fn once(key: &str) -> Once {
+        Once {
+            key: key.parse().unwrap(),
+            fingerprint: fingerprint(&Draft::new(Data::text("a"))),
+        }
     }
 
     #[test]

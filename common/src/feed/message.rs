@@ -31,7 +31,8 @@ pub struct Message {
 }
 
 impl Message {
-    pub(crate) fn encode(id: Cursor, topic: Topic, draft: Draft, published: SystemTime) -> Self {
+    /// The message of a draft, once it has an id.
+    pub fn encode(id: Cursor, topic: Topic, draft: Draft, published: SystemTime) -> Self {
         let Draft { kind, data } = draft;
         let timestamp = humantime::format_rfc3339_millis(published);
         let mut json = String::with_capacity(
@@ -53,13 +54,12 @@ impl Message {
     }
 
     /// What the message counts for in the feed's byte limits: its JSON and the memory around it.
-    pub(crate) fn cost(&self) -> usize {
+    pub fn cost(&self) -> usize {
         self.json.len() + size_of::<Self>()
     }
 
     /// The same of a message that is not encoded, from the bytes of its parts.
-    #[cfg(feature = "file")]
-    pub(crate) fn cost_of(id: Cursor, topic: usize, kind: usize, data: usize) -> usize {
+    pub fn cost_of(id: Cursor, topic: usize, kind: usize, data: usize) -> usize {
         const REST: usize =
             r#"{"id":"","topic":"","type":"","timestamp":"2026-11-23T17:55:51.123Z","data":}"#
                 .len();
@@ -93,6 +93,20 @@ pub struct Published {
     pub id: Cursor,
     /// The idempotency key was known, with this same message: nothing was appended.
     pub duplicate: bool,
+}
+
+impl Published {
+    /// A message that was appended.
+    pub fn new(id: Cursor) -> Self {
+        let duplicate = false;
+        Self { id, duplicate }
+    }
+
+    /// A message that was there already.
+    pub fn duplicate(id: Cursor) -> Self {
+        let duplicate = true;
+        Self { id, duplicate }
+    }
 }
 
 /// A topic's name: words of `[A-Za-z0-9_-]` joined by single dots, at most 64 bytes.
@@ -161,11 +175,11 @@ impl Topics {
         self.0.iter()
     }
 
-    pub(crate) fn as_slice(&self) -> &[Topic] {
+    pub(super) fn as_slice(&self) -> &[Topic] {
         &self.0
     }
 
-    pub(crate) fn from_sorted(topics: Vec<Topic>) -> Self {
+    pub(super) fn from_sorted(topics: Vec<Topic>) -> Self {
         Self(topics.into())
     }
 }
@@ -219,9 +233,8 @@ impl Data {
         )
     }
 
-    /// What was taken before, and stored.
-    #[cfg(feature = "file")]
-    pub(crate) fn stored(json: &str) -> Self {
+    /// Data that was checked before it was stored.
+    pub fn stored(json: &str) -> Self {
         Self(json.into())
     }
 

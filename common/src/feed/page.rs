@@ -5,6 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::info;
 
 use super::{Cursor, Message, Topics};
 
@@ -75,6 +76,14 @@ impl Page {
     /// Whether there is anything to tell a reader who waits.
     pub fn is_news(&self) -> bool {
         !self.messages.is_empty() || self.gap.is_some()
+    }
+
+    /// Loss is never silent: whatever a reader is given goes through here.
+    pub(super) fn log_gap(self) -> Self {
+        if let Some(gap) = &self.gap {
+            info!("gap {}", gap.to_json());
+        }
+        self
     }
 
     /// The answer of a poll, exactly `{"messages":[…],"next":"…","more":false,"gap":null}`.

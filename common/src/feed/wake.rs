@@ -16,10 +16,12 @@ use smallvec::SmallVec;
 use super::sync::Mutex;
 
 /// The waiters of every key.
-pub(crate) struct Wakers<K> {
+#[derive(Debug)]
+pub(super) struct Wakers<K> {
     state: Mutex<State<K>>,
 }
 
+#[derive(Debug)]
 struct State<K> {
     /// Keys that somebody waits for.
     waiting: HashMap<K, Waiting>,
@@ -29,13 +31,14 @@ struct State<K> {
     waiters: usize,
 }
 
+#[derive(Debug)]
 struct Waiting {
     generation: u64,
     wakers: Slab<Waker>,
 }
 
 impl<K: Hash + Eq + Clone> Wakers<K> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let state = State {
             waiting: HashMap::new(),
             generation: 0,
@@ -47,7 +50,7 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
     }
 
     /// One who will wait for any of `keys`. It is not registered yet.
-    pub(crate) fn waiter<'a>(&'a self, keys: &'a [K]) -> Waiter<'a, K> {
+    pub(super) fn waiter<'a>(&'a self, keys: &'a [K]) -> Waiter<'a, K> {
         Waiter {
             wakers: self,
             keys,
@@ -56,19 +59,19 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
     }
 
     /// Wakes those who wait for `key`, and nobody else.
-    pub(crate) fn wake(&self, key: &K) {
+    pub(super) fn wake(&self, key: &K) {
         let taken = self.state.lock().expect(UNPOISONED).waiting.remove(key);
         taken.into_iter().for_each(Waiting::wake);
     }
 
     /// Wakes everybody.
-    pub(crate) fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         let taken = std::mem::take(&mut self.state.lock().expect(UNPOISONED).waiting);
         taken.into_values().for_each(Waiting::wake);
     }
 
     /// How many wait.
-    pub(crate) fn waiters(&self) -> usize {
+    pub(super) fn waiters(&self) -> usize {
         self.state.lock().expect(UNPOISONED).waiters
     }
 }
@@ -87,7 +90,7 @@ impl Waiting {
 }
 
 /// One who waits. Dropping it frees its places.
-pub(crate) struct Waiter<'a, K: Hash + Eq + Clone> {
+pub(super) struct Waiter<'a, K: Hash + Eq + Clone> {
     wakers: &'a Wakers<K>,
     keys: &'a [K],
     /// Empty until registered, then one for each key. Most wait for one.
@@ -104,7 +107,7 @@ struct Place {
 impl<K: Hash + Eq + Clone> Waiter<'_, K> {
     /// From here on a wake-up of any of the keys wakes `waker`. To be called at every poll, since
     /// wake-ups take the places and a task may come with another waker. Read once more after it.
-    pub(crate) fn register(&mut self, waker: &Waker) {
+    pub(super) fn register(&mut self, waker: &Waker) {
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
         if self.places.is_empty() {
             state.waiters += 1;

@@ -7,11 +7,7 @@
 //! is known which topics may have lost something. Therefore after a jump the log is filled anew, aside,
 //! and takes the old one's place when it is whole.
 
-use std::{
-    fmt::Display,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -25,12 +21,12 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::feed::{
-    Cursor, Epoch, Message, Retention, Shared,
-    log::{Log, Saved},
+use crate::{
+    feed::{Cursor, Retention, log::Log},
+    store::window::{Window, moment},
 };
 
-use super::{BadStream, PATIENCE, Record, SETTLE, nats, shape::epoch_of};
+use super::{BadStream, PATIENCE, RENEWED, Record, SETTLE, nats, shape::epoch_of};
 
 /// Messages that are asked for at one time.
 const BATCH: usize = 500;
@@ -62,7 +58,7 @@ fn broken(error: impl Display) -> Broken {
 /// The one who reads.
 pub(super) struct Follower {
     pub(super) stream: Stream,
-    pub(super) shared: Arc<Shared>,
+    pub(super) window: Arc<Window>,
     pub(super) retention: Retention,
     /// What the log has got to. Nobody else moves it.
     pub(super) shown: watch::Sender<Cursor>,
@@ -131,15 +127,7 @@ impl Follower {
     }
 
     fn show(&self, id: Cursor, message: &jetstream::Message) {
-        match read(id, message) {
-            Some((message, published)) => {
-                let topic = message.topic.clone();
-                self.shared.append(&topic, message, published);
-            }
-            None => self.shared.change(|log| log.pass(id.seq)),
-        }
-        // The stream trims itself: it is not told.
-        self.shared.change(|log| drop(log.take_unsaved()));
+        append(&self.window, id, message);
         self.shown.send_replace(id);
     }
 
@@ -159,23 +147,27 @@ impl Follower {
         if epoch == head.epoch && !jumped {
             return Ok(tail);
         }
-        let (log, tail) = fill(&self.stream, &self.retention).await?;
-        let new = log.head();
+        let (window, tail) = fill(&self.stream, &self.retention).await?;
+        let new = window.log().read(Log::head);
         if new.epoch == head.epoch && new.seq < head.seq {
             return Err(Broken::WentBack(new.seq));
         }
-        self.shared.replace(log);
+        self.window.replace(window);
         self.shown.send_replace(new);
         Ok(tail)
     }
 }
 
 /// A log with all that the stream has, and what reads on after it.
-pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log, Tail), BadStream> {
+pub(super) async fn fill(
+    stream: &Stream,
+    retention: &Retention,
+) -> Result<(Window, Tail), BadStream> {
     let first = stream.get_info().await.map_err(nats)?.state.first_sequence;
     let (mut tail, info) = Tail::open(stream, first.max(1)).await?;
     let epoch = epoch_of(&info.config)?;
-    let mut log = empty(epoch, first.saturating_sub(1), retention);
+    let window = Window::new(epoch, retention.clone());
+    window.raise_floor(first.saturating_sub(1));
     loop {
         let batch = tail.batch().await?;
         if batch.is_empty() {
@@ -183,60 +175,32 @@ pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log,
         }
         for message in batch {
             let seq = tail.count(&message).map_err(nats)?;
-            push(&mut log, seq, &message);
+            append(&window, Cursor { epoch, seq }, &message);
         }
-        drop(log.take_unsaved());
     }
     // The last ones may not be there to be read.
-    log.pass(info.state.last_sequence);
+    window.raise_head(info.state.last_sequence);
     let after = stream.get_info().await.map_err(nats)?;
     if epoch_of(&after.config)? != epoch {
-        return Err(nats("it has begun another history"));
+        return Err(nats(RENEWED));
     }
-    log.settle(after.state.first_sequence.max(first).saturating_sub(1));
-    Ok((log, tail))
+    window.raise_floor(after.state.first_sequence.max(first).saturating_sub(1));
+    window.log().change(Log::mark_full_topics);
+    Ok((window, tail))
 }
 
-fn empty(epoch: Epoch, floor: u64, retention: &Retention) -> Log {
-    let saved = Saved {
-        epoch,
-        head: floor,
-        floor,
-        marks: Vec::new(),
-    };
-    let none = std::iter::empty::<Result<_, std::convert::Infallible>>();
-    let Ok(log) = Log::restore(saved, none, retention.clone(), Instant::now());
-    log
-}
-
-fn push(log: &mut Log, seq: u64, message: &jetstream::Message) {
-    match read(Cursor { seq, ..log.head() }, message) {
-        Some((message, published)) => {
-            let topic = message.topic.clone();
-            log.push(&topic, message, published);
-        }
-        None => log.pass(seq),
-    }
-}
-
-/// The message and when it was published, if it is a feed's.
-fn read(id: Cursor, message: &jetstream::Message) -> Option<(Message, Instant)> {
+/// Shows a message, if it is a feed's.
+fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
     match Record::decode(&message.subject, &message.payload) {
         Ok(record) => {
             let published = moment(record.published);
-            Some((record.message(id), published))
+            window.append(record.message(id), published);
         }
         Err(why) => {
             warn!("message {} of the stream is not a feed's: {why}", id.seq);
-            None
+            window.raise_head(id.seq);
         }
     }
-}
-
-/// When it was, by this process's clock; one from before this machine's start is as good as now.
-fn moment(published: SystemTime) -> Instant {
-    let (now, age) = (Instant::now(), SystemTime::now().duration_since(published));
-    now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
 }
 
 /// A consumer, which only this process knows, and how far it has been read.

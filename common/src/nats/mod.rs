@@ -15,7 +15,7 @@ mod url;
 
 use std::{
     fmt::Display,
-    io,
+    io, mem,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -26,6 +26,7 @@ use async_nats::{
     jetstream::{
         context::{Context, ContextBuilder},
         message::PublishMessage,
+        publish::PublishAck,
         stream::{DirectGetErrorKind, Info, LastRawMessageErrorKind, Stream},
     },
 };
@@ -34,13 +35,16 @@ use sha2::{Digest, Sha256};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
-use crate::feed::{
-    Answer, Backing, Cursor, Draft, Feed, FeedError, IdempotencyKey, Message, Published, Retention,
-    Shared, Topic,
-    keys::{Fingerprint, fingerprint},
+use crate::{
+    feed::{
+        Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
+        log::Log,
+        store::{Once, PartialPage, Store, StoreFuture, fingerprint},
+    },
+    store::window::Window,
 };
 use follow::Follower;
 use record::Record;
@@ -64,6 +68,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(200);
 /// Older messages that are asked for at one time.
 const FETCHES: usize = 32;
+
+const RENEWED: &str = "it has begun another history";
 
 /// Why a stream cannot be a feed, or is not one now.
 #[derive(Debug, thiserror::Error)]
@@ -104,25 +110,25 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
     let context = context.build(client.clone());
     shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let stream = context.get_stream(STREAM).await.map_err(nats)?;
-    let (log, tail) = follow::fill(&stream, &retention).await?;
-    let (shown, head) = watch::channel(log.head());
-    let shared = Arc::new(Shared::new(log));
+    let (window, tail) = follow::fill(&stream, &retention).await?;
+    let (log, window) = (window.log().clone(), Arc::new(window));
+    let (shown, head) = watch::channel(log.read(Log::head));
     let follower = Follower {
         stream: stream.clone(),
-        shared: shared.clone(),
+        window: window.clone(),
         retention,
         shown,
         connections,
     };
-    let backing = Nats {
+    let store = Nats {
         client,
         context,
         stream,
-        shared: shared.clone(),
+        window,
         head,
         follower: tokio::spawn(follower.run(tail)),
     };
-    Ok(Feed::over(shared, Some(Arc::new(backing))))
+    Ok(Feed::with_store(log, Arc::new(store)))
 }
 
 /// The first connection has to succeed; a later one is tried for as long as the process lives.
@@ -153,7 +159,7 @@ struct Nats {
     client: Client,
     context: Context,
     stream: Stream,
-    shared: Arc<Shared>,
+    window: Arc<Window>,
     /// What the log has got to. Its other end goes when the stream cannot be trusted any more.
     head: watch::Receiver<Cursor>,
     follower: JoinHandle<()>,
@@ -165,67 +171,35 @@ impl Drop for Nats {
     }
 }
 
-impl Backing for Nats {
+impl Store for Nats {
     fn publish(
         &self,
         topic: Topic,
         draft: Draft,
-        once: Option<(IdempotencyKey, Fingerprint)>,
-    ) -> Answer<'_, Published> {
-        let deadline = Instant::now() + PATIENCE;
+        once: Option<Once>,
+    ) -> StoreFuture<'_, Published> {
         Box::pin(async move {
-            let publish = self.publish(topic, draft, once);
-            // Whether it was stored is not known then.
-            let late = |_| Err(away("it took too long"));
-            timeout_at(deadline, publish).await.unwrap_or_else(late)
+            timeout(PATIENCE, self.publish(topic, draft, once))
+                .await
+                // Whether it was stored is not known then.
+                .unwrap_or_else(|_| Err(away("it took too long")))
         })
     }
 
-    fn fetch(&self, seqs: Vec<u64>) -> Answer<'_, Option<Vec<Arc<Message>>>> {
-        let epoch = self.head.borrow().epoch;
+    fn complete(&self, partial: PartialPage) -> StoreFuture<'_, Option<Page>> {
         Box::pin(async move {
-            let fetched = stream::iter(seqs.clone()).map(|seq| self.stored(seq));
-            let fetched: Vec<_> = fetched.buffered(FETCHES).try_collect().await?;
-            let mut messages = Vec::with_capacity(fetched.len());
-            let mut whole = self.head.borrow().epoch == epoch;
-            for (seq, record) in seqs.into_iter().zip(fetched) {
-                match record {
-                    Some(record) => messages.push(Arc::new(record.message(Cursor { epoch, seq }))),
-                    None => {
-                        // The stream trims itself, perhaps sooner than the log does.
-                        self.shared.change(|log| log.vanished(seq));
-                        whole = false;
-                    }
-                }
-            }
-            Ok(whole.then_some(messages))
-        })
-    }
-
-    fn reaches(&self, cursor: Cursor) -> Answer<'_, bool> {
-        let (settled, deadline) = (Instant::now() + SETTLE, Instant::now() + PATIENCE);
-        Box::pin(async move {
-            loop {
-                // Mostly this process is only a moment behind the one that gave the cursor out.
-                if timeout(LOOK, self.reached(cursor)).await.is_ok() {
-                    return self.health().map(|()| true);
-                }
-                let there = self.info().await?.state.last_sequence >= cursor.seq;
-                if !there && Instant::now() >= settled {
-                    return Ok(false);
-                }
-                if Instant::now() >= deadline {
-                    return Err(away("this server is behind it"));
-                }
+            match partial.ahead() {
+                Some(cursor) if self.catches_up(cursor).await? => Ok(None),
+                _ => self.fetch(partial).await,
             }
         })
     }
 
     fn health(&self) -> Result<(), FeedError> {
-        self.head
-            .has_changed()
-            .map(drop)
-            .map_err(|_| FeedError::Stopped)
+        match self.head.has_changed() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(FeedError::Stopped),
+        }
     }
 }
 
@@ -234,64 +208,98 @@ impl Nats {
         &self,
         topic: Topic,
         draft: Draft,
-        once: Option<(IdempotencyKey, Fingerprint)>,
+        once: Option<Once>,
     ) -> Result<Published, FeedError> {
         self.health()?;
-        // The client would keep it and send it after the answer.
+        // The client would keep the message and send it after this has been answered.
         if self.client.connection_state() != State::Connected {
             return Err(away("not connected"));
         }
         let before = *self.head.borrow();
-        self.shared
-            .change(|log| log.admit(&topic, Instant::now()))?;
-        let mut message =
-            PublishMessage::build().payload(record::encode(&draft, SystemTime::now()));
-        if let Some((key, _)) = &once {
-            message = message.message_id(message_id(&topic, key));
-        }
-        let sent = self.context.send_publish(subject(&topic), message).await;
-        let stored = sent.map_err(away)?.await.map_err(away)?;
-        let id = Cursor {
-            epoch: before.epoch,
-            seq: stored.sequence,
+        self.window.change(Log::trim);
+        self.window.admit(&topic, Instant::now())?;
+        let stored = self.send(&topic, &draft, once.as_ref()).await?;
+        let (epoch, seq) = (before.epoch, stored.sequence);
+        let id = Cursor { epoch, seq };
+        let published = match once {
+            Some(once) if stored.duplicate => self.repeat(id, &topic, &once).await?,
+            _ if id.seq <= before.seq => return Err(away(RENEWED)),
+            _ => Published::new(id),
         };
-        if let (true, Some((key, published))) = (stored.duplicate, once) {
-            self.is_same(id, &topic, published, key).await?;
-        } else if id.seq <= before.seq {
-            return Err(away("it has begun another history"));
-        }
-        let reached = self.reached(id).await;
-        if reached.epoch != id.epoch {
-            return Err(away("it has begun another history"));
+        if self.reached(id).await.epoch != epoch {
+            return Err(away(RENEWED));
         }
         self.health()?;
-        Ok(Published {
-            id,
-            duplicate: stored.duplicate,
-        })
+        Ok(published)
     }
 
-    /// The stream compares keys alone; what was published with this one is compared here. Of a message
-    /// that is no longer kept nothing is known but the key.
-    async fn is_same(
+    async fn send(
         &self,
-        id: Cursor,
         topic: &Topic,
-        published: Fingerprint,
-        key: IdempotencyKey,
-    ) -> Result<(), FeedError> {
+        draft: &Draft,
+        once: Option<&Once>,
+    ) -> Result<PublishAck, FeedError> {
+        let record = record::encode(draft, SystemTime::now());
+        let mut message = PublishMessage::build().payload(record);
+        if let Some(once) = once {
+            message = message.message_id(message_id(topic, &once.key));
+        }
+        let sent = self.context.send_publish(subject(topic), message).await;
+        sent.map_err(away)?.await.map_err(away)
+    }
+
+    /// The answer to a key that the stream knows. The stream compares keys alone, so the messages are
+    /// compared here. If the first one is no longer kept, the key decides.
+    async fn repeat(&self, id: Cursor, topic: &Topic, once: &Once) -> Result<Published, FeedError> {
         if id.seq == 0 {
             return Err(away("the key's first publish is under way"));
         }
         if epoch_of(&self.info().await?.config).map_err(away)? != id.epoch {
-            return Err(away("it has begun another history"));
+            return Err(away(RENEWED));
         }
         match self.stored(id.seq).await? {
-            Some(first) if first.topic != *topic || fingerprint(&first.draft) != published => {
-                Err(FeedError::KeyReused(key))
-            }
-            _ => Ok(()),
+            Some(first) if first.topic != *topic => Err(FeedError::KeyReused(once.key.clone())),
+            Some(first) => once.again(&fingerprint(&first.draft), id),
+            None => Ok(Published::duplicate(id)),
         }
+    }
+
+    /// Whether the log has caught up with a cursor beyond its head, that another process has given
+    /// out. Otherwise no process has given it out.
+    async fn catches_up(&self, cursor: Cursor) -> Result<bool, FeedError> {
+        let started = Instant::now();
+        loop {
+            // Most often this process is only a moment behind the other one.
+            if timeout(LOOK, self.reached(cursor)).await.is_ok() {
+                return self.health().map(|()| true);
+            }
+            let is_stored = self.info().await?.state.last_sequence >= cursor.seq;
+            if !is_stored && started.elapsed() >= SETTLE {
+                return Ok(false);
+            }
+            if started.elapsed() >= PATIENCE {
+                return Err(away("this server is behind it"));
+            }
+        }
+    }
+
+    /// Reads what memory no longer has.
+    async fn fetch(&self, mut partial: PartialPage) -> Result<Option<Page>, FeedError> {
+        let (epoch, seqs) = (partial.page.next.epoch, mem::take(&mut partial.missing));
+        let records = stream::iter(seqs.clone()).map(|seq| self.stored(seq));
+        let records: Vec<_> = records.buffered(FETCHES).try_collect().await?;
+        let mut messages = Vec::with_capacity(seqs.len());
+        for (seq, record) in seqs.iter().zip(records) {
+            match record {
+                Some(record) => {
+                    messages.push(Arc::new(record.message(Cursor { epoch, seq: *seq })))
+                }
+                // The stream trims itself, perhaps sooner than the log does.
+                None => drop(self.window.change(|log| log.lose(*seq))),
+            }
+        }
+        let is_whole = messages.len() == seqs.len() && self.head.borrow().epoch == epoch;
+        Ok(is_whole.then(|| partial.complete(messages)))
     }
 
     /// Waits until the log has what was given out at this position, or is another log, or the stream

@@ -8,7 +8,7 @@ use async_nats::jetstream::{
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::feed::{Epoch, Retention, keys::KEY_LIFE};
+use crate::feed::{Epoch, Retention, store::KEY_LIFE};
 
 use super::{BadStream, STREAM, nats};
 

@@ -22,7 +22,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use common::{Feed, store::commit::CommitError};
+use common::{
+    Feed,
+    store::{commit::CommitError, commits},
+};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use tokio::time::sleep;
 use tracing::{error, warn};
@@ -113,7 +116,7 @@ enum Home {
 impl Store {
     /// The tables beside this feed, made if they are not there.
     pub(crate) async fn open(feed: &Feed) -> io::Result<Self> {
-        let home = match feed.commits() {
+        let home = match commits(feed) {
             Some(_) => Home::File(feed.handle()),
             None => {
                 let database = Connection::open_in_memory().map_err(io::Error::other)?;
@@ -163,7 +166,7 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
         let commits = match &*self.0 {
-            Home::File(feed) => feed.commits().expect("a feed in a file has a thread"),
+            Home::File(feed) => commits(feed).expect("a feed in a file has a thread"),
             Home::Memory(database) => return at_once(database, work),
         };
         let work = |transaction: &mut Transaction<'_>| work(transaction);

@@ -1,0 +1,90 @@
+//! The log that publishers change and readers wait on.
+
+use std::{
+    sync::{Mutex, RwLock},
+    time::SystemTime,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Cursor, Draft, FeedError, Published, Topic, keys::Keys, log::Log, store::Once, wake::Wakers,
+};
+
+/// A log under a lock, and its waiters.
+#[derive(Debug)]
+pub struct LiveLog {
+    /// Readers do not block each other: one wake-up sends thousands of them here at once.
+    log: RwLock<Log>,
+    pub(super) wakers: Wakers<Topic>,
+    /// Empty if the feed has a store, which keeps the keys with the messages.
+    keys: Mutex<Keys>,
+}
+
+impl LiveLog {
+    /// A log that can be waited on.
+    pub fn new(log: Log) -> Self {
+        Self {
+            log: RwLock::new(log),
+            wakers: Wakers::new(),
+            keys: Mutex::default(),
+        }
+    }
+
+    /// Looks at the log.
+    pub fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        look(&self.log.read().expect(UNPOISONED))
+    }
+
+    /// Changes the log. After an append, [`wake`](Self::wake).
+    pub fn change<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
+        change(&mut self.log.write().expect(UNPOISONED))
+    }
+
+    /// Puts another log, which nobody waits on, in the place of this one.
+    pub fn replace(&self, other: Self) {
+        let log = other.log.into_inner().expect(UNPOISONED);
+        self.change(|old| *old = log);
+        self.wakers.wake_all();
+    }
+
+    /// Wakes those who wait for the topic.
+    pub fn wake(&self, topic: &Topic) {
+        self.wakers.wake(topic);
+    }
+
+    /// Publishes to a log that is in memory alone.
+    pub(super) fn publish(
+        &self,
+        topic: Topic,
+        draft: Draft,
+        once: Option<Once>,
+    ) -> Result<Published, FeedError> {
+        let published = match once {
+            None => self.append(&topic, draft).map(Published::new),
+            Some(once) => self.append_once(&topic, draft, once),
+        }?;
+        if !published.duplicate {
+            self.wakers.wake(&topic);
+        }
+        Ok(published)
+    }
+
+    /// The times are read under the lock, so they are in the order of the numbers.
+    fn append(&self, topic: &Topic, draft: Draft) -> Result<Cursor, FeedError> {
+        self.change(|log| log.append(topic, draft, Instant::now(), SystemTime::now()))
+    }
+
+    /// Holds the keys for as long as it takes: a second publish with this key waits for the first.
+    fn append_once(&self, topic: &Topic, draft: Draft, once: Once) -> Result<Published, FeedError> {
+        let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
+        if let Some(published) = keys.find(topic, &once, now)? {
+            return Ok(published);
+        }
+        let id = self.append(topic, draft)?;
+        keys.insert(topic.clone(), once, id, now);
+        Ok(Published::new(id))
+    }
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";

@@ -1,0 +1,180 @@
+//! What a read finds in the log.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    After, Cursor, Gap, Message, Page, PageLimit, Reason, Topics,
+    log::{Entry, Log},
+    ring::Ring,
+};
+
+/// A page that a store may have to complete.
+#[derive(Debug)]
+pub struct PartialPage {
+    /// The page, without the messages that are missing.
+    pub page: Page,
+    /// The numbers of its first messages, if memory does not have them.
+    pub missing: Vec<u64>,
+}
+
+impl PartialPage {
+    /// The cursor that was asked for, if it is beyond the head.
+    pub fn ahead(&self) -> Option<Cursor> {
+        let gap = self.page.gap.as_ref();
+        let gap = gap.filter(|gap| gap.reason == Reason::Ahead)?;
+        gap.requested.parse().ok()
+    }
+
+    /// Puts the messages that were missing in front.
+    pub fn complete(self, missing: Vec<Arc<Message>>) -> Page {
+        let mut page = self.page;
+        page.messages.splice(..0, missing);
+        page
+    }
+
+    /// Whether a feed with a store can give this page without asking the store.
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.ahead().is_none()
+    }
+
+    pub(super) fn is_news(&self) -> bool {
+        !self.missing.is_empty() || self.page.is_news()
+    }
+}
+
+/// The topics of one request, each looked up once.
+pub(super) struct View<'a> {
+    log: &'a Log,
+    topics: &'a Topics,
+    /// In the order of `topics`. A topic that the log does not know has the floor as its mark.
+    rings: SmallVec<[Option<&'a Ring>; 4]>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(log: &'a Log, topics: &'a Topics) -> Self {
+        let rings = topics.iter().map(|topic| log.ring_of(topic)).collect();
+        Self { log, topics, rings }
+    }
+
+    pub(super) fn read(&self, after: &After, limit: PageLimit) -> PartialPage {
+        let (start, gap) = self.start(after);
+        let end = self.end(gap.as_ref());
+        let (entries, is_all) = self.collect(start, end, limit);
+        let given = entries.last().map(|entry| entry.seq());
+        let next = given.filter(|_| !is_all).unwrap_or(end);
+        let mut missing = Vec::new();
+        let mut messages = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match entry {
+                Entry::Loaded(message) => messages.push(message.clone()),
+                Entry::Stored { seq, .. } => missing.push(*seq),
+            }
+        }
+        let page = Page {
+            messages,
+            next: self.log.at(next),
+            last: self.log.at(given.unwrap_or_else(|| self.last(end))),
+            more: !is_all || end < self.log.head().seq,
+            gap,
+            published: self.rings().map(|ring| ring.published).max(),
+        };
+        PartialPage { page, missing }
+    }
+
+    pub(super) fn position(&self, after: &After) -> Option<Cursor> {
+        let (start, gap) = self.start(after);
+        let is_known = gap.is_none_or(|gap| gap.reason == Reason::Trimmed);
+        is_known.then(|| self.log.at(start))
+    }
+
+    /// The number to read after, and the gap that lies before it.
+    fn start(&self, after: &After) -> (u64, Option<Gap>) {
+        let (epoch, head) = (self.log.head().epoch, self.log.head().seq);
+        let earliest = self.marks().min().unwrap_or_default();
+        let reason = match after {
+            After::Earliest => return (earliest, None),
+            After::Latest => return (head, None),
+            After::Cursor(cursor) if cursor.epoch == epoch && cursor.seq <= head => {
+                return (cursor.seq, self.trimmed(cursor.seq, after));
+            }
+            After::Cursor(cursor) if cursor.epoch == epoch => Reason::Ahead,
+            After::Cursor(_) | After::Unreadable(_) => Reason::Foreign,
+        };
+        let all = self.topics.clone();
+        (earliest, Some(self.gap(reason, all, after, earliest)))
+    }
+
+    /// The gap of those topics that lost something after `seq`. It ends at the lowest of their
+    /// marks: up to there, each of them has lost everything.
+    fn trimmed(&self, seq: u64, after: &After) -> Option<Gap> {
+        let resumed = self.first_mark_after(seq)?;
+        let marks = self.topics.iter().zip(self.marks());
+        let lost = marks.filter(|(_, mark)| *mark > seq);
+        let lost = Topics::from_sorted(lost.map(|(topic, _)| topic.clone()).collect());
+        Some(self.gap(Reason::Trimmed, lost, after, resumed))
+    }
+
+    fn gap(&self, reason: Reason, topics: Topics, after: &After, resumed: u64) -> Gap {
+        Gap {
+            reason,
+            topics,
+            requested: after.to_string(),
+            resumed: self.log.at(resumed),
+        }
+    }
+
+    /// The last number that this page covers. Another topic's gap may begin where this one's ends.
+    /// The page stops there, and the next one begins with that gap, so each gap says exactly what
+    /// is missing.
+    fn end(&self, gap: Option<&Gap>) -> u64 {
+        gap.map(|gap| gap.resumed.seq)
+            .filter(|resumed| self.first_mark_after(*resumed).is_some())
+            .unwrap_or(self.log.head().seq)
+    }
+
+    /// The entries in (`start`, `end`] that the limit admits, and whether that is all of them.
+    fn collect(&self, start: u64, end: u64, limit: PageLimit) -> (Vec<&'a Entry>, bool) {
+        // One more than is wanted tells that there is more.
+        let enough = limit.messages.saturating_add(1);
+        let mut found: Vec<&Entry> = Vec::new();
+        for ring in self.rings() {
+            found.extend(ring.between(start, end).take(enough));
+        }
+        found.sort_unstable_by_key(|entry| entry.seq());
+        let mut bytes = 0;
+        let wanted = found.iter().take(limit.messages.max(1));
+        let admitted = wanted.take_while(|entry| {
+            let is_first = bytes == 0;
+            bytes += entry.cost() - size_of::<Message>();
+            is_first || bytes <= limit.bytes
+        });
+        let admitted = admitted.count();
+        let is_all = admitted == found.len();
+        found.truncate(admitted);
+        (found, is_all)
+    }
+
+    /// The last message that the topics had up to `end`, as far as is known.
+    fn last(&self, end: u64) -> u64 {
+        let floor = self.log.floor().min(end);
+        let last = |ring: &Option<&Ring>| ring.map_or(floor, |ring| ring.last(end));
+        self.rings.iter().map(last).max().unwrap_or_default()
+    }
+
+    fn first_mark_after(&self, seq: u64) -> Option<u64> {
+        self.marks().filter(|mark| *mark > seq).min()
+    }
+
+    fn marks(&self) -> impl Iterator<Item = u64> {
+        let floor = self.log.floor();
+        self.rings
+            .iter()
+            .map(move |ring| ring.map_or(floor, |ring| ring.mark))
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &'a Ring> {
+        self.rings.iter().copied().flatten()
+    }
+}
