@@ -31,7 +31,7 @@ use keys::{Once, fingerprint};
 use live::LiveLog;
 use log::Log;
 use next::Next;
-use store::Store;
+use store::{Store, StoreFuture};
 use view::PartialPage;
 
 pub use cursor::{After, BadCursor, Cursor, Epoch};
@@ -144,11 +144,12 @@ impl Feed {
     ) -> Result<Page, FeedError> {
         loop {
             let partial = self.log.read(|log| log.read(topics, after, limit));
-            let page = match self.store() {
-                Some(store) if !partial.is_complete() => store.complete(partial).await?,
-                _ => Some(partial.page),
+            // No page lives across the await: it would be room in the future of every reader.
+            let completing = match self.complete(partial) {
+                Reading::Done(page) => return Ok(page),
+                Reading::Completing(page) => page,
             };
-            if let Some(page) = page {
+            if let Some(page) = completing.await? {
                 return Ok(page.log_gap());
             }
         }
@@ -176,6 +177,14 @@ impl Feed {
             limit,
             waiter: self.log.wakers.waiter(topics.as_slice()),
             completing: None,
+        }
+    }
+
+    /// Asks the store for what memory does not have.
+    fn complete(&self, partial: PartialPage) -> Reading<'_> {
+        match self.store() {
+            Some(store) if !partial.is_complete() => Reading::Completing(store.complete(partial)),
+            _ => Reading::Done(partial.page.log_gap()),
         }
     }
 
@@ -240,6 +249,12 @@ impl Feed {
     pub fn store(&self) -> Option<&dyn Store> {
         self.handle.store.as_deref()
     }
+}
+
+/// A page, or the future of one. It resolves to `None` if the log has to be read again.
+enum Reading<'a> {
+    Done(Page),
+    Completing(StoreFuture<'a, Option<Page>>),
 }
 
 impl fmt::Debug for Feed {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    After, Feed, FeedError, Page, PageLimit, Topic, Topics,
+    After, Feed, FeedError, Page, PageLimit, Reading, Topic, Topics,
     store::{PartialPage, StoreFuture},
     wake::Waiter,
 };
@@ -37,11 +37,9 @@ impl Future for Next<'_> {
                 }
             }
             let partial = ready!(next.wait(task))?;
-            match next.feed.store() {
-                Some(store) if !partial.is_complete() => {
-                    next.completing = Some(store.complete(partial));
-                }
-                _ => return Poll::Ready(Ok(partial.page.log_gap())),
+            match next.feed.complete(partial) {
+                Reading::Done(page) => return Poll::Ready(Ok(page)),
+                Reading::Completing(page) => next.completing = Some(page),
             }
         }
     }
