@@ -94,31 +94,33 @@ fn confused(secrets: &Secrets) -> Secrets {
     }
 }
 
-/// The layouts in which common programs write the same JSON.
+/// Ways in which common programs write the same JSON: the space after colons and commas, and the indent.
+const LAYOUTS: [(&str, &str, &str, Option<usize>); 4] = [
+    ("without white space", ":", ",", None),
+    ("with spaces after colons and commas", ": ", ", ", None),
+    ("indented by two spaces", ": ", ",", Some(2)),
+    ("indented by four spaces", ": ", ",", Some(4)),
+];
+
+/// The same JSON in other layouts.
 fn layouts(body: &Bytes) -> Vec<(&'static str, Bytes)> {
     if body.len() > MAX_BODY {
         return Vec::new();
     }
-    let indented = lay_out(body, ": ", ",", Some(2));
-    let layouts = [
-        ("without white space", lay_out(body, ":", ",", None)),
-        (
-            "with spaces after colons and commas",
-            lay_out(body, ": ", ", ", None),
-        ),
-        (
-            "indented by two spaces and with a line's end",
-            [&*indented, b"\n"].concat(),
-        ),
-        ("indented by two spaces", indented),
-        ("indented by four spaces", lay_out(body, ": ", ",", Some(4))),
+    let mut layouts = vec![
         ("with a line's end", [body, &b"\n"[..]].concat()),
         (
             "without white space at its end",
-            body.trim_ascii_end().to_vec(),
+            body.trim_ascii_end().into(),
         ),
     ];
-    layouts.map(|(name, text)| (name, text.into())).into()
+    for (name, colon, comma, indent) in LAYOUTS {
+        layouts.push((name, lay_out(body, colon, comma, indent)));
+    }
+    let indented = [&*lay_out(body, ": ", ",", Some(2)), b"\n"].concat();
+    layouts.push(("indented by two spaces and with a line's end", indented));
+    let layouts = layouts.into_iter();
+    layouts.map(|(name, text)| (name, text.into())).collect()
 }
 
 /// Writes the same JSON tokens with other white space. `colon` and `comma` include the space after them.

@@ -12,7 +12,6 @@
 
 use std::{
     error::Error,
-    fmt,
     fs::File,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -121,23 +120,6 @@ impl From<CommitError> for StoreError {
 /// It must not commit.
 pub type InTransaction = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 
-/// The outcome of one attempt to handle an event.
-pub struct Handled {
-    /// The event's number.
-    pub seq: i64,
-    /// The effect that remains to be done, or why the attempt failed.
-    pub outcome: Result<InTransaction, String>,
-    /// When to try again if the attempt or the effect fails. `None` makes the event dead.
-    pub retry: Option<SystemTime>,
-}
-
-impl fmt::Debug for Handled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.outcome.as_ref().err();
-        write!(f, "Handled({}, {error:?}, {:?})", self.seq, self.retry)
-    }
-}
-
 /// A handle to the inbox. Dropping the last handle closes the database.
 #[derive(Debug, Clone)]
 pub struct Inbox {
@@ -195,12 +177,19 @@ impl Inbox {
         stored.await.map_err(|_| StoreError::Slow)?
     }
 
-    /// Runs the remaining effect of an attempt and records the outcome, in one transaction.
+    /// Records an attempt at event number `seq`. `outcome` is the effect that remains, or why the attempt
+    /// failed. The effect runs in the same transaction. If it fails too, the event is due at `retry`, or
+    /// dead without one.
     ///
     /// # Errors
-    /// If the outcome is not recorded. Then the effect is undone too.
-    pub async fn record(&self, handled: Handled) -> Result<(), StoreError> {
-        self.write(ROW, move |database| record(database, handled))
+    /// If nothing is recorded. Then the effect is undone.
+    pub async fn record(
+        &self,
+        seq: i64,
+        outcome: Result<InTransaction, String>,
+        retry: Option<SystemTime>,
+    ) -> Result<(), StoreError> {
+        self.write(ROW, move |database| record(database, seq, outcome, retry))
             .await
     }
 
@@ -328,9 +317,13 @@ fn insert(
     Ok(true)
 }
 
-fn record(transaction: &mut Transaction<'_>, handled: Handled) -> rusqlite::Result<()> {
-    let Handled { seq, retry, .. } = handled;
-    let done = match handled.outcome {
+fn record(
+    transaction: &mut Transaction<'_>,
+    seq: i64,
+    outcome: Result<InTransaction, String>,
+    retry: Option<SystemTime>,
+) -> rusqlite::Result<()> {
+    let done = match outcome {
         Ok(effect) => apply(transaction, effect)?,
         Err(error) => Err(error),
     };

@@ -53,6 +53,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
     /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
     #[arg(long, value_name = "whsec_BASE64")]
     pub secret: Vec<standard::Secret>,
@@ -71,9 +74,6 @@ pub struct Config {
     /// How old a signed time may be, in seconds; with Standard Webhooks also how far ahead of our clock.
     #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
     pub tolerance: Duration,
-    /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
     /// The knobs that every server has.
     #[command(flatten)]
     pub server: ServerConfig,

@@ -5,7 +5,6 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -159,103 +158,109 @@ impl Secrets {
 
 /// The id is signed. A payload that is not JSON, or has no `type`, is as genuine as any.
 fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
-    #[derive(Deserialize)]
-    struct Typed<'a> {
-        #[serde(borrow)]
-        r#type: Cow<'a, str>,
-    }
-    let typed: Option<Typed<'_>> = serde_json::from_slice(&event.body).ok();
-    Ok(Arrival {
-        source: Source::Standard,
-        id: event.id,
-        kind: kind(typed.as_ref().map_or("", |typed| &typed.r#type)),
-        payload: event.body,
-        digest: None,
-        secret: event.secret,
-    })
+    let kind = members(&event.body).and_then(|members| text(&members, "type"));
+    let kind = kind.unwrap_or_default();
+    Ok(arrival(
+        Source::Standard,
+        event.id,
+        &kind,
+        event.body,
+        event.secret,
+    ))
 }
 
 /// The id is in the signed body.
 fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
-    #[derive(Deserialize)]
-    struct Object<'a> {
-        #[serde(borrow)]
-        id: Cow<'a, str>,
-        #[serde(borrow)]
-        r#type: Option<Cow<'a, str>>,
-    }
-    let object: Object<'_> = serde_json::from_slice(&event.body)
-        .map_err(|_| Rejection::Unreadable("the Stripe event has no id"))?;
-    Ok(Arrival {
-        source: Source::Stripe,
-        id: id(&object.id).ok_or(Rejection::Unreadable("the event's id is invalid"))?,
-        kind: kind(object.r#type.as_deref().unwrap_or_default()),
-        payload: event.body.clone(),
-        digest: None,
-        secret: event.secret,
-    })
+    let members = members(&event.body).unwrap_or_default();
+    let event_id =
+        text(&members, "id").ok_or(Rejection::Unreadable("the Stripe event has no id"))?;
+    let event_id = id(&event_id).ok_or(Rejection::Unreadable("the event's id is invalid"))?;
+    let kind = text(&members, "type").unwrap_or_default();
+    drop(members);
+    Ok(arrival(
+        Source::Stripe,
+        event_id,
+        &kind,
+        event.body,
+        event.secret,
+    ))
 }
 
 /// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
 /// request can send it again under another id. So the inbox also stores the body's digest.
 fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
-    #[derive(Deserialize)]
-    struct Acted<'a> {
-        #[serde(borrow)]
-        action: Cow<'a, str>,
-    }
-    let delivery = single(headers, "x-github-delivery").and_then(id);
     let name = single(headers, "x-github-event").ok_or(Rejection::Unreadable(
         "X-GitHub-Event must be present exactly once",
     ))?;
-    let payload = match headers.get(CONTENT_TYPE) {
-        Some(value) if is_form(value.to_str().unwrap_or_default()) => form_payload(&event.body)
-            .ok_or(Rejection::Unreadable("the form has no field payload"))?,
-        _ => event.body.clone(),
+    let delivery =
+        single(headers, "x-github-delivery")
+            .and_then(id)
+            .ok_or(Rejection::Unreadable(
+                "X-GitHub-Delivery must be present exactly once",
+            ))?;
+    let media_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let payload = if media_type.is_some_and(is_form) {
+        form_payload(&event.body).ok_or(Rejection::Unreadable("the form has no field payload"))?
+    } else {
+        event.body.clone()
     };
-    let acted: Option<Acted<'_>> = serde_json::from_slice(&payload).ok();
-    let kind = kind(&match acted {
-        Some(acted) => format!("{name}.{}", acted.action),
-        None => name.to_owned(),
-    });
+    let action = members(&payload).and_then(|members| text(&members, "action"));
+    let kind = action.map_or(name.to_owned(), |action| format!("{name}.{action}"));
     Ok(Arrival {
-        source: Source::GitHub,
-        id: delivery.ok_or(Rejection::Unreadable(
-            "X-GitHub-Delivery must be present exactly once",
-        ))?,
-        kind,
-        payload,
         digest: Some(Sha256::digest(&event.body).into()),
-        secret: event.secret,
+        ..arrival(Source::GitHub, delivery, &kind, payload, event.secret)
     })
 }
 
 /// The id is in the body, which only the token protects. Two bots may use the same ids, so one receiver
 /// serves one bot.
 fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let update: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&event.body)
-        .map_err(|_| Rejection::Unreadable("the update is not a JSON object"))?;
-    let number = update.get("update_id").map(|id| id.get().parse::<i64>());
-    let Some(Ok(number)) = number else {
-        return Err(Rejection::Unreadable("update_id is not an integer"));
-    };
-    // An update has exactly one other field. Its name is the update's type.
-    let other = update.keys().find(|name| *name != "update_id");
-    Ok(Arrival {
-        source: Source::Telegram,
-        id: number.to_string(),
-        kind: kind(other.map_or("", |name| name)),
-        payload: event.body.clone(),
+    let update =
+        members(&event.body).ok_or(Rejection::Unreadable("the update is not a JSON object"))?;
+    let number = update
+        .get("update_id")
+        .and_then(|id| id.get().parse::<i64>().ok());
+    let number = number.ok_or(Rejection::Unreadable("update_id is not an integer"))?;
+    // An update has exactly one other member. Its name is the update's type.
+    let kind = update.keys().find(|name| *name != "update_id").cloned();
+    let kind = kind.unwrap_or_default().into_owned();
+    Ok(arrival(
+        Source::Telegram,
+        number.to_string(),
+        &kind,
+        event.body,
+        event.secret,
+    ))
+}
+
+fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize) -> Arrival {
+    Arrival {
+        source,
+        id,
+        kind: valid_type(kind).to_owned(),
+        payload,
         digest: None,
-        secret: event.secret,
-    })
+        secret,
+    }
+}
+
+/// The members of a JSON object, each as it is written.
+fn members(json: &[u8]) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
+    serde_json::from_slice(json).ok()
+}
+
+/// A member that is a string.
+fn text(members: &BTreeMap<Cow<'_, str>, &RawValue>, name: &str) -> Option<String> {
+    serde_json::from_str(members.get(name)?.get()).ok()
 }
 
 /// An invalid type is no reason to refuse an event: the sender would only send it again.
-fn kind(text: &str) -> String {
+fn valid_type(kind: &str) -> &str {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let valid = (1..=MAX_TYPE).contains(&text.len()) && text.bytes().all(allowed);
-    if valid { text } else { DEFAULT_TYPE }.to_owned()
+    let valid = (1..=MAX_TYPE).contains(&kind.len()) && kind.bytes().all(allowed);
+    if valid { kind } else { DEFAULT_TYPE }
 }
 
 /// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`.

@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::inbox::{Handled, InTransaction, Inbox, StoredEvent};
+use super::inbox::{InTransaction, Inbox, StoredEvent};
 use crate::schedule::Schedule;
 
 /// The most attempts at the same time.
@@ -170,12 +170,8 @@ async fn attempt<E: Effects>(
             failed, error, dead, "an event is not handled"
         );
     }
-    let handled = Handled {
-        seq: event.seq,
-        outcome,
-        retry: delay.map(|delay| clock() + delay),
-    };
-    if let Err(error) = inbox.record(handled).await {
+    let retry = delay.map(|delay| clock() + delay);
+    if let Err(error) = inbox.record(event.seq, outcome, retry).await {
         // The event is still due, so its outside effects will be repeated.
         warn!(id = event.id, %error, "an attempt is not recorded");
         sleep(PAUSE).await;

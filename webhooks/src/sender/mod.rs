@@ -64,6 +64,9 @@ const MAX_CONNECTIONS: &str =
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
     /// The most registered endpoints; one more is refused.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub max_endpoints: usize,
@@ -76,9 +79,6 @@ pub struct Config {
     /// Call endpoints on private networks.
     #[arg(long)]
     pub allow_private: bool,
-    /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
     /// The knobs of the feed.
     #[command(flatten)]
     pub feed: FeedConfig,

@@ -5,12 +5,9 @@
 //! event's name come in header fields that are *not* signed. The older SHA-1 field, `X-Hub-Signature`,
 //! is ignored.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
-use hmac::Hmac;
-use sha2::Sha256;
-
-use super::{BadSecret, Refusal, Unverified, Verified, fields, keyed, lower_hex, mac};
+use super::{BadSecret, Key, Refusal, Unverified, Verified, fields, lower_hex};
 
 /// `sha256=HEX`.
 pub const SIGNATURE: &str = "x-hub-signature-256";
@@ -43,14 +40,14 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     ))?;
     let secret = secrets
         .iter()
-        .position(|secret| mac(&secret.0, &[body.as_ref()]) == signature)
+        .position(|secret| secret.0.mac(&[body.as_ref()]) == signature)
         .ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event { body, secret }))
 }
 
 /// The key as the user typed it into GitHub: any text of one line.
-#[derive(Clone)]
-pub struct Secret(Hmac<Sha256>);
+#[derive(Debug, Clone)]
+pub struct Secret(Key);
 
 impl FromStr for Secret {
     type Err = BadSecret;
@@ -62,12 +59,6 @@ impl FromStr for Secret {
         if text.contains(['\r', '\n']) {
             return Err(BadSecret("GitHub's secret must be a single line"));
         }
-        Ok(Self(keyed(text.as_bytes())))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("github::Secret")
+        Ok(Self(Key::new(text)))
     }
 }

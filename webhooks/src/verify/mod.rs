@@ -179,17 +179,34 @@ fn fields<'h, const N: usize>(
 type Tag = CtOutput<Hmac<Sha256>>;
 
 /// A key that is ready for use. HMAC hashes the key first: this does it once, not at each request.
-fn keyed(key: &[u8]) -> Hmac<Sha256> {
-    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+#[derive(Clone)]
+struct Key {
+    bytes: Vec<u8>,
+    hmac: Hmac<Sha256>,
 }
 
-/// The MAC of the concatenated parts, without copying them together.
-fn mac(keyed: &Hmac<Sha256>, parts: &[&[u8]]) -> Tag {
-    let mut mac = keyed.clone();
-    for part in parts {
-        mac.update(part);
+impl Key {
+    fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let hmac = Hmac::new_from_slice(&bytes).expect("HMAC takes keys of any length");
+        Self { bytes, hmac }
     }
-    mac.finalize()
+
+    /// The MAC of the concatenated parts, without copying them together.
+    fn mac(&self, parts: &[&[u8]]) -> Tag {
+        let mut mac = self.hmac.clone();
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize()
+    }
+}
+
+/// A key never reaches a log.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Canonical decimal digits: no sign, no leading zero, no space. A library that parses loosely and

@@ -20,11 +20,9 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::Hmac;
-use sha2::Sha256;
 
 use super::{
-    BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, keyed,
+    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time,
 };
 
 /// The event's id: the same at every attempt. A receiver uses it to recognize a repeat.
@@ -116,7 +114,7 @@ pub fn sign(
 /// The scheme's MAC. It covers the timestamp's text from the header, because a number that is parsed
 /// and printed again may be another text.
 fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Tag {
-    super::mac(&secret.keyed, &[id, b".", timestamp, b".", body])
+    secret.0.mac(&[id, b".", timestamp, b".", body])
 }
 
 /// The three header fields, each exactly once.
@@ -172,10 +170,7 @@ fn signature(token: &[u8]) -> Option<Tag> {
 /// A key in the form that both sides store: `whsec_` and the base64 of its bytes. Stripe's secrets look
 /// the same, but there the whole text is the key.
 #[derive(Clone)]
-pub struct Secret {
-    key: Vec<u8>,
-    keyed: Hmac<Sha256>,
-}
+pub struct Secret(Key);
 
 /// What a secret's text begins with.
 const PREFIX: &str = "whsec_";
@@ -189,19 +184,17 @@ impl Secret {
 
     /// A secret of these key bytes, for example 32 random ones. Their number is not checked.
     pub fn from_key(key: impl Into<Vec<u8>>) -> Self {
-        let key = key.into();
-        let keyed = keyed(&key);
-        Self { key, keyed }
+        Self(Key::new(key))
     }
 
     /// The key's bytes. Never log them.
     pub fn key(&self) -> &[u8] {
-        &self.key
+        &self.0.bytes
     }
 
     /// The text to hand to the other side, once.
     pub fn reveal(&self) -> String {
-        format!("{PREFIX}{}", STANDARD.encode(&self.key))
+        format!("{PREFIX}{}", STANDARD.encode(self.key()))
     }
 }
 

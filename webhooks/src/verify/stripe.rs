@@ -6,14 +6,11 @@
 //!   [`TOLERANCE`] accepts any by default. A clock that is ahead is no forgery, and the event's id shows a
 //!   repeat anyway.
 
-use std::{fmt, str::FromStr, time::Duration};
-
-use hmac::Hmac;
-use sha2::Sha256;
+use std::{str::FromStr, time::Duration};
 
 use super::{
-    BadSecret, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time, fields,
-    keyed, lower_hex, mac, timestamp,
+    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time,
+    fields, lower_hex, timestamp,
 };
 
 /// `t=SECONDS,v1=HEX`, with another `v1` during a rotation. `v0` is for Stripe's test events.
@@ -56,7 +53,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     check_time(timestamp, now, tolerance)?;
     let secret = secrets
         .iter()
-        .position(|secret| signatures.contains(&mac(&secret.keyed, &[t, b".", body.as_ref()])))
+        .position(|secret| signatures.contains(&secret.0.mac(&[t, b".", body.as_ref()])))
         .ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event {
         timestamp,
@@ -89,23 +86,18 @@ fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
 
 /// A key in the form that both sides store: the whole text, `whsec_` included. The secrets of Standard
 /// Webhooks look the same, but there the key is the base64 after `whsec_`.
-#[derive(Clone)]
-pub struct Secret {
-    key: Vec<u8>,
-    keyed: Hmac<Sha256>,
-}
+#[derive(Debug, Clone)]
+pub struct Secret(Key);
 
 impl Secret {
     /// A secret of these key bytes, which need not be text.
     pub fn from_key(key: impl Into<Vec<u8>>) -> Self {
-        let key = key.into();
-        let keyed = keyed(&key);
-        Self { key, keyed }
+        Self(Key::new(key))
     }
 
     /// The key's bytes: the secret's text. Never log them.
     pub fn key(&self) -> &[u8] {
-        &self.key
+        &self.0.bytes
     }
 }
 
@@ -120,11 +112,5 @@ impl FromStr for Secret {
             return Err(BadSecret("Stripe's secret must not contain white space"));
         }
         Ok(Self::from_key(text))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("stripe::Secret")
     }
 }

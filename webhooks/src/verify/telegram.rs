@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{BadSecret, Refusal, Tag, Unverified, Verified, fields, keyed, mac};
+use super::{BadSecret, Key, Refusal, Tag, Unverified, Verified, fields};
 
 /// The header field with the token.
 pub const TOKEN: &str = "x-telegram-bot-api-secret-token";
@@ -50,7 +50,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 /// Tokens are compared by their MACs. The comparison takes the same time wherever two tokens differ, and
 /// does not reveal the length of the right one. The key is not secret: it need only be the same for both.
 fn tag(token: &[u8]) -> Tag {
-    mac(&keyed(TOKEN.as_bytes()), &[token])
+    Key::new(TOKEN).mac(&[token])
 }
 
 fn is_token(token: &[u8]) -> bool {
