@@ -4,10 +4,11 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use self::Rejection::Unreadable;
 use super::inbox::Arrival;
 use crate::verify::{Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram};
 
@@ -158,81 +159,62 @@ impl Secrets {
 
 /// The id is signed. A payload that is not JSON, or has no `type`, is as genuine as any.
 fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let kind = members(&event.body).and_then(|members| text(&members, "type"));
+    let standard::Event {
+        id, body, secret, ..
+    } = event;
+    let kind = members(&body).and_then(|members| text(&members, "type"));
     let kind = kind.unwrap_or_default();
-    Ok(arrival(
-        Source::Standard,
-        event.id,
-        &kind,
-        event.body,
-        event.secret,
-    ))
+    Ok(arrival(Source::Standard, id, &kind, body, secret))
 }
 
 /// The id is in the signed body.
 fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let members = members(&event.body).unwrap_or_default();
-    let event_id =
-        text(&members, "id").ok_or(Rejection::Unreadable("the Stripe event has no id"))?;
-    let event_id = id(&event_id).ok_or(Rejection::Unreadable("the event's id is invalid"))?;
+    let stripe::Event { body, secret, .. } = event;
+    let members = members(&body).unwrap_or_default();
+    let id = text(&members, "id").ok_or(Unreadable("the Stripe event has no id"))?;
     let kind = text(&members, "type").unwrap_or_default();
-    drop(members);
+    let payload = body.clone();
     Ok(arrival(
         Source::Stripe,
-        event_id,
+        valid_id(&id)?,
         &kind,
-        event.body,
-        event.secret,
+        payload,
+        secret,
     ))
 }
 
 /// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
 /// request can send it again under another id. So the inbox also stores the body's digest.
 fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
-    let name = single(headers, "x-github-event").ok_or(Rejection::Unreadable(
-        "X-GitHub-Event must be present exactly once",
-    ))?;
-    let delivery =
-        single(headers, "x-github-delivery")
-            .and_then(id)
-            .ok_or(Rejection::Unreadable(
-                "X-GitHub-Delivery must be present exactly once",
-            ))?;
-    let media_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let payload = if media_type.is_some_and(is_form) {
-        form_payload(&event.body).ok_or(Rejection::Unreadable("the form has no field payload"))?
-    } else {
-        event.body.clone()
+    let github::Event { body, secret } = event;
+    let name = single(headers, "x-github-event")?;
+    let id = valid_id(single(headers, "x-github-delivery")?)?;
+    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let payload = match media_type.map(str::from_utf8) {
+        Some(Ok(value)) if is_form(value) => form_payload(&body)?,
+        _ => body.clone(),
     };
     let action = members(&payload).and_then(|members| text(&members, "action"));
     let kind = action.map_or(name.to_owned(), |action| format!("{name}.{action}"));
     Ok(Arrival {
-        digest: Some(Sha256::digest(&event.body).into()),
-        ..arrival(Source::GitHub, delivery, &kind, payload, event.secret)
+        digest: Some(Sha256::digest(&body).into()),
+        ..arrival(Source::GitHub, id, &kind, payload, secret)
     })
 }
 
 /// The id is in the body, which only the token protects. Two bots may use the same ids, so one receiver
 /// serves one bot.
 fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let update =
-        members(&event.body).ok_or(Rejection::Unreadable("the update is not a JSON object"))?;
-    let number = update
+    let telegram::Event { body, secret } = event;
+    let update = members(&body).ok_or(Unreadable("the update is not a JSON object"))?;
+    let number: i64 = update
         .get("update_id")
-        .and_then(|id| id.get().parse::<i64>().ok());
-    let number = number.ok_or(Rejection::Unreadable("update_id is not an integer"))?;
+        .and_then(|id| id.get().parse().ok())
+        .ok_or(Unreadable("update_id is not an integer"))?;
     // An update has exactly one other member. Its name is the update's type.
-    let kind = update.keys().find(|name| *name != "update_id").cloned();
-    let kind = kind.unwrap_or_default().into_owned();
-    Ok(arrival(
-        Source::Telegram,
-        number.to_string(),
-        &kind,
-        event.body,
-        event.secret,
-    ))
+    let kind = update.keys().find(|name| *name != "update_id");
+    let (id, kind) = (number.to_string(), kind.map_or("", |kind| kind));
+    Ok(arrival(Source::Telegram, id, kind, body.clone(), secret))
 }
 
 fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize) -> Arrival {
@@ -264,16 +246,25 @@ fn valid_type(kind: &str) -> &str {
 }
 
 /// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`.
-fn id(text: &str) -> Option<String> {
+fn valid_id(text: &str) -> Result<String, Rejection> {
     let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    (visible && (1..=MAX_ID).contains(&text.len())).then(|| text.to_owned())
+    if visible && (1..=MAX_ID).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(Unreadable(
+        "the event's id is not 1 to 255 visible ASCII bytes",
+    ))
 }
 
 /// The value of a field that occurs exactly once.
-fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<&'h str> {
+fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, Rejection> {
     let mut values = headers.get_all(HeaderName::from_static(name)).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
+    match (values.next().map(HeaderValue::to_str), values.next()) {
+        (Some(Ok(value)), None) => Ok(value),
+        _ => Err(Unreadable(
+            "X-GitHub-Event and X-GitHub-Delivery must occur once",
+        )),
+    }
 }
 
 fn essence(media_type: &str) -> &str {
@@ -285,8 +276,9 @@ fn is_form(media_type: &str) -> bool {
     essence(media_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-fn form_payload(form: &[u8]) -> Option<Bytes> {
+fn form_payload(form: &[u8]) -> Result<Bytes, Rejection> {
     let mut pairs = url::form_urlencoded::parse(form);
-    let (_, payload) = pairs.find(|(name, _)| name == "payload")?;
-    Some(payload.into_owned().into())
+    let payload = pairs.find(|(name, _)| name == "payload");
+    let (_, payload) = payload.ok_or(Unreadable("the form has no field payload"))?;
+    Ok(payload.into_owned().into())
 }
