@@ -5,7 +5,7 @@
 use std::{
     env, fs,
     future::Future,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
@@ -19,7 +19,11 @@ use harness::{
     contract::{MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use webhooks::{Config, receiver, schedule::Schedule, verify::standard::sign};
 
 /// The secret of the official example.
@@ -406,6 +410,48 @@ impl Called {
     pub(crate) fn text(&self) -> String {
         let message: Value = serde_json::from_slice(&self.body).unwrap();
         message["data"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A connection to a server that may be killed at any moment. That it breaks off is an error, and not a
+/// panic, so that a panic in a test's task always means a failed assertion.
+pub(crate) struct Killable(tokio::io::BufReader<TcpStream>);
+
+impl Killable {
+    pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        Ok(Self(tokio::io::BufReader::new(stream)))
+    }
+
+    /// Sends a request, and returns the status and the body of its answer, which has a length.
+    pub(crate) async fn ask(&mut self, request: &str) -> io::Result<(u16, Vec<u8>)> {
+        self.0.write_all(request.as_bytes()).await?;
+        let status_line = self.line().await?;
+        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut length = 0;
+        loop {
+            let line = self.line().await?;
+            match line.trim_end().split_once(": ") {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.parse().unwrap();
+                }
+                None if line == "\r\n" => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await?;
+        Ok((status, body))
+    }
+
+    /// A whole line. A part of one is the end too.
+    async fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await?;
+        match line.ends_with("\r\n") {
+            true => Ok(line),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 }
 
