@@ -5,7 +5,11 @@
 #[allow(dead_code, unreachable_pub, reason = "its main is not called here")]
 mod client;
 
-use std::{net::TcpListener, thread};
+use std::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+};
 
 use client::{Args, Client, Failure};
 use harness::PATIENCE;
@@ -38,7 +42,7 @@ fn session(path: &str, frames: &[Value]) -> (Failure, String, Vec<Value>) {
             .insert("sec-websocket-protocol", subprotocol);
         Ok(response)
     };
-    let (stream, _) = listener.accept().unwrap();
+    let stream = accept(listener);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut server = accept_hdr(stream, answer).unwrap();
     for frame in frames {
@@ -52,6 +56,13 @@ fn session(path: &str, frames: &[Value]) -> (Failure, String, Vec<Value>) {
         }
     }
     (client.join().unwrap(), target, sent)
+}
+
+/// The client's connection. A client that never connects fails the test.
+fn accept(listener: TcpListener) -> TcpStream {
+    let (accepted, connection) = mpsc::channel();
+    thread::spawn(move || accepted.send(listener.accept().unwrap().0));
+    connection.recv_timeout(PATIENCE).unwrap()
 }
 
 #[test]

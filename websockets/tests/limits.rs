@@ -28,23 +28,28 @@ async fn one_more_than_the_subscribers_is_closed_with_1013_as_soon_as_it_is_open
     third.send_text(&publish.to_string()).await;
     let refused = (1013, "at the subscriber limit".into());
     assert_eq!(third.expect_close().await, refused);
+    // The others are served while the server waits for its answer: not once it has given up.
+    tokio::select! {
+        () = health_and_publishing(&server) => {}
+        end = third.wire().closed() => panic!("{end:?} before the others were served"),
+    }
+    assert!(is_alive(&mut second).await);
     third.close(1013, "").await;
     assert_eq!(third.wire().closed().await, (End::Eof, Vec::new()));
-    // Who is here is served, and so are health and publishing.
-    let begun = Instant::now();
-    assert_eq!(server.get("/healthz").await.status, 200);
-    let published = server.post("/topics/a", "x").await.json();
-    assert!(published["id"].as_str().unwrap().ends_with("-1"));
-    assert!(begun.elapsed() < Duration::from_secs(1));
-    assert!(is_alive(&mut second).await);
     drop(first);
-    until_there_is_a_place(&server).await;
+    until_there_is_a_slot(&server).await;
     drop((second, third));
     server.stop().await;
 }
 
-/// A place is free again as soon as the server knows that its client has left.
-async fn until_there_is_a_place(server: &TestServer) {
+async fn health_and_publishing(server: &TestServer) {
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let published = server.post("/topics/a", "x").await.json();
+    assert!(published["id"].as_str().unwrap().ends_with("-1"));
+}
+
+/// A slot is free again as soon as the server knows that its client has left.
+async fn until_there_is_a_slot(server: &TestServer) {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let mut session = server.websocket("/topics").await;
@@ -54,7 +59,7 @@ async fn until_there_is_a_place(server: &TestServer) {
             return;
         }
     }
-    panic!("no place became free");
+    panic!("no slot became free");
 }
 
 #[tokio::test]
@@ -154,16 +159,25 @@ async fn a_session_has_64_topics_however_they_are_spread() {
 #[tokio::test]
 async fn a_silent_client_is_pinged_and_given_up_when_it_does_not_answer() {
     let config = Config {
-        ping: Duration::from_millis(50),
+        // Half of it is enough to answer on a busy machine. tests/session.rs has the exact times.
+        ping: Duration::from_millis(500),
         ..config()
     };
     let server = start(config).await;
+    tokio::join!(answers_four_pings(&server), is_silent(&server));
+    server.stop().await;
+}
+
+async fn answers_four_pings(server: &TestServer) {
     let mut answers = server.websocket("/topics").await;
     for _ in 0..4 {
         let ping = answers.next_frame().await.unwrap();
         assert_eq!((ping.opcode, ping.payload.len()), (9, 4));
         answers.send_frame(Frame::pong(ping.payload)).await;
     }
+}
+
+async fn is_silent(server: &TestServer) {
     let mut silent = server.websocket("/topics").await;
     assert_eq!(silent.next_frame().await.unwrap().opcode, 9);
     assert_eq!(
@@ -172,8 +186,6 @@ async fn a_silent_client_is_pinged_and_given_up_when_it_does_not_answer() {
     );
     silent.close(1008, "").await;
     assert_eq!(silent.wire().closed().await, (End::Eof, Vec::new()));
-    drop((answers, silent));
-    server.stop().await;
 }
 
 /// Fills the socket of a client that does not read.
@@ -198,8 +210,8 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let feed = feed();
     let server = start_with(feed.clone(), config).await;
     let mut stalled = fill(&feed, &server).await;
-    until_there_is_a_place(&server).await;
-    // It is reset: nothing is kept in the kernel for one who does not take it.
+    until_there_is_a_slot(&server).await;
+    // It is reset: the kernel keeps nothing for a client that does not take it.
     assert_eq!(stalled.wire().closed().await.0, End::Reset);
     server.stop().await;
 }
@@ -239,7 +251,7 @@ async fn a_client_that_only_sends_is_cut_after_the_stall_and_others_are_served()
     wire.send(handshake("localhost", "/topics", &[])).await;
     wire.read_head().await;
     let pings = Frame::text(r#"{"ping":{}}"#).encode().repeat(10_000);
-    // How far it is read before that, session/tests.rs counts.
+    // How far it is read before that, tests/session.rs counts.
     let sends = async {
         let mut taken = 0;
         while wire.try_send(&pings).await.is_ok() {

@@ -78,10 +78,10 @@ pub(crate) async fn is_alive(session: &mut WsWire) -> bool {
     ask(session, json!({"ping": {}})).await == json!({"pong": {}})
 }
 
-/// Gives up a client that takes no byte soon.
+/// Soon gives up a client that takes no byte. A client that reads on a busy machine is not given up.
 pub(crate) fn short_stall() -> Config {
     let mut config = config();
-    config.server.stall = Duration::from_millis(200);
+    config.server.stall = Duration::from_secs(1);
     config
 }
 
