@@ -63,7 +63,7 @@ pub async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Stal
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    debug!(%ending, "session ends");
+    debug!(?ending, "session ends");
     // Whatever a slow peer was in the middle of: its connection is dropped.
     let _ = timeout(CLOSING, goodbye(socket, ending)).await;
     if socket.unsent() > 0 {
@@ -131,16 +131,6 @@ impl From<io::Error> for Ending {
         match error.get_ref().and_then(|cause| cause.downcast_ref()) {
             Some(limit @ TooManyFragments) => Self::failed(CloseCode::Size, limit),
             None => Self::Gone(error.into()),
-        }
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ByPeer => f.write_str("closed by the peer"),
-            Self::Ours(frame) | Self::Failed(frame) => write!(f, "{frame}"),
-            Self::Gone(error) => write!(f, "{error}"),
         }
     }
 }

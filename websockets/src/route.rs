@@ -108,12 +108,11 @@ fn open<B>(
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        refusal
-            .fields()
-            .into_iter()
-            .fold(Self::new(refusal.status(), &refusal), |problem, field| {
-                problem.with(field.0, field.1)
-            })
+        let headers = refusal.fields();
+        Self {
+            headers,
+            ..Self::new(refusal.status(), refusal)
+        }
     }
 }
 

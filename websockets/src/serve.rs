@@ -128,9 +128,7 @@ async fn http(
             connection.await
         }
     };
-    if let Err(error) = served {
-        debug!(%error, "connection ended");
-    }
+    let _ = served.inspect_err(log);
     opening.lock().expect(UNPOISONED).take()
 }
 
@@ -148,14 +146,9 @@ const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The websocket that hyper hands over once the 101 is written.
 async fn socket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
-    let upgraded = match upgrade.await {
-        Ok(upgraded) => upgraded,
-        Err(error) => {
-            debug!(%error, "connection ended");
-            return None;
-        }
-    };
+    let upgraded = upgrade.await.inspect_err(log);
     let parts = upgraded
+        .ok()?
         .downcast::<TokioIo<Stream>>()
         .expect("it is the io that hyper was given");
     let limits = Limits {
@@ -164,6 +157,10 @@ async fn socket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>
     };
     let stream = parts.io.into_inner();
     Some(Socket::new(stream, &parts.read_buf, limits))
+}
+
+fn log(error: &hyper::Error) {
+    debug!(%error, "connection ended");
 }
 
 /// Closes a connection that got no slot.

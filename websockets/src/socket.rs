@@ -94,10 +94,15 @@ struct Buffers {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// A socket on an upgraded connection. `early` is what came behind the handshake.
     pub fn new(io: S, early: &[u8], limits: Limits) -> Self {
-        let mut socket = Self {
+        let state = if early.is_empty() {
+            State::Idle
+        } else {
+            State::Unread(context(limits.message))
+        };
+        Self {
             io,
             max_message: limits.message,
-            state: State::Idle,
+            state,
             buffers: Buffers {
                 come: Bytes::copy_from_slice(early),
                 ended: false,
@@ -105,11 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 out: Vec::new(),
             },
             heard: Instant::now(),
-        };
-        if !early.is_empty() {
-            socket.state = State::Unread(context(limits.message));
         }
-        socket
     }
 
     /// The connection below.

@@ -1,4 +1,5 @@
 //! Each knob at its boundary.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;
 
