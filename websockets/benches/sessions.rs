@@ -85,7 +85,14 @@ fn median(figures: &[f64]) -> f64 {
 async fn ours(sessions: usize) -> Process {
     let places = (sessions + FEW).to_string();
     // The clients here answer no ping.
-    let knobs = ["--max-subscribers", &places, "--retain", "16", "--ping", "600"];
+    let knobs = [
+        "--max-subscribers",
+        &places,
+        "--retain",
+        "16",
+        "--ping",
+        "600",
+    ];
     Process::start(env!("CARGO_BIN_EXE_websockets"), &knobs).await
 }
 

@@ -102,10 +102,9 @@ impl Ending {
 
     fn failed(code: CloseCode, error: &dyn fmt::Display) -> Self {
         let mut reason = error.to_string();
-        let end = (0..=MAX_REASON)
-            .rev()
-            .find(|&end| reason.is_char_boundary(end));
-        reason.truncate(end.unwrap_or(0));
+        while reason.len() > MAX_REASON {
+            reason.pop();
+        }
         Self::Failed(CloseFrame {
             code,
             reason: reason.into(),

@@ -27,7 +27,7 @@ mod subscriptions;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
 pub use crate::{commands::FeedV1, subscriptions::PAGE};
@@ -62,15 +62,16 @@ impl Default for Config {
 }
 
 impl App {
-    fn new(feed: &Feed, config: &Config, listener: SocketAddr) -> Self {
+    fn new(feed: &Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
         let drain = config.server.drain;
         let sessions = Sessions::new(config.max_subscribers, config.ping, drain);
-        Self {
+        Ok(Self {
+            // Closed when this server drains, not when another one of the same feed does.
             feed: feed.handle(),
-            browsers: Browsers::new(config.server.allow_origin.clone(), listener, ""),
-            server: config.server.clone(),
+            browsers: config.server.browsers(listener, "")?,
+            server: config.server,
             sessions: Arc::new(sessions),
-        }
+        })
     }
 }
 
@@ -84,6 +85,6 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let app = App::new(&feed, &config, listener.local_addr()?);
+    let app = App::new(&feed, config, &listener)?;
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }

@@ -191,11 +191,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
-        let app = App::new(
-            &Feed::new(Retention::default()),
-            &Config::default(),
-            address,
-        );
+        let feed = Feed::new(Retention::default());
+        let app = App::new(&feed, Config::default(), &listener).unwrap();
         let (_drain, draining) = watch::channel(false);
         let size = size_of_val(&connection(stream, Arc::new(app), draining));
         // As much fills a task of 1 KiB with tokio's own 104 bytes; ten thousand of them are open.
