@@ -30,7 +30,7 @@ use crate::{hint::Hint, poll::Polls, route::App};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "short-polling", version)]
 // There are no subscribers to derive a limit from.
-#[command(mut_arg("max_connections", |arg| arg.default_value("10256").help(MAX_CONNECTIONS)))]
+#[command(mut_arg("max_connections", |arg| arg.default_value("10256").help(ServerConfig::MAX_CONNECTIONS)))]
 // Longer than the pause between two polls, so that a client keeps its connection.
 #[command(mut_arg("read_timeout", |arg| arg.default_value("75")))]
 pub struct Config {
@@ -49,9 +49,6 @@ pub struct Config {
     #[command(flatten)]
     pub server: ServerConfig,
 }
-
-const MAX_CONNECTIONS: &str =
-    "Accept at most this many connections; more wait in the kernel's backlog";
 
 impl Default for Config {
     /// The command line's defaults.

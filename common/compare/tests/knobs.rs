@@ -12,15 +12,13 @@ const MOST_KNOBS: usize = 12;
 const DONE_ONCE: &str = "new-epoch";
 
 /// Knobs that say it in each program's own words.
-const OWN_HELP: [(&str, &str); 5] = [
+const OWN_HELP: [(&str, &str); 3] = [
     ("feed", "the sender's is its own, and is not shared"),
     (
         "max-connections",
         "derived where there are subscribers, and says so",
     ),
     ("max-subscribers", "streams, sessions, waiting polls"),
-    ("new-epoch", "as with --feed"),
-    ("read-timeout", "short polling says why it is longer"),
 ];
 
 /// Programs in which a knob has a default of its own.

@@ -46,6 +46,10 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// The help of `--max-connections` in a program that sets a number as its default.
+    pub const MAX_CONNECTIONS: &str =
+        "Accept at most this many connections; more wait in the kernel's backlog";
+
     /// How many connections may be open. `subscribers` is the member's limit, or 0 if it has none.
     pub fn connections(&self, subscribers: usize) -> usize {
         self.max_connections

@@ -40,17 +40,14 @@ mod route;
 pub mod source;
 pub mod work;
 
-/// The shared default is for servers with subscribers.
-const MAX_CONNECTIONS: &str =
-    "Accept at most this many connections; more wait in the kernel's backlog";
-
 /// A slower store is answered 503, because GitHub hangs up after 10 s.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "receiver", version)]
-#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
+// There are no subscribers to derive a limit from.
+#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.

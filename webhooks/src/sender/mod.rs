@@ -53,15 +53,12 @@ const DISK: u64 = 1 << 30;
 /// No stream that other servers share, because the endpoints' state lies in the same file.
 const FEED: &str = "Where messages and endpoints are kept: `memory`, which ends with the process, or \
     `file:PATH`";
-/// The shared default is for servers with subscribers.
-const MAX_CONNECTIONS: &str =
-    "Accept at most this many connections; more wait in the kernel's backlog";
-
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
 #[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
-#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(MAX_CONNECTIONS)))]
+// There are no subscribers to derive a limit from.
+#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
