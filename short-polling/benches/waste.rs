@@ -1,10 +1,11 @@
-//! What short polling wastes: `cargo bench -p short-polling`. Linux only, since it reads the servers' `/proc`.
+//! What short polling wastes: `cargo bench -p short-polling`. Linux only, because it reads `/proc`.
 //!
-//! First what asking costs when the answer is *no*: bytes both ways, and processor time of the
-//! server, beside a bare hyper server that answers a fixed 304 and knows nothing. The
-//! servers take turns, and the figures are medians. Then how many answers are a *no*, and how late
-//! a message is, for a client that asks every five seconds and for one that follows the hint: a
-//! calculation with the server's own function, for messages that come at random.
+//! First, what a *no* costs: bytes both ways and CPU of the server, beside a bare hyper server that
+//! always answers the same 304. The servers take turns, and the figures are medians.
+//!
+//! Then, how many answers are a *no*, and how late a message is: for a client that polls every five
+//! seconds, and for one that obeys the hint. This is a simulation with the server's own function and
+//! messages at random moments.
 
 use std::{
     convert::Infallible,
@@ -52,10 +53,10 @@ fn main() {
     }
 }
 
-/// One way of asking, and what it cost each time.
+/// One kind of poll, and what it cost each time.
 struct Case {
     name: &'static str,
-    /// Of the bare server.
+    /// Whether it asks the bare server.
     bare: bool,
     conditional: bool,
     kept: bool,
@@ -108,10 +109,10 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// A process of its own, so that its processor time is not the client's.
+/// A process of its own, so that its CPU time is not mixed with the client's.
 struct Server {
     process: Process,
-    /// After the one message that there is.
+    /// A poll after the only message.
     path: String,
     etag: String,
 }
@@ -137,7 +138,7 @@ async fn our_server() -> Server {
 }
 
 impl Server {
-    /// Many clients ask as fast as they are answered.
+    /// Many clients poll as fast as they are answered.
     fn ask(&self, conditional: bool, kept: bool) -> Cost {
         let condition = match conditional {
             true => format!("If-None-Match: {}\r\n", self.etag),
@@ -187,7 +188,7 @@ impl Server {
     }
 }
 
-/// One whole answer, of which nothing follows.
+/// One whole answer. Nothing follows it.
 fn read_answer(stream: &mut TcpStream) -> String {
     let (mut answer, mut buffer) = (String::new(), [0; 4_096]);
     loop {
@@ -204,7 +205,7 @@ fn read_answer(stream: &mut TcpStream) -> String {
     }
 }
 
-/// The floor: hyper, and nothing behind it.
+/// The least that hyper can do: a fixed answer.
 async fn bare_hyper() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("there is a free port");
@@ -233,8 +234,8 @@ fn hinted(silence: f64, random: f64) -> f64 {
     hint.seconds(Duration::from_secs_f64(silence), random) as f64
 }
 
-/// One client polls while 2,000 messages come, on average `mean` seconds apart and independent of
-/// each other.
+/// One client polls while 2,000 messages come, independent of each other and `mean` seconds apart on
+/// average.
 fn share(name: &str, mean: f64, interval: impl Fn(f64, f64) -> f64) {
     let (mut now, mut polls, mut empty, mut late) = (0.0, 0.0, 0.0, 0.0);
     let (mut last, mut next, mut messages) = (0.0, 0.0, 0.0);

@@ -1,4 +1,4 @@
-//! The client's half of short polling: ask, print, wait, ask again.
+//! The client's half of short polling: poll, print, wait, poll again.
 //!
 //! ```sh
 //! cargo run -p short-polling --example short_polling_client -- http://127.0.0.1:8001/topics/news
@@ -32,18 +32,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Asks for news again and again: prints `no`, or the messages.
+/// Polls for news. Prints the messages, or `no`.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// What to poll: http://HOST:PORT/topics/a,b, and a query such as ?limit=10 if need be
+    /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you want one.
     pub url: Uri,
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "earliest")]
     pub after: String,
-    /// Keeps the cursor in this file, and starts from it if it is there.
+    /// Keep the cursor in this file, and start from it if the file exists.
     #[arg(long, value_name = "PATH")]
     pub cursor_file: Option<PathBuf>,
-    /// Seconds between polls, as long as the server gives no hint.
+    /// How long to wait between polls if the server gives no hint, in seconds.
     #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
     pub interval: Duration,
 }
@@ -58,21 +58,22 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What a client keeps: a position, and what it was last told there.
+/// What a client keeps between two polls.
 #[derive(Debug)]
 pub struct Reader {
     server: Server,
-    /// Everything up to here was printed.
+    /// The cursor: everything up to here was printed.
     after: String,
-    /// The last answer's; names what we have.
+    /// The ETag of the last answer.
     etag: Option<String>,
     args: Args,
 }
 
-/// The other side, on a connection that is kept from poll to poll.
+/// The server, on a connection that is kept from poll to poll.
 #[derive(Debug)]
 struct Server {
     authority: String,
+    /// The kept connection.
     open: Option<Connection>,
 }
 
@@ -87,23 +88,25 @@ struct Page<'a> {
     gap: Option<&'a RawValue>,
 }
 
-/// Why a poll gave nothing.
+/// Why a poll failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Asking again would not help.
+    /// Another poll would fail too.
     Final(String),
-    /// It may work later, not before this long.
+    /// Another poll may succeed, but not before this time.
     Passing(String, Duration),
 }
 
 impl Reader {
-    /// Starts at the file's cursor, else where the arguments say.
+    /// Starts at the cursor in the file, or else where the arguments say.
     ///
     /// # Errors
-    /// If the URL is none, or the file is there and cannot be read.
+    /// If the URL is invalid, or the file exists and cannot be read.
     pub fn new(args: Args) -> Result<Self, Failure> {
-        let kept = args.cursor_file.as_deref().map(load).transpose();
-        let kept = kept.map_err(cursor_file)?.flatten();
+        let kept = match &args.cursor_file {
+            Some(path) => load(path).map_err(cursor_file)?,
+            None => None,
+        };
         Ok(Self {
             server: Server::at(&args.url)?,
             after: kept.unwrap_or_else(|| args.after.clone()),
@@ -112,7 +115,7 @@ impl Reader {
         })
     }
 
-    /// Polls until there is no point in going on, and says why.
+    /// Polls until a final failure, and returns it.
     pub async fn run(&mut self, output: &mut impl Write) -> Failure {
         let mut failures = 0;
         loop {
@@ -135,7 +138,7 @@ impl Reader {
     /// One poll. Returns how long to wait until the next.
     ///
     /// # Errors
-    /// If there was no answer, or one that is not 200 or 304. The cursor stands.
+    /// If there was no answer, or one that is not 200 or 304. The cursor then stays where it is.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<Duration, Failure> {
         let path = with(&self.args.url, &format!("after={}", self.after));
         let (head, body) = self.server.get(&path, self.etag.as_deref()).await?;
@@ -152,11 +155,11 @@ impl Reader {
         Ok(seconds_in(&head.headers, "x-poll-interval").unwrap_or(self.args.interval))
     }
 
-    /// Prints a page, then moves the cursor: cut off in between, it is printed again. Returns
-    /// whether there is more.
+    /// Prints a page, then moves the cursor. In this order a crash repeats a page, and never skips one.
+    /// Returns whether there is more.
     fn take(&mut self, body: &[u8], output: &mut impl Write) -> Result<bool, Failure> {
         let page: Page<'_> = serde_json::from_slice(body)
-            .map_err(|error| Failure::Final(format!("the answer is no page: {error}")))?;
+            .map_err(|error| Failure::Final(format!("the answer is not a page: {error}")))?;
         if let Some(gap) = page.gap {
             say(output, &format!("gap {gap}"))?;
         }
@@ -225,7 +228,7 @@ impl Server {
     }
 }
 
-/// The URL's path and query, with ours behind.
+/// The URL's path and query, with `parameters` added.
 fn with(url: &Uri, parameters: &str) -> String {
     let before = url
         .query()
@@ -235,11 +238,11 @@ fn with(url: &Uri, parameters: &str) -> String {
 
 type Connection = SendRequest<Empty<Bytes>>;
 
-/// Something between us and the server.
+/// Why there was no whole answer.
 type Lost = Box<dyn Error + Send + Sync>;
 
-/// Whether the server had closed the kept connection before our request was on it. One that breaks
-/// later is a failure: after a restart all clients would come back at once.
+/// Whether the server had closed the kept connection before the request was sent. A connection that
+/// breaks later is a failure with a backoff, so that clients do not all come back at once after a restart.
 fn was_unsent(lost: &Lost) -> bool {
     let error = lost.downcast_ref::<hyper::Error>();
     error.is_some_and(|error| error.is_closed() || error.is_canceled())
@@ -249,12 +252,12 @@ async fn connect(authority: &str) -> Result<Connection, Lost> {
     let stream = TcpStream::connect(authority).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its error reaches whoever waits for an answer.
+    // An error reaches the request that waits for its answer.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// A 4xx says that the request itself is wrong; 408 and 429 do not mean it so.
+/// A 4xx means that the request itself is wrong, except for 408 and 429.
 fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let reason = format!("{status}: {}", String::from_utf8_lossy(body));
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
@@ -270,8 +273,8 @@ fn seconds_in(headers: &HeaderMap, name: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// Full jitter: any time up to a bound that doubles with each failure, so that clients that lost
-/// the same server come back spread over the whole of it. `random` is from 0 to 1.
+/// Full jitter: any time up to a bound that doubles with each failure, so that clients of one server
+/// come back spread over the whole time. `random` is from 0 to 1.
 pub fn backoff(failures: u32, random: f64) -> Duration {
     let bound = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16));
     bound.min(LONGEST_BACKOFF).mul_f64(random)
@@ -290,8 +293,7 @@ fn load(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Atomically: whoever reads the file finds the old cursor or the new one, whole, even after a
-/// power failure.
+/// Writes the file atomically: a reader finds the old cursor or the new one, even after a power failure.
 fn save(path: &Path, cursor: &str) -> io::Result<()> {
     let mut written = path.as_os_str().to_owned();
     written.push(".new");
@@ -312,7 +314,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// For one answer.
+/// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);

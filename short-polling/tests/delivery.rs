@@ -1,5 +1,5 @@
-//! What a poll promises: everything once and in order, and an answer that is not sent twice. The
-//! first five tests are the lines of the technique's diagram.
+//! What a poll promises: every message once and in order, and no answer that the client has. The first
+//! five tests are the lines of the technique's diagram.
 
 mod setup;
 

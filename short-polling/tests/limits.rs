@@ -1,4 +1,4 @@
-//! Each knob at its boundary. There are no subscribers here, so there is no limit on them.
+//! Each knob at its boundary. There is no limit on subscribers, because there are none.
 
 mod setup;
 
@@ -169,7 +169,7 @@ fn an_interval_that_an_idle_connection_does_not_outlive_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
+async fn a_client_that_obeys_the_longest_hint_finds_the_connection_open_until_the_idle_timer() {
     let server = start(Config::default()).await;
     let mut wire = server.wire().await;
     let longest = Config::default().hint().longest();
@@ -191,7 +191,7 @@ async fn hint(server: &TestServer) -> u64 {
 }
 
 #[test]
-fn a_knob_takes_no_time_that_means_nothing() {
+fn a_time_of_zero_is_refused_where_it_makes_no_sense() {
     let parse = |knob, value| Config::try_parse_from(["short-polling", knob, value]).is_ok();
     for knob in ["--read-timeout", "--stall", "--poll-interval"] {
         assert!(!parse(knob, "0") && parse(knob, "0.1"), "{knob}");

@@ -70,7 +70,7 @@ async fn half_a_body_is_refused_after_seventy_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
+async fn an_answer_that_the_client_does_not_read_is_cut_after_thirty_seconds() {
     let mut config = Config::default();
     config.server.max_connections = Some(1);
     let feed = Feed::new(Retention::default());

@@ -67,7 +67,10 @@ async fn what_was_answered_with_200_survives_fifty_kills_and_is_done_once() {
             senders.spawn(sender(receiver.addr, progress.clone(), enough));
         }
         soon(enough.notified()).await;
-        assert!(progress.stored.lock().unwrap().len() >= many, "killed under load");
+        assert!(
+            progress.stored.lock().unwrap().len() >= many,
+            "killed under load"
+        );
         // Not always at the same point of a commit.
         tokio::time::sleep(Duration::from_micros(137 * kill as u64)).await;
         receiver.kill();

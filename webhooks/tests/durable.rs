@@ -121,7 +121,10 @@ async fn what_was_answered_with_201_survives_fifty_kills_and_is_there_once() {
             ));
         }
         soon(enough.notified()).await;
-        assert!(progress.ids.lock().unwrap().len() >= many, "killed under load");
+        assert!(
+            progress.ids.lock().unwrap().len() >= many,
+            "killed under load"
+        );
         // Not always at the same point of a commit.
         tokio::time::sleep(Duration::from_micros(137 * kill as u64)).await;
         sender.kill();

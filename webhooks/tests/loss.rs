@@ -172,7 +172,10 @@ async fn what_was_answered_with_201_arrives_over_fifty_kills_and_few_come_again(
             publishers.spawn(publisher(sender.addr, progress.clone(), enough));
         }
         soon(enough.notified()).await;
-        assert!(progress.ids.lock().unwrap().len() >= many, "killed under load");
+        assert!(
+            progress.ids.lock().unwrap().len() >= many,
+            "killed under load"
+        );
         // Not always at the same point of a commit.
         sleep(Duration::from_micros(137 * kill as u64)).await;
         sender.kill();

@@ -18,7 +18,7 @@ pub fn html(page: &'static str) -> Response<Full<Bytes>> {
 /// Answers `GET /healthz`: the server serves, and its feed takes messages.
 ///
 /// # Errors
-/// 503 if the feed takes none.
+/// 503 if the feed cannot take messages.
 pub fn healthz(feed: &Feed) -> Result<Response<Full<Bytes>>, Problem> {
     feed.health()?;
     Ok(text("text/plain; charset=utf-8", "ok\n"))

@@ -1,4 +1,4 @@
-// Clients that nobody here wrote are given every id or told that it is gone: straight, through nginx
+// Clients of other projects get every id, or hear that it is gone: directly, through nginx
 // with its default configuration, and through nginx that compresses. FRONT says which.
 
 import { check, freePort, startNginx } from "./kit.js";
