@@ -83,7 +83,7 @@ async fn a_paused_lane_resumes_and_shows_its_gap() {
 /// Slower than asked may be the machine's fault; faster is not.
 #[tokio::test]
 async fn the_rate_is_kept_and_ends() {
-    const RATE: u32 = 50;
+    const RATE: u32 = 10;
     let process = start().await;
     let client = process.client();
     let mut page = EventReader::connect(process.addr(), "/lanes").await;
