@@ -47,13 +47,28 @@ fn digest(page: &Page) -> u64 {
 /// Whether the client has the answer with this `etag`: `If-None-Match` is `*`, or lists the ETag, or
 /// one that `etag` is the beginning of. The comparison is weak (RFC 9110 §8.8.3.2). What does not
 /// parse matches nothing, because a 200 is never wrong.
+///
+/// ```
+/// use hyper::header::{HeaderMap, HeaderValue, IF_NONE_MATCH};
+/// use short_polling::conditional::is_not_modified;
+///
+/// let mut request = HeaderMap::new();
+/// let list = HeaderValue::from_static(r#""e-7", W/"e-42.f09e""#);
+/// request.insert(IF_NONE_MATCH, list);
+/// assert!(is_not_modified(&request, r#"W/"e-42""#));
+/// assert!(!is_not_modified(&request, r#"W/"e-43""#));
+/// ```
 pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
     let (wanted, _) = opaque(etag.as_bytes()).unwrap_or_default();
-    let is_known = |tag: &[u8]| matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]));
     let fields = request.get_all(IF_NONE_MATCH);
     let lists = || fields.iter().map(|field| field.as_bytes().trim_ascii());
     // Several fields are one list (RFC 9110 §5.3), and `*` is only valid alone.
-    lists().eq([b"*"]) || lists().any(|list| tags(list).any(is_known))
+    lists().eq([b"*"]) || lists().any(|list| tags(list).any(|tag| names(tag, wanted)))
+}
+
+/// Whether `tag` is `wanted`, or continues it with a digest.
+fn names(tag: &[u8], wanted: &[u8]) -> bool {
+    matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]))
 }
 
 /// The opaque parts of a list's ETags, up to the first that is malformed or not followed by a comma.
