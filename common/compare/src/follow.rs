@@ -30,7 +30,7 @@ pub enum State {
     Paused,
 }
 
-/// A client in a task of its own. Dropped, it leaves.
+/// A client in its own task. Dropped, it leaves.
 #[derive(Debug)]
 pub struct Follower {
     paused: watch::Sender<bool>,

@@ -1,11 +1,11 @@
 //! The five techniques side by side, over real sockets: shown on a page, measured, and tested for
 //! telling every client the same.
 //!
-//! Each server runs in a process of its own, so that its memory and processor time are its own. From
+//! Each server runs in its own process, so that its memory and processor time are its own. From
 //! the top:
 //!
 //! - `main.rs` is the command: the page, `--measure`, `--check`, `copy`, or one server;
-//! - [`Technique`] names the five; [`run`] runs one here, [`Process`] in a process of its own;
+//! - [`Technique`] names the five; [`run`] runs one here, [`Process`] in its own process;
 //! - `clients/` has a small [`Client`] for each, all with the same two verbs; a [`Follower`] is a
 //!   client that reconnects; [`Traffic`] counts their bytes and requests;
 //! - [`live`] is the page, with a lane for each technique;

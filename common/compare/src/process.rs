@@ -1,4 +1,4 @@
-//! A server in a process of its own, and what that process uses.
+//! A server in its own process, and what that process uses.
 
 use std::{
     fs, io,

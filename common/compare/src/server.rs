@@ -52,7 +52,7 @@ impl Knobs {
     }
 }
 
-/// One server in a process of its own, so that its memory and processor time can be measured.
+/// One server in its own process, so that its memory and processor time can be measured.
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Which technique.

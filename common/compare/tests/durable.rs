@@ -1,4 +1,4 @@
-//! One feed in a file, passed from program to program: each goes on where the one before it ended.
+//! One feed in a file, opened by one program after the other: each continues it.
 
 use std::{env, fs, process};
 
@@ -54,7 +54,7 @@ async fn any_of_the_five_goes_on_in_the_file_of_another() {
         .await;
     }
     assert_eq!(seqs(&open()).await, (1..=10).collect::<Vec<u64>>());
-    let _ = fs::remove_dir_all(&folder); // what stays is in the temporary folder
+    let _ = fs::remove_dir_all(&folder); // what remains is in the temporary folder
 }
 
 async fn publish(server: TestServer) {

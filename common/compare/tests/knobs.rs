@@ -1,17 +1,17 @@
-//! A knob that several programs have is one knob: the same name, help and default. Where it cannot
-//! be, the reason stands here.
+//! A knob that several programs have is one knob: the same name, help and default. Exceptions are
+//! listed here with their reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Arg, Command, CommandFactory};
 
-/// Besides help, version, and what is done once and not set.
+/// Without help, version, and what is done only once.
 const MOST_KNOBS: usize = 12;
 
 /// What is done at one start.
 const DONE_ONCE: &str = "new-epoch";
 
-/// Knobs that say it in each program's own words.
+/// Knobs with their own help text in each program.
 const OWN_HELP: [(&str, &str); 3] = [
     ("feed", "the sender's is its own, and is not shared"),
     (
@@ -21,7 +21,7 @@ const OWN_HELP: [(&str, &str); 3] = [
     ("max-subscribers", "streams, sessions, waiting polls"),
 ];
 
-/// Programs in which a knob has a default of its own.
+/// Programs in which a knob has its own default.
 const OWN_DEFAULT: [(&str, &str, &str); 4] = [
     (
         "short-polling",
@@ -41,7 +41,7 @@ const OWN_DEFAULT: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// All that listens, and where by default.
+/// All programs that listen, and where by default.
 const PROGRAMS: [(&str, &str); 6] = [
     ("short-polling", "127.0.0.1:8001"),
     ("long-polling", "127.0.0.1:8002"),

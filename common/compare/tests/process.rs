@@ -1,5 +1,4 @@
-//! A member in a process of its own: it is started again in its place, and ends with the one who
-//! started it.
+//! A server in its own process: it starts again at its address, and ends with its parent.
 
 #![cfg(target_os = "linux")]
 

@@ -1,27 +1,27 @@
 //! The READMEs' commands do what the READMEs say.
 //!
-//! Run are the lines that begin with `$ ` in blocks fenced as ```` ```console ````, from the
-//! workspace's root, in the order of the file, each README by itself:
+//! The test runs the lines that begin with `$ ` in blocks fenced as ```` ```console ````, from the
+//! workspace's root and in the order of the file. Each README is run by itself:
 //!
-//! - `$ cargo run -p NAME …` without `--example` starts a server, which lives until the README
-//!   ends, at its default port. The next command waits for its `listening on …`. What follows in the
-//!   block, if anything, is what it prints. (Each in a block of its own: it would take a terminal.)
-//! - `$ cargo run -p NAME --example X …` goes on in the background. What follows is what it has
+//! - `$ cargo run -p NAME …` without `--example` starts a server at its default port, which runs until
+//!   the README ends. The next command waits for its `listening on …`. Lines that follow in the block
+//!   are what it prints. It has its own block, because it would take a terminal.
+//! - `$ cargo run -p NAME --example X …` runs in the background. The lines that follow are what it has
 //!   printed when the README ends, or the beginning of that.
-//! - `$ curl …` is run by `sh` and has to end by itself (a stream by `--max-time`). What follows is
-//!   all that it prints on standard output; line ends and white space before them do not count. One
-//!   that only reads is repeated for a while if it does not print that yet.
-//! - `$ curl … &` goes on in the background, and what follows is compared when the README ends. When
-//!   it has reached the server nobody knows: let it ask `after` something.
-//! - The commands in [`LISTED`] are not run here, and what follows is not looked at: CI runs them.
-//!   Any other command fails the test.
+//! - `$ curl …` is run by `sh` and has to end by itself (a stream by `--max-time`). The lines that
+//!   follow are all that it prints on standard output; white space at a line's end does not count. A
+//!   command that only reads is repeated for a while until it prints that.
+//! - `$ curl … &` runs in the background, and its output is compared when the README ends. It may
+//!   reach the server late, so it should ask `after=` something.
+//! - The commands in [`LISTED`] are not run here and their output is not compared: CI runs them. Any
+//!   other command fails the test.
 //!
 //! A line `…` stands for the rest of an output. A `\` at a line's end continues the command.
 //!
-//! What changes from run to run is taken for equal, see [`variables`]: epochs, ids and secrets of
-//! endpoints, times, random delays. The number in a message's id is not: a README starts with a
-//! fresh server. An epoch, an endpoint or a secret that an output has shown may be used in a later
-//! command of the same README: the one of this run is put in its place.
+//! What changes from run to run counts as equal, see [`variables`]: epochs, ids and secrets of
+//! endpoints, times, random delays. The number in a message's id does not change: a README starts with
+//! a fresh server. A later command of the same README may use an epoch, an endpoint or a secret that an
+//! output has shown: the test replaces it by that of this run.
 
 #![cfg(unix)]
 
@@ -41,7 +41,7 @@ use std::{
 
 use regex::Regex;
 
-/// How long an output is waited for.
+/// How long to wait for an output.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Commands that are only quoted. CI runs each of them.
@@ -130,7 +130,7 @@ fn the_readme_of_every_member_starts_its_server() {
 #[test]
 #[ignore = "uses the default ports and curl; CI runs it"]
 fn commands_print_what_the_readme_says() {
-    // A build has no patience to keep.
+    // Built first, because a build may take longer than the patience for an output.
     let built = cargo("build --quiet --workspace --bins --examples").status();
     assert!(built.expect("cargo runs").success());
     for (path, steps) in readmes() {
@@ -143,7 +143,7 @@ fn commands_print_what_the_readme_says() {
     }
 }
 
-/// One README's servers and what this run calls what the README calls otherwise.
+/// One README's servers, and this run's names for what the README names.
 #[derive(Debug, Default)]
 struct Session {
     running: Vec<(Program, Step)>,
@@ -179,7 +179,7 @@ impl Session {
             if last || is_as_said(&step.expected, &printed) {
                 return self.compare(step, &printed);
             }
-            // What it is to show is on its way, and nothing tells when it is there.
+            // The output may need a moment, and there is no event to wait for.
             thread::sleep(Duration::from_millis(100));
         }
     }
@@ -243,7 +243,7 @@ impl Program {
         let (printing, lines) = channel();
         thread::spawn(move || {
             let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-            // Nobody listens any more once the test is over.
+            // It fails only when the test is over.
             lines.for_each(|line| drop(printing.send(line)));
         });
         Self {
@@ -253,7 +253,7 @@ impl Program {
         }
     }
 
-    /// The next line, or `None` at the end of the output or of patience.
+    /// The next line, or `None` at the end of the output or after the patience.
     fn line(&mut self) -> Option<String> {
         self.lines.recv_timeout(PATIENCE).ok()
     }
@@ -365,7 +365,7 @@ fn constant(line: &str) -> String {
     variables().iter().fold(line.to_owned(), replace)
 }
 
-/// What is taken for equal, and what it is replaced by.
+/// What counts as equal, and what replaces it.
 fn variables() -> &'static [(Regex, &'static str)] {
     const PATTERNS: [(&str, &str); 9] = [
         (r"\b[0-9a-v]{12}-(\d+)", "EPOCH-$1"),

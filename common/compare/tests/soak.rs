@@ -1,9 +1,9 @@
-//! Hours of it: each server in a process of its own, that publishes, is cut off and is killed, over
-//! and over. At the end every client has each message that was acknowledged, or knows that it does
-//! not; and what the servers use has not grown.
+//! For hours, each server in its own process publishes, is cut off and is killed again and again.
+//! At the end every client has each acknowledged message or knows that it is missing, and the
+//! servers use no more memory and descriptors than before.
 //!
 //! `SOAK_SECONDS=3600 cargo test --release -p compare --test soak -- --ignored --nocapture` is the
-//! hour; without, it takes two minutes.
+//! hour. Without the variable it takes two minutes.
 
 #![cfg(target_os = "linux")]
 
@@ -26,31 +26,31 @@ use tokio::{
     time::{self, sleep, timeout},
 };
 
-/// How long it takes if `SOAK_SECONDS` does not say.
+/// The duration without `SOAK_SECONDS`.
 const SECONDS: u64 = 120;
 /// Of each server.
 const CLIENTS: usize = 5;
-/// Before each disturbance, messages without one.
+/// Messages between two disturbances.
 const BURST: usize = 50;
-/// Of the whole time, how much begins with kills; the rest has only cuts, so that a process lives
-/// long enough for growth to show.
+/// The share of the time that has kills. The rest has only cuts, so that a process lives long enough
+/// to show growth.
 const KILLS: f64 = 0.4;
 /// What a process may grow by: an allocator's caches, and a feed that fills.
 const GROWTH: u64 = 4 << 20;
 
-/// A client, what leads to it, and all that it heard.
+/// A client, its proxy, and all that it received.
 struct Listener {
     /// Listens as long as this lives.
     _follower: Follower,
     proxy: FaultProxy,
     hearing: UnboundedReceiver<Heard>,
     received: BTreeSet<Id>,
-    /// From, to: of one epoch, or from the one to the other.
+    /// From and to, in one epoch or in two.
     gaps: Vec<(Id, Id)>,
     twice: usize,
 }
 
-/// The place of a life among all, and the number in it.
+/// The index of an epoch, and the number in it.
 type Id = (usize, u64);
 
 /// One server under fire.
@@ -134,7 +134,7 @@ impl Siege {
         Some((life, cursor.seq))
     }
 
-    /// Publishes; while the server is down nothing is acknowledged.
+    /// Publishes. While the server is down nothing is acknowledged.
     async fn publish(&mut self, publisher: &mut Publisher) {
         let number: u32 = self.random.random();
         if let Ok(id) = publisher.publish("soak", &json!(number)).await {
@@ -187,7 +187,7 @@ impl Siege {
         self.listeners = listeners;
     }
 
-    /// Acknowledged, and neither received nor named by anybody.
+    /// Messages that were acknowledged, but that a client neither received nor knows to be missing.
     fn unheard(&self) -> usize {
         let unheard = |listener: &Listener| {
             let named = |id: &Id| {
@@ -222,7 +222,7 @@ impl Siege {
             self.disturb(true).await;
         }
         self.catch_up().await;
-        // From here on it is one process, whose feed is full before it is weighed.
+        // From here on it is one process. Its feed is full before its memory is read.
         let (mut weight, mut rounds) = (None, 0);
         while started.elapsed() < duration || rounds < 2 {
             self.burst().await;
@@ -237,7 +237,7 @@ impl Siege {
         self.tell(weight.unwrap_or_default(), self.weigh().await);
     }
 
-    /// Memory per message that the feed holds is not growth; descriptors when all is quiet.
+    /// Memory and descriptors, when all is quiet. What the feed keeps is no growth.
     async fn weigh(&self) -> (u64, usize) {
         sleep(Duration::from_secs(1)).await;
         let process = &self.process;
@@ -258,7 +258,7 @@ impl Siege {
         );
         assert_eq!(twice, 0, "{name}");
         assert!(after <= before + GROWTH, "{name}: {before} → {after} bytes");
-        // Of webhooks' connections, up to so many for each endpoint are kept for a while.
+        // The sender of webhooks keeps up to this many connections to each endpoint for a while.
         let kept = if name == Technique::Webhooks { 8 } else { 0 };
         assert!(
             many <= few + (2 + kept) * CLIENTS,

@@ -63,7 +63,7 @@ impl Receiver {
     /// Listens on a free port of loopback.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no port is free.
     pub async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;

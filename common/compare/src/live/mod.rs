@@ -1,6 +1,6 @@
 //! The page: publish, and watch the message arrive through five techniques side by side.
 //!
-//! Every message goes to all five servers, each a process of its own with a feed in memory. Each lane
+//! Every message goes to all five servers, each its own process with a feed in memory. Each lane
 //! is a client that reconnects. The page reads snapshots from an event stream; its buttons are POSTs.
 
 mod lane;

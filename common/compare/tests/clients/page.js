@@ -1,5 +1,5 @@
-// The page in a browser: a message arrives through all five, a paused client names what was trimmed, a
-// restarted server is come back to, and a small screen shows all of it.
+// The page in a browser: a message arrives through all five, a paused client names what was trimmed,
+// clients return to a restarted server, and a small screen shows all of it.
 
 import { Server, check, fitsASmallScreen, startChromium } from "./kit.js";
 
@@ -59,7 +59,7 @@ async function aPausedClientNamesWhatWasTrimmed() {
   await every(async (lane) => (await page.locator(`[data-lane=${lane}] .state`).innerText()) === "paused", "is paused");
   const trimmed = page.waitForResponse((answer) => answer.url().endsWith("/trim"));
   await page.click("#trim");
-  await trimmed; // whoever comes back during the burst has a gap, and another after it
+  await trimmed; // a client that comes back during the burst has a gap, and another one after it
   for (const lane of LANES) await page.click(`[data-lane=${lane}] .pause`);
   await every(async (lane) => (await cell(lane, "gaps")) === "1", "has its gap", lanes);
   const gap = await page.locator("[data-lane=sse] .gap").first().innerText();

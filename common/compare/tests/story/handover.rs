@@ -1,5 +1,5 @@
-//! The cursor is the same on every wire: a client that changes technique in mid-flow, with nothing
-//! but its cursor in hand, misses nothing and gets nothing twice.
+//! The cursor is the same on every wire: a client that changes its technique and keeps only its
+//! cursor misses nothing and gets nothing twice.
 
 use std::{cell::Cell, time::Duration};
 
@@ -9,7 +9,7 @@ use harness::PATIENCE;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 
-/// The way: from poll to stream to socket and back.
+/// From poll to stream to socket and back.
 const WAY: [Technique; 5] = [
     Technique::LongPolling,
     Technique::Sse,
@@ -17,12 +17,12 @@ const WAY: [Technique; 5] = [
     Technique::ShortPolling,
     Technique::LongPolling,
 ];
-/// Heard at each station before the client moves on.
+/// Messages read with each technique before the client changes to the next.
 const AT_EACH: usize = 20;
-/// Published in all: so many that they do not end before the way does.
+/// Published in all: more than the client reads on its way.
 const MESSAGES: usize = 4 * WAY.len() * AT_EACH;
 
-/// Takes what comes through one technique, and gives the cursor to go on from.
+/// Reads through one technique, and returns the cursor to resume from.
 async fn stay(world: &World, technique: Technique, after: &str, heard: &mut Vec<String>) -> String {
     let server = world.servers[&technique].addr();
     let mut to = Subscription::new(server, "a");
@@ -59,7 +59,7 @@ async fn one_cursor_serves_all_techniques_in_turn() {
         while published.len() < MESSAGES && !arrived.get() {
             let server = Technique::ALL[random.random_range(0..5)];
             published.push(world.publish_by(server, "a").await);
-            // So that it goes on while the client moves; whether it waits is left to chance.
+            // Publishing goes on while the client changes, sometimes with a pause.
             sleep(Duration::from_micros(random.random_range(0..2_000))).await;
         }
         published

@@ -1,5 +1,5 @@
-//! Where the story's feed lives, by `STORY_FEED`: in `memory`, in a `file`, or on `nats`, where each
-//! server is on its own with the stream, as if it were another machine.
+//! Where the story's feed is kept, by `STORY_FEED`: in `memory`, in a `file`, or on `nats`, where each
+//! server has its own connection to the stream, as if on another machine.
 
 use std::{
     env, fs,
@@ -34,7 +34,7 @@ impl Home {
         }
     }
 
-    /// A place for a feed that has not begun yet.
+    /// A place for a new feed.
     pub(crate) fn place(&self) -> FeedSource {
         let value = match self {
             Self::Memory => "memory".into(),
@@ -51,7 +51,7 @@ impl Home {
         Ipv4Addr::new(127, 0, 0, if self.is_shared() { 2 } else { 1 })
     }
 
-    /// Whether every server has its own way to the feed.
+    /// Whether every server opens the feed for itself.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Nats(_))
     }
@@ -65,7 +65,7 @@ fn new_file() -> String {
     folder.join("feed.sqlite").display().to_string()
 }
 
-/// As soon as whoever had it has let go of it.
+/// Opens it as soon as its last holder has closed it.
 pub(crate) async fn open(source: &FeedSource) -> Feed {
     let retention = Retention {
         messages: RETAIN,

@@ -1,7 +1,7 @@
 //! One story, five wires: whatever is published, trimmed, cut and restarted, the clients of all five
-//! techniques are told the same. Each schedule is made by a seed; a seed that fails is printed, and
-//! `STORY_SEED=N cargo test -p compare --test story` plays it again. `STORY_SEEDS` is how many, and
-//! `STORY_FEED` where the feed lives.
+//! techniques receive the same. A seed makes each schedule. A seed that fails is printed, and
+//! `STORY_SEED=N cargo test -p compare --test story` repeats it. `STORY_SEEDS` is the number of seeds,
+//! and `STORY_FEED` says where the feed is kept.
 
 mod handover;
 mod home;
@@ -19,7 +19,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::{JoinError, JoinSet};
 use world::{RETAIN, World};
 
-/// Seeds that are played, if `STORY_SEEDS` does not say.
+/// The number of seeds without `STORY_SEEDS`.
 const SEEDS: u64 = 100;
 /// Played at one time, so that 256 descriptors are enough.
 const AT_ONE_TIME: usize = 2;
@@ -28,10 +28,10 @@ const STEPS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Publish so many, to topics and by servers that the seed picks. Never more than are kept,
-    /// unless nobody is there.
+    /// Publish this many, to topics and by servers that the seed picks. Never more than the feed
+    /// keeps while clients are there.
     Publish(usize),
-    /// Cut all connections, in the middle of whatever is under way.
+    /// Cut all connections.
     Cut,
     /// All clients leave.
     Leave,
@@ -39,11 +39,11 @@ enum Step {
     Return,
     /// All servers are started again over their feed.
     Restart,
-    /// And over a new one.
+    /// All servers are started again over a new feed.
     NewLife,
 }
 
-/// What a seed makes.
+/// The schedule of a seed.
 fn schedule(random: &mut impl Rng) -> Vec<Step> {
     let mut steps = Vec::with_capacity(STEPS + 1);
     let mut away = false;
@@ -89,7 +89,7 @@ async fn play(world: &mut World, seed: u64) -> Result<(), String> {
     world.tell_the_same()
 }
 
-/// In the middle of it, a cut now and then.
+/// Publishes, and sometimes cuts all connections in between.
 async fn publish(world: &mut World, random: &mut StdRng, count: usize) {
     for _ in 0..count {
         let server = Technique::ALL[random.random_range(0..Technique::ALL.len())];
@@ -132,7 +132,7 @@ async fn all_five_tell_the_same_story() {
     assert!(gaps > 0 || number("STORY_SEED").is_some());
 }
 
-/// A story that is over: how many messages somebody was told are missing, or what went wrong.
+/// A finished story: how many messages clients know to be missing, or what went wrong.
 struct Played {
     seed: u64,
     gaps: Result<usize, String>,

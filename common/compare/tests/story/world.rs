@@ -1,6 +1,6 @@
-//! All five servers on one feed, a client of each behind a proxy of its own, and the truth: what
-//! was published. The rule that every client is held to: each message came once or is named by a
-//! gap, never both and never neither.
+//! All five servers on one feed, a client of each behind its own proxy, and the truth: what
+//! was published. The rule for every client: each message came once or is named by a gap, never both
+//! and never neither.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ pub(crate) const RETAIN: usize = 8;
 pub(crate) const TOPICS: [&str; 2] = ["a", "b"];
 /// How often a receiver asks after its endpoint.
 const CHECK: Duration = Duration::from_millis(20);
-/// Until who was cut off comes again, or is called again.
+/// Until an endpoint is called again.
 const RETRY: Duration = Duration::from_millis(10);
 
 const NOTHING_OPEN: Drained = Drained {
@@ -37,15 +37,14 @@ const NOTHING_OPEN: Drained = Drained {
     cut: 0,
 };
 
-/// What was published to the clients' topics: the topic of each, in the feed's order. Epochs in the
-/// order of their lives.
+/// What was published to the clients' topics, in the feed's order, and the epochs in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     epochs: Vec<String>,
     topics: BTreeMap<Id, String>,
 }
 
-/// The life, and the number in it.
+/// The index of the epoch, and the number in it.
 pub(crate) type Id = (usize, u64);
 
 impl Truth {
@@ -65,7 +64,7 @@ impl Truth {
         Some((life, cursor.seq))
     }
 
-    /// What a gap names, of what was published.
+    /// The published messages that a gap names.
     fn named(&self, gap: &Gap) -> BTreeSet<Id> {
         let (Some(from), Some(to)) = (self.id(&gap.requested), self.id(&gap.resumed)) else {
             return BTreeSet::new();
@@ -100,7 +99,7 @@ impl Listener {
         }
     }
 
-    /// What it has neither received nor been told of.
+    /// Messages that it neither received nor knows to be missing.
     fn unheard(&self, truth: &Truth) -> Vec<Id> {
         let received: BTreeSet<Id> = self.received.iter().copied().collect();
         let ids = truth.topics.keys();
@@ -108,7 +107,7 @@ impl Listener {
         unheard.copied().collect()
     }
 
-    /// Waits until there is nothing unheard.
+    /// Waits until there are none of these.
     async fn catch_up(&mut self, truth: &Truth, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -141,7 +140,7 @@ impl Listener {
         if name.keeps_order() && !self.received.is_sorted() {
             return Err(format!("{name}: out of order: {:?}", self.received));
         }
-        // Who calls tells of whole ranges only, in which something may have come.
+        // A receiver of webhooks names a whole range, from which some messages may have come.
         let both: Vec<&Id> = received.intersection(&self.named).collect();
         if name.keeps_order() && !both.is_empty() {
             return Err(format!("{name}: given and yet named missing: {both:?}"));
@@ -149,7 +148,7 @@ impl Listener {
         Ok(())
     }
 
-    /// What it ends with: the ids that it has, and those that it knows it does not have.
+    /// The ids that it has, and those that it knows to be missing.
     fn end(&self) -> (BTreeSet<Id>, BTreeSet<Id>) {
         let received: BTreeSet<Id> = self.received.iter().copied().collect();
         let missing = self.named.difference(&received).copied().collect();
@@ -166,9 +165,9 @@ pub(crate) struct World {
     pub(crate) servers: BTreeMap<Technique, TestServer>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) truth: Truth,
-    /// How long a client may take to have all.
+    /// How long a client may take to have everything.
     pub(crate) patience: Duration,
-    /// The message of this number is acknowledged, and lost.
+    /// The message of this number is acknowledged and lost.
     pub(crate) loses: Option<usize>,
     published: usize,
 }
@@ -263,7 +262,7 @@ impl World {
         })
     }
 
-    /// Waits until whoever is called is registered.
+    /// Waits until the receivers of webhooks are registered.
     async fn settle(&mut self) {
         let webhooks = self.listeners.iter_mut();
         let webhooks = webhooks.filter(|one| one.technique == Technique::Webhooks);
@@ -273,7 +272,7 @@ impl World {
         }
     }
 
-    /// Publishes to `topic`, by the server of `technique`: the feed is the same.
+    /// Publishes to `topic` by the server of `technique`: they share the feed.
     pub(crate) async fn publish(&mut self, technique: Technique, topic: &str) {
         let lost = self.loses == Some(self.published);
         self.published += 1;
@@ -284,7 +283,7 @@ impl World {
         }
     }
 
-    /// The same, and nobody keeps the books.
+    /// Publishes without a record.
     pub(crate) async fn publish_by(&self, technique: Technique, topic: &str) -> String {
         let mut publisher = Publisher::new(self.servers[&technique].addr());
         let id = publisher.publish(topic, &json!(self.published)).await;
@@ -296,7 +295,7 @@ impl World {
         self.listeners.iter().for_each(|one| one.proxy.drop_all());
     }
 
-    /// All leave, and are gone; or come back.
+    /// All clients leave, or come back.
     pub(crate) async fn pause(&mut self, paused: bool) {
         if !paused {
             self.level().await;
@@ -315,7 +314,8 @@ impl World {
         }
     }
 
-    /// Waits until all servers are equally far. One that lags still gives what another has let go of.
+    /// Waits until all servers have the same head. A server that lags still has messages that another
+    /// has dropped.
     async fn level(&self) {
         let head = |feed: &Feed| feed.head().seq;
         let deadline = Instant::now() + PATIENCE;
@@ -326,7 +326,7 @@ impl World {
         }
     }
 
-    /// Drains every server and starts it again in its place: over the same feed, or over a new one.
+    /// Drains every server and starts it again at its address, over the same feed or a new one.
     pub(crate) async fn restart(&mut self, new_life: bool) {
         let mut places = Vec::new();
         for (technique, server) in std::mem::take(&mut self.servers) {
@@ -339,14 +339,14 @@ impl World {
         }
     }
 
-    /// A feed in memory would not be the same again.
+    /// Opens the feed again. A feed in memory stays open, because it would be another one.
     async fn reopen(&mut self, new_life: bool) {
         if new_life {
             self.source = self.home.place();
         } else if matches!(self.home, Home::Memory) {
             return;
         }
-        // Lets go of the file.
+        // Closes the file.
         self.feeds.clear();
         self.feed = knobs().feed();
         self.feed = home::open(&self.source).await;
@@ -356,7 +356,7 @@ impl World {
         }
     }
 
-    /// Waits until every client has heard of all, and checks what it heard.
+    /// Waits until every client knows of every message, and checks what it received.
     pub(crate) async fn catch_up(&mut self) -> Result<(), String> {
         for listener in &mut self.listeners {
             listener.catch_up(&self.truth, self.patience).await?;
@@ -365,13 +365,13 @@ impl World {
         Ok(())
     }
 
-    /// Messages that somebody was told are missing.
+    /// Messages that clients know to be missing.
     pub(crate) fn gaps(&self) -> usize {
         self.listeners.iter().map(|one| one.end().1.len()).sum()
     }
 
-    /// Every client has the same ids and misses the same: but for webhooks, where the sender keeps
-    /// a queue, which outlives what the feed keeps and dies with the process.
+    /// Every client has the same ids and misses the same. Webhooks differ: the sender keeps a queue,
+    /// which outlives what the feed keeps and ends with the process.
     pub(crate) fn tell_the_same(&self) -> Result<(), String> {
         let ends = self
             .listeners

@@ -1,3 +1,3 @@
-//! The crate that a copier has, without anything of its own.
+//! The crate that a copier has, without any other item.
 
 pub mod verify;
