@@ -28,13 +28,13 @@ mod echo;
 const RUNS: usize = 7;
 const MANY: usize = 10_000;
 const FEW: usize = 100;
-/// Deliveries of one run. The processor time is known to a hundredth of a second.
+/// Deliveries of one run: many, because `/proc` counts processor time in hundredths of a second.
 const DELIVERIES: usize = 100_000;
-/// So long that the frame is a few hundred bytes.
+/// Bytes of a text. Its frame is a few hundred bytes long.
 const TEXT: usize = 128;
-/// One frame of the bare loop, as long as one of ours.
+/// Bytes of a frame of the bare server: as many as ours.
 const FRAME: usize = 247;
-/// What a session has sent and received before its memory is measured.
+/// Bytes that a session sends and receives before its memory is measured.
 const LARGE: usize = 4_096;
 
 const ECHOES: usize = 64;
@@ -107,7 +107,7 @@ async fn memory(sessions: usize) {
     let server = ours(sessions).await;
     let client = Client::keep_alive(server.addr()).await;
     for topic in ["/topics/a", "/topics/b"].repeat(16) {
-        publish(&client, topic, LARGE).await; // What the feed keeps is not the sessions'.
+        publish(&client, topic, LARGE).await; // Fills the feed, whose memory is not the sessions'.
     }
     let before = server.resident();
     let mut open = Vec::new();
@@ -165,8 +165,8 @@ async fn fan_out() {
     );
 }
 
-/// Opens the sessions, publishes at a pace, and waits until everyone has everything: the processor time
-/// of a delivery in µs.
+/// Opens the sessions, publishes at a pace, and waits until all have received everything. Returns the
+/// processor time of a delivery in µs.
 async fn delivery(server: &Process, sessions: usize) -> f64 {
     let messages = DELIVERIES / sessions;
     let mut readers = JoinSet::new();
@@ -176,7 +176,7 @@ async fn delivery(server: &Process, sessions: usize) -> f64 {
     }
     let client = Client::keep_alive(server.addr()).await;
     let used = server.cpu_time();
-    // Half of the time there is nothing to do: it is a pace, and no backlog grows.
+    // Slow enough that the server is idle half of the time and no backlog grows.
     let pace = Duration::from_micros(20 * sessions as u64).max(Duration::from_millis(5));
     let mut pace = interval(pace);
     for _ in 0..messages {
@@ -195,7 +195,7 @@ async fn publish(client: &Client, topic: &str, size: usize) {
     assert_eq!(answer.status, 201);
 }
 
-/// Messages that are echoed, many in flight: rates and processor times.
+/// Echoes, many in flight: rates and processor times.
 async fn echoing(size: usize, unit: &str) {
     let (mut rates, mut costs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
@@ -236,7 +236,7 @@ async fn echoes(server: &Process, size: usize) -> (f64, f64) {
     (count / begun.elapsed().as_secs_f64(), used * 1e6 / count)
 }
 
-/// A game: at each tick every player says where it is, and hears it of everyone, itself included.
+/// A game: at each tick every player publishes its position and receives everyone's, its own included.
 async fn game() {
     let server = ours(PLAYERS).await;
     let used = server.cpu_time();
@@ -258,7 +258,7 @@ async fn game() {
     report("  % of a processor", &[share * 100.0]);
 }
 
-/// The times from a player's move until it has the answer and its own move back, in ms.
+/// The times from a player's publish until it has the ack and its own message, in ms.
 async fn play(mut session: Session) -> Vec<f64> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -305,14 +305,14 @@ fn frame(text: &str) -> Vec<u8> {
 /// The client's side of a session.
 struct Session {
     stream: Stream,
-    /// What was read and is no whole frame yet.
+    /// The bytes of a frame that is not complete yet.
     begun: Vec<u8>,
     /// The id of the last message.
     last: Option<String>,
 }
 
 impl Session {
-    /// A session whose first byte behind the handshake has come, if there is one to come.
+    /// A session that is subscribed, if `path` asks for topics.
     async fn open(server: SocketAddr, path: &str) -> Self {
         let mut stream = Stream::connect(server).await.expect("the server accepts");
         stream.set_nodelay(true).expect("it is open");
@@ -344,7 +344,7 @@ impl Session {
             .expect("the server reads");
     }
 
-    /// Reads until so many frames have come.
+    /// Reads this many frames.
     async fn until(&mut self, mut frames: usize) {
         while frames > 0 {
             match self.take() {
@@ -373,7 +373,7 @@ impl Session {
         assert!(length.expect("the session goes on") > 0, "it goes on");
     }
 
-    /// The text of the next whole frame.
+    /// The text of the next complete frame.
     fn take(&mut self) -> Option<String> {
         let (header, length) = match *self.begun.get(1)? {
             126 => {
@@ -388,8 +388,8 @@ impl Session {
     }
 }
 
-/// The least that a server could do: it takes sessions, and at each POST writes a frame to all; what
-/// comes for an echo it answers with as many bytes as the frames would have.
+/// The least that a server could do. It accepts sessions and writes a frame to all of them at each POST. An
+/// echo is answered with as many bytes as its frames would have.
 fn bare() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     println!(
@@ -418,7 +418,7 @@ fn bare() {
     }
 }
 
-/// Answers the POST whose head was read, and those that follow on the connection.
+/// Answers the POST whose head was read, and the next ones on the connection.
 fn publish_bare(mut publisher: TcpStream, sessions: &mut [TcpStream]) {
     let mut frame = vec![b'x'; FRAME];
     frame[..4].copy_from_slice(&[0x81, 126, 0, (FRAME - 4) as u8]);
@@ -446,7 +446,7 @@ fn echo_bare(mut client: TcpStream, size: usize) {
     }
 }
 
-/// Reads a head and not a byte beyond.
+/// Reads a head, and no byte behind it.
 fn head(connection: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,11 +1,11 @@
-//! The client's half of WebSockets: subscribe, print, confirm, and come back after the last id.
+//! The client's half of WebSockets: subscribe, print, confirm, and reconnect after the last id.
 //!
 //! ```sh
 //! cargo run -p websockets --example websockets_client -- ws://127.0.0.1:8004/topics/news
 //! ```
 //!
-//! It needs no async runtime: one thread reads, and answers what it reads. tungstenite answers the
-//! server's pings while it does.
+//! It needs no async runtime: one thread reads and confirms. tungstenite answers the server's pings while
+//! the thread reads.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ pub struct Args {
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "latest")]
     pub after: String,
-    /// Publishes this text to the topic of --to, once, however often the connection breaks.
+    /// Publish this text to the topic of --to, once, even if the connection breaks meanwhile.
     #[arg(long, requires = "to", value_name = "TEXT")]
     pub say: Option<String>,
     /// The topic to publish to.
@@ -54,14 +54,14 @@ pub struct Client {
     url: Uri,
     /// Everything up to here was printed.
     after: String,
-    /// What is to be published and is not acknowledged, with its key.
+    /// The publish command that is not acknowledged yet. Its key makes a repetition harmless.
     unacknowledged: Option<String>,
-    /// Connections that failed since one was good.
+    /// Connections that failed since the last good one.
     failures: u32,
 }
 
-/// What the server may say, as far as it matters here: an object with one member. One that is not
-/// here, a later server's perhaps, is ignored.
+/// A frame of the server: an object with one member. Members that are not listed here are ignored, so that
+/// a later server may send new ones.
 #[derive(Debug, Deserialize)]
 struct Frame<'a> {
     subscribed: Option<Position>,
@@ -79,7 +79,7 @@ struct Position {
     next: Option<String>,
 }
 
-/// What has an id: an acknowledgement, a message.
+/// An acknowledgement or a message: both have an id.
 #[derive(Debug, Deserialize)]
 struct Identified {
     id: String,
@@ -94,35 +94,31 @@ struct Refusal {
 /// Why a connection ended.
 #[derive(Debug)]
 pub enum Failure {
-    /// Connecting again would not help.
+    /// Reconnecting would not help.
     Final(String),
-    /// It may work later, not before this long.
+    /// It may work later, but not before this time.
     Passing(String, Duration),
 }
 
 impl Client {
     /// Starts where the arguments say.
     pub fn new(args: Args) -> Self {
-        let publish = |(data, topic)| {
-            let key = format!("{:032x}", rand::random::<u128>());
-            json!({"publish": {"topic": topic, "data": data, "key": key, "ref": "say"}}).to_string()
-        };
         Self {
             url: args.url,
             after: args.after,
-            unacknowledged: args.say.zip(args.to).map(publish),
+            unacknowledged: args.say.zip(args.to).map(publish_command),
             failures: 0,
         }
     }
 
-    /// Connects again and again until there is no point in going on, and says why.
+    /// Connects again and again until a failure is final. Returns the reason.
     pub fn run(&mut self) -> String {
         loop {
             match self.session() {
                 Failure::Final(reason) => return reason,
                 Failure::Passing(reason, at_least) => {
                     self.failures += 1;
-                    eprintln!("{reason}; connecting again after {}", self.after);
+                    eprintln!("{reason}; reconnecting after {}", self.after);
                     sleep(at_least + backoff(self.failures, rand::random()));
                 }
             }
@@ -165,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Prints, then moves the cursor: cut off in between, it is printed again.
+    /// Prints, then moves the cursor. If the program ends in between, the message is printed again.
     fn take(&mut self, text: &str, socket: &mut WebSocket<TcpStream>) -> Result<(), Failure> {
         let frame: Frame<'_> = parse(text)?;
         if let Some(Position { next }) = frame.subscribed {
@@ -192,7 +188,12 @@ impl Client {
     }
 }
 
-/// Prints a line. Without a reader there is no point in going on.
+fn publish_command((data, topic): (String, String)) -> String {
+    let key = format!("{:032x}", rand::random::<u128>());
+    json!({"publish": {"topic": topic, "data": data, "key": key, "ref": "say"}}).to_string()
+}
+
+/// Prints a line. A closed standard output is final.
 fn say(line: &str) -> Result<(), Failure> {
     let printed = writeln!(io::stdout(), "{line}");
     printed.map_err(|error| Failure::Final(format!("printing: {error}")))
@@ -218,10 +219,10 @@ fn connect(url: &Uri) -> Result<TcpStream, Failure> {
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {
     serde_json::from_str(json)
-        .map_err(|error| Failure::Final(format!("not understood: {error}: {json}")))
+        .map_err(|error| Failure::Final(format!("cannot parse {json}: {error}")))
 }
 
-/// A 4xx says that the request itself is wrong; 503 says when to come again.
+/// A 4xx means that the request itself is wrong. A 503 names the time to wait.
 fn refused(answer: &Response<Option<Vec<u8>>>) -> Failure {
     let body = answer.body().as_deref().unwrap_or_default();
     let reason = format!("{}: {}", answer.status(), String::from_utf8_lossy(body));
@@ -235,7 +236,7 @@ fn refused(answer: &Response<Option<Vec<u8>>>) -> Failure {
     Failure::Passing(reason, Duration::from_secs(seconds.unwrap_or(0)))
 }
 
-/// Codes that mean this client's own frames would be refused again.
+/// These codes are final: the server would refuse the same frames again.
 fn closed(frame: Option<CloseFrame>) -> Failure {
     let reason = frame.as_ref().map_or("closed".into(), ToString::to_string);
     match frame.map(|frame| frame.code) {
@@ -247,7 +248,7 @@ fn closed(frame: Option<CloseFrame>) -> Failure {
     }
 }
 
-/// A 4xx says that the command itself is wrong; a 5xx that the server cannot do it now.
+/// A 4xx means that the command itself is wrong. A 5xx means that the server cannot do it now.
 impl From<Refusal> for Failure {
     fn from(Refusal { status, detail }: Refusal) -> Self {
         let reason = format!("{status}: {detail}");
@@ -271,18 +272,18 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Full jitter: any time up to a bound that doubles with each failure, so that clients that lost
-/// the same server come back spread over the whole of it. `random` is from 0 to 1.
+/// Full jitter: any time up to a bound that doubles with each failure. So clients that lost the same
+/// server do not all return at once. `random` is from 0 to 1.
 pub fn backoff(failures: u32, random: f64) -> Duration {
     let bound = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16));
     bound.min(LONGEST_BACKOFF).mul_f64(random)
 }
 
-/// The server pings after 20 s; a connection on which nothing comes for twice as long is lost.
+/// The server pings after 20 s. A connection that is silent for twice as long is lost.
 const SILENCE: Duration = Duration::from_secs(40);
-/// How long not to bother a server that has no place.
+/// How long to wait for a server that has no free slot.
 const OVERLOAD: Duration = Duration::from_secs(5);
-/// A frame has no Retry-After: as long as a refused handshake is told to wait at least.
+/// A frame has no Retry-After. This is the shortest one that a refused handshake names.
 const BUSY: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);

@@ -60,7 +60,7 @@ impl Subprotocol for FeedV1 {
                 Some(answer(unsubscribe.reference, next, subscribed))
             }
             Ok(Command::Received(received)) => {
-                let problem = note(&received).err()?;
+                let problem = note(&received).err()?; // A good one is not answered.
                 Some(protocol::error(None, &problem))
             }
             Ok(Command::Ping {}) => Some(protocol::pong()),
@@ -71,7 +71,7 @@ impl Subprotocol for FeedV1 {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
         match self.subscriptions.next().await {
             Ok(frames) => Ok(Some(frames)),
-            Err(FeedError::Closed) => Ok(None),
+            Err(FeedError::Closed) => Ok(None), // The server drains.
             Err(error) => {
                 warn!(%error, "the feed failed a session");
                 Err(Ending::ours(CloseCode::Error, "the feed failed"))
@@ -84,6 +84,7 @@ impl Subprotocol for FeedV1 {
     }
 
     async fn heartbeat(&mut self) -> Option<String> {
+        // Also for clients that want no frame: it keeps their cursors from falling behind.
         self.subscriptions.advance_quiet().await;
         if !self.sends_heartbeats {
             return None;
@@ -94,6 +95,7 @@ impl Subprotocol for FeedV1 {
 }
 
 impl FeedV1 {
+    /// Returns when the message is stored. Meanwhile the session reads nothing more from this client.
     async fn publish(&self, publish: &Publish<'_>) -> Result<Published, Problem> {
         let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
         let kind = publish.kind.as_deref().map(str::parse).transpose();
@@ -109,7 +111,8 @@ impl FeedV1 {
         Ok(feed.publish_once(topic, draft, key).await?)
     }
 
-    /// Where the new subscription starts, if that can be told.
+    /// Where the new subscription starts, if that can be told. A topic may be in one subscription only:
+    /// otherwise its messages would be sent twice.
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<Option<Cursor>, Problem> {
         let topics = parse_topics(&subscribe.topics)?;
         let after = match subscribe.after.as_deref().map(str::parse) {
@@ -139,7 +142,7 @@ impl FeedV1 {
     }
 }
 
-/// The place for what you do with a confirmation.
+/// Put here what your server does with a confirmation. This one logs it.
 fn note(received: &Received) -> Result<(), Problem> {
     let id: Cursor = received.id.parse().map_err(Problem::bad_request)?;
     debug!(%id, "received by the client");
@@ -155,7 +158,7 @@ fn subscribed(reference: Ref<'_>, next: Option<Cursor>) -> String {
     protocol::subscribed(Some(reference), next)
 }
 
-/// The frame for what was done, or for why it was not.
+/// The frame that reports the outcome of a command.
 fn answer<'a, T>(
     reference: Ref<'a>,
     outcome: Result<T, Problem>,

@@ -19,7 +19,7 @@ pub enum Refusal {
     /// Another method than GET.
     #[error("this path takes GET")]
     Method,
-    /// HTTP/1.0, or a request that HTTP/2 would spell otherwise (RFC 8441).
+    /// Not HTTP/1.1. HTTP/2 has a handshake of its own (RFC 8441).
     #[error("a websocket needs HTTP/1.1")]
     Http,
     /// `Connection` does not name `Upgrade`.

@@ -22,6 +22,7 @@ type Answer = Response<Full<Bytes>>;
 
 /// What all connections share.
 pub(crate) struct App {
+    /// This server's own handle: closing it ends the waits of this server alone.
     pub(crate) feed: Feed,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
@@ -33,6 +34,7 @@ pub(crate) struct Opening {
     pub(crate) upgrade: OnUpgrade,
     /// What the path and the query ask for. Without it the session opens unsubscribed.
     pub(crate) subscription: Option<(Topics, After)>,
+    /// How often the client wants a `heartbeat` frame.
     pub(crate) heartbeat: Option<Duration>,
     /// Without a slot the session is refused after the 101, since a page cannot see a refusal before.
     pub(crate) slot: Option<OwnedSemaphorePermit>,
@@ -56,9 +58,10 @@ where
     B: Body<Data = Bytes, Error: Display>,
 {
     let upgrades = handshake::is_asked(request.headers());
+    // Browsers apply no same-origin policy to websockets, so the server checks the origin (RFC 6455 §10.2).
     app.browsers
         .check(&request, upgrades || request.method() == Method::POST)?;
-    // Before `admit`: a browser asks this without credentials.
+    // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok((preflight, None));
     }
@@ -79,13 +82,13 @@ where
     }
 }
 
-/// The place for authentication: called before any route, admits everything. Whether a session may
-/// publish or subscribe to a topic is for `commands.rs` to decide.
+/// Put your authentication here. It is called before any route, and admits everything. Which topics a
+/// session may publish or subscribe to is decided in `commands.rs`.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Upgrades.
+/// Upgrades. The path and the query are checked first, so that a client sees the reason of a refusal.
 fn open<B>(
     app: &App,
     topics: Option<&str>,
@@ -116,7 +119,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The routes without topics, and what is refused.
+/// The routes without topics, and the refusals.
 fn page(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<Answer, Problem> {
     match path {
         "/" if reads => Ok(html(include_str!("page.html"))),

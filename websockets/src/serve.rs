@@ -29,7 +29,7 @@ use crate::{
     socket::{Limits, Socket},
 };
 
-/// The most frames that a message may come in.
+/// The most frames that a message may come in. Each costs the server some work, even an empty one.
 const MAX_FRAGMENTS: u32 = 1_024;
 
 type Stream = StallGuard<TcpStream>;
@@ -86,7 +86,8 @@ fn connection(
     }
 }
 
-/// The connection while it speaks HTTP. Returns the session that it becomes, if it becomes one.
+/// The connection while it speaks HTTP. Returns the session that it becomes, if it becomes one. A session
+/// needs a slot; without one the connection is closed here.
 async fn upgraded(
     stream: TcpStream,
     app: Arc<App>,
@@ -124,6 +125,7 @@ async fn http(
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
+            // Answers a request that has begun, and closes.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -150,12 +152,13 @@ async fn socket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>
     let parts = upgraded
         .ok()?
         .downcast::<TokioIo<Stream>>()
-        .expect("it is the io that hyper was given");
+        .expect("this is the type that hyper was given");
     let limits = Limits {
         message: max_message,
         fragments: MAX_FRAGMENTS,
     };
     let stream = parts.io.into_inner();
+    // `read_buf` is what came behind the request: the first frames of a client that did not wait.
     Some(Socket::new(stream, &parts.read_buf, limits))
 }
 

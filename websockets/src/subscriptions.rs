@@ -43,6 +43,7 @@ impl Subscriptions {
     /// Where the subscription starts, if that can be told.
     pub(crate) fn add(&mut self, topics: Topics, after: After) -> Option<Cursor> {
         let start = self.feed.position(&topics, &after);
+        // `latest` means now, not the moment of the first wait.
         let after = match (after, start) {
             (After::Latest, Some(start)) => start.into(),
             (after, _) => after,
@@ -108,7 +109,7 @@ impl Subscriptions {
         let (page, index, _) = select_all(pages).await;
         let page = page?;
         self.all[index].after = page.next.into();
-        self.all.rotate_left(index + 1);
+        self.all.rotate_left(index + 1); // A busy subscription does not starve the others.
         Ok(self.encode(&page))
     }
 

@@ -1,5 +1,4 @@
-//! Requests and frames that are wrong: each gets a status or a close code and a reason, and does no
-//! harm.
+//! Wrong requests and frames. Each gets a status or a close code with a reason, and does no harm.
 
 mod setup;
 
@@ -44,7 +43,7 @@ async fn half_a_body_is_not_published() {
     server.stop().await;
 }
 
-/// Text that is no command, or one that cannot be done: the error, after which the session goes on.
+/// Commands that cannot be done, each with its error. The session goes on afterwards.
 fn commands() -> Vec<(Value, Value)> {
     let error = |status: u16, detail: &str| json!({"status": status, "detail": detail});
     let error_1 = |status: u16, detail: &str| json!({"ref": 1, "status": status, "detail": detail});
@@ -107,7 +106,7 @@ async fn a_command_that_cannot_be_done_is_refused_by_name() {
     server.stop().await;
 }
 
-/// What does not read as a command at all. The words are serde's.
+/// Texts that are not commands, each with words of the error. The words are serde's.
 const NOT_COMMANDS: &[(&str, &str)] = &[
     ("", "EOF while parsing"),
     ("hello", "expected value"),
@@ -152,7 +151,7 @@ const NOT_COMMANDS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn what_is_no_command_is_answered_and_the_session_goes_on() {
+async fn a_text_that_is_not_a_command_is_answered_and_the_session_goes_on() {
     let server = start(small()).await;
     let mut session = server.websocket("/topics").await;
     for (text, words) in NOT_COMMANDS {
@@ -181,7 +180,7 @@ async fn what_is_no_command_is_answered_and_the_session_goes_on() {
     server.stop().await;
 }
 
-/// Bytes after the handshake that no session survives, the code, and the reason.
+/// Bytes after the handshake that end a session, each with the close code and the reason.
 fn frames() -> Vec<(Vec<u8>, u16, &'static str)> {
     let frame = |opcode, payload: &[u8]| Frame::client(opcode, payload);
     let reserved = Frame {
@@ -250,7 +249,7 @@ async fn frames_that_break_the_protocol_are_answered_with_their_close_code() {
         let shown = bytes[..bytes.len().min(40)].escape_ascii().to_string();
         let mut session = server.websocket("/topics").await;
         session.send_raw(&bytes).await;
-        // More that nobody will read: it must not turn the close into a reset.
+        // The server never parses these bytes. They must not turn its close into a reset.
         session.send_raw([0xff; 2000]).await;
         let (closed, why) = session.expect_close().await;
         assert_eq!(closed, code, "{shown}: {why}");

@@ -1,4 +1,4 @@
-//! The example client, against a server whose every frame is the test's.
+//! The example client against a server that the test plays frame by frame.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../examples/websockets_client.rs"]
@@ -19,8 +19,8 @@ use tungstenite::{
     handshake::server::{Request, Response},
 };
 
-/// What one session ends with when it is sent these frames and then closed; with the target that it
-/// asked for, and all that it sent.
+/// Sends these frames to one session of the client, then closes it. Returns how the session ended, the
+/// request's target, and everything that the client sent.
 fn session(path: &str, frames: &[Value]) -> (Failure, String, Vec<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let args = Args {

@@ -1,4 +1,4 @@
-//! Ten thousand sessions at once, before the program as it is shipped.
+//! Ten thousand sessions at once, with the program as it is shipped.
 //!
 //! Ignored by default: they need 10,300 descriptors, `/proc`, and two minutes and a half.
 #![cfg(target_os = "linux")]
@@ -22,12 +22,12 @@ use tokio::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_websockets");
 const CROWD: usize = 10_000;
-/// Descriptors that are not the crowd's.
+/// Descriptors for everything else.
 const OTHERS: usize = 200;
 /// Messages a second, of 1 KiB each.
 const RATE: u32 = 1_000;
 
-/// One crowd at a time: both have not descriptors enough.
+/// One crowd at a time: there are not enough descriptors for two.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
 async fn enter() -> MutexGuard<'static, ()> {
@@ -88,7 +88,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
         after <= before + before / 20,
         "{before} bytes, then {after}"
     );
-    // Some milliseconds are the machine's; to wake ten thousand would take many more.
+    // A few milliseconds are noise. Waking ten thousand sessions would take many more.
     assert!(
         crowded <= 2 * alone.max(Duration::from_millis(5)),
         "{crowded:?}"
@@ -99,7 +99,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
     assert_eq!(one_more.expect_close().await.0, 1013);
 }
 
-/// Publishes for so many seconds; the time within which 99 of 100 publishes were answered.
+/// Publishes for this many seconds. Returns the 99th percentile of the time to an answer.
 async fn publish(client: &Client, seconds: u32) -> Duration {
     let mut pace = interval(Duration::from_secs(1) / RATE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,8 +115,8 @@ async fn publish(client: &Client, seconds: u32) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// A client that opens a session and takes nothing of it. Its segments are as long as on a real
-/// network: with the loopback's 64 KiB the kernel would keep megabytes for each.
+/// A client that opens a session and never reads. Its segments are as short as on a real network: with the
+/// 64 KiB of the loopback, the kernel would keep megabytes for each client.
 fn never_reads(server: SocketAddr) -> Socket {
     let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_tcp_mss(1_460).unwrap();
@@ -127,7 +127,7 @@ fn never_reads(server: SocketAddr) -> Socket {
     socket
 }
 
-/// Publishes until the kernel keeps as much as it will for every client.
+/// Publishes until the kernel's buffers for every client are full.
 async fn until_all_are_stalled(server: &Process, client: &Client) {
     let mut kept = None;
     loop {
@@ -140,7 +140,7 @@ async fn until_all_are_stalled(server: &Process, client: &Client) {
     }
 }
 
-/// Bytes that wait in the kernel to be sent, for each connection of the server.
+/// For each connection of the server, the unsent bytes in the kernel.
 fn unsent(port: u16) -> Vec<u64> {
     let local = format!(":{port:04X}");
     let table = fs::read_to_string("/proc/net/tcp").unwrap();

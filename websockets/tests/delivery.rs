@@ -115,7 +115,7 @@ async fn a_subscription_has_a_cursor_of_its_own() {
     );
     publish(&feed, "live", "live 1").await;
     assert_eq!(data(&mut client).await, "live 1");
-    // The one is live when the other begins to catch up.
+    // One subscription is live when the other begins to catch up.
     let catch_up =
         json!({"subscribe": {"topics": ["old", "old"], "after": old.id.to_string(), "ref": 2}});
     let answer = ask(&mut client, catch_up).await;

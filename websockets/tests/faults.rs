@@ -30,7 +30,7 @@ impl Scene {
         }
     }
 
-    /// A session of topic a, through the proxy.
+    /// A session of topic `a` through the proxy.
     async fn session(&self, after: &str) -> WsWire {
         let path = format!("/topics/a?after={after}");
         let mut session = WsWire::connect(self.proxy.addr(), &path).await;
@@ -38,7 +38,7 @@ impl Scene {
         session
     }
 
-    /// After `last`, a good connection delivers the rest and nothing before.
+    /// A good connection that comes after `last` receives these texts, and nothing older.
     async fn resumes(&self, last: &str, texts: &[&str]) {
         self.proxy.set(Fault::Pass);
         let mut session = self.session(last).await;
@@ -48,7 +48,7 @@ impl Scene {
         assert!(is_alive(&mut session).await);
     }
 
-    /// The session that suffered has ended, and nobody else noticed.
+    /// The faulty session has ended, and others are served.
     async fn end(self) {
         until_waiters(&self.feed, 0).await;
         let mut other = self.server.websocket("/topics/a").await;
@@ -62,7 +62,7 @@ impl Scene {
     }
 }
 
-/// Half of the ping is enough to answer on a busy machine.
+/// Pings early. Half of the time is enough to answer, even on a busy machine.
 fn impatient() -> Config {
     Config {
         ping: Duration::from_millis(500),

@@ -27,7 +27,7 @@ use websockets::{
 
 const PING: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(10);
-/// Small, so that they are near.
+/// Small, so that the inputs reach them.
 const LIMITS: Limits = Limits {
     message: 1_000,
     fragments: 10,
@@ -42,7 +42,7 @@ const SAID: [&str; 7] = [
     "heartbeat",
 ];
 
-/// What a session says to these bytes, which come in pieces of at most so many.
+/// What a session answers to `input`, which comes in pieces of at most `most` bytes.
 async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     let (io, server) = duplex(4_096);
     let socket = Socket::new(server, b"", LIMITS);
@@ -75,7 +75,7 @@ async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     said.await.unwrap()
 }
 
-/// The code of the close frame, if there is any, of frames that are all well-formed.
+/// Checks that all frames are well-formed. Returns the code of the close frame, if there is one.
 fn close_code(mut said: &[u8]) -> Option<u16> {
     while let [first, second, rest @ ..] = said {
         let (length, rest) = match second {
@@ -109,13 +109,13 @@ fn close_code(mut said: &[u8]) -> Option<u16> {
     None
 }
 
-/// It ends the same whole and in pieces, and by a code that has a meaning.
+/// The session ends the same way with `input` whole and in pieces, and with a code that may be sent.
 async fn holds(input: &[u8], random: &mut StdRng) {
     let whole = close_code(&answers(input, usize::MAX, random).await);
     let most = random.random_range(1..40);
     let pieces = close_code(&answers(input, most, random).await);
     assert_eq!(whole, pieces, "whole, and in pieces");
-    // What may be on the wire at all (§7.4): ours, or the peer's own given back.
+    // The codes that may be on the wire (RFC 6455 §7.4): ours, or the peer's own sent back.
     let may_be_sent = matches!(whole, None | Some(1000..=1003 | 1007..=1014 | 3000..=4999));
     assert!(may_be_sent, "closed with {whole:?}");
 }

@@ -1,4 +1,4 @@
-//! The opening handshake: what upgrades, what is refused, and with which literal answer.
+//! The opening handshake: what is accepted, what is refused, and the literal answers.
 
 mod setup;
 
@@ -6,12 +6,12 @@ use harness::{TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
 use setup::{config, is_alive, start};
 
-/// A whole handshake; each row changes one thing.
+/// A good handshake. Each row of the table changes one thing.
 const GOOD: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
 
-/// What to replace by what, the status, fields of the answer, and the problem's detail.
+/// What to replace, its replacement, the status, fields of the answer, and the problem's detail.
 struct Row(
     &'static str,
     &'static str,
@@ -200,7 +200,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[tokio::test]
-async fn what_is_no_handshake_is_refused_by_name() {
+async fn a_wrong_handshake_is_refused_by_name() {
     let server = start(config()).await;
     for Row(this, that, status, fields, detail) in ROWS {
         let request = GOOD.replacen(this, that, 1);

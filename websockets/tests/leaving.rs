@@ -1,4 +1,4 @@
-//! A client that leaves, in whatever way, frees its place at once and disturbs nobody.
+//! A client that leaves, in any way, frees its slot at once and disturbs no other client.
 
 mod setup;
 
@@ -6,7 +6,7 @@ use common::Feed;
 use harness::{End, Frame, TestServer, WsWire};
 use setup::{config, data, feed, publish, start_with, until_waiters};
 
-/// Two sessions of one topic; the second one stays.
+/// Two sessions of one topic. The second one stays.
 async fn two() -> (TestServer, Feed, WsWire, WsWire) {
     let feed = feed();
     let server = start_with(feed.clone(), config()).await;
@@ -19,7 +19,7 @@ async fn two() -> (TestServer, Feed, WsWire, WsWire) {
     (server, feed, leaves, stays)
 }
 
-/// The other one is served, and the server drains without cutting anybody.
+/// The other session is served, and the server drains without cutting a connection.
 async fn goes_on(server: TestServer, feed: Feed, mut stays: WsWire) {
     until_waiters(&feed, 1).await;
     publish(&feed, "a", "still here").await;
@@ -41,7 +41,7 @@ async fn an_end_of_file_without_a_close_frame_ends_the_session() {
     let (server, feed, mut leaves, stays) = two().await;
     leaves.next_json().await;
     leaves.wire().half_close().await;
-    // Nothing is left to say.
+    // No close frame comes.
     assert_eq!(leaves.wire().closed().await, (End::Eof, Vec::new()));
     goes_on(server, feed, stays).await;
 }

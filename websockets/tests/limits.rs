@@ -24,12 +24,12 @@ async fn one_more_than_the_subscribers_is_closed_with_1013_as_soon_as_it_is_open
     let first = server.websocket("/topics/a").await;
     let mut second = server.websocket("/topics").await;
     let mut third = server.websocket("/topics/a").await;
-    // What it asks is not acted upon.
+    // Its command has no effect.
     let publish = json!({"publish": {"topic": "a", "data": 1, "ref": 1}});
     third.send_text(&publish.to_string()).await;
     let refused = (1013, "at the subscriber limit".into());
     assert_eq!(third.expect_close().await, refused);
-    // The others are served while the server waits for its answer: not once it has given up.
+    // The others are served while the server waits for its answer, and not only after it gave up.
     tokio::select! {
         () = health_and_publishing(&server) => {}
         end = third.wire().closed() => panic!("{end:?} before the others were served"),
@@ -297,8 +297,8 @@ async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1009()
     server.stop().await;
 }
 
-/// tungstenite reserves what a frame's header announces, and keeps a message until its last fragment:
-/// both may be of the limit.
+/// tungstenite reserves what a frame's header announces, and keeps a message until its last fragment. Both
+/// may have the maximum size at the same time.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_hostile_peers_make_a_session_hold_is_bounded() {
@@ -321,7 +321,7 @@ async fn what_hostile_peers_make_a_session_hold_is_bounded() {
     }
     let others = server.client();
     let (mut held, mut answers) = (0, 0);
-    // Until there was nothing more to read for a while: the others are answered all along.
+    // Waits until the memory has not grown for 20 answers to other clients.
     while answers < 20 {
         assert_eq!(others.get("/healthz").send().await.status, 200);
         let now = server.resident().saturating_sub(before) / PEERS as u64;

@@ -1,4 +1,4 @@
-//! Every timer of a session under a paused clock, and where backpressure goes, over a pipe.
+//! Every timer of a session under a paused clock, and its backpressure, over a pipe.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{sync::Arc, time::Duration};
@@ -22,14 +22,14 @@ const PING: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(10);
 const MAX_SESSIONS: usize = 10_000;
 
-/// The peer's end of a session with these many bytes in each direction.
+/// The peer's end of a session. The pipe between them holds `buffer` bytes in each direction.
 struct Peer {
     io: DuplexStream,
     feed: Feed,
     sessions: Arc<Sessions>,
     session: JoinHandle<Result<(), Stalled>>,
     begun: Instant,
-    /// Dropped, it drains.
+    /// Sending or dropping it starts the drain.
     drain: watch::Sender<bool>,
 }
 
@@ -74,7 +74,7 @@ impl Peer {
         self.io.write_all(&frame.encode()).await.unwrap();
     }
 
-    /// Opcode and payload of the next short frame, and when it came in seconds.
+    /// Opcode and payload of the next frame, and the second in which it came.
     async fn next(&mut self) -> (u8, Vec<u8>, u64) {
         let (opcode, length) = (
             self.io.read_u8().await.unwrap() & 15,
@@ -107,7 +107,7 @@ impl Peer {
         (u16::from_be_bytes([payload[0], payload[1]]), second)
     }
 
-    /// When the session's task ended, in seconds.
+    /// The second in which the session's task ended.
     async fn ended(&mut self) -> u64 {
         self.ends_as(Ok(())).await
     }
@@ -160,7 +160,7 @@ async fn any_byte_is_life_even_one_of_a_frame_that_never_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_talking_is_not_pinged() {
+async fn a_peer_that_talks_is_not_pinged() {
     let mut peer = Peer::unsubscribed();
     for _ in 0..10 {
         advance(Duration::from_secs(15)).await;
@@ -208,7 +208,7 @@ async fn a_peer_has_5_s_for_its_part_of_the_closing() {
     peer.drain.send_replace(true);
     assert_eq!(peer.next_close().await, (1012, 0));
     assert_eq!(peer.ended().await, 5);
-    // One that answers and does not close its side has no more.
+    // A peer that answers but does not close its side has 5 s, too.
     let mut peer = Peer::unsubscribed();
     peer.send(&Frame::close(1000, "")).await;
     assert_eq!(peer.next_close().await, (1000, 0));
@@ -236,7 +236,7 @@ async fn a_peer_that_only_reads_is_served_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_a_place() {
+async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_room() {
     let mut peer = Peer::new(None, None, 1000);
     let ping = Frame::text(r#"{"ping":{}}"#).encode();
     let taken = MAX_UNSENT / r#"{"pong":{}}"#.len();
@@ -307,7 +307,7 @@ async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s() {
     until(|| peer.feed.waiters() == 0).await; // The page is on its way, and stuck.
     peer.drain.send_replace(true);
     assert_eq!(peer.ends_as(Err(Stalled)).await, 5);
-    // One that takes it is not.
+    // A peer that takes it is not reset.
     let mut peer = Peer::subscribed(100);
     peer.next_text().await;
     peer.drain.send_replace(true);
@@ -327,7 +327,7 @@ async fn until(holds: impl Fn() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publish_is_obeyed_when_the_one_before_is_acknowledged_and_while_acks_have_a_place() {
+async fn a_publish_is_handled_when_the_one_before_is_acknowledged_and_while_acks_have_room() {
     let mut peer = Peer::new(None, None, 1_000);
     let publish = Frame::text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#).encode();
     let ack = r#"{"ack":{"ref":1,"id":"-1","duplicate":false}}"#.len() + 12;
@@ -337,9 +337,9 @@ async fn a_publish_is_obeyed_when_the_one_before_is_acknowledged_and_while_acks_
         .is_ok()
     {
         sent += 1;
-        assert!(sent < 2 * MAX_UNSENT / ack, "it is obeyed without end");
+        assert!(sent < 2 * MAX_UNSENT / ack, "it is handled without end");
     }
-    // What is published is what waits to be acknowledged: no ack is owed for more than the limit.
+    // Every publish waits for room for its ack: the acks that are owed never exceed the limit.
     let published = peer.feed.head().seq as usize;
     let owed = published * ack;
     assert!(owed <= MAX_UNSENT + 2_000, "{owed} bytes of acks");

@@ -1,4 +1,4 @@
-//! The drain: nothing new comes in, every session is told, what does not end is cut.
+//! The drain: no newcomer is accepted, every session is told, and late connections are cut.
 
 mod setup;
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use setup::{ask, config, frame, start};
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
+/// Enough pages to fill the socket's buffers while the client does not read: 10 MiB.
 const PAGES: usize = 1_000;
 
 #[tokio::test]

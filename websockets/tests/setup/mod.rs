@@ -1,4 +1,4 @@
-//! A server for a test, its knobs, and what a session is asked.
+//! A server for a test, its knobs, and what a test asks a session.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::time::Duration;
@@ -17,12 +17,12 @@ pub(crate) fn config() -> Config {
     Config::default()
 }
 
-/// A server of its own feed.
+/// A server with a new feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(feed(), config).await
 }
 
-/// A server of this feed.
+/// A server with this feed.
 pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
     TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
 }
@@ -31,7 +31,7 @@ pub(crate) fn feed() -> Feed {
     Feed::new(Retention::default())
 }
 
-/// Small bodies and short times, so that their limits are near.
+/// Small limits and short times, so that a test reaches them.
 pub(crate) fn small() -> Config {
     let mut config = config();
     config.server.max_message = MAX_MESSAGE;
@@ -48,7 +48,7 @@ pub(crate) async fn publish(feed: &Feed, topic: &str, text: &str) -> Published {
         .expect("a feed in memory takes it")
 }
 
-/// The next frame but pings, which are answered.
+/// The next text frame. Pings before it are answered.
 pub(crate) async fn frame(session: &mut WsWire) -> Value {
     loop {
         let frame = session.next_frame().await.expect("a frame is due");
@@ -66,7 +66,7 @@ pub(crate) async fn ask(session: &mut WsWire, command: Value) -> Value {
     frame(session).await
 }
 
-/// The next frame's message's data.
+/// The data of the next frame, which is a message.
 pub(crate) async fn data(session: &mut WsWire) -> Value {
     let frame = frame(session).await;
     assert!(frame["message"].is_object(), "a message was due: {frame}");
@@ -85,7 +85,7 @@ pub(crate) fn short_stall() -> Config {
     config
 }
 
-/// Waits until as many readers wait in the feed.
+/// Waits until this many readers wait in the feed.
 pub(crate) async fn until_waiters(feed: &Feed, count: usize) {
     let waiting = async {
         while feed.waiters() != count {
