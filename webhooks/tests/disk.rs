@@ -214,13 +214,16 @@ async fn after_a_failed_sync_nothing_is_called_done_and_the_next_start_repeats_i
 
     let sender = disk.sender();
     // The one that nobody knew of is there or not; if it is, it comes, and perhaps sooner.
-    let again = loop {
-        let mut called = sink.called().await;
-        called.wire.send(OK).await;
-        if called.field("webhook-id") == first.field("webhook-id") {
-            break called;
+    let again = soon(async {
+        loop {
+            let mut called = sink.called().await;
+            called.wire.send(OK).await;
+            if called.field("webhook-id") == first.field("webhook-id") {
+                return called;
+            }
         }
-    };
+    })
+    .await;
     assert_eq!(again.body, first.body);
     let client = sender.client();
     delivered_all(&client, &path, &sink).await;

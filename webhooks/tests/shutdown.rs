@@ -3,12 +3,15 @@
 
 mod setup;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, process::Command, time::Duration};
 
 use common::{Drained, Feed, Retention};
 use harness::{Client, End, TestServer, Wire};
-use setup::{FAILED, OK, Scratch, Sink, endpoint, local, publish, receiver, register, soon};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use serde_json::json;
+use setup::{
+    FAILED, OK, Program, Scratch, Sink, endpoint, local, publish, receiver, register, soon,
+};
+use tokio::sync::oneshot;
 use webhooks::{Config, Lost, run, schedule::Schedule};
 
 /// A server that may end with an error: the harness's fails its test then.
@@ -147,77 +150,26 @@ async fn a_receiver_finishes_the_request_in_flight() {
     );
 }
 
-/// The sender as a process: what `main` makes of a loss.
+/// What `main` makes of a loss.
 #[cfg(unix)]
-mod process {
-    use std::{
-        io::{BufRead, BufReader},
-        process::{Child, Command, Stdio},
+#[tokio::test]
+async fn a_signal_ends_it_with_0_and_a_loss_with_1() {
+    let sender = || {
+        let mut sender = Command::new(env!("CARGO_BIN_EXE_webhooks"));
+        sender.args(["--allow-http", "--allow-loopback"]);
+        Program::launch(sender)
     };
+    let scratch = Scratch::new();
+    let receiver = Program::start(&scratch, |_| {});
+    assert_eq!(soon(receiver.stop()).await.code, Some(0));
+    assert_eq!(soon(sender().stop_by("-INT")).await.code, Some(0));
 
-    use super::*;
-
-    struct Process {
-        child: Child,
-        addr: SocketAddr,
-    }
-
-    impl Process {
-        fn start(program: &str, args: &[&str]) -> Self {
-            let mut child = Command::new(program)
-                .args(["--listen", "127.0.0.1:0"])
-                .args(args)
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let mut line = String::new();
-            let stdout = child.stdout.take().unwrap();
-            BufReader::new(stdout).read_line(&mut line).unwrap();
-            let addr = line.trim().strip_prefix("listening on http://").unwrap();
-            let addr = addr.parse().unwrap();
-            Self { child, addr }
-        }
-
-        async fn exit_code_after(mut self, signal: &str) -> Option<i32> {
-            let pid = self.child.id().to_string();
-            Command::new("kill").args([signal, &pid]).status().unwrap();
-            let exited: JoinHandle<_> = tokio::task::spawn_blocking(move || self.child.wait());
-            soon(exited).await.unwrap().unwrap().code()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_signal_ends_it_with_0_and_a_loss_with_1() {
-        let (receiver, scratch) = (env!("CARGO_BIN_EXE_receiver"), Scratch::new());
-        let inbox = scratch.inbox();
-        let inbox = inbox.to_str().unwrap();
-        let sender = env!("CARGO_BIN_EXE_webhooks");
-        let flags = ["--allow-http", "--allow-loopback"];
-        assert_eq!(
-            Process::start(receiver, &["--inbox", inbox])
-                .exit_code_after("-TERM")
-                .await,
-            Some(0)
-        );
-        assert_eq!(
-            Process::start(sender, &flags).exit_code_after("-INT").await,
-            Some(0)
-        );
-
-        let sender = Process::start(sender, &flags);
-        let client = Client::new(sender.addr);
-        let nobody = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let registration = format!(r#"{{"url":"http://{nobody}/","topics":["a"]}}"#);
-        let request = client.post("/endpoints", registration);
-        request
-            .header("content-type", "application/json")
-            .send()
-            .await;
-        client.post("/topics/a", "hello").send().await;
-        assert_eq!(sender.exit_code_after("-TERM").await, Some(1));
-    }
+    let sender = sender();
+    let client = sender.client();
+    let registration = json!({"url": Sink::open().await.url(), "topics": ["a"]});
+    let request = client.post("/endpoints", registration.to_string());
+    let request = request.header("content-type", "application/json");
+    assert_eq!(request.send().await.status, 201);
+    assert_eq!(client.post("/topics/a", "hello").send().await.status, 201);
+    assert_eq!(soon(sender.stop()).await.code, Some(1));
 }

@@ -9,7 +9,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     time::timeout,
 };
 use webhooks::{Config, receiver, schedule::Schedule, verify::standard::sign};
@@ -119,6 +125,13 @@ pub(crate) async fn receiver() -> (TestServer, Feed) {
 pub(crate) struct Program {
     child: Child,
     pub(crate) addr: SocketAddr,
+    log: Log,
+}
+
+/// What a program writes to standard error, read as it comes: a full pipe would stop the program.
+struct Log {
+    text: Arc<Mutex<String>>,
+    ended: oneshot::Receiver<()>,
 }
 
 /// How a program ended.
@@ -145,17 +158,21 @@ impl Program {
         Self::launch(command)
     }
 
-    fn launch(mut command: Command) -> Self {
+    pub(crate) fn launch(mut command: Command) -> Self {
         command.args(["--listen", "127.0.0.1:0"]);
         command.env("NO_COLOR", "1"); // loom, which `common` tests with, brings colours into the log
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let mut program = Self {
+            child,
+            addr: SocketAddr::from(([0; 4], 0)),
+            log: Log::of(stderr),
+        };
+        let line = first_line(stdout).expect("it says in time where it listens");
         let addr = line.trim().strip_prefix("listening on http://").unwrap();
-        let addr = addr.parse().unwrap();
-        Self { child, addr }
+        program.addr = addr.parse().unwrap();
+        program
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -183,24 +200,61 @@ impl Program {
         self.child.wait().unwrap();
     }
 
+    /// What it has written to its log.
+    pub(crate) fn log(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
     /// Sends SIGTERM and waits.
     pub(crate) async fn stop(self) -> Ended {
+        self.stop_by("-TERM").await
+    }
+
+    /// Sends this signal and waits.
+    pub(crate) async fn stop_by(self, signal: &str) -> Ended {
         let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        Command::new("kill").args([signal, &pid]).status().unwrap();
         self.ended().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends by itself. A program that does not is killed when the future is dropped.
     pub(crate) async fn ended(mut self) -> Ended {
-        let wait = move || {
-            let mut log = String::new();
-            let mut stderr = self.child.stderr.take().unwrap();
-            stderr.read_to_string(&mut log).unwrap();
-            let code = self.child.wait().unwrap().code();
-            Ended { code, log }
-        };
-        tokio::task::spawn_blocking(wait).await.unwrap()
+        // The end of its log is the end of the program, or near it.
+        let _ = (&mut self.log.ended).await;
+        let code = self.child.wait().unwrap().code();
+        Ended {
+            code,
+            log: self.log(),
+        }
     }
+}
+
+impl Log {
+    /// Reads in a thread, because the runtime would wait for a blocking task of its own for ever.
+    fn of(mut stderr: impl Read + Send + 'static) -> Self {
+        let (text, (end, ended)) = (Arc::new(Mutex::new(String::new())), oneshot::channel());
+        let log = text.clone();
+        thread::spawn(move || {
+            let mut chunk = [0; 4_096];
+            while let Ok(read @ 1..) = stderr.read(&mut chunk) {
+                let text = String::from_utf8_lossy(&chunk[..read]);
+                log.lock().unwrap().push_str(&text);
+            }
+            let _ = end.send(()); // the test may be over
+        });
+        Self { text, ended }
+    }
+}
+
+/// The first line, within patience.
+fn first_line(stdout: impl Read + Send + 'static) -> Option<String> {
+    let (line, read) = mpsc::channel();
+    thread::spawn(move || {
+        let mut first = String::new();
+        let _ = BufReader::new(stdout).read_line(&mut first); // what fails is an empty line
+        let _ = line.send(first);
+    });
+    read.recv_timeout(PATIENCE).ok()
 }
 
 impl Drop for Program {
@@ -344,6 +398,11 @@ pub(crate) async fn endpoint(
 /// What `future` gives, within patience.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it comes in time")
+}
+
+/// Sends these bytes again and again until the other side cuts the connection.
+pub(crate) async fn send_until_cut(wire: &mut Wire, bytes: impl AsRef<[u8]>) {
+    soon(async { while wire.try_send(bytes.as_ref()).await.is_ok() {} }).await;
 }
 
 /// An endpoint on which the test answers every byte itself.
