@@ -53,6 +53,7 @@ const DISK: u64 = 1 << 30;
 /// No stream that other servers share, because the endpoints' state lies in the same file.
 const FEED: &str = "Where messages and endpoints are kept: `memory`, which ends with the process, or \
     `file:PATH`";
+
 /// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
