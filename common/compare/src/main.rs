@@ -17,7 +17,7 @@ struct Args {
     /// Measure, and print the table.
     #[arg(long)]
     measure: bool,
-    /// Measure once and briefly: under a minute, instead of three runs in five minutes.
+    /// Measure once, in about a minute, instead of three times in five minutes.
     #[arg(long)]
     quick: bool,
     /// With --measure: write all figures to this file as JSON.

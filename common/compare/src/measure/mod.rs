@@ -92,7 +92,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Under a minute, or under five.
+    /// About a minute, or five.
     fn new(program: &Path, quick: bool) -> Self {
         let descriptors = common::fit_descriptors(20_000);
         let (runs, idle, latencies, waiting): (_, _, _, &[usize]) = match quick {
