@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use common::fit_descriptors;
 use harness::Process;
 use http_body_util::Empty;
 use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
@@ -27,6 +28,8 @@ use short_polling::hint::Hint;
 const RUNS: usize = 7;
 const RUN: Duration = Duration::from_millis(700);
 const CONNECTIONS: usize = 64;
+/// Connections that are kept and do nothing.
+const IDLE: usize = 10_000;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
@@ -39,6 +42,10 @@ fn main() {
     );
     let (bare, ours) = runtime.block_on(async { (bare_server().await, our_server().await) });
     costs(&bare, &ours);
+    println!(
+        "\na connection between two polls, resident: {} bytes",
+        runtime.block_on(idle())
+    );
     println!(
         "\n{:<44} {:>9} {:>9} {:>12}",
         "a client, messages at random", "polls/h", "of no use", "late (s)"
@@ -104,6 +111,22 @@ fn costs(bare: &Server, ours: &Server) {
     }
 }
 
+/// What each of many connections takes that has polled twice and is kept.
+async fn idle() -> u64 {
+    let connections = fit_descriptors(IDLE);
+    let server = our_server().await;
+    let request = server.request(true);
+    let before = server.process.resident();
+    let mut kept: Vec<TcpStream> = (0..connections).map(|_| server.connect()).collect();
+    for _ in 0..2 {
+        for stream in &mut kept {
+            server.exchange(stream, &request);
+        }
+    }
+    let grown = server.process.resident().saturating_sub(before);
+    grown / connections as u64
+}
+
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     figures[figures.len() / 2]
@@ -140,14 +163,7 @@ async fn our_server() -> Server {
 impl Server {
     /// Many clients poll as fast as they are answered.
     fn ask(&self, conditional: bool, kept: bool) -> Cost {
-        let condition = match conditional {
-            true => format!("If-None-Match: {}\r\n", self.etag),
-            false => String::new(),
-        };
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: localhost\r\n{condition}\r\n",
-            self.path
-        );
+        let request = self.request(conditional);
         let (asked, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let received = self.exchange(&mut self.connect(), &request);
         let before = self.process.cpu_time();
@@ -174,6 +190,17 @@ impl Server {
             received,
             cpu_us: used.as_secs_f64() * 1e6 / asked.into_inner() as f64,
         }
+    }
+
+    fn request(&self, conditional: bool) -> String {
+        let condition = match conditional {
+            true => format!("If-None-Match: {}\r\n", self.etag),
+            false => String::new(),
+        };
+        format!(
+            "GET {} HTTP/1.1\r\nHost: localhost\r\n{condition}\r\n",
+            self.path
+        )
     }
 
     fn exchange(&self, stream: &mut TcpStream, request: &str) -> usize {

@@ -42,6 +42,10 @@ pub struct Config {
     /// quiet. Each answer differs by up to a fifth.
     #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
+    /// Whether a connection has no buffers between two polls. `false` is plain hyper. Not on the command
+    /// line.
+    #[arg(skip = true)]
+    pub takeover: bool,
     /// The knobs of the feed.
     #[command(flatten)]
     pub feed: FeedConfig,
@@ -101,6 +105,7 @@ pub async fn run(
             started: Instant::now(),
         },
         feed,
+        takeover: config.takeover,
         server: config.server,
     };
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)

@@ -16,6 +16,8 @@ pub(crate) struct App {
     pub(crate) feed: Feed,
     pub(crate) browsers: Browsers,
     pub(crate) polls: Polls,
+    /// Whether a connection has no buffers between two polls.
+    pub(crate) takeover: bool,
 }
 
 /// Answers one request.

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
-use common::{Connections, Drained, StallGuard, accept_failed};
+use common::{Connections, Drained, StallGuard, Timeouts, accept_failed, serve_unbuffered};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -27,7 +27,7 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             () = connections.ended() => {}
             stream = accept(&listener), if connections.has_room() => {
-                connections.spawn(connection(stream, app.clone(), connections.draining()));
+                open(stream, app.clone(), &mut connections);
             }
         }
     }
@@ -40,16 +40,27 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                // Small answers leave at once. It fails only on a socket that is closed already.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
             Err(error) => accept_failed(error).await,
         }
     }
 }
 
+fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
+    let draining = connections.draining();
+    if app.takeover {
+        connections.spawn(unbuffered(stream, app, draining));
+    } else {
+        connections.spawn(connection(stream, app, draining));
+    }
+}
+
 /// One connection from its first byte to its last.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
-    // Small answers leave at once. It fails only on a socket that is closed already.
-    let _ = stream.set_nodelay(true);
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let service = service_fn(|request| route(app.clone(), request));
     let mut connection = pin!(app.server.http1().serve_connection(io, service));
@@ -63,4 +74,21 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     if let Err(error) = served {
         debug!(%error, "connection ended");
     }
+}
+
+/// The same on the same wire, but between two polls a connection has no hyper, and so none of its
+/// buffers. An addition: without it, the server is complete.
+fn unbuffered(
+    stream: TcpStream,
+    app: Arc<App>,
+    draining: watch::Receiver<bool>,
+) -> impl Future<Output = ()> {
+    let timeouts = Timeouts {
+        read: app.server.read_timeout,
+        stall: app.server.stall,
+    };
+    let http = |app: &Arc<App>| app.server.http1();
+    // Boxed, so that an idle connection does not hold the room of an answer.
+    let route = |app, request| Box::pin(route(app, request));
+    serve_unbuffered(stream, timeouts, draining, app, http, route)
 }

@@ -15,8 +15,9 @@ pub(crate) async fn start(config: Config) -> TestServer {
     start_with(Feed::new(Retention::default()), config).await
 }
 
-/// A server of this feed.
-pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
+/// A server of this feed. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
+pub(crate) async fn start_with(feed: Feed, mut config: Config) -> TestServer {
+    config.takeover &= std::env::var("TAKEOVER").map_or(true, |value| value != "off");
     TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
 }
 

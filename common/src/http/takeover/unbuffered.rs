@@ -220,13 +220,15 @@ enum Parsed {
 /// Lets hyper read, first what is `early`, until the connection can be taken back. `None` if hyper
 /// has ended it. What hyper read beyond the request is `early` again.
 async fn parse<A: Future<Output = Routed>>(
-    http: http1::Builder,
+    mut http: http1::Builder,
     early: &mut Vec<u8>,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
     draining: &mut watch::Receiver<bool>,
     route: &impl Fn(Request<Incoming>) -> A,
 ) -> hyper::Result<Option<Parsed>> {
+    // A request may be the client's last word. Whether it has left is for `left` to say.
+    http.half_close(true);
     let handover = Handover::default();
     let sent = std::mem::take(early);
     let io = join((&sent[..]).chain(reader), writer);
@@ -309,6 +311,14 @@ mod tests {
     /// connection holds a thousand bytes.
     async fn parsed(sent: &str) -> (Option<Parsed>, Vec<u8>, String) {
         let (reader, _client) = simplex(1);
+        parsed_then(sent, reader).await
+    }
+
+    /// The same, with a reader for what the client sends after `sent`.
+    async fn parsed_then(
+        sent: &str,
+        reader: impl AsyncRead + Unpin,
+    ) -> (Option<Parsed>, Vec<u8>, String) {
         let (mut answers, mut writer) = simplex(1_000);
         let reading = tokio::spawn(async move {
             let mut written = String::new();
@@ -356,6 +366,16 @@ mod tests {
             );
             assert_eq!(body.len(), length);
         }
+    }
+
+    #[tokio::test]
+    async fn the_last_word_of_a_client_that_sends_no_more_is_a_request_too() {
+        let get = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (parsed, ..) = parsed_then(get, tokio::io::empty()).await;
+        assert!(matches!(parsed, Some(Parsed::Request(_))));
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (_, _, written) = parsed_then(head, tokio::io::empty()).await;
+        assert!(written.starts_with("HTTP/1.1 404 "), "{written}");
     }
 
     #[test]
