@@ -1,9 +1,12 @@
-//! The contract of the feed, of one in memory.
+//! The feed's contract, held by a feed in memory.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod contract;
 
 use common::{Feed, Retention};
+
+/// The log under test.
+type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 400;

@@ -1,10 +1,12 @@
-//! The contract of the feed, of one on NATS; and what only a stream can promise. They need
+//! The feed's contract, held by a feed on NATS; and what only a stream can promise. These tests need
 //! `nats-server`: `cargo test -p common --features nats --test nats`.
 #![cfg(all(feature = "nats", unix))]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "contract/per_topic.rs"]
+mod per_topic;
 #[path = "contract/verbs.rs"]
-mod contract;
+mod verbs;
 
 use std::{sync::LazyLock, thread, time::Duration};
 
@@ -19,6 +21,9 @@ use tokio::{
     task::{JoinSet, yield_now},
     time::timeout,
 };
+
+/// The log under test.
+type Log = Feed;
 
 /// Where the clients live, whatever becomes of a test's own runtime.
 static CLIENTS: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
@@ -184,7 +189,8 @@ async fn while_nats_is_away_publishing_is_refused_reading_goes_on_and_then_nothi
     for text in ["1", "2", "3"] {
         last = publish_at_last(&one, "a", text).await;
     }
-    let page = waiting.await.unwrap().unwrap();
+    let page = timeout(PATIENCE, waiting).await.expect("it is woken");
+    let page = page.unwrap().unwrap();
     assert_eq!((page.gap, page.messages[0].id.seq > 1), (None, true));
     assert_eq!(
         heard(&two, "a", first, last).await,

@@ -252,6 +252,7 @@ impl Feed {
 }
 
 /// A page, or the future of one. It resolves to `None` if the log has to be read again.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Reading<'a> {
     Done(Page),
     Completing(StoreFuture<'a, Option<Page>>),

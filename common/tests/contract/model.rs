@@ -9,11 +9,11 @@ use std::{
 };
 
 use common::{
-    After, Cursor, Data, Draft, Feed, FeedError, Page, PageLimit, Reason, Retention, Topic, Topics,
+    After, Cursor, Data, Draft, FeedError, Page, PageLimit, Reason, Retention, Topic, Topics,
 };
 use proptest::prelude::*;
 
-use crate::feed;
+use crate::{Log, feed};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -126,7 +126,7 @@ impl Reader {
         }
     }
 
-    fn restart(&mut self, after: After, feed: &Feed) {
+    fn restart(&mut self, after: After, feed: &Log) {
         let latest = after == After::Latest;
         *self = Self {
             after,
@@ -192,7 +192,7 @@ impl Reader {
     }
 
     /// Everything up to the cursor was given or is named in a gap.
-    fn settle(&self, truth: &Truth, feed: &Feed) {
+    fn settle(&self, truth: &Truth, feed: &Log) {
         let After::Cursor(cursor) = &self.after else {
             return;
         };

@@ -1,14 +1,12 @@
-//! What the feed's verbs promise.
+//! What the verbs of any log promise that a pattern may be built on: read, next, position and close.
 
 use std::sync::Arc;
 
-use common::{
-    After, Cursor, Data, Draft, Feed, FeedError, IdempotencyKey, PageLimit, Published, Reason,
-    Retention, Topic, Topics,
-};
-use tokio::task::JoinSet;
+use common::{After, Cursor, Data, Draft, FeedError, PageLimit, Reason, Retention, Topic, Topics};
+use harness::PATIENCE;
+use tokio::{task::JoinSet, time::timeout};
 
-use crate::feed;
+use crate::{Log, feed};
 
 pub(super) fn topic(name: &str) -> Topic {
     name.parse().unwrap()
@@ -18,21 +16,21 @@ pub(super) fn topics(names: &str) -> Topics {
     names.parse().unwrap()
 }
 
-pub(super) async fn publish(feed: &Feed, name: &str) -> Cursor {
+pub(super) async fn publish(feed: &Log, name: &str) -> Cursor {
     feed.publish(topic(name), Draft::new(Data::text("x")))
         .await
         .unwrap()
         .id
 }
 
-fn keeping(messages: usize) -> Feed {
+pub(super) fn keeping(messages: usize) -> Log {
     feed(Retention {
         messages,
         ..Retention::default()
     })
 }
 
-pub(super) fn at(feed: &Feed, seq: u64) -> After {
+pub(super) fn at(feed: &Log, seq: u64) -> After {
     After::Cursor(Cursor { seq, ..feed.head() })
 }
 
@@ -81,92 +79,6 @@ async fn a_page_ends_at_its_limits_and_admits_one_message_whatever_its_size() {
 }
 
 #[tokio::test]
-async fn a_page_is_the_documented_json() {
-    let feed = keeping(1);
-    let page = feed
-        .read(&topics("a"), &After::Latest, PageLimit::default())
-        .await
-        .unwrap();
-    assert_eq!(
-        page.to_json(),
-        format!(
-            r#"{{"messages":[],"next":"{}","more":false,"gap":null}}"#,
-            feed.head()
-        )
-    );
-    publish(&feed, "a").await;
-    let second = publish(&feed, "a").await;
-    let page = feed
-        .read(&topics("b,a"), &at(&feed, 0), PageLimit::default())
-        .await
-        .unwrap();
-    let json = page.to_json();
-    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let epoch = second.epoch.as_str();
-    assert_eq!(
-        json["gap"],
-        serde_json::json!({"reason": "trimmed", "topics": ["a"], "requested": format!("{epoch}-0"), "resumed": format!("{epoch}-1")})
-    );
-    assert_eq!(json["messages"][0]["id"], second.to_string());
-}
-
-#[tokio::test]
-async fn a_cursor_older_than_what_is_kept_is_trimmed() {
-    let feed = keeping(2);
-    for _ in 0..5 {
-        publish(&feed, "a").await;
-    }
-    let page = feed
-        .read(&topics("a,b"), &at(&feed, 1), PageLimit::default())
-        .await
-        .unwrap();
-    let gap = page.gap.unwrap();
-    assert_eq!(
-        (gap.reason, gap.topics, gap.resumed.seq),
-        (Reason::Trimmed, topics("a"), 3)
-    );
-    assert_eq!(page.messages.len(), 2);
-    let whole = feed
-        .read(&topics("a"), &at(&feed, 3), PageLimit::default())
-        .await
-        .unwrap();
-    assert_eq!((whole.gap, whole.messages.len()), (None, 2));
-}
-
-#[tokio::test]
-async fn two_topics_trimmed_to_different_places_are_two_gaps() {
-    let feed = keeping(1);
-    for name in ["a", "c", "a", "b", "b"] {
-        publish(&feed, name).await;
-    }
-    let first = feed
-        .read(&topics("a,b,c"), &at(&feed, 0), PageLimit::default())
-        .await
-        .unwrap();
-    let gap = first.gap.unwrap();
-    assert_eq!((gap.topics, gap.resumed.seq), (topics("a,b"), 1));
-    assert_eq!(
-        (first.messages.len(), first.next.seq, first.more),
-        (0, 1, true)
-    );
-    let second = feed
-        .read(&topics("a,b,c"), &first.next.into(), PageLimit::default())
-        .await
-        .unwrap();
-    let gap = second.gap.unwrap();
-    assert_eq!((gap.topics, gap.resumed.seq), (topics("b"), 4));
-    let seqs: Vec<u64> = second
-        .messages
-        .iter()
-        .map(|message| message.id.seq)
-        .collect();
-    assert_eq!(
-        (seqs, second.next.seq, second.more),
-        (vec![2, 3, 5], 5, false)
-    );
-}
-
-#[tokio::test]
 async fn a_cursor_of_another_life_is_foreign_and_one_beyond_the_head_is_ahead() {
     let feed = keeping(9);
     publish(&feed, "a").await;
@@ -197,91 +109,6 @@ async fn a_cursor_of_another_life_is_foreign_and_one_beyond_the_head_is_ahead() 
 }
 
 #[tokio::test]
-async fn bytes_bound_a_topic_and_the_whole() {
-    let draft = Draft::new(Data::text(&"x".repeat(1_000)));
-    let feed = feed(Retention {
-        topic_bytes: 3_500,
-        total_bytes: 4_500,
-        ..Retention::default()
-    });
-    for _ in 0..9 {
-        feed.publish(topic("a"), draft.clone()).await.unwrap();
-    }
-    let kept = feed.counts();
-    assert!(kept.messages == 2 && kept.bytes <= 3_500, "{kept:?}");
-    for _ in 0..2 {
-        feed.publish(topic("b"), draft.clone()).await.unwrap();
-    }
-    let kept = feed.counts();
-    assert!(kept.messages == 3 && kept.bytes <= 4_500, "{kept:?}");
-    let page = feed
-        .read(&topics("a,b"), &After::Earliest, PageLimit::default())
-        .await
-        .unwrap();
-    let seqs: Vec<u64> = page.messages.iter().map(|message| message.id.seq).collect();
-    assert_eq!(
-        seqs,
-        [9, 10, 11],
-        "the oldest goes first, whatever its topic"
-    );
-}
-
-#[tokio::test]
-async fn the_newest_message_of_a_topic_stays_whatever_its_size() {
-    let feed = feed(Retention {
-        topic_bytes: 1,
-        total_bytes: 1,
-        ..Retention::default()
-    });
-    publish(&feed, "a").await;
-    publish(&feed, "a").await;
-    assert_eq!(feed.counts().messages, 1);
-}
-
-#[tokio::test]
-async fn reading_never_creates_a_topic() {
-    let feed = keeping(1);
-    feed.read(&topics("a,b"), &After::Earliest, PageLimit::default())
-        .await
-        .unwrap();
-    assert_eq!(feed.counts().topics, 0);
-}
-
-#[tokio::test]
-async fn the_same_key_and_message_again_is_a_duplicate_and_another_message_is_refused() {
-    let feed = keeping(9);
-    let key: IdempotencyKey = "k".parse().unwrap();
-    let draft = Draft::new(Data::text("x"));
-    let first = feed
-        .publish_once(topic("a"), draft.clone(), key.clone())
-        .await
-        .unwrap();
-    let again = feed
-        .publish_once(topic("a"), draft.clone(), key.clone())
-        .await
-        .unwrap();
-    assert_eq!(
-        again,
-        Published {
-            duplicate: true,
-            ..first
-        }
-    );
-    let other = feed
-        .publish_once(topic("a"), Draft::new(Data::text("y")), key.clone())
-        .await;
-    assert_eq!(other, Err(FeedError::KeyReused(key.clone())));
-    assert!(
-        !feed
-            .publish_once(topic("b"), draft, key)
-            .await
-            .unwrap()
-            .duplicate,
-        "a key's scope is its topic"
-    );
-}
-
-#[tokio::test]
 async fn a_waiter_is_woken_by_its_topics_and_by_no_other() {
     let feed = keeping(10);
     let waiting = tokio::spawn({
@@ -297,7 +124,7 @@ async fn a_waiter_is_woken_by_its_topics_and_by_no_other() {
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
     let id = publish(&feed, "b").await;
-    assert_eq!(waiting.await.unwrap().messages[0].id, id);
+    assert_eq!(in_time(waiting).await.unwrap().messages[0].id, id);
     assert_eq!(feed.waiters(), 0);
 }
 
@@ -313,7 +140,7 @@ async fn a_waiter_that_leaves_is_not_counted() {
     });
     waiters(&feed, 1).await;
     waiting.abort();
-    assert!(waiting.await.unwrap_err().is_cancelled());
+    assert!(in_time(waiting).await.unwrap_err().is_cancelled());
     assert_eq!(feed.waiters(), 0);
 }
 
@@ -321,7 +148,7 @@ async fn a_waiter_that_leaves_is_not_counted() {
 async fn closing_a_handle_ends_its_waits_and_no_others() {
     let feed = keeping(10);
     let (mine, yours) = (feed.handle(), feed.handle());
-    let wait = |feed: Feed| {
+    let wait = |feed: Log| {
         tokio::spawn(async move {
             feed.next(&topics("a"), &After::Latest, PageLimit::default())
                 .await
@@ -330,10 +157,11 @@ async fn closing_a_handle_ends_its_waits_and_no_others() {
     let (my_wait, your_wait) = (wait(mine.clone()), wait(yours));
     waiters(&feed, 2).await;
     mine.close();
-    assert_eq!(my_wait.await.unwrap(), Err(FeedError::Closed));
+    assert_eq!(in_time(my_wait).await.unwrap(), Err(FeedError::Closed));
     waiters(&feed, 1).await;
     publish(&feed, "a").await;
-    assert_eq!(your_wait.await.unwrap().unwrap().messages.len(), 1);
+    let yours = in_time(your_wait).await.unwrap();
+    assert_eq!(yours.unwrap().messages.len(), 1);
     assert_eq!(
         mine.next(&topics("a"), &After::Earliest, PageLimit::default())
             .await
@@ -349,13 +177,43 @@ async fn closing_a_handle_ends_its_waits_and_no_others() {
     );
 }
 
-async fn waiters(feed: &Feed, wanted: usize) {
-    while feed.waiters() != wanted {
-        tokio::task::yield_now().await;
+pub(super) async fn waiters(feed: &Log, wanted: usize) {
+    let counted = async {
+        while feed.waiters() != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(counted).await;
+}
+
+/// A promise that is not kept fails the test, and does not hang it.
+pub(super) async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it happens in time")
+}
+
+#[tokio::test]
+async fn a_position_is_where_reading_starts_unless_a_gap_has_to_be_told_first() {
+    let feed = keeping(9);
+    for _ in 0..3 {
+        publish(&feed, "a").await;
+    }
+    let position = |after: &After| {
+        let position = feed.position(&topics("a"), after);
+        position.map(|position| position.seq)
+    };
+    assert_eq!(position(&After::Earliest), Some(0));
+    assert_eq!(position(&After::Latest), Some(3));
+    assert_eq!(position(&at(&feed, 2)), Some(2));
+    for unknown in [
+        at(&feed, 4),
+        "other-1".parse().unwrap(),
+        After::lenient("?"),
+    ] {
+        assert_eq!(position(&unknown), None);
     }
 }
 
-/// Publishers and readers on real threads: whoever lost a wake-up would wait for ever.
+/// Publishers and readers on real threads: a reader that lost a wake-up would wait forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_stress_on_real_threads_everybody_gets_everything() {
     const MESSAGES: usize = 2_000;
@@ -400,8 +258,8 @@ async fn under_stress_on_real_threads_everybody_gets_everything() {
             }
         });
     }
-    while let Some(finished) = readers.join_next().await {
-        finished.unwrap();
-    }
+    // Long, because a file syncs four thousand messages.
+    let finished = timeout(6 * PATIENCE, readers.join_all()).await;
+    finished.expect("no reader waits for what is there");
     assert_eq!(feed.waiters(), 0);
 }
