@@ -115,34 +115,37 @@ fn check(row: &Row, response: &RawResponse) {
 const TOPIC: &str = "a topic is words of [A-Za-z0-9_-] joined by single dots, at most 64 bytes";
 const JSON: &str = "Content-Type: application/json";
 
-/// What every server refuses: wrong publishes, paths, methods, hosts, heads.
+/// What every server refuses: wrong publishes, bodies, paths, methods, hosts, heads.
 pub fn rows_of_every_server() -> Vec<Row> {
-    [publishes(), bodies(), browsers(), heads()].concat()
+    [
+        topics(),
+        types_and_keys(),
+        routes(),
+        contents(),
+        lengths(),
+        browsers(),
+        heads(),
+    ]
+    .concat()
 }
 
-fn publishes() -> Vec<Row> {
+fn topics() -> Vec<Row> {
     let long = "t".repeat(65);
-    let topic = |name: &str| {
-        Row::post(
-            &format!("/topics/{name}"),
-            &[],
-            b"x",
-            400,
-            format!("topic {name:?}: {TOPIC}"),
-        )
+    let names = ["", "a..b", "a%20b", "a,b", "a/b", &long];
+    let row = |name: &&str| {
+        let detail = format!("topic {name:?}: {TOPIC}");
+        Row::post(&format!("/topics/{name}"), &[], b"x", 400, detail)
     };
+    names.iter().map(row).collect()
+}
+
+fn types_and_keys() -> Vec<Row> {
     let kind = |query: &str, detail: &str| {
         Row::post(&format!("/topics/a?{query}"), &[], b"x", 400, detail)
     };
     let key = |fields: &[&str], detail: &str| Row::post("/topics/a", fields, b"x", 400, detail);
     let bad_key = "an Idempotency-Key is 1 to 255 visible ASCII bytes";
     vec![
-        topic(""),
-        topic("a..b"),
-        topic("a%20b"),
-        topic("a,b"),
-        topic("a/b"),
-        topic(&long),
         kind("type=", "parameter type is empty"),
         kind("type=a&type=b", "parameter type is repeated"),
         kind(
@@ -155,70 +158,34 @@ fn publishes() -> Vec<Row> {
             &["Idempotency-Key: a", "Idempotency-Key: a"],
             "Idempotency-Key is repeated",
         ),
-        Row::head("DELETE /topics/a", &[], 405, "this path takes "),
-        Row::head(
-            "POST /healthz",
-            &["Content-Length: 0"],
-            405,
-            "this path takes GET, HEAD",
-        ),
-        Row::head(
-            "POST /",
-            &["Content-Length: 0"],
-            405,
-            "this path takes GET, HEAD",
-        ),
-        Row::head("GET /nothing", &[], 404, "nothing is at /nothing"),
-        Row::head(
-            "GET /healthz",
-            &["Content-Length: 1", "", "x"],
-            400,
-            "a GET has no body",
-        ),
     ]
 }
 
-fn bodies() -> Vec<Row> {
-    let over = format!("the body is over {MAX_MESSAGE} bytes");
-    let nested = ["[".repeat(129), "]".repeat(129)].concat();
-    let big = vec![b'x'; MAX_MESSAGE + 1];
-    let chunked = [
-        format!("{:x}\r\n", big.len()).as_bytes(),
-        &big,
-        b"\r\n0\r\n\r\n",
-    ]
-    .concat();
-    let mut chunked_row = Row::head(
-        "POST /topics/a",
-        &["Transfer-Encoding: chunked"],
-        413,
-        over.clone(),
-    );
-    chunked_row.request.extend(chunked);
+fn routes() -> Vec<Row> {
+    let empty = &["Content-Length: 0"];
+    let reads = "this path takes GET, HEAD";
+    let body = &["Content-Length: 1", "", "x"];
     vec![
-        Row::post("/topics/a", &[JSON], b"{", 400, "the body is not JSON: "),
-        Row::post("/topics/a", &[JSON], b"", 400, "the body is not JSON: "),
-        Row::post(
-            "/topics/a",
-            &[JSON],
+        Row::head("DELETE /topics/a", &[], 405, "this path takes "),
+        Row::head("POST /healthz", empty, 405, reads),
+        Row::head("POST /", empty, 405, reads),
+        Row::head("GET /nothing", &[], 404, "nothing is at /nothing"),
+        Row::head("GET /healthz", body, 400, "a GET has no body"),
+    ]
+}
+
+fn contents() -> Vec<Row> {
+    let nested = ["[".repeat(129), "]".repeat(129)].concat();
+    let json = |body: &[u8], detail: &str| Row::post("/topics/a", &[JSON], body, 400, detail);
+    vec![
+        json(b"{", "the body is not JSON: "),
+        json(b"", "the body is not JSON: "),
+        json(
             br#""\ud800""#,
-            400,
             "the body has a lone surrogate escape, which is no character",
         ),
-        Row::post(
-            "/topics/a",
-            &[JSON],
-            nested.as_bytes(),
-            400,
-            "the body nests deeper than 128",
-        ),
-        Row::post(
-            "/topics/a",
-            &[JSON],
-            b"\"\xff\"",
-            400,
-            "the body is not UTF-8 at byte 1",
-        ),
+        json(nested.as_bytes(), "the body nests deeper than 128"),
+        json(b"\"\xff\"", "the body is not UTF-8 at byte 1"),
         Row::post(
             "/topics/a",
             &[],
@@ -226,29 +193,29 @@ fn bodies() -> Vec<Row> {
             400,
             "the body is not UTF-8 at byte 0",
         ),
+    ]
+}
+
+fn lengths() -> Vec<Row> {
+    let over = format!("the body is over {MAX_MESSAGE} bytes");
+    let late = format!("the body took longer than {READ_TIMEOUT} s");
+    let big = vec![b'x'; MAX_MESSAGE + 1];
+    let head =
+        |fields: &[&str], status, detail: &str| Row::head("POST /topics/a", fields, status, detail);
+    let mut chunked = head(&["Transfer-Encoding: chunked"], 413, &over);
+    chunked
+        .request
+        .extend(format!("{:x}\r\n", big.len()).bytes());
+    chunked.request.extend(&big);
+    chunked.request.extend(b"\r\n0\r\n\r\n");
+    let endless = "Content-Length: 4000000000";
+    vec![
         Row::post("/topics/a", &[], &big, 413, over.clone()),
-        chunked_row,
-        Row::head(
-            "POST /topics/a",
-            &["Content-Length: 4000000000", "Expect: 100-continue"],
-            413,
-            over,
-        ),
-        // A length that is too long is a body that does not come; one that is too short cuts the
-        // body, and what is left is no request.
-        Row::head(
-            "POST /topics/a",
-            &["Content-Length: 4000000000"],
-            408,
-            format!("the body took longer than {READ_TIMEOUT} s"),
-        ),
-        // The rest of the body never comes.
-        Row::head(
-            "POST /topics/a",
-            &["Content-Length: 10", "", "slow"],
-            408,
-            format!("the body took longer than {READ_TIMEOUT} s"),
-        ),
+        chunked,
+        head(&[endless, "Expect: 100-continue"], 413, &over),
+        // The rest of these bodies never comes.
+        head(&[endless], 408, &late),
+        head(&["Content-Length: 10", "", "slow"], 408, &late),
     ]
 }
 
