@@ -24,17 +24,13 @@ const MAX_TOPICS: usize = 64;
 #[derive(Debug)]
 pub struct FeedV1 {
     subscriptions: Subscriptions,
-    /// The client asked for `heartbeat` frames.
-    sends_heartbeats: bool,
 }
 
 impl FeedV1 {
     /// A session without subscriptions.
-    pub fn new(feed: Feed, sends_heartbeats: bool) -> Self {
-        Self {
-            subscriptions: Subscriptions::new(feed),
-            sends_heartbeats,
-        }
+    pub fn new(feed: Feed) -> Self {
+        let subscriptions = Subscriptions::new(feed);
+        Self { subscriptions }
     }
 
     /// Adds the subscription that the handshake asked for. Returns the text that tells the client.
@@ -84,11 +80,7 @@ impl Subprotocol for FeedV1 {
     }
 
     async fn heartbeat(&mut self) -> Option<String> {
-        // Also for clients that want no frame: it keeps their cursors from falling behind.
         self.subscriptions.advance_quiet().await;
-        if !self.sends_heartbeats {
-            return None;
-        }
         let next = self.subscriptions.position()?;
         Some(protocol::heartbeat(next))
     }

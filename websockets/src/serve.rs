@@ -74,11 +74,11 @@ fn connection(
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     // Boxed, so that hyper's memory is free again while the session runs.
-    let upgraded = Box::pin(upgraded(stream, app, draining.clone()));
+    let session = Box::pin(until_session(stream, app, draining.clone()));
     async move {
         // Borrowed, not moved: a value that is moved across an await is stored twice
         // (rust-lang/rust#62958).
-        if let Some(session) = &mut upgraded.await
+        if let Some(session) = &mut session.await
             && session.run(&mut draining).await == Err(Stalled)
         {
             reset(session.get_ref());
@@ -88,7 +88,7 @@ fn connection(
 
 /// The connection while it speaks HTTP. Returns the session that it becomes, if it becomes one. A session
 /// needs a slot; without one the connection is closed here.
-async fn upgraded(
+async fn until_session(
     stream: TcpStream,
     app: Arc<App>,
     draining: watch::Receiver<bool>,
@@ -96,17 +96,16 @@ async fn upgraded(
     // Small frames leave at once. It fails only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
     let opening = http(stream, &app, draining).await?;
-    let mut socket = socket(opening.upgrade, app.server.max_message).await?;
+    let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
     let Some(slot) = opening.slot else {
         refuse(socket).await;
         return None;
     };
-    let mut subprotocol = FeedV1::new(app.feed.clone(), opening.heartbeat.is_some());
+    let mut subprotocol = FeedV1::new(app.feed.clone());
     if let Some((topics, after)) = opening.subscription {
         socket.push_text(&subprotocol.open(topics, after));
     }
-    let heartbeat = opening.heartbeat.unwrap_or(app.sessions.ping);
-    let sessions = app.sessions.clone();
+    let (sessions, heartbeat) = (app.sessions.clone(), opening.heartbeat);
     Some(Session::new(sessions, slot, socket, subprotocol, heartbeat))
 }
 
@@ -147,7 +146,7 @@ async fn answer(
 const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The websocket that hyper hands over once the 101 is written.
-async fn socket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
+async fn websocket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
     let upgraded = upgrade.await.inspect_err(log);
     let parts = upgraded
         .ok()?

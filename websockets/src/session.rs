@@ -39,7 +39,8 @@ pub trait Subprotocol {
     /// News that is there now, as whole frames. The last frames before a 1012.
     fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
 
-    /// Called at every heartbeat. Returns the text to send, if there is one.
+    /// Called at every heartbeat, and as often as silent peers are pinged if the client asked for no
+    /// heartbeats. Returns the frame's text, if there is one; it is sent only to clients that asked.
     fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
@@ -71,10 +72,6 @@ impl Sessions {
     pub fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
     }
-
-    fn open(&self) -> usize {
-        self.max - self.slots.available_permits()
-    }
 }
 
 /// One open session.
@@ -85,8 +82,8 @@ pub struct Session<S, P> {
     subprotocol: P,
     /// When the last ping was sent.
     pinged: Option<Instant>,
-    /// How often [`Subprotocol::heartbeat`] is called.
-    heartbeat: Duration,
+    /// How often the client wants a heartbeat, if it asked for them.
+    heartbeat: Option<Duration>,
     heartbeat_at: Instant,
     /// When it is this session's turn to leave, once the server drains.
     leave_at: Option<Instant>,
@@ -99,21 +96,23 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     P: Subprotocol,
 {
-    /// A session that begins. It owns its slot of [`Sessions::slot`].
+    /// A session that begins. It owns its slot of [`Sessions::slot`]. `heartbeat` is how often the client
+    /// wants one, if it asked for them.
     pub fn new(
         shared: Arc<Sessions>,
         slot: OwnedSemaphorePermit,
         socket: Socket<S>,
         subprotocol: P,
-        heartbeat: Duration,
+        heartbeat: Option<Duration>,
     ) -> Self {
+        let heartbeat_at = Instant::now() + heartbeat.unwrap_or(shared.ping);
         Self {
             shared,
             socket,
             subprotocol,
             pinged: None,
             heartbeat,
-            heartbeat_at: Instant::now() + heartbeat,
+            heartbeat_at,
             leave_at: None,
             _slot: slot,
         }
@@ -172,7 +171,8 @@ where
 
     /// Sessions do not all leave at once: the server that takes over has to accept every client.
     fn plan_to_leave(&mut self) -> Result<(), Ending> {
-        let wait = spread(self.shared.open(), self.shared.drain).mul_f64(rand::random());
+        let open = self.shared.max - self.shared.slots.available_permits();
+        let wait = spread(open, self.shared.drain).mul_f64(rand::random());
         self.leave_at.get_or_insert(Instant::now() + wait);
         Ok(())
     }
@@ -218,8 +218,9 @@ where
             return Err(self.leave().await);
         }
         if self.heartbeat_at <= now {
-            self.heartbeat_at = now + self.heartbeat;
-            if let Some(text) = self.subprotocol.heartbeat().await {
+            self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
+            let text = self.subprotocol.heartbeat().await;
+            if let (Some(text), Some(_)) = (text, self.heartbeat) {
                 self.socket.push_text(&text);
             }
         }

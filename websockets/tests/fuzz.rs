@@ -46,10 +46,10 @@ const SAID: [&str; 7] = [
 async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     let (io, server) = duplex(4_096);
     let socket = Socket::new(server, b"", LIMITS);
-    let subprotocol = FeedV1::new(Feed::new(Retention::default()), false);
+    let subprotocol = FeedV1::new(Feed::new(Retention::default()));
     let sessions = Arc::new(Sessions::new(1, PING, DRAIN));
     let slot = sessions.slot().unwrap();
-    let mut session = Session::new(sessions, slot, socket, subprotocol, PING);
+    let mut session = Session::new(sessions, slot, socket, subprotocol, None);
     let session = tokio::spawn(async move {
         let (_drain, mut draining) = watch::channel(false);
         session.run(&mut draining).await

@@ -43,13 +43,12 @@ impl Peer {
             fragments: 10,
         };
         let mut socket = Socket::new(server, b"", limits);
-        let mut subprotocol = FeedV1::new(feed.clone(), heartbeat.is_some());
+        let mut subprotocol = FeedV1::new(feed.clone());
         if let Some(after) = after {
             socket.push_text(&subprotocol.open("a".parse().unwrap(), after));
         }
         let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, DRAIN));
         let slot = sessions.slot().unwrap();
-        let heartbeat = heartbeat.unwrap_or(PING);
         let mut session = Session::new(sessions.clone(), slot, socket, subprotocol, heartbeat);
         let session = tokio::spawn(async move { session.run(&mut draining).await });
         Self {
