@@ -23,7 +23,7 @@ pub struct Knobs {
     /// Waiting clients, open streams or registered endpoints.
     #[arg(long, default_value_t = Self::default().max_subscribers, value_name = "N")]
     pub max_subscribers: usize,
-    /// Whether a waiting client leaves hyper, where the member can do that.
+    /// Whether a waiting client costs no buffers of hyper, where the member can do that.
     #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
     /// Seconds until an endpoint is called again [default: the member's schedule].
@@ -106,7 +106,10 @@ pub async fn run(
 ) -> io::Result<Drained> {
     match technique {
         Technique::ShortPolling => {
-            let mut config = short_polling::Config::default();
+            let mut config = short_polling::Config {
+                takeover: knobs.takeover,
+                ..short_polling::Config::default()
+            };
             config.server.max_connections = Some(knobs.max_subscribers + 256);
             short_polling::run(listener, feed, config, shutdown).await
         }

@@ -20,7 +20,7 @@ impl Bench {
     pub(super) async fn memory(&self, run: &mut Run) -> io::Result<()> {
         for technique in Technique::ALL {
             self.memory_of(technique, true, run).await?;
-            if matches!(technique, Technique::LongPolling | Technique::Sse) {
+            if !matches!(technique, Technique::Webhooks | Technique::Websockets) {
                 self.memory_of(technique, false, run).await?;
             }
         }
