@@ -84,8 +84,9 @@ pub(crate) fn draw(
         if lines.is_empty() {
             continue;
         }
-        let svg = chart.svg(&lines);
-        let svg = svg.map_err(|error| io::Error::other(error.to_string()))?;
+        let svg = chart
+            .svg(&lines)
+            .map_err(|error| io::Error::other(error.to_string()))?;
         fs::write(folder.join(chart.name).with_extension("svg"), svg)?;
         drawn.push((chart.name, chart.title));
     }
@@ -95,18 +96,21 @@ pub(crate) fn draw(
 impl Chart {
     /// The rows that have points.
     fn lines(&self, report: &Report) -> Vec<Line> {
-        let line = |(row, colour): (&Row, RGBColor)| {
-            let points = report.points.iter().filter(|point| point.row == *row);
-            Line {
-                name: row.to_string(),
-                colour,
-                points: points
-                    .filter_map(|point| Some((point.rate, (self.value)(point)?)))
-                    .collect(),
-            }
-        };
-        let lines = Row::ALL.iter().zip(COLOURS).map(line);
-        lines.filter(|line| !line.points.is_empty()).collect()
+        let rows = Row::ALL.into_iter().zip(COLOURS);
+        rows.map(|(row, colour)| Line {
+            name: row.to_string(),
+            colour,
+            points: self.points(report, row),
+        })
+        .filter(|line| !line.points.is_empty())
+        .collect()
+    }
+
+    fn points(&self, report: &Report, row: Row) -> Vec<(f64, f64)> {
+        let points = report.points.iter().filter(|point| point.row == row);
+        points
+            .filter_map(|point| Some((point.rate, (self.value)(point)?)))
+            .collect()
     }
 
     /// Both axes are logarithmic, so that ratios are distances.
@@ -148,8 +152,8 @@ impl Chart {
 impl Line {
     fn draw(&self, chart: &mut Context<'_>) -> Result<(), Box<dyn Error>> {
         let colour = self.colour;
-        let dot = |point: &(f64, f64)| Circle::new(*point, 3, colour.filled());
-        chart.draw_series(self.points.iter().map(dot))?;
+        let dots = self.points.iter();
+        chart.draw_series(dots.map(|point| Circle::new(*point, 3, colour.filled())))?;
         let line = LineSeries::new(self.points.iter().copied(), colour.stroke_width(2));
         chart
             .draw_series(line)?

@@ -45,14 +45,14 @@ fn off(figure: Figure, pairs: &[Pair]) -> Vec<String> {
     let Some(base) = pairs.first() else {
         return Vec::new();
     };
-    let line = |pair: &Pair| {
+    let lines = pairs.iter().filter_map(|pair| {
         let (said, now) = (pair.said / base.said, pair.now / base.now);
         let (label, row, base) = (figure.label(), pair.row, base.row);
         let line =
             format!("{label}: {row} over {base} is {said:.3} in the README and {now:.3} now");
         ((said / now).max(now / said) > TOLERANCE).then_some(line)
-    };
-    pairs.iter().filter_map(line).collect()
+    });
+    lines.collect()
 }
 
 /// The cells of a figure's line. A cell without a number is `None`.

@@ -97,13 +97,12 @@ impl CopySet {
     /// # Errors
     /// If one of the files exists there already, or the disk refuses.
     pub fn copy_to(&self, folder: &Path) -> io::Result<()> {
-        let target = |file: &CopyFile| folder.join(&file.target);
-        if let Some(taken) = self.files.iter().map(target).find(|path| path.exists()) {
+        let targets = self.files.iter().map(|file| folder.join(&file.target));
+        if let Some(taken) = targets.clone().find(|target| target.exists()) {
             let message = format!("{} exists already; nothing is copied", taken.display());
             return Err(io::Error::other(message));
         }
-        for file in &self.files {
-            let target = target(file);
+        for (file, target) in self.files.iter().zip(targets) {
             fs::create_dir_all(target.parent().unwrap_or(folder))?;
             fs::copy(&file.source, target)?;
         }
@@ -191,20 +190,20 @@ fn first_cell(line: &str) -> Option<(&str, &str)> {
 fn file(folder: &Path, link: &str, rest: &str) -> io::Result<CopyFile> {
     let path = link.trim_end_matches(')');
     let lines = rest.split('|').next().unwrap_or_default().trim();
-    let wrong = |_| io::Error::other(format!("{path}: not a number of lines: {lines:?}"));
     let below_src = path.split_once("src/").map_or(path, |(_, below)| below);
     Ok(CopyFile {
         source: folder.join(path),
         target: below_src.into(),
-        lines: lines.parse().map_err(wrong)?,
+        lines: lines
+            .parse()
+            .map_err(|_| io::Error::other(format!("{path}: not a number of lines: {lines:?}")))?,
     })
 }
 
 /// What the section's `toml` block says.
 fn dependencies(body: &str) -> &str {
-    let block = body.split_once("```toml\n");
-    let block = block.and_then(|(_, rest)| rest.split_once("```"));
-    block.map_or("", |(dependencies, _)| dependencies)
+    let block = body.split_once("```toml\n").map_or("", |(_, block)| block);
+    block.split_once("```").map_or("", |(lines, _)| lines)
 }
 
 #[cfg(test)]

@@ -50,19 +50,22 @@ impl Process {
         if let Some(retry) = knobs.retry {
             command.args(["--retry", &retry.as_secs_f64().to_string()]);
         }
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).await?;
-        let addr = line.trim_end().strip_prefix("listening on http://");
-        let addr = addr.and_then(|addr| addr.parse().ok());
-        let silent = || io::Error::other(format!("{technique} does not listen: {line:?}"));
+        let listening = line.trim_end().strip_prefix("listening on http://");
+        let Some(addr) = listening.and_then(|addr| addr.parse().ok()) else {
+            return Err(io::Error::other(format!(
+                "{technique} does not listen: {line:?}"
+            )));
+        };
         Ok(Self {
             program,
             technique,
             knobs,
-            addr: addr.ok_or_else(silent)?,
+            addr,
             child,
         })
     }

@@ -19,10 +19,10 @@ const CHARTS: &str = "common/compare/charts";
 pub fn write_into(path: &Path, report: &Report) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("")).join(CHARTS);
     let charts = chart::draw(report, &folder)?;
-    let charts = charts
+    let images = charts
         .iter()
         .map(|(name, title)| format!("![{title}]({CHARTS}/{name}.svg)\n"));
-    let table = markdown(report) + "\n" + &charts.collect::<String>();
+    let table = markdown(report) + "\n" + &images.collect::<String>();
     let readme = replaced(&fs::read_to_string(path)?, FEW, &table::few(report))?;
     fs::write(path, replaced(&readme, TABLE, &table)?)
 }

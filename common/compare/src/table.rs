@@ -65,10 +65,10 @@ fn line<const N: usize>(label: &str, cells: [String; N]) -> String {
 
 /// A word and whether every run confirms it.
 fn judged(report: &Report, row: Row, word: Option<&str>, figure: Figure, scale: Scale) -> String {
-    let least = Row::ALL
+    let all = Row::ALL
         .into_iter()
         .filter_map(|row| report.get(row, figure));
-    let least = least.map(|spread| spread.median).min_by(f64::total_cmp);
+    let least = all.map(|spread| spread.median).min_by(f64::total_cmp);
     let (Some(word), Some(least), Some(here)) = (word, least, report.get(row, figure)) else {
         return "–".to_owned();
     };

@@ -35,8 +35,9 @@ impl Sse {
 
     pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
-            let frame = self.body.frame().await;
-            let frame = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let Some(frame) = self.body.frame().await else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
             let bytes = frame.map_err(io::Error::other)?.into_data();
             let events = self.parser.feed(&bytes.unwrap_or_default());
             let heard: Vec<Heard> = events

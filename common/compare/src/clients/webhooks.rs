@@ -142,8 +142,8 @@ impl Shared {
     async fn verified(&self, request: Request<Incoming>) -> io::Result<Message> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let fields = head.headers.iter();
-        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let headers = head.headers.iter();
+        let fields = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
         let secrets = std::slice::from_ref(&self.secret);
         let now = unix_seconds(SystemTime::now());
         let event = verify(
@@ -235,9 +235,10 @@ impl Webhooks {
         if let Some(gap) = self.gap.take() {
             return Ok(vec![Heard::Gap(gap)]);
         }
-        let message = self.receiver.deliveries.lock().await.recv().await;
-        let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(vec![Heard::Message(message)])
+        match self.receiver.deliveries.lock().await.recv().await {
+            Some(message) => Ok(vec![Heard::Message(message)]),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
@@ -252,8 +253,8 @@ impl Webhooks {
         let (head, body) = self.management.get(&(path + "/deliveries")).await?;
         expect(StatusCode::OK, head.status, &body)?;
         let deliveries: Deliveries = serde_json::from_slice(&body)?;
-        let new = deliveries.gaps.into_iter().skip(self.told);
-        let new: Vec<Heard> = new.map(Heard::Gap).collect();
+        let gaps = deliveries.gaps.into_iter().skip(self.told);
+        let new: Vec<Heard> = gaps.map(Heard::Gap).collect();
         self.told += new.len();
         Ok(new)
     }

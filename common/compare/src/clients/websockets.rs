@@ -49,13 +49,13 @@ impl Websocket {
 
     pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
         loop {
-            let message = self.stream.next().await;
-            let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let Some(message) = self.stream.next().await else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
             let tungstenite::Message::Text(text) = message.map_err(io::Error::other)? else {
                 continue;
             };
-            let heard = self.take(serde_json::from_str(&text)?);
-            if let Some(heard) = heard {
+            if let Some(heard) = self.take(serde_json::from_str(&text)?) {
                 return Ok(vec![heard]);
             }
         }

@@ -70,13 +70,13 @@ async fn waiting(
     server: SocketAddr,
     count: usize,
 ) -> io::Result<Vec<Option<TcpStream>>> {
-    let one = || async move {
+    let all = (0..count).map(|_| async {
         match technique {
             Technique::Webhooks => register(server).await.map(|()| None),
             _ => wait(technique, server).await.map(Some),
         }
-    };
-    try_join_all((0..count).map(|_| one())).await
+    });
+    try_join_all(all).await
 }
 
 async fn wait(technique: Technique, server: SocketAddr) -> io::Result<TcpStream> {

@@ -116,8 +116,8 @@ pub async fn measure(
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<Measured> {
-    let subscribe = |_| subscribe(technique, to.clone(), plan.clients);
-    let subscribed = try_join_all((0..plan.clients).map(subscribe)).await?;
+    let clients = (0..plan.clients).map(|_| subscribe(technique, to.clone(), plan.clients));
+    let subscribed = try_join_all(clients).await?;
     let mut plan = plan.clone();
     plan.start = plan.start.max(time::Instant::now());
     let patience = PATIENCE + plan.gap * 2 + to.interval;
@@ -218,8 +218,10 @@ fn number(heard: &Heard) -> io::Result<usize> {
         Heard::Gap(_) => None,
         Heard::Message(message) => message.data["seq"].as_u64(),
     };
-    let number = number.map(|seq| seq as usize);
-    number.ok_or_else(|| io::Error::other(format!("unexpected: {heard:?}")))
+    match number {
+        Some(seq) => Ok(seq as usize),
+        None => Err(io::Error::other(format!("unexpected: {heard:?}"))),
+    }
 }
 
 /// Whether the numbers from 0 to `messages` came, each once. The error names the first that is wrong.
