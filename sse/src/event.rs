@@ -3,19 +3,16 @@
 //! Nothing that is written here can hold a line end: ids are cursors, data is JSON on one line.
 //! So no field can be injected, and each block is whole.
 
-use std::{fmt::Write as _, io::Write as _, time::Duration};
+use std::{io::Write as _, time::Duration};
 
-use common::{Cursor, Gap, Message, Page};
+use common::{Cursor, Page};
 
-/// The first block: says something at once (some clients wait for a first byte), tells when to
-/// reconnect, and where the stream starts, so that a client that is cut off before the first
-/// message still comes back to the right place.
+/// The first block. It says something at once, because some clients wait for a first byte. It tells
+/// when to reconnect and where the stream starts: a client that is cut off before the first message
+/// comes back to the right place.
 pub fn opening(retry: Duration, start: Option<Cursor>) -> String {
-    let mut block = format!(": hello\n{}", self::retry(retry));
-    if let Some(start) = start {
-        writeln!(block, "id: {start}").expect("a String takes any text");
-    }
-    block + "\n"
+    let id = start.map_or(String::new(), |start| format!("id: {start}\n"));
+    format!(": hello\n{}{id}\n", self::retry(retry))
 }
 
 /// The only block of a stream that cannot be served now.
@@ -23,67 +20,62 @@ pub fn refusal(reason: &str, retry: Duration) -> String {
     format!(": {reason}\n{}\n", self::retry(retry))
 }
 
-/// The last block before the server goes away.
+/// The last block before the server shuts down.
 pub fn farewell(retry: Duration) -> String {
     refusal("the server is going away", retry)
-}
-
-/// An id without data: moves the client's `Last-Event-ID` and fires no event
-/// (HTML §9.2.6, step 1 of dispatching comes before the return for empty data).
-pub fn checkpoint(position: Cursor) -> String {
-    format!("id: {position}\n\n")
-}
-
-/// The same with an event, for pages: a script cannot see a checkpoint, and would not notice that
-/// the connection is dead.
-pub fn heartbeat(position: Cursor) -> String {
-    format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
-}
-
-/// A page: its gap first, then its messages.
-pub fn page(page: &Page) -> Vec<u8> {
-    let size = page
-        .messages
-        .iter()
-        .map(|message| message.json.len() + 64)
-        .sum();
-    let mut blocks = Vec::with_capacity(size);
-    if let Some(gap) = &page.gap {
-        blocks.extend_from_slice(self::gap(gap).as_bytes());
-    }
-    for message in &page.messages {
-        push_message(&mut blocks, message);
-    }
-    if page.gap.is_some() {
-        // Until here the client's id was the old one: cut off in between, it hears of the gap again.
-        blocks.extend_from_slice(checkpoint(page.next).as_bytes());
-    }
-    blocks
-}
-
-/// No `event:` line: it would keep messages from `onmessage`, and a message of type `gap` or
-/// `error` would pass for the server's own event.
-fn push_message(blocks: &mut Vec<u8>, message: &Message) {
-    write!(blocks, "id: {}\ndata: ", message.id).expect("a Vec takes any bytes");
-    blocks.extend_from_slice(&message.json);
-    blocks.extend_from_slice(b"\n\n");
-}
-
-/// Named events are only the server's. This one has no id, since messages of other topics from
-/// before `resumed` may follow it.
-fn gap(gap: &Gap) -> String {
-    format!("event: gap\ndata: {}\n\n", gap.to_json())
 }
 
 fn retry(retry: Duration) -> String {
     format!("retry: {}\n", retry.as_millis())
 }
 
+/// An id without data. It moves the client's `Last-Event-ID` and fires no event
+/// (HTML §9.2.6, step 1 of dispatching comes before the return for empty data).
+///
+/// ```
+/// let position = "m3k9qf-42".parse().unwrap();
+/// assert_eq!(sse::event::checkpoint(position), "id: m3k9qf-42\n\n");
+/// ```
+pub fn checkpoint(position: Cursor) -> String {
+    format!("id: {position}\n\n")
+}
+
+/// The same with an event, for pages. A script cannot see a checkpoint, so it would not notice that
+/// the connection is dead.
+pub fn heartbeat(position: Cursor) -> String {
+    format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
+}
+
+/// A page: its gap, then its messages.
+///
+/// Named events are only the server's. A message has no `event:` line: that would keep it from
+/// `onmessage`, and a message of type `gap` or `error` would pass for the server's own event.
+pub fn page(page: &Page) -> Vec<u8> {
+    let sizes = page.messages.iter().map(|message| message.json.len() + 64);
+    let mut blocks = Vec::with_capacity(sizes.sum());
+    if let Some(gap) = &page.gap {
+        // Without an id: until the gap's messages have come, a client that is cut off comes back to
+        // its old position, and is told of the gap again.
+        write!(blocks, "event: gap\ndata: {}\n\n", gap.to_json()).expect(INFALLIBLE);
+    }
+    for message in &page.messages {
+        write!(blocks, "id: {}\ndata: ", message.id).expect(INFALLIBLE);
+        blocks.extend_from_slice(&message.json);
+        blocks.extend_from_slice(b"\n\n");
+    }
+    if page.gap.is_some() {
+        blocks.extend_from_slice(checkpoint(page.next).as_bytes());
+    }
+    blocks
+}
+
+const INFALLIBLE: &str = "a Vec takes any bytes";
+
 #[cfg(test)]
 mod tests {
     use std::{convert::Infallible, sync::Arc};
 
-    use common::{Data, Draft, Feed, PageLimit, Reason, Retention};
+    use common::{Data, Draft, Feed, Gap, Message, PageLimit, Reason, Retention};
     use eventsource_stream::EventStream;
     use futures_util::{FutureExt, StreamExt, stream};
     use proptest::prelude::*;

@@ -2,18 +2,26 @@
 //!
 //! Feed it bytes as they come, cut anywhere, and take the events out. It keeps what a client needs
 //! to reconnect: the last event id and the reconnection time.
+//!
+//! ```
+//! let mut parser = sse::parse::Parser::default();
+//! assert!(parser.feed(b"retry: 2000\nid: e-1\nda").is_empty());
+//! assert_eq!(parser.feed(b"ta: hello\n\n")[0].data, "hello");
+//! assert_eq!(parser.last_event_id(), "e-1");
+//! ```
 
 use std::{mem::take, time::Duration};
 
-/// A parser in the middle of a stream. One for each connection: what is unfinished when the
-/// connection ends is discarded, as the standard demands; carry [`Parser::last_event_id`] over.
+/// A parser in the middle of a stream. Make one for each connection, with the last one's
+/// [`Parser::last_event_id`]. What is unfinished when a connection ends is discarded, as the standard
+/// demands.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// The bytes of a line that has not ended.
     line: Vec<u8>,
-    /// The last byte was a CR: a LF that follows belongs to it.
+    /// The last byte was a CR. A LF that follows belongs to it.
     after_cr: bool,
-    /// A byte order mark may still come.
+    /// The first line has ended: a byte order mark may only come before.
     begun: bool,
     event: String,
     data: String,
