@@ -1,4 +1,7 @@
-"""A polling client in aiohttp: URL QUERY SECONDS; prints {"status":…,"page":…} or {"failure":…} a line."""
+"""A polling client in aiohttp: aiohttp_client.py URL QUERY SECONDS.
+
+Prints {"status":…,"page":…} or {"failure":…}, one per line.
+"""
 
 import asyncio
 import json

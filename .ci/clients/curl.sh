@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A polling client in curl: curl.sh URL QUERY SECONDS prints {"status":…,"page":…} or {"failure":…} a
-# line. curl keeps the ETag itself; a page counts when curl says that it is whole.
+# A polling client in curl: curl.sh URL QUERY SECONDS. Prints {"status":…,"page":…} or {"failure":…}, one
+# per line. curl keeps the ETag itself. A page counts only if curl received all of it.
 url=$1 query=$2 pause=$3 after=earliest
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -11,7 +11,7 @@ while :; do
             200)
                 jq -c '{status: 200, page: {ids: [.messages[].id], gap}}' "$folder/page"
                 after=$(jq -r .next "$folder/page")
-                mv "$folder/new" "$folder/etag" # empty if there is none
+                mv "$folder/new" "$folder/etag" # empty if the answer has no ETag
                 ;;
             304) echo '{"status":304}' ;;
             *) echo "{\"failure\":\"$status\"}" ;;

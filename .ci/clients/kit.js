@@ -1,5 +1,5 @@
-// What the checks with real clients share: the server under test, nginx, a proxy that cuts, and the rule
-// of delivery. Copied beside the checks of a member before they run.
+// What the checks with real clients share: the server under test, nginx, a proxy that cuts connections,
+// and the rule of delivery. It is copied beside a member's checks before they run.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import path from "node:path";
 import readline from "node:readline";
 import { chromium } from "playwright-core";
 
-// How long anything may take before the check fails.
+// How long a check waits for anything before it fails.
 const PATIENCE = 30_000;
 
 // Waits until `holds()` is true.
@@ -25,8 +25,8 @@ export function check(holds, claim) {
   if (!holds) throw new Error(`does not hold: ${claim}`);
 }
 
-// A free port outside the range from which outgoing connections take theirs: while a server is
-// down for its restart, nobody else gets its port.
+// A free port outside the range of outgoing connections: so no connection takes the port while its
+// server restarts.
 export async function freePort() {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 12_000);
@@ -41,9 +41,9 @@ export async function freePort() {
   }
 }
 
-// Whatever was started ends with this process, however it ends.
+// Every program that was started ends with this process.
 const endings = new Set();
-const log = []; // what it said on stderr, for a check that fails
+const log = []; // what the programs wrote to stderr, printed if the check fails
 process.on("exit", (status) => {
   endings.forEach((end) => end());
   if (status !== 0) process.stderr.write(log.join(""));
@@ -61,13 +61,13 @@ function start(program, args, { signal = "SIGKILL", ...options } = {}) {
   return { child, exited, end };
 }
 
-// Runs a client that prints a line of JSON for each thing it hears.
+// Runs a client that prints a line of JSON for each event.
 export function startClient(program, args, tell) {
-  const { child } = start(program, args, { detached: true }); // its own group: curl.sh has a curl
+  const { child } = start(program, args, { detached: true }); // a process group, because curl.sh starts curl
   readline.createInterface({ input: child.stdout }).on("line", (line) => tell(JSON.parse(line)));
 }
 
-// The last id of each epoch: a server that is started again is another epoch.
+// The last sequence number of each epoch. A server that restarts begins a new epoch.
 export const heads = new Map();
 
 // One process of the server under test.
@@ -93,7 +93,7 @@ export class Server {
     heads.set(epoch, Math.max(sequence, heads.get(epoch) ?? 0));
   }
 
-  // Publishes so many messages over a few connections that are kept.
+  // Publishes `count` messages over a few connections.
   async publishMany(topic, count) {
     let left = count;
     const publisher = async () => {
@@ -102,13 +102,13 @@ export class Server {
     await Promise.all(Array.from({ length: 8 }, publisher));
   }
 
-  // Starts the server again on its port.
+  // Stops the server and starts it again on the same port.
   async restart() {
     await this.stop();
     return Server.start(this.args, this.port);
   }
 
-  // Ends the process as an operator does.
+  // Stops the process with SIGTERM, as an operator does.
   async stop() {
     this.child.kill("SIGTERM");
     const status = await this.exited;
@@ -121,17 +121,16 @@ export function cursor(text) {
   return { epoch, sequence: Number(sequence) };
 }
 
-// What one client heard, held against the rule: each id is the successor of the one before it, and
-// only a gap jumps, from what the client holds to another epoch. So nothing is lost without a
-// name, nothing comes twice and nothing out of order.
+// Checks what one client received. Each id must follow the one before it. Only a gap may jump, from the
+// client's own position to another epoch. So no message is lost silently, repeated or out of order.
 export class Listener {
   opens = 0;
   received = 0;
   gaps = 0;
   jumps = [];
   broken = [];
-  at = undefined; // the last position, of a message or after a gap
-  holds = []; // the ids from which the client may ask on
+  at = undefined; // the position after the last message or gap
+  holds = []; // the ids from which the client may resume
 
   constructor(name) {
     this.name = name;
@@ -146,7 +145,7 @@ export class Listener {
   message(id) {
     const { epoch, sequence } = cursor(id);
     const { at } = this;
-    // It asked for the earliest, which is the first: nothing has been trimmed.
+    // It asked for the earliest message, and nothing was trimmed: so that is the first one.
     const follows = at ? epoch === at.epoch && sequence === at.sequence + 1 : sequence === 1;
     if (!follows) this.broken.push(`${id} came after ${JSON.stringify(at)}`);
     this.received += 1;
@@ -160,13 +159,13 @@ export class Listener {
     if (!this.holds.includes(requested)) this.broken.push(`a gap from ${requested} at ${this.holds}`);
     if (this.jumps.some(({ from }) => from.epoch === to.epoch)) this.broken.push(`${resumed} again`);
     this.gaps += 1;
-    // Cut off before it had a message, it hears of the same gap again.
+    // A client that is cut off before the next message receives the same gap again.
     if (this.at.epoch !== to.epoch) this.jumps.push({ from: this.at, to });
     this.at = to;
     this.holds.push(resumed);
   }
 
-  // How many messages its gaps named: the rest of the epoch that it left.
+  // How many messages the gaps stand for: the rest of each epoch that the client left.
   get named() {
     return this.jumps.reduce(
       (sum, { from, to }) => sum + heads.get(from.epoch) - from.sequence + to.sequence,
@@ -174,7 +173,7 @@ export class Listener {
     );
   }
 
-  // Whether it has the newest message of one of the servers.
+  // Whether it has the newest message of any of these servers.
   isUpWith(...servers) {
     const { at } = this;
     return servers.some((server) => at?.epoch === server.epoch && at.sequence === heads.get(at.epoch));
@@ -192,7 +191,7 @@ export function checkAllHold(listeners) {
   for (const { name, broken } of listeners) check(broken.length === 0, `${name}: ${broken[0]}`);
 }
 
-// Runs in Node and in a page: `tell` hears what an EventSource fires.
+// Runs in Node and in a page. Passes what an EventSource fires to `tell`.
 export function listen(EventSource, url, tell) {
   const source = new EventSource(url);
   source.onopen = () => tell({ open: true });
@@ -201,7 +200,7 @@ export function listen(EventSource, url, tell) {
   return source;
 }
 
-// Forwards to `port`, remembers the heads of requests, and cuts connections when told.
+// Forwards to `port`, keeps the heads of requests, and cuts all connections on `cut()`.
 export class FaultProxy {
   requests = [];
   pairs = new Set();
@@ -223,7 +222,7 @@ export class FaultProxy {
     for (const socket of [client, server]) socket.on("error", end).on("close", end).setNoDelay();
     client.on("data", (bytes) => {
       const text = bytes.toString("latin1");
-      if (/^[A-Z]+ \S+ HTTP\/1/.test(text)) this.requests.push(text); // one packet each, here
+      if (/^[A-Z]+ \S+ HTTP\/1/.test(text)) this.requests.push(text); // each head fits into one packet
       server.write(bytes);
     });
     server.on("end", () => client.end());
@@ -237,12 +236,12 @@ export class FaultProxy {
   end(pair) {
     this.pairs.delete(pair);
     pair.server.destroy();
-    // An end in the middle of a chunk, or a reset, which may take bytes back that were on their way.
+    // Either an end in the middle of a chunk, or a reset, which can destroy bytes in flight.
     if (Math.random() < 0.5) pair.client.destroySoon();
     else pair.client.resetAndDestroy();
   }
 
-  // Cuts each connection within its next few bytes, or without them: anywhere in a block.
+  // Cuts each connection within its next bytes, or at once: so it can break anywhere in an event.
   async cut() {
     const pairs = [...this.pairs];
     for (const pair of pairs) pair.left = Math.floor(Math.random() * 2_000);
@@ -251,7 +250,7 @@ export class FaultProxy {
   }
 }
 
-// An nginx with its default configuration but for the text of `http`, which is given its folder.
+// Starts nginx with its default configuration, plus the text that `http(folder)` returns.
 export async function startNginx(http, ports) {
   const folder = mkdtempSync(path.join(tmpdir(), "nginx-"));
   const file = path.join(folder, "nginx.conf");
@@ -282,7 +281,7 @@ async function accepts(port) {
       socket.once("connect", () => socket.destroy());
     });
   for (const deadline = Date.now() + PATIENCE; !(await connected()); await pause(20)) {
-    if (Date.now() > deadline) throw new Error(`nobody listens on port ${port}`);
+    if (Date.now() > deadline) throw new Error(`nothing listens on port ${port}`);
   }
 }
 
@@ -302,7 +301,7 @@ export function startChromium() {
   });
 }
 
-// Listens in a page to `url`; the page tells in batches, since each call costs a round trip.
+// Listens to `url` in a page. The page reports in batches, because each call costs a round trip.
 export async function listenInPage(page, url, tell) {
   await page.exposeFunction("tellAll", (batch) => batch.forEach(tell));
   await page.evaluate(`
@@ -317,7 +316,7 @@ export const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor
 const SMALL = { width: 390, height: 844 };
 const SMALLEST_TEXT = 12;
 
-// What is on the page now, on a small screen.
+// Checks the page as it is now on a small screen.
 export async function fitsASmallScreen(page) {
   await page.setViewportSize(SMALL);
   const { scroll, small } = await page.evaluate(`({

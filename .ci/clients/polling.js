@@ -1,5 +1,5 @@
-// What the checks of the two techniques share whose client asks again and again: clients that nobody
-// here wrote ask after what they have, through cuts, trims and restarts, and tell what they were given.
+// What the checks of short and long polling share. Real clients poll from their own position, through
+// cut connections, trimmed messages and restarts, and report every answer.
 
 import {
   FaultProxy, Server, check, cursor, freePort, heads, startChromium, startClient, until,
@@ -7,19 +7,18 @@ import {
 
 export const TOPIC = "ids";
 
-// What one client was given, held against the rule: ids only rise, and what is left out between
-// two of them, or at the end of an epoch, is what gaps name. So nothing is lost without a name,
-// and nothing comes twice.
+// Checks what one client received. Ids only rise, and every id that is left out belongs to a gap. So no
+// message is lost silently or repeated.
 export class Poller {
   answers = 0; // pages and 304s
-  empty = 0; // those without a message or a gap
+  empty = 0; // answers without a message or a gap
   notModified = 0;
   received = 0;
   named = 0;
   gaps = 0;
   failures = 0;
   broken = [];
-  at = undefined; // up to here everything was received or named
+  at = undefined; // everything up to here was received or is in a gap
 
   constructor(name) {
     this.name = name;
@@ -36,7 +35,7 @@ export class Poller {
 
   message(id) {
     const { epoch, sequence } = cursor(id);
-    // The first answer begins with the first message: nothing has been trimmed.
+    // Nothing was trimmed before the first answer, so it begins with the first message.
     const { at = { epoch, sequence: 0 } } = this;
     if (epoch !== at.epoch || sequence !== at.sequence + 1) this.broken.push(`${id} after ${JSON.stringify(at)}`);
     this.received += 1;
@@ -46,7 +45,7 @@ export class Poller {
   gap({ reason, requested, resumed }) {
     const [from, to] = [this.at, cursor(resumed)];
     const { epoch, sequence } = cursor(requested);
-    // One topic, so that what was asked after is what the client has.
+    // With one topic, the requested cursor is the client's position.
     if (from && (epoch !== from.epoch || sequence !== from.sequence)) this.broken.push(`a gap from ${requested}`);
     if ((reason === "trimmed") !== (epoch === to.epoch)) this.broken.push(`${reason} from ${requested} to ${resumed}`);
     this.named += reason === "trimmed" ? to.sequence - sequence : (heads.get(epoch) ?? 0) - sequence + to.sequence;
@@ -65,7 +64,7 @@ export async function allUpWith(pollers, server) {
     `to have the newest, ${heads.get(server.epoch)}: ${behind().map(({ name, at }) => `${name} at ${JSON.stringify(at)}`)}`);
 }
 
-// Runs in Node and in a page: asks until `told` says that it is enough.
+// Runs in Node and in a page. Polls until the process or the page ends.
 export async function pollWithFetch(url, query, pause, tell) {
   for (let after = "earliest", etag; ; await new Promise((resolve) => setTimeout(resolve, pause))) {
     try {
@@ -94,7 +93,7 @@ export async function startPollers(url, query, pause) {
   pollWithFetch(url, query, pause, node.tell);
   const browser = await startChromium();
   const page = await browser.newPage();
-  await page.goto(new URL("/healthz", url).href); // a page of the same origin, without polls of its own
+  await page.goto(new URL("/healthz", url).href); // a page of the same origin that does not poll
   await page.exposeFunction("tellAll", (batch) => batch.forEach(chromium.tell));
   await page.evaluate(`
     const told = [];
@@ -104,9 +103,9 @@ export async function startPollers(url, query, pause) {
   return pollers;
 }
 
-// `ids` messages over as many restarts: before each the clients fall behind what is kept once, and
-// are cut off in the middle of their answers, and some messages go down with the server.
-// `front` gives the address of what stands before the port, if anything does.
+// Publishes `ids` messages over several restarts. Before each restart the clients fall behind what is
+// retained, their connections are cut in the middle of answers, and the server takes some messages
+// with it. `front` starts a proxy in front of a port and returns its port.
 export async function everyId({ ids, restarts, retain, args, query, pause, front }) {
   let server = await Server.start(["--retain", String(retain), "--drain", "1", ...args], await freePort());
   const before = (await front?.(server.port)) ?? server.port;
@@ -115,11 +114,11 @@ export async function everyId({ ids, restarts, retain, args, query, pause, front
   const steps = restarts + 1;
   for (let step = 1; step <= steps; step += 1) {
     const share = Math.floor((ids * step) / steps) - Math.floor((ids * (step - 1)) / steps);
-    const first = Math.min(retain, Math.floor(share / 4)); // the first page must find the first message
+    const first = Math.min(retain, Math.floor(share / 4)); // the first page has to begin with the first message
     await server.publishMany(TOPIC, first);
     await allUpWith(pollers, server);
     await Promise.all([proxy.cut(), server.publishMany(TOPIC, share - first - 1)]);
-    await server.publish(TOPIC, "the last of its life");
+    await server.publish(TOPIC, "the last before the restart");
     if (step === steps) break;
     server = await server.restart();
   }
@@ -132,7 +131,7 @@ export async function everyId({ ids, restarts, retain, args, query, pause, front
       `${answers} answers, ${empty} empty, ${notModified} × 304; ${failures} lost`);
     check(broken.length === 0, `${name}: ${broken[0]}`);
     check(received + named === ids, `${name}: received = published - named`);
-    check(gaps >= restarts, `${name} is told of each restart`);
+    check(gaps >= restarts, `${name} receives a gap for each restart`);
   }
   await server.stop();
   return pollers;

@@ -1,4 +1,7 @@
-"""A polling client in requests: URL QUERY SECONDS; prints {"status":…,"page":…} or {"failure":…} a line."""
+"""A polling client in requests: requests_client.py URL QUERY SECONDS.
+
+Prints {"status":…,"page":…} or {"failure":…}, one per line.
+"""
 
 import json
 import sys
