@@ -28,17 +28,17 @@ pub fn differences(text: &str, report: &Report) -> io::Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// The latency of short polling follows the clock, that of the others the machine: these two groups
-/// have no common ratio.
+/// The latency of short polling follows the clock, and has no ratio to that of a machine.
 fn compared(figure: Figure, said: [Option<f64>; Row::ALL.len()], report: &Report) -> Vec<String> {
     let pairs = Row::ALL.into_iter().zip(said).filter_map(|(row, said)| {
         let (said, now) = (said?, report.get(row, figure)?.median);
         (said > 0.0 && now > 0.0).then_some(Pair { row, said, now })
     });
-    let (clock, machine): (Vec<Pair>, Vec<Pair>) = pairs.partition(|pair| {
-        figure == Figure::Latency && pair.row.technique == Technique::ShortPolling
-    });
-    [off(figure, &clock), off(figure, &machine)].concat()
+    let by_clock = |row: Row| figure == Figure::Latency && row.technique == Technique::ShortPolling;
+    off(
+        figure,
+        &pairs.filter(|pair| !by_clock(pair.row)).collect::<Vec<_>>(),
+    )
 }
 
 fn off(figure: Figure, pairs: &[Pair]) -> Vec<String> {

@@ -45,7 +45,6 @@ impl Process {
         command.args(["serve", &technique.to_string(), "--until-eof"]);
         command.args(["--listen", &addr.to_string()]);
         command.args(["--retain", &knobs.retain.to_string()]);
-        command.args(["--max-subscribers", &knobs.max_subscribers.to_string()]);
         command.args(["--takeover", &knobs.takeover.to_string()]);
         if let Some(retry) = knobs.retry {
             command.args(["--retry", &retry.as_secs_f64().to_string()]);

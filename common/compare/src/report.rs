@@ -78,14 +78,10 @@ pub enum Figure {
     IdleBytes,
     /// The server's processor time per delivery, in seconds.
     Cpu,
-    /// The server's memory per waiting client, of 1,000.
-    Memory1000,
-    /// Of 10,000.
-    Memory10000,
+    /// The server's memory per waiting client.
+    Memory,
     /// The same without the takeover: plain hyper.
-    Plain1000,
-    /// Of 10,000.
-    Plain10000,
+    Plain,
     /// Lines of code of the copy sets.
     Lines,
 }
@@ -104,29 +100,15 @@ pub enum Unit {
 }
 
 /// The lines of the table, in the order of [`Figure`].
-const LABELS: [(Figure, &str, Unit); 11] = [
+const LABELS: [(Figure, &str, Unit); 9] = [
     (Figure::Latency, "publish → receive, median", Unit::Time),
     (Figure::Empty, "empty answers", Unit::Percent),
     (Figure::Requests, "requests per message", Unit::Number),
     (Figure::Bytes, "bytes per message", Unit::Bytes),
     (Figure::IdleBytes, "bytes per idle minute", Unit::Bytes),
     (Figure::Cpu, "server CPU per delivery", Unit::Time),
-    (
-        Figure::Memory1000,
-        "server memory per client, of 1,000",
-        Unit::Bytes,
-    ),
-    (
-        Figure::Memory10000,
-        "server memory per client, of 10,000",
-        Unit::Bytes,
-    ),
-    (Figure::Plain1000, "with plain hyper, of 1,000", Unit::Bytes),
-    (
-        Figure::Plain10000,
-        "with plain hyper, of 10,000",
-        Unit::Bytes,
-    ),
+    (Figure::Memory, "server memory per client", Unit::Bytes),
+    (Figure::Plain, "with plain hyper", Unit::Bytes),
     (Figure::Lines, "lines of code to copy", Unit::Number),
 ];
 
@@ -134,17 +116,6 @@ impl Figure {
     /// In the order of the table.
     pub fn all() -> impl Iterator<Item = Self> {
         LABELS.into_iter().map(|(figure, _, _)| figure)
-    }
-
-    /// Memory by how many clients wait, with and without the takeover.
-    pub fn memory(clients: usize, takeover: bool) -> Option<Self> {
-        match (clients, takeover) {
-            (1_000, true) => Some(Self::Memory1000),
-            (10_000, true) => Some(Self::Memory10000),
-            (1_000, false) => Some(Self::Plain1000),
-            (10_000, false) => Some(Self::Plain10000),
-            _ => None,
-        }
     }
 
     /// What it is called in the table.
@@ -224,6 +195,8 @@ pub struct Report {
     pub clients: usize,
     /// Seconds between two messages in the table's run.
     pub gap: f64,
+    /// Clients that waited for [`Figure::Memory`].
+    pub crowd: usize,
     /// The lines of the table.
     pub figures: Vec<Measurement>,
     /// What the charts are drawn from.

@@ -11,6 +11,8 @@ use tokio::{
 
 use crate::Technique;
 
+/// As many as the other servers have subscribers by default.
+const ENDPOINTS: usize = 10_000;
 /// More attempts than any run here can reach.
 const RETRIES: usize = 10_000;
 
@@ -20,9 +22,6 @@ pub struct Knobs {
     /// Messages kept per topic.
     #[arg(long, default_value_t = Self::default().retain, value_name = "N")]
     pub retain: usize,
-    /// Waiting clients, open streams or registered endpoints.
-    #[arg(long, default_value_t = Self::default().max_subscribers, value_name = "N")]
-    pub max_subscribers: usize,
     /// Whether a waiting client costs no buffers of hyper, where the member can do that.
     #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
@@ -35,7 +34,6 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             retain: 1_000,
-            max_subscribers: 10_000,
             takeover: true,
             retry: None,
         }
@@ -106,16 +104,14 @@ pub async fn run(
 ) -> io::Result<Drained> {
     match technique {
         Technique::ShortPolling => {
-            let mut config = short_polling::Config {
+            let config = short_polling::Config {
                 takeover: knobs.takeover,
                 ..short_polling::Config::default()
             };
-            config.server.max_connections = Some(knobs.max_subscribers + 256);
             short_polling::run(listener, feed, config, shutdown).await
         }
         Technique::LongPolling => {
             let config = long_polling::Config {
-                max_subscribers: knobs.max_subscribers,
                 takeover: knobs.takeover,
                 ..long_polling::Config::default()
             };
@@ -123,15 +119,11 @@ pub async fn run(
         }
         Technique::Webhooks => webhooks::run(listener, feed, sender(&knobs), shutdown).await,
         Technique::Websockets => {
-            let config = websockets::Config {
-                max_subscribers: knobs.max_subscribers,
-                ..websockets::Config::default()
-            };
+            let config = websockets::Config::default();
             websockets::run(listener, feed, config, shutdown).await
         }
         Technique::Sse => {
             let config = sse::Config {
-                max_subscribers: knobs.max_subscribers,
                 takeover: knobs.takeover,
                 ..sse::Config::default()
             };
@@ -144,7 +136,7 @@ fn sender(knobs: &Knobs) -> webhooks::Config {
     let mut config = webhooks::Config {
         allow_http: true,
         allow_loopback: true,
-        max_endpoints: knobs.max_subscribers,
+        max_endpoints: ENDPOINTS,
         ..webhooks::Config::default()
     };
     if let Some(retry) = knobs.retry {

@@ -38,12 +38,7 @@ pub fn markdown(report: &Report) -> String {
 
 /// The figures that matter most, of each technique as it is mostly used.
 pub(crate) fn few(report: &Report) -> String {
-    let figures = [
-        Figure::Latency,
-        Figure::Bytes,
-        Figure::Cpu,
-        Figure::Memory10000,
-    ];
+    let figures = [Figure::Latency, Figure::Bytes, Figure::Cpu, Figure::Memory];
     let mut table = "\
 | | publish → receive | bytes per message | server CPU per delivery | server memory per client |
 | :--- | ---: | ---: | ---: | ---: |
@@ -144,6 +139,7 @@ fn origin(report: &Report) -> String {
         commit,
         clients,
         gap,
+        crowd,
         ..
     } = report;
     let runs = match report.runs {
@@ -151,8 +147,8 @@ fn origin(report: &Report) -> String {
         runs => format!("medians of {runs} runs, with ± where they differ by more than 5 %"),
     };
     format!(
-        "Measured on {machine}, commit {commit}: {runs}. {clients} clients and a message every {gap} s. \
-         *varies*: by more than the value itself.\n"
+        "Measured on {machine}, commit {commit}: {runs}. {clients} clients and a message every {gap} s; \
+         memory with {crowd} clients. *varies*: by more than the value itself.\n"
     )
 }
 

@@ -12,6 +12,8 @@ use tokio::{
 use super::{Bench, Run};
 use crate::{Knobs, Process, Row, Technique, report::Figure};
 
+/// Clients before the memory is read for the first time.
+const FIRST: usize = 20;
 /// Connections that are opened at one time.
 const AT_ONE_TIME: usize = 100;
 
@@ -19,9 +21,15 @@ impl Bench {
     /// Memory per waiting client, with and without the takeover.
     pub(super) async fn memory(&self, run: &mut Run) -> io::Result<()> {
         for technique in Technique::ALL {
-            self.memory_of(technique, true, run).await?;
+            let knobs = Knobs::default();
+            self.memory_of(technique, knobs, Figure::Memory, run)
+                .await?;
             if !matches!(technique, Technique::Webhooks | Technique::Websockets) {
-                self.memory_of(technique, false, run).await?;
+                let plain = Knobs {
+                    takeover: false,
+                    ..Knobs::default()
+                };
+                self.memory_of(technique, plain, Figure::Plain, run).await?;
             }
         }
         Ok(())
@@ -30,35 +38,25 @@ impl Bench {
     async fn memory_of(
         &self,
         technique: Technique,
-        takeover: bool,
+        knobs: Knobs,
+        figure: Figure,
         run: &mut Run,
     ) -> io::Result<()> {
-        let knobs = Knobs {
-            takeover,
-            max_subscribers: 12_000,
-            ..Knobs::default()
-        };
         let server = self.server(technique, knobs).await?;
-        // The first clients pay for what is allocated once.
-        let _first = waiting(technique, server.addr(), 20).await?;
-        let Some(empty) = settled(&server).await else {
+        // They pay for what is allocated once.
+        let mut clients = waiting(technique, server.addr(), FIRST).await?;
+        let empty = settled(&server).await.filter(|_| self.crowd > FIRST);
+        let Some(empty) = empty else {
             return Ok(());
         };
-        let mut clients = Vec::new();
-        for &count in self.waiting {
-            if count + 256 > self.descriptors {
-                break;
-            }
-            while clients.len() < count {
-                let missing = (count - clients.len()).min(AT_ONE_TIME);
-                clients.extend(waiting(technique, server.addr(), missing).await?);
-            }
-            let used = settled(&server).await.unwrap_or(empty);
-            let each = used.saturating_sub(empty) as f64 / count as f64;
-            let figure = Figure::memory(count, takeover).expect("it has a figure of this size");
-            for row in Row::ALL.iter().filter(|row| row.technique == technique) {
-                run.note(*row, figure, each);
-            }
+        while clients.len() < self.crowd {
+            let missing = (self.crowd - clients.len()).min(AT_ONE_TIME);
+            clients.extend(waiting(technique, server.addr(), missing).await?);
+        }
+        let used = settled(&server).await.unwrap_or(empty);
+        let each = used.saturating_sub(empty) as f64 / (self.crowd - FIRST) as f64;
+        for row in Row::ALL.iter().filter(|row| row.technique == technique) {
+            run.note(*row, figure, each);
         }
         Ok(())
     }

@@ -68,6 +68,7 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
         runs: bench.runs,
         clients: bench.clients,
         gap: GAP.as_secs_f64(),
+        crowd: bench.crowd,
         figures: measurements(&runs),
         points: medians(runs.points),
     })
@@ -77,8 +78,6 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
 #[derive(Debug)]
 struct Bench {
     program: PathBuf,
-    /// How many files this process may open.
-    descriptors: usize,
     runs: usize,
     /// Clients of each row in the table's run.
     clients: usize,
@@ -88,25 +87,24 @@ struct Bench {
     /// Messages whose latency is taken, one by one.
     latencies: usize,
     /// How many clients wait.
-    waiting: &'static [usize],
+    crowd: usize,
 }
 
 impl Bench {
     /// About a minute, or five.
     fn new(program: &Path, quick: bool) -> Self {
         let descriptors = common::fit_descriptors(20_000);
-        let (runs, idle, latencies, waiting): (_, _, _, &[usize]) = match quick {
-            true => (1, 51, 30, &[1_000]),
-            false => (3, 76, 150, &[1_000, 10_000]),
+        let (runs, idle, latencies, crowd) = match quick {
+            true => (1, 51, 30, 5_000),
+            false => (3, 76, 150, 10_000),
         };
         Self {
             program: program.to_owned(),
-            descriptors,
             runs,
             clients: if descriptors < 2_048 { 4 } else { 20 },
             idle: Duration::from_secs(idle),
             latencies,
-            waiting,
+            crowd: descriptors.saturating_sub(256).min(crowd),
         }
     }
 }
