@@ -37,7 +37,7 @@ use tungstenite::{
 use crate::boundary::Boundary;
 
 /// The most bytes that one read takes.
-const READ: usize = 16 * 1024;
+const READ: usize = 64 * 1024;
 /// How many bytes tungstenite takes from us at a time. It clears as many whenever it asks for more.
 const READ_BUFFER: usize = 4 * 1024;
 

@@ -1,5 +1,5 @@
-// The page in a browser: its chat and its chart show what comes, say when the connection is lost, and
-// catch up; and a page of another origin gets nothing.
+// The page in a browser: its chat and its chart show the messages, report a lost connection, and catch
+// up. A page of another origin gets nothing.
 
 import {
   FaultProxy, Server, check, freePort, startChromium, startNginx,
@@ -21,7 +21,7 @@ async function thePage() {
   await bob.waitForFunction(`document.getElementById("line").getAttribute("points")?.split(" ").length > 3`);
   await alice.click("#trade");
 
-  // What is said while Bob is away is there when he is back.
+  // Bob receives what was said while he was away.
   const [state, opened] = [bob.locator("#state"), await lines(bob)];
   await bob.evaluate(`states = []; new MutationObserver(() =>
     states.push(document.getElementById("state").className)).observe(document.getElementById("state"), { attributes: true })`);
@@ -33,7 +33,7 @@ async function thePage() {
   check(states.includes("retrying") && states.at(-1) === "live", `lost and live again: ${states}`);
   check((await lines(bob)) === opened + 1, "nothing is shown twice");
 
-  // What is said to a server that is not there is sent when it is, once.
+  // A message that is written while the server is down is sent once, when it is up again.
   await server.stop();
   await bob.waitForFunction(`document.getElementById("state").className === "retrying"`);
   await say(alice, "to nobody yet");
@@ -50,7 +50,7 @@ async function thePage() {
   await server.stop();
 }
 
-// A browser sends cookies along with a foreign page's WebSocket: the origin is all there is to see.
+// A browser sends its cookies with the WebSocket of a foreign page, too. Only the origin tells them apart.
 async function refusesOthers(server) {
   const foreign = await FaultProxy.start(server.port);
   const page = await chromium.newPage();
@@ -66,7 +66,7 @@ async function refusesOthers(server) {
   await page.close();
 }
 
-// `Host $host` loses the port, and with it what the server knows to be its own origin.
+// `Host $host` drops the port. Then the server cannot recognize its own origin.
 async function behindNginx() {
   const port = await freePort();
   const origin = `http://localhost:${port}`;

@@ -1,5 +1,5 @@
-// Clients that nobody here wrote hear every id, over connections cut anywhere and restarts of the
-// server: received = published - named in gaps, none twice, none out of order.
+// Clients of other authors receive every id, although connections are cut anywhere and the server
+// restarts: received = published - named in gaps, none twice, none out of order.
 
 import { WebSocket as npm } from "ws";
 import { follow } from "./follow.js";
@@ -41,7 +41,7 @@ for (let step = 1; step <= STEPS; step += 1) {
   const before = Math.floor(share / 2);
   await server.publishMany("ids", before);
   await allUpWith(listeners, server);
-  // The rest comes while clients are cut off; a server that stops takes with it what they missed.
+  // The rest is published while clients are cut off. A server that stops loses what they missed.
   const restarts = step % (STEPS / RESTARTS) === 0;
   const after = restarts ? 1 : 50;
   await Promise.all([proxy.cut(), server.publishMany("ids", share - before - after)]);

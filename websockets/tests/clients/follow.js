@@ -1,13 +1,13 @@
-// A client of the feed over any WebSocket: it comes back after its last id, for ever. Runs in Node
-// and, as text, in a page. Not every WebSocket tells of every loss (Node 20's says nothing of a
-// handshake that was cut off): it asks for heartbeats, and takes two missing ones for a loss.
+// A client of the feed over any WebSocket. It reconnects after its last id, for ever. It runs in Node
+// and, as text, in a page. Not every WebSocket reports every lost connection: Node 20's does not report a
+// handshake that was cut off. So the client asks for heartbeats, and reconnects after two missing ones.
 export function follow(WebSocket, url, tell) {
   const HEARTBEAT = 1; // seconds
   let after = "earliest";
   const on = {
     message: ({ id }) => tell({ id: (after = id) }),
     gap: (gap) => tell({ gap }),
-    heartbeat: ({ next }) => (after = next), // also behind a gap and its messages
+    heartbeat: ({ next }) => (after = next), // also sent behind a gap and its messages
   };
   const connect = () => {
     const socket = new WebSocket(`${url}?after=${after}&heartbeat=${HEARTBEAT}`, "feed.v1.json");

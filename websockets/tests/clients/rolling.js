@@ -1,5 +1,5 @@
-// A rolling restart of two servers behind nginx, without affinity, under 1,000 WebSockets: everyone is
-// told to come again, comes, and hears of every message or of the gap that names it.
+// A rolling restart of two servers behind nginx, without affinity, with 1,000 WebSockets. Each client is
+// told to reconnect, reconnects, and receives every message or the gap that names it.
 
 import { WebSocket } from "ws";
 import { follow } from "./follow.js";
@@ -23,7 +23,7 @@ for (const { tell } of listeners) {
 }
 await allUpWith(listeners, one, two);
 for (const turn of [1, 2]) {
-  // Published up to the signal: each message is delivered before its session ends, or named.
+  // Published until the signal: each message is delivered before its session ends, or named in a gap.
   await Promise.all([one.publishMany("news", 10), two.publishMany("news", 10)]);
   const restarted = one.restart();
   await two.publishMany("news", 10);
@@ -44,7 +44,7 @@ console.log(
 checkAllHold(listeners);
 check(sum(({ gaps }) => gaps) >= CLIENTS, "everyone moved at least once");
 check(codes[1012] >= CLIENTS, "everyone is told by 1012");
-// 1006 is who came to a server that was not there at that moment: nginx answers 502 if both are not.
+// 1006: the client came while both servers were down, and nginx answered 502.
 check(Object.keys(codes).every((code) => ["1012", "1006"].includes(code)), "no other end");
 nginx.end();
 process.exit(0);

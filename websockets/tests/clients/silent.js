@@ -1,5 +1,5 @@
-// npm's ws with `autoPong: false` is a client that is there and does not answer: it is given up at the
-// deadline, and one that answers is not.
+// npm's ws with `autoPong: false` is connected but answers no ping. The server gives it up at the deadline,
+// and keeps a client that answers.
 
 import { WebSocket } from "ws";
 import { Server, check, until } from "./kit.js";
