@@ -66,12 +66,14 @@ impl Boundary {
         self.header[usize::from(self.have)] = byte;
         self.have += 1;
         let [first, second, extended @ ..] = self.header;
+        // Lengths up to 125 are in the second byte; 126 and 127 say that two or eight more follow.
         let length = match (self.have, second & 0x7f) {
             (4, 126) => u64::from(u16::from_be_bytes([extended[0], extended[1]])),
             (10, 127) => u64::from_be_bytes(extended),
             (2, length @ ..126) => length.into(),
             _ => return, // The header goes on.
         };
+        // A frame without a mask is an error that tungstenite reports.
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
         self.left = length.saturating_add(mask);
         self.have = 0;

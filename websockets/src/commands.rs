@@ -41,6 +41,8 @@ impl FeedV1 {
 }
 
 impl Subprotocol for FeedV1 {
+    // Every command but `received` is answered, also if it fails: then by `error` with its `ref`. Only broken
+    // frames end a session.
     async fn handle(&mut self, text: &str) -> Option<String> {
         match protocol::parse(text) {
             Ok(Command::Publish(publish)) => {
@@ -75,6 +77,7 @@ impl Subprotocol for FeedV1 {
         }
     }
 
+    // At the end of a drain: what was published before the signal.
     async fn read(&mut self) -> Option<Vec<u8>> {
         self.subscriptions.read().await
     }
@@ -91,11 +94,13 @@ impl FeedV1 {
     async fn publish(&self, publish: &Publish<'_>) -> Result<Published, Problem> {
         let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
         let kind = publish.kind.as_deref().map(str::parse).transpose();
+        // The data is checked once more: some JSON that serde takes breaks other parsers.
         let draft = Draft {
             kind: kind.map_err(Problem::bad_request)?.unwrap_or_default(),
             data: Data::json(publish.data.get().as_bytes()).map_err(Problem::bad_request)?,
         };
         let feed = &self.subscriptions.feed;
+        // A client that was cut off cannot know whether it published. With a key it may repeat.
         let Some(key) = &publish.key else {
             return Ok(feed.publish(topic, draft).await?);
         };
@@ -112,6 +117,7 @@ impl FeedV1 {
             Some(Ok(after)) => after,
             Some(Err(error)) => return Err(Problem::bad_request(format!("after: {error}"))),
         };
+        // Refused, not merged: to merge would move one of the two cursors.
         if let Some(topic) = self.subscriptions.first_of(&topics) {
             let detail = format!("topic {topic} is subscribed already: unsubscribe first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));

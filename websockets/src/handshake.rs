@@ -90,12 +90,14 @@ pub fn answer<B, T: Default>(
     if request.method() != Method::GET {
         return Err(Refusal::Method);
     }
+    // HTTP/1.0 has no `Upgrade`, and HTTP/2 another way to a websocket.
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::Http);
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
         return Err(Refusal::Connection);
     }
+    // Older versions are drafts that no browser speaks any more.
     if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Refusal::Version);
     }
@@ -157,7 +159,8 @@ fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item 
     lists.flat_map(|list| list.split(',').map(str::trim))
 }
 
-/// The field's value, if the field is there exactly once.
+/// The field's value, if the field is there exactly once. With two, a proxy and this server might disagree
+/// on which one counts.
 fn only<'a>(headers: &'a HeaderMap, field: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(field).iter();
     values.next().filter(|_| values.next().is_none())

@@ -66,6 +66,7 @@ where
         return Ok((preflight, None));
     }
     admit(&request)?;
+    // hyper sends no body in answer to HEAD.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
@@ -74,6 +75,7 @@ where
     match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/topics", _) if reads => open(app, None, request),
         (_, Some(topics)) if reads => open(app, Some(topics), request),
+        // A POST that asks for an upgrade is neither a publish nor a handshake.
         (_, Some(topic)) if request.method() == Method::POST && !upgrades => {
             let limits = app.server.publish_limits();
             Ok((publish(&app.feed, limits, topic, request).await?, None))
@@ -104,6 +106,7 @@ fn open<B>(
         upgrade: upgrade::on(&mut request),
         subscription: subscription.map(|topics| (topics, after)),
         heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
+        // Taken before the 101 is sent, so that the slots are never exceeded.
         slot: app.sessions.slot(),
     };
     Ok((switching_protocols, Some(opening)))

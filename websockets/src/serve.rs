@@ -101,6 +101,7 @@ async fn until_session(
         refuse(socket).await;
         return None;
     };
+    // From here on nothing of HTTP is left: the frames mean what the subprotocol says.
     let mut subprotocol = FeedV1::new(app.feed.clone());
     if let Some((topics, after)) = opening.subscription {
         socket.push_text(&subprotocol.open(topics, after));
@@ -120,6 +121,7 @@ async fn http(
     let opening = Mutex::new(None);
     let service = service_fn(|request| answer(app, &opening, request));
     let http = app.server.http1();
+    // Without `with_upgrades` hyper would close the connection after the 101.
     let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -147,7 +149,9 @@ const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The websocket that hyper hands over once the 101 is written.
 async fn websocket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
+    // It fails if the client left before it had the 101.
     let upgraded = upgrade.await.inspect_err(log);
+    // hyper has boxed our stream. With its own type again, the session can reset it.
     let parts = upgraded
         .ok()?
         .downcast::<TokioIo<Stream>>()

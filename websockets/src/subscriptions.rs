@@ -59,6 +59,7 @@ impl Subscriptions {
             .into_iter()
             .partition(|one| one.topics.iter().any(|topic| contains(leaving, topic)));
         self.all = untouched;
+        // The client learns up to where it has everything of the topics that it leaves.
         let position = position_of(&self.feed, &touched);
         for Subscription { topics, after } in touched {
             let stay = topics.iter().filter(|topic| !contains(leaving, topic));
@@ -100,7 +101,7 @@ impl Subscriptions {
 
     async fn next_of_any(&mut self) -> Result<Vec<u8>, FeedError> {
         if self.all.is_empty() {
-            return pending().await;
+            return pending().await; // `select_all` takes no empty list.
         }
         let pages = self
             .all
