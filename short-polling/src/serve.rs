@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
-use common::{Connections, Drained, StallGuard, Timeouts, accept_failed, serve_unbuffered};
+use common::{Connections, Drained, StallGuard, accept_failed, serve_unbuffered};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -83,10 +83,7 @@ fn unbuffered(
     app: Arc<App>,
     draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    let timeouts = Timeouts {
-        read: app.server.read_timeout,
-        stall: app.server.stall,
-    };
+    let timeouts = app.server.timeouts();
     let http = |app: &Arc<App>| app.server.http1();
     // Boxed, so that an idle connection does not hold the room of an answer.
     let route = |app, request| Box::pin(route(app, request));

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 
 use super::fit_descriptors;
-use crate::{Browsers, Feed, FeedSource, Origin, PublishLimits, Retention};
+use crate::{Browsers, Feed, FeedSource, Origin, PublishLimits, Retention, Timeouts};
 
 /// The longest request head in bytes. A longer one gets hyper's 431. hyper also buffers at most this
 /// much of an answer.
@@ -75,6 +75,14 @@ impl ServerConfig {
         PublishLimits {
             max_message: self.max_message,
             body_timeout: self.read_timeout,
+        }
+    }
+
+    /// How long a client may take, as [`serve_unbuffered`](crate::serve_unbuffered) wants to know.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            read: self.read_timeout,
+            stall: self.stall,
         }
     }
 
