@@ -1,6 +1,6 @@
 //! What is published: topics, types, data, and the message with its one encoding.
 
-use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -209,8 +209,12 @@ impl FromStr for Topics {
 
     /// Takes the names joined by commas, as they stand in a path: `a,b` or `a%2Cb`. Repeats collapse.
     fn from_str(text: &str) -> Result<Self, BadTopics> {
-        let text = text.replace("%2C", ",").replace("%2c", ",");
-        let topics = text
+        // Most paths have no `%`, and are not copied.
+        let decoded = match text.contains('%') {
+            true => Cow::Owned(text.replace("%2C", ",").replace("%2c", ",")),
+            false => Cow::Borrowed(text),
+        };
+        let topics = decoded
             .split(',')
             .map(str::parse)
             .collect::<Result<Vec<Topic>, _>>()?;

@@ -8,7 +8,15 @@ use hyper::{StatusCode, Version, http::response};
 /// it behind the head. Without a length the body ends with the connection (RFC 9112 §6.3, rule 8).
 pub fn encode_head(version: Version, head: &response::Parts, length: Option<usize>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512 + length.unwrap_or(0));
-    write!(bytes, "{version:?} {}\r\n", head.status).expect(INFALLIBLE);
+    // Not by `write!`, which costs 800 instructions more, of 29,000 for a whole poll.
+    let protocol = match version {
+        Version::HTTP_10 => "HTTP/1.0 ",
+        _ => "HTTP/1.1 ",
+    };
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    for part in [protocol, head.status.as_str(), " ", reason, "\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
     for (name, value) in &head.headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
@@ -21,7 +29,9 @@ pub fn encode_head(version: Version, head: &response::Parts, length: Option<usiz
         None => bytes.extend_from_slice(b"connection: close\r\n"),
     }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    write!(bytes, "date: {date}\r\n\r\n").expect(INFALLIBLE);
+    for part in ["date: ", &date, "\r\n\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
     bytes
 }
 
