@@ -39,7 +39,7 @@ pub(crate) fn likely_cause(
         ),
         Refusal::Mismatch => layouts(body)
             .into_iter()
-            .find(|(_, layout)| fits(secrets, layout.clone(), now))
+            .find(|(_, layout)| fits(secrets, layout.clone().into(), now))
             .map(|(name, _)| format!("the body was parsed and written anew: it was signed {name}")),
         _ => None,
     };
@@ -65,32 +65,30 @@ fn another_source(source: Source, headers: &HeaderMap) -> Option<String> {
     Some(format!("it has {field}, which belongs to {path}"))
 }
 
-/// The same secrets, with each key read as the other kind: Stripe's key is all of `whsec_TEXT`, but
+/// The same secrets, with each key read as the other kind too: Stripe's key is all of `whsec_TEXT`, but
 /// Standard Webhooks' key is what TEXT encodes.
 fn confused(secrets: &Secrets) -> Secrets {
-    let standard = secrets.standard.iter().map(standard::Secret::reveal);
-    let stripe = secrets.stripe.iter().map(stripe::Secret::key);
-    let texts: Vec<String> = standard
-        .chain(stripe.map(|key| String::from_utf8_lossy(key).into_owned()))
-        .collect();
-    let decoded = texts.iter().filter_map(|text| {
-        let secret: standard::Secret = text.parse().ok()?;
-        Some(secret.key().to_vec())
-    });
-    let whole = texts.iter().map(|text| text.as_bytes().to_vec());
-    let keys: Vec<Vec<u8>> = whole.chain(decoded).collect();
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    for secret in &secrets.standard {
+        keys.extend([secret.key().into(), secret.reveal().into()]);
+    }
+    for secret in &secrets.stripe {
+        keys.push(secret.key().into());
+        let text = str::from_utf8(secret.key()).unwrap_or_default();
+        let decoded = text
+            .parse()
+            .map(|secret: standard::Secret| secret.key().into());
+        keys.extend(decoded);
+    }
     Secrets {
         standard: keys
             .iter()
-            .map(|key| standard::Secret::from_key(&**key))
+            .cloned()
+            .map(standard::Secret::from_key)
             .collect(),
-        stripe: keys
-            .iter()
-            .map(|key| stripe::Secret::from_key(&**key))
-            .collect(),
-        github: Vec::new(),
-        telegram: Vec::new(),
+        stripe: keys.into_iter().map(stripe::Secret::from_key).collect(),
         past: secrets.past,
+        ..Secrets::default()
     }
 }
 
@@ -103,12 +101,12 @@ const LAYOUTS: [(&str, &str, &str, Option<usize>); 4] = [
 ];
 
 /// The same JSON in other layouts.
-fn layouts(body: &Bytes) -> Vec<(&'static str, Bytes)> {
+fn layouts(body: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     if body.len() > MAX_BODY {
         return Vec::new();
     }
     let mut layouts = vec![
-        ("with a line's end", [body, &b"\n"[..]].concat()),
+        ("with a line's end", [body, b"\n"].concat()),
         (
             "without white space at its end",
             body.trim_ascii_end().into(),
@@ -119,8 +117,7 @@ fn layouts(body: &Bytes) -> Vec<(&'static str, Bytes)> {
     }
     let indented = [&*lay_out(body, ": ", ",", Some(2)), b"\n"].concat();
     layouts.push(("indented by two spaces and with a line's end", indented));
-    let layouts = layouts.into_iter();
-    layouts.map(|(name, text)| (name, text.into())).collect()
+    layouts
 }
 
 /// Writes the same JSON tokens with other white space. `colon` and `comma` include the space after them.

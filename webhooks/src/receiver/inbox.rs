@@ -11,6 +11,7 @@
 //! inbox stops for good, because the process no longer knows what is on the disk. The next start reads what is there.
 
 use std::{
+    collections::HashSet,
     error::Error,
     fs::File,
     io,
@@ -228,20 +229,6 @@ impl Inbox {
         Ending(self.writer.commits.failure())
     }
 
-    /// The first `limit` events that are due at `now` and not `claimed`, and when the next one is due.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub async fn due(
-        &self,
-        now: SystemTime,
-        claimed: Vec<i64>,
-        limit: usize,
-    ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
-        self.read(move |database| due(database, millis(now), &claimed, limit))
-            .await
-    }
-
     /// Runs a query on a second connection, so that it does not wait for the writer.
     ///
     /// # Errors
@@ -390,12 +377,17 @@ pub fn millis(time: SystemTime) -> i64 {
     since.unwrap_or_default().as_millis() as i64
 }
 
-fn due(
+/// The first `limit` events that are due at `now` and not `claimed`, and when the next one is due.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn due(
     database: &Connection,
-    now: i64,
-    claimed: &[i64],
+    now: SystemTime,
+    claimed: &HashSet<i64>,
     limit: usize,
 ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
+    let now = millis(now);
     let mut first = database
         .prepare_cached("SELECT seq FROM work WHERE due <= ?1 ORDER BY due, seq LIMIT ?2")?;
     let seqs: Vec<i64> = first

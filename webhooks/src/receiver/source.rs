@@ -33,7 +33,7 @@ pub enum Source {
 }
 
 /// The secrets of each source. The receiver refuses a source that has none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Secrets {
     /// For [`Source::Standard`].
     pub standard: Vec<standard::Secret>,

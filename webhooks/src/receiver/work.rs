@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::inbox::{InTransaction, Inbox, StoredEvent};
+use super::inbox::{InTransaction, Inbox, StoredEvent, due};
 use crate::schedule::Schedule;
 
 /// The most attempts at the same time.
@@ -119,8 +119,8 @@ async fn claim(
     now: SystemTime,
     claimed: &HashSet<i64>,
 ) -> (Vec<StoredEvent>, Duration) {
-    let room = CONCURRENCY - claimed.len();
-    let due = inbox.due(now, claimed.iter().copied().collect(), room);
+    let (claimed, room) = (claimed.clone(), CONCURRENCY - claimed.len());
+    let due = inbox.read(move |database| due(database, now, &claimed, room));
     match due.await {
         Ok((events, None)) => (events, LONGEST),
         Ok((events, Some(next))) => {
@@ -237,11 +237,8 @@ mod tests {
 
     async fn stored(inbox: &Inbox) {
         let secrets = Secrets {
-            standard: Vec::new(),
-            stripe: Vec::new(),
-            github: Vec::new(),
             telegram: vec!["token".parse().unwrap()],
-            past: Duration::ZERO,
+            ..Secrets::default()
         };
         let mut headers = hyper::HeaderMap::new();
         headers.insert("x-telegram-bot-api-secret-token", "token".parse().unwrap());

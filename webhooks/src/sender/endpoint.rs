@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::store::{AttemptRow, Dead, Disabled, Saved};
+use super::store::{AttemptRow, Dead, Disabled, Saved, rfc3339};
 use crate::verify::standard::Secret;
 
 /// The longest URL in bytes.
@@ -113,11 +113,11 @@ impl Endpoint {
             after: status.after.to_string(),
             in_flight: status.in_flight,
             waiting: status.waiting,
-            oldest_due: status.oldest_due.map(time),
+            oldest_due: status.oldest_due,
             delivered: status.delivered,
             dead: status.dead,
             last_error: status.last_error.as_deref(),
-            disabled: status.disabled.as_ref().map(DisabledView::from),
+            disabled: status.disabled.as_ref(),
         };
         to_json(&view)
     }
@@ -131,8 +131,8 @@ pub(crate) fn deliveries_json(
 ) -> String {
     let gap = |gap| RawValue::from_string(gap).expect("a gap is JSON");
     to_json(&Deliveries {
-        attempts: attempts.into_iter().map(AttemptView::from).collect(),
-        dead: dead.into_iter().map(DeadView::from).collect(),
+        attempts,
+        dead,
         gaps: gaps.into_iter().map(gap).collect(),
     })
 }
@@ -148,95 +148,24 @@ struct View<'a> {
     after: String,
     in_flight: usize,
     waiting: usize,
-    oldest_due: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    oldest_due: Option<SystemTime>,
     delivered: u64,
     dead: u64,
     last_error: Option<&'a str>,
-    disabled: Option<DisabledView<'a>>,
-}
-
-#[derive(Serialize)]
-struct DisabledView<'a> {
-    since: String,
-    reason: &'a str,
-    /// Since when nothing is kept for it.
-    expired: Option<String>,
-}
-
-impl<'a> From<&'a Disabled> for DisabledView<'a> {
-    fn from(disabled: &'a Disabled) -> Self {
-        Self {
-            since: time(disabled.since),
-            reason: &disabled.reason,
-            expired: disabled.expired.map(time),
-        }
-    }
+    disabled: Option<&'a Disabled>,
 }
 
 #[derive(Serialize)]
 struct Deliveries {
-    attempts: Vec<AttemptView>,
-    dead: Vec<DeadView>,
+    attempts: Vec<AttemptRow>,
+    dead: Vec<Dead>,
     /// See [`common::Gap`].
     gaps: Vec<Box<RawValue>>,
 }
 
-#[derive(Serialize)]
-struct AttemptView {
-    /// The message's id, which is the delivery's `webhook-id`.
-    id: String,
-    /// 1 is the first.
-    attempt: usize,
-    at: String,
-    duration_ms: u64,
-    remote: Option<String>,
-    status: Option<u16>,
-    /// The failure's class.
-    error: Option<String>,
-    next_attempt: Option<String>,
-}
-
-impl From<AttemptRow> for AttemptView {
-    fn from(row: AttemptRow) -> Self {
-        Self {
-            id: row.id,
-            attempt: row.attempt,
-            at: time(row.at),
-            duration_ms: row.duration.as_millis() as u64,
-            remote: row.remote,
-            status: row.status,
-            error: row.error,
-            next_attempt: row.next.map(time),
-        }
-    }
-}
-
-/// A delivery that was given up.
-#[derive(Serialize)]
-struct DeadView {
-    id: String,
-    attempts: u64,
-    at: String,
-    reason: String,
-}
-
-impl From<Dead> for DeadView {
-    fn from(dead: Dead) -> Self {
-        Self {
-            id: dead.id,
-            attempts: dead.attempts,
-            at: time(dead.at),
-            reason: dead.reason,
-        }
-    }
-}
-
 fn to_json(view: &impl Serialize) -> String {
     serde_json::to_string(view).expect("text and numbers are JSON")
-}
-
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// What a client sends to register an endpoint.

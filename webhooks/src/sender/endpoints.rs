@@ -131,39 +131,30 @@ impl Endpoints {
         }
     }
 
-    /// Notes whether more is kept than may be: messages, and what waits or is dead.
+    /// Notes whether the messages, with their waiting and dead deliveries, exceed the disk budget.
     async fn measure(&self) {
-        // A disk that has failed is told of by whoever writes.
-        if let Ok(size) = self
-            .outbound
-            .store
-            .note(|database| store::size(database))
-            .await
-        {
-            let full = size > self.outbound.disk;
-            let was_full = self.full.swap(full, Ordering::Relaxed);
-            if full && !was_full {
-                warn!(
-                    size,
-                    "there is no room for more: what is owed or dead takes it"
-                );
-            }
+        let measured = self.outbound.store.note(|database| store::size(database));
+        let Ok(size) = measured.await else {
+            return; // the next write reports that the disk has failed
+        };
+        let full = size > self.outbound.disk;
+        if full && !self.full.swap(full, Ordering::Relaxed) {
+            warn!(size, "owed and dead messages use up the disk budget");
         }
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Whether more may be published.
     pub(crate) fn check_disk(&self) -> Result<(), Problem> {
-        if self.full.load(Ordering::Relaxed) {
-            let detail = format!(
-                "what is owed or dead takes all {} bytes",
-                self.outbound.disk
-            );
-            return Err(Problem::unavailable(detail, retry_after()));
+        if !self.full.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        Ok(())
+        let disk = self.outbound.disk;
+        let detail = format!("owed and dead messages use up all {disk} bytes");
+        Err(Problem::unavailable(detail, retry_after()))
     }
 
-    /// Declares dead what is held for those that have been disabled for too long.
+    /// Drops the backlogs of endpoints that have been disabled for too long: their deliveries are dead.
     async fn expire(self: &Arc<Self>, now: SystemTime) {
         for endpoint in self.list() {
             let is_over = endpoint.status().disabled.as_ref().is_some_and(|disabled| {
@@ -175,15 +166,10 @@ impl Endpoints {
             }
             let number = endpoint.number;
             let expire = move |database: &Connection| store::expire(database, number, now);
-            match self.change(&endpoint, expire).await {
-                Ok(_) => warn!(
-                    endpoint = endpoint.id,
-                    "disabled for too long: its backlog is dead"
-                ),
-                Err(problem) => warn!(
-                    endpoint = endpoint.id,
-                    problem.detail, "its backlog is held on"
-                ),
+            let (expired, id) = (self.change(&endpoint, expire).await, &endpoint.id);
+            match expired {
+                Ok(_) => warn!(id, "disabled for too long: its backlog is dead"),
+                Err(problem) => warn!(id, problem.detail, "its backlog stays for now"),
             }
         }
     }

@@ -27,6 +27,7 @@ use common::{
     store::{commit::CommitError, commits},
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use serde::{Serialize, Serializer};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
@@ -226,11 +227,13 @@ pub(crate) struct Saved {
 }
 
 /// Since when and why an endpoint is not called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Disabled {
+    #[serde(serialize_with = "rfc3339")]
     pub(crate) since: SystemTime,
     pub(crate) reason: String,
     /// Since when nothing is kept for it any more.
+    #[serde(serialize_with = "rfc3339")]
     pub(crate) expired: Option<SystemTime>,
 }
 
@@ -501,20 +504,39 @@ pub(crate) struct Owed {
 }
 
 /// One attempt, for the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct AttemptRow {
     /// From 1, over all messages of the endpoint.
+    #[serde(skip)]
     pub(crate) number: u64,
+    /// The message's id, which is the delivery's `webhook-id`.
     pub(crate) id: String,
     /// 1 is the message's first.
     pub(crate) attempt: usize,
+    #[serde(serialize_with = "rfc3339")]
     pub(crate) at: SystemTime,
+    #[serde(rename = "duration_ms", serialize_with = "whole_millis")]
     pub(crate) duration: Duration,
     pub(crate) remote: Option<String>,
     pub(crate) status: Option<u16>,
     /// The failure's class.
     pub(crate) error: Option<String>,
+    #[serde(rename = "next_attempt", serialize_with = "rfc3339")]
     pub(crate) next: Option<SystemTime>,
+}
+
+/// A time in JSON, or `null`.
+pub(crate) fn rfc3339<T: Into<Option<SystemTime>> + Copy, S: Serializer>(
+    time: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let time: Option<SystemTime> = (*time).into();
+    let text = time.map(|time| humantime::format_rfc3339_millis(time).to_string());
+    text.serialize(serializer)
+}
+
+fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_millis() as u64)
 }
 
 /// Records a settlement. Of an endpoint that was removed there is nothing to record.
@@ -666,10 +688,11 @@ pub(crate) fn body(database: &Connection, seq: u64) -> rusqlite::Result<Option<P
 }
 
 /// A delivery that was given up.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Dead {
     pub(crate) id: String,
     pub(crate) attempts: u64,
+    #[serde(serialize_with = "rfc3339")]
     pub(crate) at: SystemTime,
     pub(crate) reason: String,
 }

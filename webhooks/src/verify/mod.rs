@@ -93,11 +93,8 @@ pub struct Tolerance {
 
 impl Default for Tolerance {
     fn default() -> Self {
-        let five_minutes = Duration::from_secs(300);
-        Self {
-            past: five_minutes,
-            future: five_minutes,
-        }
+        let past = Duration::from_secs(300);
+        Self { past, future: past }
     }
 }
 
