@@ -31,6 +31,7 @@ async fn start() -> (TestServer, Feed) {
     config.telegram_secret = vec![TELEGRAM.parse().unwrap()];
     config.server.max_message = 16 << 10;
     config.server.read_timeout = harness::PATIENCE;
+    config.store_timeout = harness::PATIENCE; // large bodies, and a machine that may be busy
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
     let run = async move |listener, shutdown| {
