@@ -1,0 +1,3 @@
+//! Where the feed goes: it needs nothing of the crate.
+
+pub mod feed;
