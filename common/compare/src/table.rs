@@ -23,7 +23,7 @@ pub fn markdown(report: &Report) -> String {
         let word = row.technique.said().map(|(_, complexity)| complexity);
         judged(report, row, word, Figure::Lines, COMPLEXITY)
     });
-    let mut table = line("", Row::ALL.map(|row| row.to_string()))
+    let mut table = line("figure", Row::ALL.map(|row| row.to_string()))
         + &line(":---", Row::ALL.map(|_| "---:".to_owned()))
         + &line("latency, as usually said", latency)
         + &line("complexity, as usually said", complexity);

@@ -31,10 +31,7 @@ use crate::{
     report::{self, Figure, Measurement, Point},
 };
 
-/// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after so
-/// many.
-const MESSAGES: usize = 8;
-/// Between two of these. Together they are longer than any interval of polls.
+/// Between two messages of the table's run. All of them together take longer than any interval of polls.
 const GAP: Duration = Duration::from_secs(4);
 /// Messages a second, and how many.
 const LOADS: [(u32, usize); 4] = [(1, 4), (5, 20), (25, 100), (100, 400)];
@@ -79,6 +76,9 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
 struct Bench {
     program: PathBuf,
     runs: usize,
+    /// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after
+    /// such a number.
+    messages: usize,
     /// Clients of each row in the table's run.
     clients: usize,
     /// How long nothing is published: whole waits of a long poll, and whole pauses between two
@@ -94,13 +94,14 @@ impl Bench {
     /// About a minute, or five.
     fn new(program: &Path, quick: bool) -> Self {
         let descriptors = common::fit_descriptors(20_000);
-        let (runs, idle, latencies, crowd) = match quick {
-            true => (1, 51, 30, 5_000),
-            false => (3, 76, 150, 10_000),
+        let (runs, messages, idle, latencies, crowd) = match quick {
+            true => (1, 8, 51, 30, 5_000),
+            false => (3, 13, 76, 150, 10_000),
         };
         Self {
             program: program.to_owned(),
             runs,
+            messages,
             clients: if descriptors < 2_048 { 4 } else { 20 },
             idle: Duration::from_secs(idle),
             latencies,
@@ -216,7 +217,7 @@ impl Bench {
     /// A message now and then, to many clients.
     async fn seldom(self: Arc<Self>, row: Row) -> io::Result<Run> {
         let plan = Plan {
-            messages: MESSAGES,
+            messages: self.messages,
             gap: GAP,
             start: Instant::now() + GAP,
             clients: self.clients,
