@@ -3,7 +3,7 @@
 //!
 //! The server runs in a process of its own, in turn with the least that any server could do: one
 //! loop that writes an answer to each socket and reads the next request from it, with as many
-//! bytes. So the ratio of the two says what is ours to improve, on whatever machine it runs.
+//! bytes. So the ratio of the two says what this server could save, on any machine.
 
 use std::{
     future::pending,
@@ -27,7 +27,7 @@ const MANY: usize = 10_000;
 const FEW: usize = 100;
 /// Deliveries of one run. The processor time is known to a hundredth of a second.
 const DELIVERIES: usize = 50_000;
-/// The text of a message, and what its page is longer.
+/// The text of a message, and how much longer its page is.
 const TEXT: usize = 128;
 const AROUND: usize = 165;
 
@@ -101,8 +101,8 @@ async fn bare_server() -> Process {
     Process::start(this.to_str().expect("the path is UTF-8"), &["bare"]).await
 }
 
-/// Opens the polls, publishes at a pace, and waits until everyone has everything and waits again:
-/// the processor time of a delivery in µs, and the resident bytes at the end.
+/// Opens the polls, publishes at a pace, and waits until each poll has everything and waits again.
+/// Returns the processor time of a delivery in µs, and the resident bytes at the end.
 async fn cost(server: &Process, polls: usize) -> (f64, u64) {
     let messages = DELIVERIES / polls;
     let (mut clients, (had, mut all)) = (JoinSet::new(), mpsc::channel(polls));
@@ -112,7 +112,7 @@ async fn cost(server: &Process, polls: usize) -> (f64, u64) {
     until_quiet(server).await;
     let client = Client::keep_alive(server.addr()).await;
     let used = server.cpu_time();
-    // Half of the time there is nothing to do: it is a pace, and no backlog grows.
+    // Slow enough that half of the time there is nothing to do: no backlog grows.
     let pace = Duration::from_micros(60 * polls as u64).max(Duration::from_millis(5));
     let mut pace = interval(pace);
     for _ in 0..messages {
@@ -129,7 +129,7 @@ async fn cost(server: &Process, polls: usize) -> (f64, u64) {
     (cost, server.resident())
 }
 
-/// Comes back when the server has nothing to do: nobody tells when all polls wait.
+/// Returns when the server has nothing to do: then all polls wait.
 async fn until_quiet(server: &Process) {
     let mut used = Duration::MAX;
     while used != server.cpu_time() {
@@ -138,7 +138,7 @@ async fn until_quiet(server: &Process) {
     }
 }
 
-/// Polls until it has had so many messages, then once more.
+/// Polls until it has had this many messages, then once more.
 async fn poll(server: SocketAddr, messages: usize, had: mpsc::Sender<()>) {
     let mut stream = Stream::connect(server).await.expect("the server accepts");
     let (mut after, mut count) = ("earliest".to_owned(), 0);
@@ -177,7 +177,7 @@ async fn answer(stream: &mut Stream) -> String {
     }
 }
 
-/// What a connection takes that has asked twice and is kept.
+/// The bytes of a connection that has asked twice and is kept.
 async fn idle(request: &str, connections: usize) -> f64 {
     let server = our_server(connections).await;
     let (before, mut kept) = (server.resident(), Vec::new());

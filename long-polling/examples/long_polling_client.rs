@@ -32,12 +32,12 @@ use tokio::{
 /// Asks for news and waits for it, again and again: prints the messages.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// What to poll: http://HOST:PORT/topics/a,b, and a query such as ?limit=10 if need be
+    /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you need one.
     pub url: Uri,
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "earliest")]
     pub after: String,
-    /// Seconds for which the server may hold its answer, 1 to 55.
+    /// How long the server may hold its answer, in seconds, 1 to 55.
     #[arg(long, default_value_t = 25, value_parser = value_parser!(u8).range(1..=55), value_name = "SECONDS")]
     pub wait: u8,
 }
@@ -81,9 +81,9 @@ struct Page<'a> {
 /// Why a poll gave nothing.
 #[derive(Debug)]
 pub enum Failure {
-    /// Asking again would not help.
+    /// Asking again does not help.
     Final(String),
-    /// It may work later, not before this long.
+    /// It may work later, but not before this time has passed.
     Passing(String, Duration),
 }
 
@@ -91,7 +91,7 @@ impl Reader {
     /// Starts where the arguments say.
     ///
     /// # Errors
-    /// If the URL is none.
+    /// If the URL is not `http://HOST:PORT/…`.
     pub fn new(args: Args) -> Result<Self, Failure> {
         Ok(Self {
             server: Server::at(&args.url)?,
@@ -119,7 +119,7 @@ impl Reader {
     /// One poll, for as long as it takes.
     ///
     /// # Errors
-    /// If there was no answer, or one that is not 200. The cursor stands.
+    /// If there was no answer, or one that is not 200. The cursor stays where it is.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<(), Failure> {
         let wait = self.args.wait;
         let path = with(&self.args.url, &format!("after={}&wait={wait}", self.after));
@@ -207,8 +207,8 @@ type Connection = SendRequest<Empty<Bytes>>;
 /// Something between us and the server.
 type Lost = Box<dyn Error + Send + Sync>;
 
-/// Whether the server had closed the kept connection before our request was on it. One that breaks
-/// later is a failure: after a restart all clients would come back at once.
+/// Whether the server had closed the kept connection before our request was on it. A connection that
+/// breaks later is a failure: without a pause, all clients would come back at once after a restart.
 fn was_unsent(lost: &Lost) -> bool {
     let error = lost.downcast_ref::<hyper::Error>();
     error.is_some_and(|error| error.is_closed() || error.is_canceled())
@@ -218,12 +218,12 @@ async fn connect(authority: &str) -> Result<Connection, Lost> {
     let stream = TcpStream::connect(authority).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its error reaches whoever waits for an answer.
+    // Its error reaches the request that waits for an answer.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// A 4xx says that the request itself is wrong; 408 and 429 do not mean it so.
+/// A 4xx says that the request itself is wrong, except 408 and 429.
 fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let reason = format!("{status}: {}", String::from_utf8_lossy(body));
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
@@ -258,7 +258,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// For an answer, beyond the time that it may be held.
+/// How much longer than its wait an answer may take.
 const SLACK: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);

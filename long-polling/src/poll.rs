@@ -1,8 +1,8 @@
 //! One poll: answered at once, after a wait, or told to come again.
 //!
-//! The wait is a race of news, deadline and drain. The client's leaving is a fourth runner that is
-//! not seen here: whoever drives the answer's future drops it when the client leaves. That frees the
-//! wait's entry in the feed, and its slot. A client leaves
+//! The wait is a race of news, deadline and drain. A client that leaves ends it too, but that is not
+//! seen here: hyper, or `serve_unbuffered`, then drops the answer's future. That frees the wait's entry
+//! in the feed, and its slot. A client leaves
 //!
 //! - by a FIN, also of one direction only: a half-close looks the same as a close until something
 //!   is written;

@@ -13,7 +13,7 @@ use client::{Args, Failure, Reader};
 use common::{Feed, Retention};
 use harness::{End, Fault, FaultProxy, Faults, TestServer, Wire};
 use long_polling::Config;
-use setup::{config, publish, small, start, start_with, until_waiting};
+use setup::{config, in_time, publish, small, start, start_with, until_waiting};
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -67,9 +67,12 @@ async fn a_wait_starts_when_the_head_is_complete() {
     let mut wire = Wire::connect(proxy.addr()).await;
     let (most, last) = GET.split_at(GET.len() - 1);
     wire.send(most).await;
-    while proxy.bytes_up() < most.len() as u64 {
-        tokio::task::yield_now().await;
-    }
+    in_time(async {
+        while proxy.bytes_up() < most.len() as u64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(feed.waiters(), 0);
     wire.send(last).await;
     until_waiting(&feed, 1).await;

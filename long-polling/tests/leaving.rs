@@ -1,4 +1,4 @@
-//! What counts as leaving, and what does not. Whoever leaves frees its wait and its place.
+//! What counts as leaving, and what does not. A client that leaves frees its wait and its slot.
 
 mod setup;
 
@@ -30,7 +30,7 @@ async fn a_client_that_shuts_its_sending_side_has_left() {
     .await;
 }
 
-/// The wait and the one place there is are free again after `leave`.
+/// The wait, and the only slot, are free again after `leave`.
 async fn leaves(leave: impl AsyncFn(Wire)) {
     let (feed, server) = server(Duration::from_secs(25)).await;
     for _ in 0..3 {
@@ -58,7 +58,7 @@ async fn a_pipelined_second_poll_is_answered_in_its_turn() {
 }
 
 #[tokio::test]
-async fn who_pipelines_and_leaves_is_missed_when_the_wait_is_over_at_the_latest() {
+async fn a_client_that_pipelines_and_leaves_is_missed_when_the_wait_is_over_at_the_latest() {
     let (feed, server) = server(Duration::from_millis(100)).await;
     let mut wire = server.wire().await;
     wire.send(GET).await;

@@ -6,9 +6,8 @@ mod setup;
 use std::time::Duration;
 
 use common::{Feed, Retention};
-use harness::{End, PATIENCE, TestServer, Wire};
-use setup::{config, publish, start, start_with, until_waiting};
-use tokio::time::timeout;
+use harness::{End, TestServer, Wire};
+use setup::{config, in_time, publish, start, start_with, until_waiting};
 
 const HALF: &str = "POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
@@ -122,11 +121,10 @@ async fn in_flight(server: &TestServer) -> Wire {
 }
 
 async fn wait_until_refused(server: &TestServer) {
-    let refused = async {
+    in_time(async {
         while Wire::try_connect(server.addr()).await.is_ok() {
             tokio::task::yield_now().await;
         }
-    };
-    let came = timeout(PATIENCE, refused).await;
-    came.expect("the listener is closed");
+    })
+    .await;
 }

@@ -1,5 +1,5 @@
-//! What leaves hyper is answered in the same bytes, in its turn, and loses nothing. Each test holds
-//! on plain hyper too, but for those that say `takeover: true`.
+//! What leaves hyper is answered with the same bytes, in its turn, and loses nothing. Each test holds
+//! on plain hyper too, except those that say `takeover: true`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;
@@ -12,7 +12,7 @@ use setup::{config, publish, small, start, start_with, until_waiting};
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const WAIT: &str = "GET /topics/news?after=latest HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
+/// Enough pages to fill the socket's buffers while the client does not read, 10 MiB.
 const PAGES: usize = 1_500;
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn what_is_said_during_a_wait_is_kept_and_more_than_is_kept_waits_in_the_s
 }
 
 #[tokio::test]
-async fn who_pipelines_and_leaves_is_missed_at_once() {
+async fn a_client_that_pipelines_and_leaves_is_missed_at_once() {
     let takeover = Config {
         takeover: true,
         ..Config::default()

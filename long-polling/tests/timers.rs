@@ -1,5 +1,5 @@
-//! Every timer of the server, by a clock that stands still until nobody has anything to do. The
-//! client's are in `client.rs`, the wait's own race in `src/wait.rs`.
+//! Every timer of the server, by a clock that stands still while any task has something to do. The
+//! client's timers are in `client.rs`, the wait's own race in `src/poll.rs`.
 
 mod setup;
 
@@ -67,7 +67,7 @@ async fn half_a_body_is_refused_after_thirty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_takes_is_cut_after_thirty_seconds() {
+async fn an_answer_that_the_client_does_not_accept_is_cut_after_thirty_seconds() {
     let mut config = config();
     config.server.max_connections = Some(1);
     let feed = Feed::new(Retention::default());

@@ -2,7 +2,7 @@
 //!
 //! The server runs in a process of its own, in turn with the least that any server could do: one
 //! loop of `write(2)` over as many sockets, with the same bytes. So the ratio of the two says what
-//! is ours to improve, on whatever machine it runs.
+//! this server could save, on any machine.
 
 use std::{
     io::{Read, Write},
@@ -108,8 +108,8 @@ async fn bare_server() -> Process {
     Process::start(this.to_str().expect("the path is UTF-8"), &["bare"]).await
 }
 
-/// Opens the streams, publishes at a pace, and waits until everyone has everything: the processor
-/// time of a delivery in µs, and the resident bytes at the end.
+/// Opens the streams, publishes at a pace, and waits until each stream has everything. Returns the
+/// processor time of a delivery in µs, and the resident bytes at the end.
 async fn cost(server: &Process, streams: usize) -> (f64, u64) {
     let messages = DELIVERIES / streams;
     let (mut readers, (opened, mut open)) = (JoinSet::new(), mpsc::channel(streams));
@@ -122,7 +122,7 @@ async fn cost(server: &Process, streams: usize) -> (f64, u64) {
     }
     let client = Client::keep_alive(server.addr()).await;
     let used = server.cpu_time();
-    // Half of the time there is nothing to do: it is a pace, and no backlog grows.
+    // Slow enough that half of the time there is nothing to do: no backlog grows.
     let mut pace =
         interval(Duration::from_micros(20 * streams as u64).max(Duration::from_millis(5)));
     for _ in 0..messages {
@@ -153,7 +153,7 @@ async fn subscribe(server: SocketAddr) -> Stream {
     stream
 }
 
-/// Reads a stream until it has had so many messages.
+/// Reads a stream until it has had this many messages.
 async fn read(mut stream: Stream, messages: usize, opened: mpsc::Sender<()>) {
     let (mut parser, mut buffer, mut had) = (Parser::default(), [0; 4_096], 0);
     let mut opened = Some(opened);

@@ -36,10 +36,10 @@ const RETRY: Duration = Duration::from_secs(3);
 pub struct Args {
     /// What to listen to: http://HOST:PORT/topics/a,b
     pub url: Uri,
-    /// Where to start: a cursor; without it, with what the URL says, or what comes from now on.
+    /// Where to start: a cursor. Without one, the URL's `after=` counts, or only what comes from now on.
     #[arg(long, default_value = "")]
     pub after: String,
-    /// Seconds without a byte after which the server counts as gone: three of its heartbeats.
+    /// Reconnect after this many seconds without a byte: three of the server's heartbeats.
     #[arg(long, default_value = "45", value_parser = seconds, value_name = "SECONDS")]
     pub silence: Duration,
 }
@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What a client keeps: a position, and how long to wait before it comes back to it.
+/// What a client keeps: a position, and how long to wait before it reconnects.
 #[derive(Debug)]
 pub struct Listener {
     args: Args,
@@ -61,7 +61,7 @@ pub struct Listener {
     failures: u32,
 }
 
-/// Asking again would not help.
+/// Asking again does not help.
 #[derive(Debug)]
 struct Final(String);
 
@@ -76,7 +76,7 @@ impl Listener {
         }
     }
 
-    /// Listens until there is no point in going on, and says why.
+    /// Listens until asking again does not help, and says why.
     pub async fn run(&mut self, output: &mut impl Write) -> String {
         loop {
             match self.listen(output).await {
@@ -150,14 +150,14 @@ impl Listener {
     }
 }
 
-/// Anything else is not to be parsed as one (HTML §9.2.2).
+/// Anything else must not be parsed as one (HTML §9.2.2).
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
     let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// How long a server that refuses wants to be left alone.
+/// How long a server that refuses asks the client to wait.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u32 = headers
         .get(header::RETRY_AFTER)?

@@ -166,7 +166,7 @@ mod tests {
         })
     }
 
-    /// The same by a parser that nobody here wrote.
+    /// The same, by a parser from elsewhere.
     fn theirs(bytes: Vec<u8>) -> Vec<Event> {
         let stream = EventStream::new(stream::iter([Ok::<_, Infallible>(bytes)]));
         let ours = |event: eventsource_stream::Event| Event {

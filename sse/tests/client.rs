@@ -113,7 +113,7 @@ async fn it_does_not_take_a_page_for_a_stream() {
     assert_eq!(reason, "the answer is no event stream");
 }
 
-/// Nobody reads what the client prints any more.
+/// An output that is closed.
 struct Closed;
 
 impl Write for Closed {
@@ -127,7 +127,7 @@ impl Write for Closed {
 }
 
 #[tokio::test]
-async fn it_ends_when_nobody_reads_what_it_prints() {
+async fn it_ends_when_its_output_is_closed() {
     let server = WireListener::bind().await;
     let mut listener = listener(server.addr(), "");
     let served = async {

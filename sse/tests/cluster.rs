@@ -1,6 +1,6 @@
 //! Beyond one machine: three servers on one stream of three NATS servers, nginx before them without
-//! affinity, a thousand clients that come back with the cursor they have, and everything that can be
-//! killed is. It needs `nats-server` and `nginx`:
+//! affinity, and a thousand clients that come back with their cursors. Everything that can be killed is
+//! killed. It needs `nats-server` and `nginx`:
 //! `cargo test --release -p sse --features nats --test cluster`.
 #![cfg(unix)]
 
@@ -34,13 +34,14 @@ const CLIENTS: usize = 1_000;
 const PUBLISHERS: usize = 3;
 /// Between two messages of one publisher.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of ordinary life before and after each blow.
+/// Of ordinary traffic before and after each fault.
 const CALM: Duration = Duration::from_secs(2);
-/// Until everybody has everything.
+/// Until every client has everything.
 const PATIENCE: Duration = Duration::from_secs(60);
+const UNPOISONED: &str = "nothing panics under this lock";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_killed_or_cut_off_everybody_gets_everything_once() {
+async fn whatever_is_killed_or_cut_off_every_client_gets_everything_once() {
     let mut cluster = Cluster::start().await;
     let nginx = Nginx::start(&cluster.ports).await;
     let (crowd, load) = (Arc::new(Crowd::default()), Arc::new(Load::default()));
@@ -55,8 +56,9 @@ async fn whatever_is_killed_or_cut_off_everybody_gets_everything_once() {
     }
     cluster.suffer().await;
     load.ended.store(true, Relaxed);
-    publishing.join_all().await;
-    let published = load.published.lock().expect("nobody panics").clone();
+    let ended = timeout(PATIENCE, publishing.join_all()).await;
+    ended.expect("each last message is acknowledged");
+    let published = load.published.lock().expect(UNPOISONED).clone();
     crowd.all_have(&published).await;
     println!(
         "{CLIENTS} clients received {} messages each, none twice; {} connections, {} refusals of publishes, {} of their keys known",
@@ -79,7 +81,7 @@ struct Load {
 
 impl Load {
     fn acknowledged(&self, id: Cursor, text: String) {
-        let mut published = self.published.lock().expect("nobody panics");
+        let mut published = self.published.lock().expect(UNPOISONED);
         let other = published.insert(id.seq, text);
         assert_eq!(other, None, "{id} was given out twice");
     }
@@ -145,7 +147,7 @@ impl Crowd {
         };
         let came = timeout(PATIENCE, all).await;
         let published: Vec<_> = published.clone().into_iter().collect();
-        for (number, heard) in &*self.heard.lock().expect("nobody panics") {
+        for (number, heard) in &*self.heard.lock().expect(UNPOISONED) {
             let wrong = heard
                 .iter()
                 .zip(&published)
@@ -153,21 +155,21 @@ impl Crowd {
             assert_eq!(wrong, None, "client {number}");
             assert_eq!(heard.len(), published.len(), "client {number}");
         }
-        came.expect("everybody has heard something");
+        came.expect("every client has heard something");
     }
 
     fn slowest(&self) -> usize {
-        let heard = self.heard.lock().expect("nobody panics");
+        let heard = self.heard.lock().expect(UNPOISONED);
         let least = heard.values().map(Vec::len).min();
         least.filter(|_| heard.len() == CLIENTS).unwrap_or(0)
     }
 }
 
-/// A client that reads, and comes back with its cursor for as long as the test lasts.
+/// A client that reads, and comes back with its cursor until the test ends.
 async fn listen(crowd: Arc<Crowd>, number: usize, nginx: SocketAddr) {
     let mut position = String::new();
     loop {
-        // Why it ended is all the same.
+        // It does not matter why it ended.
         let _ = stream(&crowd, number, nginx, &mut position).await;
         sleep(Duration::from_millis(100 + number as u64 % 200)).await;
     }
@@ -201,7 +203,7 @@ async fn stream(
         }
     };
     if !head.starts_with(b"HTTP/1.1 200 ") {
-        return Err(io::Error::other("it is not welcome"));
+        return Err(io::Error::other("the stream is refused"));
     }
     crowd.connections.fetch_add(1, Relaxed);
     if position.is_empty() {
@@ -215,7 +217,7 @@ async fn stream(
             let message: serde_json::Value = serde_json::from_str(&event.data)?;
             let id: Cursor = event.id.parse().expect("an id is a cursor");
             let text = message["data"].as_str().expect("it is text").to_owned();
-            let mut heard = crowd.heard.lock().expect("nobody panics");
+            let mut heard = crowd.heard.lock().expect(UNPOISONED);
             heard.entry(number).or_default().push((id.seq, text));
         }
         parser.last_event_id().clone_into(position);
@@ -276,7 +278,7 @@ impl Cluster {
         Process::start_at(addr, PROGRAM, &args).await
     }
 
-    /// One blow after the other.
+    /// One fault after the other.
     async fn suffer(&mut self) {
         for index in 0..3 {
             self.blow(&format!("server {index} restarts")).await;

@@ -16,7 +16,7 @@ use harness::{Client, Ending, EventReader, Process};
 use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{Mutex, MutexGuard},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
@@ -25,8 +25,10 @@ const CROWD: usize = 10_000;
 const OTHERS: usize = 200;
 /// Messages a second, of 1 KiB each.
 const RATE: u32 = 1_000;
+/// For what takes minutes.
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
-/// One crowd at a time: both have not descriptors enough.
+/// One crowd at a time: there are not enough descriptors for two.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
 async fn enter() -> MutexGuard<'static, ()> {
@@ -102,7 +104,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
     );
 }
 
-/// Publishes for so many seconds; the time within which 99 of 100 publishes were answered.
+/// Publishes for this many seconds. Returns the time within which 99 of 100 were answered.
 async fn publish(client: &Client, seconds: u32) -> Duration {
     let mut pace = interval(Duration::from_secs(1) / RATE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,8 +132,13 @@ fn never_reads(server: SocketAddr) -> Socket {
     socket
 }
 
-/// Publishes until the kernel keeps as much as it will for every client.
+/// Publishes until the kernel buffers as much as it will for every client.
 async fn until_all_are_stalled(server: &Process, client: &Client) {
+    let stalled = timeout(LONG_PATIENCE, publish_until_stalled(server, client));
+    stalled.await.expect("every client's buffers fill up");
+}
+
+async fn publish_until_stalled(server: &Process, client: &Client) {
     let mut kept = None;
     loop {
         publish(client, 1).await;

@@ -8,7 +8,7 @@ use setup::{config, start};
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const STREAM: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// Enough pages to fill the socket's buffers while nobody reads, 10 MiB.
+/// Enough pages to fill the socket's buffers while the client does not read, 10 MiB.
 const PAGES: usize = 1_500;
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(crate) fn small() -> Config {
     config
 }
 
-/// Comes back when this many polls wait. Nothing tells, so it asks again and again.
+/// Returns when this many polls wait. The feed does not say, so it is asked again and again.
 pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
     let waiting = async {
         while feed.waiters() != polls {
@@ -47,6 +47,13 @@ pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
     };
     let waited = timeout(PATIENCE, waiting).await;
     waited.unwrap_or_else(|_| panic!("{} polls wait and not {polls}", feed.waiters()));
+}
+
+/// What comes of `future`, which must not take longer than a test's patience: for a loop, each turn
+/// of which is patient by itself.
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let done = timeout(PATIENCE, future).await;
+    done.expect("it happens in time")
 }
 
 /// Publishes on the feed itself.
