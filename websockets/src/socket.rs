@@ -36,7 +36,8 @@ use tungstenite::{
 
 use crate::boundary::Boundary;
 
-/// The most bytes that one read takes.
+/// The most bytes that one read takes. With 16 KiB, sixteen echoes of 1 KiB took two reads and a fifth more
+/// processor time (`cargo bench -p websockets`).
 const READ: usize = 64 * 1024;
 /// How many bytes tungstenite takes from us at a time. It clears as many whenever it asks for more.
 const READ_BUFFER: usize = 4 * 1024;
