@@ -119,6 +119,7 @@ impl Chart {
         let x = around(points().map(|(x, _)| *x)).log_scale();
         let y = around(points().map(|(_, y)| *y)).log_scale();
         let mut svg = String::new();
+        // The drawing borrows the text until it is dropped.
         {
             let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
             root.fill(&WHITE)?;

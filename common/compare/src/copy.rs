@@ -92,7 +92,8 @@ impl CopySet {
             .ok_or_else(|| io::Error::other(unknown))
     }
 
-    /// Copies all files into the `src` folder of a crate, or none.
+    /// Copies all files into the `src` folder of a crate, or none. The paths below `src` stay as they
+    /// are, so that `super::` and `crate::` in the files still hold.
     ///
     /// # Errors
     /// If one of the files exists there already, or the disk refuses.
@@ -131,7 +132,7 @@ impl fmt::Display for CopySet {
     }
 }
 
-/// How many lines of code a technique's copy sets have together. A file that is in two of them
+/// A measure of complexity: how many lines of code a technique's copy sets have together. A file that is in two of them
 /// counts once.
 pub(crate) fn lines(technique: Technique) -> Option<usize> {
     let sets = CopySet::of(&technique.to_string()).ok()?;

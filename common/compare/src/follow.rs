@@ -121,6 +121,7 @@ impl Following {
         let mut failures = 0;
         loop {
             self.state.send_replace(State::Connecting);
+            // Any error is answered alike: wait, and subscribe again after the last position.
             if self.connection(&mut failures).await.is_err() {
                 sleep(pause(failures, rand::random())).await;
                 failures += 1;
@@ -152,6 +153,7 @@ impl Following {
                 heard = self.next(client) => heard?,
                 Ok(_) = paused.wait_for(|paused| *paused), if leaves => return Ok(()),
             };
+            // Before it is passed on: what was received is not asked for again.
             client.after().clone_into(&mut self.to.after);
             for heard in heard {
                 // It fails only when the run is over.
@@ -164,6 +166,7 @@ impl Following {
         if self.technique != Technique::Webhooks {
             return client.next().await;
         }
+        // A receiver that hears nothing cannot know whether it is still registered.
         match timeout(self.check, client.next()).await {
             Ok(heard) => heard,
             Err(_) => client.check().await,

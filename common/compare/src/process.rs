@@ -49,9 +49,11 @@ impl Process {
         if let Some(retry) = knobs.retry {
             command.args(["--retry", &retry.as_secs_f64().to_string()]);
         }
+        // The pipe ends with this process, however it ends, and the server drains.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
+        // The first line says which port the system chose.
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).await?;
         let listening = line.trim_end().strip_prefix("listening on http://");
@@ -92,6 +94,7 @@ impl Process {
         self.replace().await
     }
 
+    /// At the same address, so that its clients find it.
     async fn replace(&mut self) -> io::Result<()> {
         self.child.wait().await?;
         let (program, knobs) = (self.program.clone(), self.knobs.clone());

@@ -34,7 +34,7 @@ impl Row {
         }
     }
 
-    /// Whether the client asks again for each answer.
+    /// Whether the client asks again for each answer. Only then can an answer be empty.
     pub fn polls(self) -> bool {
         use Technique::{LongPolling, ShortPolling};
         matches!(self.technique, ShortPolling | LongPolling)

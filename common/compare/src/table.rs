@@ -36,7 +36,8 @@ pub fn markdown(report: &Report) -> String {
     table + "\n" + &origin(report)
 }
 
-/// The figures that matter most, of each technique as it is mostly used.
+/// The figures that matter most, of each technique as it is mostly used. Without `±`, for the first
+/// screen of a README.
 pub(crate) fn few(report: &Report) -> String {
     let figures = [Figure::Latency, Figure::Bytes, Figure::Cpu, Figure::Memory];
     let mut table = "\
@@ -76,6 +77,7 @@ fn judged(report: &Report, row: Row, word: Option<&str>, figure: Figure, scale: 
     }
 }
 
+/// The word whose range has this many times the least.
 fn word_for(times: f64, scale: Scale) -> &'static str {
     let found = scale.iter().find(|(_, most)| times <= *most);
     found.map_or("", |(word, _)| *word)

@@ -14,6 +14,9 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Counts over all connections of a client, or of several.
+///
+/// Atomics, because each connection of hyper is driven by its own task. A count needs no order
+/// with others.
 #[derive(Debug, Default)]
 pub struct Traffic {
     bytes: AtomicU64,

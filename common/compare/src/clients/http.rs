@@ -20,10 +20,10 @@ use crate::traffic::{Counted, Traffic};
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// The `Host` field.
+    /// The `Host` field, which HTTP/1.1 requires (RFC 9112 §3.2).
     host: String,
     traffic: Arc<Traffic>,
-    /// Reads and writes for the sender.
+    /// Reads and writes for the sender: hyper's client half does nothing by itself.
     driver: JoinHandle<hyper::Result<()>>,
 }
 
@@ -72,12 +72,14 @@ impl Connection {
 }
 
 impl Drop for Connection {
+    /// Without it, the driver would keep the socket open until the server closes it.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-/// A socket whose bytes are counted.
+/// A socket whose bytes are counted. `TCP_NODELAY`, because Nagle's algorithm would hold small requests
+/// back and add to the latency.
 pub(super) async fn connect(
     addr: SocketAddr,
     traffic: Arc<Traffic>,

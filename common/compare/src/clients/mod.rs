@@ -101,7 +101,7 @@ pub enum Client {
     Sse(Sse),
     /// See [`Technique::Webhooks`].
     Webhooks(Webhooks),
-    /// See [`Technique::Websockets`].
+    /// See [`Technique::Websockets`]. Boxed, because its state is much larger than that of the others.
     Websocket(Box<Websocket>),
 }
 
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// The answer to a poll.
+/// The answer to a poll, the same for short and long polling.
 #[derive(Debug, Deserialize)]
 struct Page {
     messages: Vec<Message>,
@@ -176,7 +176,7 @@ impl Page {
     }
 }
 
-/// Publishes over one connection, which is not counted.
+/// Publishes over one connection. It is not counted: what is measured is how news arrives.
 #[derive(Debug)]
 pub struct Publisher {
     server: SocketAddr,
@@ -216,6 +216,7 @@ impl Publisher {
     }
 }
 
+/// The body of a refusal says why, so it is a part of the error.
 fn expect(expected: StatusCode, came: StatusCode, body: &Bytes) -> io::Result<()> {
     if came == expected {
         return Ok(());

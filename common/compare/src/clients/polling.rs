@@ -27,7 +27,9 @@ impl Polling {
     pub(super) async fn short(to: Subscription) -> io::Result<Self> {
         // tokio panics at an interval of zero.
         let mut polls = interval(to.interval.max(Duration::from_millis(1)));
+        // A client that was late does not poll twice to catch up.
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // They differ only in when they ask.
         let long = Self::long(to).await?;
         Ok(Self {
             polls: Some(polls),
@@ -77,6 +79,7 @@ impl Polling {
         let page: Page = serde_json::from_slice(&body)?;
         if let Some(polls) = &mut self.polls {
             self.etag = head.headers.get(ETAG).cloned();
+            // A page was full: the rest is there already.
             if page.more {
                 polls.reset_immediately();
             }

@@ -43,6 +43,7 @@ pub struct Receiver {
     /// The address to register; a proxy's, if there is one.
     public: SocketAddr,
     shared: Arc<Shared>,
+    /// Outlives a registration: after a restart of the sender the same receiver registers again.
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
     listening: JoinHandle<io::Result<()>>,
 }
@@ -247,6 +248,7 @@ impl Webhooks {
         let (head, body) = self.management.get(&path).await?;
         expect(StatusCode::OK, head.status, &body)?;
         let endpoint: Endpoint = serde_json::from_slice(&body)?;
+        // Until then some deliveries up to there may still fail.
         if endpoint.in_flight + endpoint.waiting == 0 {
             self.after = endpoint.after;
         }

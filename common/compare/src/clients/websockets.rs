@@ -34,6 +34,7 @@ struct Position {
 impl Websocket {
     pub(super) async fn open(to: Subscription) -> io::Result<Self> {
         let socket = connect(to.server, to.traffic.clone()).await?;
+        // The upgrade is a request too.
         to.traffic.request();
         let url = format!("ws://{}{}", to.server, to.path(""));
         let (stream, _) = client_async(url, socket).await.map_err(io::Error::other)?;

@@ -35,6 +35,7 @@ const LINES: usize = 20;
 pub(super) struct Lane {
     pub(super) technique: Technique,
     addr: SocketAddr,
+    /// Locked during a restart, so that two of them do not overlap.
     process: tokio::sync::Mutex<Process>,
     follower: Follower,
     traffic: Arc<Traffic>,
@@ -94,6 +95,7 @@ impl Lane {
     /// Publishes the next number. It is dropped while the server is down.
     pub(super) async fn publish(&self) {
         let number = self.story.lock().expect(UNPOISONED).sends();
+        // A connection for each message: a kept one would break when the server restarts.
         let data = json!({ "number": number });
         let published = Publisher::new(self.addr).publish(TOPIC, &data).await;
         if published.is_err() {

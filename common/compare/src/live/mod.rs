@@ -83,6 +83,7 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
         lanes,
         rate: watch::Sender::new(0),
     });
+    // Dropped at shutdown, it ends all tasks: nothing here has to be drained.
     let mut tasks = JoinSet::new();
     let publishing = stage.clone();
     tasks.spawn(async move { publishing.publish_on().await });
@@ -107,7 +108,8 @@ async fn connection(stream: TcpStream, stage: Arc<Stage>) {
     let _ = served.await;
 }
 
-/// All lanes, five times a second, as an event stream.
+/// All lanes, five times a second, as an event stream. Whole snapshots, because then a page that
+/// reconnects needs no history.
 fn snapshots(stage: Arc<Stage>) -> impl Stream<Item = String> {
     let ticks = interval(Duration::from_millis(200));
     stream::unfold((stage, ticks), async |(stage, mut ticks)| {

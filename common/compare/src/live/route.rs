@@ -32,6 +32,7 @@ pub(super) async fn route(
 
 async fn answer(stage: &Arc<Stage>, request: &Request<Incoming>) -> Result<Answer, Problem> {
     let posts = request.method() == Method::POST;
+    // Pages of other origins must not press these buttons.
     stage.browsers.check(request, posts)?;
     let path = request.uri().path();
     match (path, posts) {

@@ -43,13 +43,14 @@ impl Bench {
         run: &mut Run,
     ) -> io::Result<()> {
         let server = self.server(technique, knobs).await?;
-        // They pay for what is allocated once.
+        // They pay for what is allocated once: threads, tables, the allocator's first pages.
         let mut clients = waiting(technique, server.addr(), FIRST).await?;
         let empty = settled(&server).await.filter(|_| self.crowd > FIRST);
         let Some(empty) = empty else {
             return Ok(());
         };
         while clients.len() < self.crowd {
+            // Not all at once: the listen backlog is bounded.
             let missing = (self.crowd - clients.len()).min(AT_ONE_TIME);
             clients.extend(waiting(technique, server.addr(), missing).await?);
         }

@@ -118,6 +118,7 @@ pub async fn measure(
 ) -> io::Result<Measured> {
     let clients = (0..plan.clients).map(|_| subscribe(technique, to.clone(), plan.clients));
     let subscribed = try_join_all(clients).await?;
+    // Subscribing may have taken longer than planned.
     let mut plan = plan.clone();
     plan.start = plan.start.max(time::Instant::now());
     let patience = PATIENCE + plan.gap * 2 + to.interval;
@@ -166,6 +167,7 @@ async fn publish(
     let (mut sent, mut cpu) = (Vec::with_capacity(plan.all()), None);
     for seq in 0..plan.all() {
         sleep_until(plan.due(seq)).await;
+        // The server's start and the first message are not counted.
         if seq == 1 {
             cpu = process.and_then(Process::cpu_time);
         }

@@ -152,11 +152,12 @@ impl Bench {
         Ok(run)
     }
 
+    /// A new server for each measurement: none inherits memory or connections from another.
     async fn server(&self, technique: Technique, knobs: Knobs) -> io::Result<Process> {
         Process::start(&self.program, technique, knobs).await
     }
 
-    /// One client for each row.
+    /// One client for each row, while nothing else runs.
     async fn latencies(&self, run: &mut Run) -> io::Result<()> {
         let (messages, gap) = (self.latencies, Duration::from_millis(100));
         for (row, lane) in self.side_by_side(&LOADED[1..], messages, gap, 1).await? {
@@ -181,6 +182,7 @@ impl Bench {
         gap: Duration,
         clients: usize,
     ) -> io::Result<Vec<(Row, Measured)>> {
+        // Time for the servers to start and for the clients to subscribe.
         let start = Instant::now() + gap.max(Duration::from_millis(500));
         let lanes = rows.iter().zip(0..).map(|(row, turn)| async move {
             let plan = Plan {
@@ -202,6 +204,7 @@ impl Bench {
 
     /// What takes long: the table's run with its few messages, and silence.
     async fn background(self: Arc<Self>) -> io::Result<Run> {
+        // All at the same time: together they use the processor for a few milliseconds a second.
         let mut parts = JoinSet::new();
         for row in Row::ALL {
             parts.spawn(self.clone().seldom(row));
@@ -250,6 +253,7 @@ impl Bench {
             let mut to = subscription(row, &server, "silence");
             to.traffic = traffic.clone();
             let mut client = Client::subscribe(row.technique, to).await?;
+            // Spread over the interval, so that a window of any length has its share of polls.
             let begin = row.interval().mul_f64(number as f64 / IDLE as f64);
             clients.spawn(async move {
                 sleep(begin).await;
