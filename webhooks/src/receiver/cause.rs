@@ -25,6 +25,7 @@ pub(crate) fn likely_cause(
     let fits = |secrets: &Secrets, body: Bytes, now| fits(secrets, source, headers, body, now);
     let cause = match refusal {
         Refusal::Absent(_) => another_source(source, headers),
+        // Verified as of the signed time, only the age is left as the cause.
         Refusal::TooOld(age) => fits(secrets, body.clone(), now - age).then(|| {
             "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
                 .to_owned()
@@ -103,7 +104,7 @@ const LAYOUTS: [(&str, &str, &str, Option<usize>); 4] = [
 /// The same JSON in other layouts.
 fn layouts(body: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     if body.len() > MAX_BODY {
-        return Vec::new();
+        return Vec::new(); // the layouts of a 25 MiB body would take longer than the request
     }
     let mut layouts = vec![
         ("with a line's end", [body, b"\n"].concat()),

@@ -149,6 +149,7 @@ impl Inbox {
     fn try_open(path: &Path, timeout: Duration) -> Result<Self, Box<dyn Error>> {
         let lock = lock(path)?;
         let database = open(path)?;
+        // WAL lets it read while the thread writes.
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let writer = Writer {
             commits: Commits::start("inbox", database)?,
@@ -296,7 +297,7 @@ fn insert(
             &arrival.payload[..],
         ])?;
     if inserted == 0 {
-        return Ok(false);
+        return Ok(false); // a repeat: its work is in `work`, or done
     }
     transaction
         .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
@@ -351,6 +352,7 @@ fn apply(
     let savepoint = transaction.savepoint()?;
     match catch_unwind(AssertUnwindSafe(|| effect(&savepoint))) {
         Ok(Ok(())) => savepoint.commit().map(Ok),
+        // The disk's error and not the effect's: the whole group fails.
         Ok(Err(error)) if is_disk(&error) => Err(error),
         Ok(Err(error)) => savepoint.finish().map(|()| Err(error.to_string())),
         Err(_) => savepoint.finish().map(|()| Err("it panicked".to_owned())),
@@ -388,6 +390,7 @@ pub fn due(
     limit: usize,
 ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
     let now = millis(now);
+    // A claimed event is still due, so the limit must reach past all of them.
     let mut first = database
         .prepare_cached("SELECT seq FROM work WHERE due <= ?1 ORDER BY due, seq LIMIT ?2")?;
     let seqs: Vec<i64> = first

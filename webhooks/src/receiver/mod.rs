@@ -137,6 +137,7 @@ pub async fn run_with(
         SystemTime::now,
         stopped,
     ));
+    // A failed inbox can store nothing, so the server drains then too.
     let mut ending = inbox.ending();
     let served = feed.handle(); // closed at the drain, while the effects still publish to `feed`
     let app = app(&listener, served.clone(), &config, inbox)?;
@@ -149,8 +150,10 @@ pub async fn run_with(
     };
     let drain = config.server.drain;
     let drained = serve(listener, &served, config.server, route, shutdown).await;
+    // The worker stops after the server, so that it can still handle the events of the last requests.
     stop.send_replace(true);
     finish(worker, drain).await;
+    // The last handle went with the routes and the worker. Only a closed database is a safe end.
     match ending.closed().await {
         None => Ok(drained),
         Some(error) => Err(io::Error::other(format!("the inbox has failed: {error}"))),

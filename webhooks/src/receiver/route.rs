@@ -40,7 +40,7 @@ pub(super) struct App {
     browsers: Browsers,
     limits: PublishLimits,
     large_bodies: Semaphore,
-    /// By source.
+    /// The log quota of each source.
     log: [Arc<Quota>; Source::ALL.len()],
 }
 
@@ -129,7 +129,7 @@ async fn receive(
     let body = read(app, source, request).await?;
     let received = app.receiver.receive(source, &headers, body.clone(), now);
     match received.await {
-        Ok(_is_new) => Ok(Response::default()),
+        Ok(_is_new) => Ok(Response::default()), // 200 to a repeat too
         Err(NotReceived::NotStored(error)) => Err(Problem::unavailable(error, retry_after())),
         Err(NotReceived::Rejected(rejection)) => {
             log(app, source, &headers, &body, now, rejection);
@@ -159,6 +159,7 @@ async fn read(app: &App, source: Source, request: Request<Incoming>) -> Result<B
         max_message: source.max_body(app.limits.max_message),
         ..app.limits
     };
+    // A chunked body has no upper bound, so it counts as large.
     let small = SMALL_BODY.max(app.limits.max_message as u64);
     let upper = request.body().size_hint().upper();
     if upper.is_some_and(|size| size <= small) {
@@ -192,6 +193,7 @@ fn log(
     }
 }
 
+/// Syntax errors may be named, because they help an honest sender and tell nothing about the secret.
 fn refuse(rejection: Rejection) -> Problem {
     let status = NotReceived::from(rejection).status();
     if status == StatusCode::UNAUTHORIZED {
@@ -213,13 +215,13 @@ async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Full<Bytes>
     Ok(json(StatusCode::OK, page))
 }
 
-/// `/events/{seq}/retry`.
+/// The event's number in `/events/{seq}/retry`.
 fn retried_event(path: &str) -> Option<i64> {
     let seq = path.strip_prefix("/events/")?.strip_suffix("/retry")?;
     seq.parse().ok()
 }
 
-/// Starts the schedule of a dead event again.
+/// Starts the schedule of a dead event again. 409 for any other event: it is handled or still waiting.
 async fn retry(app: &App, seq: i64) -> Result<Response<Full<Bytes>>, Problem> {
     let revived = app.receiver.inbox.revive(seq, SystemTime::now()).await;
     if !revived.map_err(|error| Problem::unavailable(error, retry_after()))? {

@@ -98,6 +98,7 @@ pub async fn work<E: Effects>(
                 event,
             ));
         }
+        // Without room a wake-up would only read the database in vain.
         let has_room = claimed.len() < CONCURRENCY;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -110,6 +111,7 @@ pub async fn work<E: Effects>(
             never = &mut trimming => match never {},
         }
     }
+    // An attempt that is cut here would repeat its outside effects after the next start.
     while running.join_next().await.is_some() {}
 }
 
@@ -162,6 +164,7 @@ async fn attempt<E: Effects>(
         Err(_) => Err(format!("it took longer than {} s", limit.as_secs_f64())),
     };
     let failed = event.attempts + 1;
+    // Needed even after a success: the effect inside may still fail.
     let delay = attempts.schedule.delay(failed, rand::random());
     if let Err(error) = &outcome {
         let dead = delay.is_none();

@@ -1,4 +1,9 @@
-//! The sender: its knobs, and [`run`].
+//! The sender: it calls the endpoints.
+//!
+//! Read in this order: `deliver.rs` is one attempt, with `guard.rs` (which addresses it may call), `pool.rs`
+//! and `tls.rs` (its connection). `push.rs` is the loop of one endpoint, `places.rs` limits its attempts,
+//! and `store.rs` keeps its state. `endpoints.rs` manages all of them, `pull.rs` lets one fetch instead, and
+//! `route.rs` is the management over HTTP.
 
 use std::{
     io,
@@ -35,19 +40,18 @@ mod store;
 mod timers;
 pub mod tls;
 
-/// How long one attempt may take in all, by default: the Standard Webhooks text asks for 15 to 30 s.
+/// The default time limit of a whole attempt. The Standard Webhooks text asks for 15 to 30 s.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long what a disabled endpoint has not got is kept: time for a holiday.
+/// How long the messages for a disabled endpoint are kept: time for a holiday.
 pub(crate) const HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// How long an endpoint may only fail before it is disabled.
+/// An endpoint without a success for this long is disabled.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
 
-/// How many attempts there may be at one time beside one for each endpoint: of all of them together
-/// about 50 MiB of buffers.
+/// Attempts at the same time, in addition to one for each endpoint. Together they take about 50 MiB of
+/// buffers.
 const MAX_ATTEMPTS: usize = 1_024;
 
-/// What all that is kept may take of the disk: the feed's own limit, and as much again three times for
-/// what waits or is dead.
+/// The disk budget: the feed's own limit, and three times as much for waiting and dead deliveries.
 const DISK: u64 = 1 << 30;
 
 /// No stream that other servers share, because the endpoints' state lies in the same file.
@@ -83,20 +87,20 @@ pub struct Config {
     /// The knobs that every server has.
     #[command(flatten)]
     pub server: ServerConfig,
-    /// From the first lookup to the last byte of the answer. Not on the command line.
+    /// The time limit of an attempt, from the lookup to the last byte of the answer. Not on the command line.
     #[arg(skip = ATTEMPT_TIMEOUT)]
     pub attempt_timeout: Duration,
-    /// For so long is kept what a disabled endpoint has not got. Not on the command line.
+    /// How long the messages for a disabled endpoint are kept. Not on the command line.
     #[arg(skip = HOLD)]
     pub hold: Duration,
-    /// An endpoint that has only failed for so long is disabled. Not on the command line.
+    /// An endpoint without a success for this long is disabled. Not on the command line.
     #[arg(skip = GIVE_UP)]
     pub give_up: Duration,
-    /// Bytes of the feed's file, or of the tables in memory; over it nothing is published. Not on the
-    /// command line.
+    /// The largest size of the feed's file, or of the tables in memory, in bytes. Above it publishers get
+    /// 503. Not on the command line.
     #[arg(skip = DISK)]
     pub disk: u64,
-    /// First attempts at one time, over all endpoints, beside one for each. Not on the command line.
+    /// Attempts at the same time, in addition to one for each endpoint. Not on the command line.
     #[arg(skip = MAX_ATTEMPTS)]
     pub max_attempts: usize,
     /// When to try again. Not on the command line.
@@ -112,9 +116,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Lowers the limits to the descriptors that the process may have: half of them for those who
-    /// call, half for those who are called. Every endpoint has its own, so that none waits for
-    /// another's.
+    /// Lowers the limits to the descriptors that the process may have: half of them for incoming
+    /// connections, half for endpoints. Each endpoint has its own share, so it never waits for another.
     pub fn fit(&mut self) {
         let attempts = self.max_endpoints.saturating_mul(CONCURRENCY);
         let connections = self.server.connections(0);
@@ -150,14 +153,14 @@ impl Config {
     }
 }
 
-/// Sends what is published to `feed`, and serves the endpoints' management on `listener`, until
-/// `shutdown` resolves. Then nothing more is claimed, and what is in flight is finished within
+/// Sends what is published to `feed`, and serves the management of the endpoints on `listener`, until
+/// `shutdown` resolves. Then it starts no attempt, and finishes those in flight within
 /// `config.server.drain`.
 ///
 /// # Errors
-/// If the listener has no address, or the feed's file cannot be read. And if accepted work was lost:
-/// of a feed in memory, messages that an endpoint has not got by the end, waiting retries included,
-/// will never arrive. The error counts them, and `main` turns it into exit code 1.
+/// If the listener has no address, or the feed's file cannot be read. Also if accepted work was lost: with
+/// a feed in memory, messages that an endpoint has not received by the end never arrive. The error counts
+/// them, waiting retries included, and `main` turns it into exit code 1.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -192,7 +195,7 @@ pub async fn run(
     }
     let mut lost = 0;
     for push in left {
-        // Only now, when the last publisher has its answer.
+        // Counted only now, because until here a publisher could still get a 201.
         lost += push.owed().await;
     }
     match lost {
@@ -201,7 +204,7 @@ pub async fn run(
     }
 }
 
-/// So many deliveries of accepted messages were neither made nor given up.
+/// The number of deliveries of accepted messages that were neither made nor dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("deliveries that were owed and are lost with this process: {0}")]
+#[error("deliveries lost because the feed is in memory: {0}")]
 pub struct Lost(pub usize);
