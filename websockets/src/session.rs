@@ -29,14 +29,15 @@ pub trait Subprotocol {
     /// Handles one text message. Returns the text that answers it, if there is one.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
-    /// Waits for news, as whole frames. `None`: no more will come, so the session ends with 1012. The
-    /// future may be dropped before it is ready: then nothing may be lost.
+    /// Waits for news, as whole frames of [`push_text_frame`](crate::socket::push_text_frame). `None`: no
+    /// more will come, so the session ends with 1012. The future may be dropped before it is ready: then
+    /// nothing may be lost.
     ///
     /// # Errors
     /// How the session ends instead.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
 
-    /// News that is there now, as whole frames. The last frames before a 1012.
+    /// The news that is there now, as whole frames: the last ones before a 1012.
     fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
 
     /// Called at every heartbeat, and as often as silent peers are pinged if the client asked for no
