@@ -3,6 +3,27 @@
 //! The order is the pattern. A body is bytes until its signature matches, so nothing parses it before.
 //! A sender that gets a 200 forgets the event, so the event is on disk before the answer. The work itself
 //! comes after the answer (`work.rs`), because senders hang up after a few seconds and send again.
+//!
+//! ```no_run
+//! # async fn route(headers: hyper::HeaderMap, body: bytes::Bytes) -> Result<hyper::StatusCode, Box<dyn std::error::Error>> {
+//! use std::{path::Path, time::{Duration, SystemTime}};
+//! use webhooks::receiver::{inbox::Inbox, receive::Receiver, source::{Secrets, Source}};
+//!
+//! let receiver = Receiver { // once, and shared by all requests
+//!     secrets: Secrets {
+//!         stripe: vec!["whsec_TEXT".parse()?],
+//!         past: Duration::from_secs(300),
+//!         ..Secrets::default()
+//!     },
+//!     inbox: Inbox::open(Path::new("inbox.sqlite"), Duration::from_secs(8))?,
+//! };
+//! let received = receiver.receive(Source::Stripe, &headers, body, SystemTime::now());
+//! Ok(match received.await {
+//!     Ok(_is_new) => hyper::StatusCode::OK,
+//!     Err(error) => error.status(),
+//! })
+//! # }
+//! ```
 
 use std::time::SystemTime;
 

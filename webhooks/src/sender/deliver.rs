@@ -4,6 +4,27 @@
 //! The other side is a stranger. It may be slow, endless, or point elsewhere. A delivery counts only if the
 //! answer is 2xx and is complete, or longer than 16 KiB, within the deadline. No redirect is followed. The
 //! answer is neither requested nor decoded with a content encoding, because its content does not matter.
+//!
+//! ```no_run
+//! # async fn deliver() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::{Duration, SystemTime};
+//! use webhooks::sender::{deliver::{Attempt, Payload}, guard::Guard, pool::Pool, tls::Tls};
+//!
+//! let attempt = Attempt {
+//!     guard: Guard::default(),
+//!     tls: Tls::system(),
+//!     pool: Pool::default(), // one for each endpoint
+//!     url: "https://example.com/webhook".parse()?,
+//!     secrets: vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?],
+//!     deadline: Duration::from_secs(15),
+//! };
+//! let message = Payload { id: "msg_1".into(), json: "{}".into() };
+//! match attempt.run(&message, SystemTime::now()).await.result {
+//!     Ok(status) => println!("delivered: {status}"),
+//!     Err(failure) => println!("{failure}: {:?}", failure.verdict()),
+//! }
+//! # Ok(()) }
+//! ```
 
 use std::{
     io,

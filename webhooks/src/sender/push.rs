@@ -746,7 +746,7 @@ async fn written(recording: &mut Option<Recording>) {
     }
 }
 
-/// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write`]. Nor
+/// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write()`]. Nor
 /// is it that the endpoint was removed, whose loop ends now.
 async fn read(store: &Store, seq: u64) -> Payload {
     match store.note(move |database| store::body(database, seq)).await {

@@ -4,6 +4,17 @@
 //! has no timestamp: an attacker who saw one request can repeat it forever. The delivery's id and the
 //! event's name come in header fields that are *not* signed. The older SHA-1 field, `X-Hub-Signature`,
 //! is ignored.
+//!
+//! ```
+//! use webhooks::verify::{Unverified, github};
+//!
+//! let secrets: [github::Secret; 1] = ["It's a Secret to Everybody".parse()?];
+//! let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+//! let headers = [(github::SIGNATURE, signature.as_bytes())];
+//! let event = github::verify(Unverified::new("Hello, World!"), headers, &secrets)?;
+//! assert_eq!(event.body, "Hello, World!");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::str::FromStr;
 

@@ -2,6 +2,19 @@
 //!
 //! Source: <https://core.telegram.org/bots/api#setwebhook>, `secret_token`. Nothing is signed: an
 //! attacker who reads one request can send any other. Only TLS protects the token.
+//!
+//! ```
+//! use webhooks::verify::{Refusal, Unverified, telegram};
+//!
+//! let secrets: [telegram::Secret; 1] = ["a-token".parse()?];
+//! let verify = |token: &str| {
+//!     let headers = [(telegram::TOKEN, token.as_bytes())];
+//!     telegram::verify(Unverified::new("{}"), headers, &secrets)
+//! };
+//! assert!(verify("a-token").is_ok());
+//! assert_eq!(verify("a-guess"), Err(Refusal::Mismatch));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::{fmt, str::FromStr};
 
