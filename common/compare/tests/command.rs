@@ -1,6 +1,11 @@
 //! `compare` as a user runs it.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use compare::{Report, check::differences};
 
 fn compare(line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
@@ -66,6 +71,14 @@ fn a_copy_set_that_does_not_exist_is_answered_with_those_that_do() {
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     assert!(error.starts_with("error: no copy set \"smoke-signals\"; there are: "));
+}
+
+#[test]
+fn the_workspaces_readme_has_a_line_for_every_figure() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = fs::read_to_string(readme).expect("it exists");
+    let differences = differences(&readme, &Report::default());
+    assert_eq!(differences.expect("it has all"), Vec::<String>::new());
 }
 
 #[test]
