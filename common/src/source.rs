@@ -8,16 +8,15 @@ use crate::feed::{Feed, Retention};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FeedSource {
-    /// `memory`: it ends with the process.
+    /// `memory`: the feed ends with the process.
     #[default]
     Memory,
-    /// `file:PATH`: what was published is on the disk before it is answered, and is there after a
-    /// restart.
+    /// `file:PATH`: a message is on the disk before its publisher is answered, and survives a restart.
     #[cfg(feature = "file")]
     File(std::path::PathBuf),
     /// `nats://HOST:PORT,…`: a stream that any number of processes share.
     #[cfg(feature = "nats")]
-    Nats(crate::NatsUrl),
+    Nats(crate::nats::NatsUrl),
 }
 
 impl FeedSource {

@@ -5,8 +5,9 @@ use std::{fmt, str::FromStr};
 /// The longest epoch in bytes.
 const MAX_EPOCH: usize = 32;
 
-/// One life of one log, `[a-z0-9]{1,32}`. A memory feed makes a new one at each start, so that a
-/// cursor of an earlier life is recognized and never taken for a position in this one.
+/// One life of one log, `[a-z0-9]{1,32}`. A feed in memory makes a new one at each start, so a cursor
+/// from before is recognized and never taken for a position in this log. Stored inline: every message
+/// has one, and a pointer to it would cost another allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch {
     bytes: [u8; MAX_EPOCH],
@@ -59,9 +60,9 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// A position: everything up to and including this message. On the wire `EPOCH-SEQ`, which is also
-/// the message's id. It has no `:`, because Fetch counts that byte as unsafe in `Last-Event-ID` and
-/// would send a CORS preflight before every cross-origin reconnect of an EventSource.
+/// A position: everything up to and including this message. On the wire it is `EPOCH-SEQ`, which is
+/// also the message's id. It has no `:`, because Fetch counts that byte as unsafe in `Last-Event-ID`:
+/// a browser would send a CORS preflight before every reconnect to another origin.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The life of the log in which `seq` counts.
@@ -107,19 +108,19 @@ pub struct BadCursor;
 pub enum After {
     /// Everything newer than this position.
     Cursor(Cursor),
-    /// All that is retained. A reader of several topics whose first page ends between their trim
-    /// marks hears of the rest as `trimmed` on the next: it is true, and nothing it had.
+    /// Everything that is kept. A second page may tell of a `trimmed` gap, if the first one ended
+    /// between the marks of two topics.
     Earliest,
     /// Only what comes from now on.
     Latest,
-    /// What a client took for a cursor and is none. A query refuses it ([`FromStr`]); a
-    /// `Last-Event-ID` cannot, since a 400 would end a browser's EventSource for good, and reads
-    /// it as a position of some other log: a `foreign` gap.
+    /// Not a cursor, though a client took it for one. A query refuses it ([`FromStr`]). A
+    /// `Last-Event-ID` cannot, because a 400 would end a browser's EventSource for good. There it
+    /// counts as a position in some other log, and gives a `foreign` gap.
     Unreadable(String),
 }
 
 impl After {
-    /// Takes anything: what is not a cursor becomes [`After::Unreadable`], the two words too.
+    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the two words.
     pub fn lenient(text: &str) -> Self {
         text.parse()
             .map_or_else(|_| Self::Unreadable(text.to_owned()), Self::Cursor)

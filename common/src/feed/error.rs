@@ -1,32 +1,34 @@
-//! Why the feed did not do it.
+//! Why the feed refused.
 
-use super::IdempotencyKey;
+use super::message::IdempotencyKey;
 
-/// Why the feed did not do it.
+/// Why the feed refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FeedError {
-    /// NATS does not answer. What was to be published may be there or not: the same key asks again.
+    /// NATS does not answer. A message may be stored or not: publish it again with the same key.
     #[error("the feed's stream cannot be reached: {0}")]
     Away(String),
-    /// The handle was closed, and there is nothing more to read.
+    /// The handle was closed, and everything has been read.
     #[error("the feed is closed")]
     Closed,
-    /// Everything that it may keep, or more, is owed to somebody: see [`Feed::pin`](super::Feed::pin).
-    #[error("the feed has its {0} bytes and more, and somebody is owed them")]
+    /// The feed is at its limit of bytes, and every message is [pinned](super::Feed::pin).
+    #[error(
+        "the feed is at its limit of {0} bytes, and every message is still owed to an endpoint"
+    )]
     Full(usize),
     /// The idempotency key was used for another message.
     #[error("Idempotency-Key {0} was used for another message in this topic")]
     KeyReused(IdempotencyKey),
-    /// The disk is full, or somebody else holds the file.
+    /// The disk is full, or another process holds the database. Nothing was written.
     #[error("the feed's file has no room")]
     NoRoom,
-    /// A write or a sync has failed, or a stream has lost what it had acknowledged: nobody knows what is
-    /// there, and nothing is taken any more.
+    /// A write or a sync has failed, or a stream has lost what it had acknowledged. What is stored is
+    /// unknown, so the feed takes nothing until it is opened again.
     #[error("the feed has failed: nothing is published until a restart")]
     Stopped,
-    /// The topic is new, there are as many as the feed keeps, and none of them is idle.
-    #[error("there are {0} topics, none of them idle: no room for a new one")]
+    /// The topic is new, and the feed keeps as many as it may, none of them idle.
+    #[error("the feed keeps at most {0} topics, and none of them is idle")]
     TooManyTopics(usize),
     /// Older messages could not be read back.
     #[error("the feed's file cannot be read: {0}")]

@@ -8,7 +8,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Cursor, Draft, FeedError, Published, Topic, keys::Keys, log::Log, store::Once, wake::Wakers,
+    cursor::Cursor,
+    error::FeedError,
+    keys::{Keys, Once},
+    log::Log,
+    message::{Draft, Published, Topic},
+    wake::Wakers,
 };
 
 /// A log under a lock, and its waiters.

@@ -10,52 +10,21 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    After, Cursor, Draft, Epoch, FeedError, Message, PageLimit, Topic, Topics,
+    cursor::{Cursor, Epoch},
+    error::FeedError,
+    message::{Draft, Message, Topic},
+    retention::Retention,
     ring::Ring,
-    view::{PartialPage, View},
 };
 
 pub use super::ring::Entry;
-
-/// What a feed keeps.
-#[derive(Debug, Clone)]
-pub struct Retention {
-    /// Messages per topic, at least one. Default 1,000.
-    pub messages: usize,
-    /// Bytes per topic; the newest message stays whatever its size. Default 8 MiB.
-    pub topic_bytes: usize,
-    /// Bytes in all, oldest messages first. Default 256 MiB.
-    pub total_bytes: usize,
-    /// Topics at one time. Publishing to one more reclaims those that are idle, or else is refused.
-    /// Default 10,000.
-    pub topics: usize,
-    /// A topic without a publish for this long may be reclaimed, messages and all, when another
-    /// one needs its place. Default one hour.
-    pub idle: Duration,
-    /// Bytes of the newest messages that a feed with a store also keeps in memory. The older ones
-    /// are read from the store. Default 16 MiB.
-    pub in_memory: usize,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            messages: 1_000,
-            topic_bytes: 8 << 20,
-            total_bytes: 256 << 20,
-            topics: 10_000,
-            idle: Duration::from_secs(3_600),
-            in_memory: 16 << 20,
-        }
-    }
-}
 
 /// The log of one epoch.
 #[derive(Debug)]
@@ -160,25 +129,6 @@ impl Log {
     /// From now on exactly these are pinned. What was pinned before is dropped by the next publish.
     pub fn pin(&mut self, pins: HashMap<Topic, u64>) {
         self.pins = pins;
-    }
-
-    /// What is newer than `after`.
-    pub fn read(&self, topics: &Topics, after: &After, limit: PageLimit) -> PartialPage {
-        View::new(self, topics).read(after, limit)
-    }
-
-    /// The same, if there is a message or a gap.
-    pub fn news(&self, topics: &Topics, after: &After, limit: PageLimit) -> Option<PartialPage> {
-        // Most who wait have read everything, and they look twice before each wait.
-        if *after == After::Cursor(self.head()) {
-            return None;
-        }
-        Some(self.read(topics, after, limit)).filter(PartialPage::is_news)
-    }
-
-    /// The position that reading after `after` starts from; `None` if this log does not know it.
-    pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
-        View::new(self, topics).position(after)
     }
 
     /// The position of the last message.

@@ -1,11 +1,11 @@
-//! What is published: topics, types, data, and the message with its one encoding.
+//! What is published: topics, types, keys, data, and the message with its one encoding.
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use super::Cursor;
+use super::cursor::Cursor;
 
 /// The longest topic in bytes.
 const MAX_TOPIC: usize = 64;
@@ -13,10 +13,13 @@ const MAX_TOPIC: usize = 64;
 const MAX_TYPE: usize = 128;
 /// The most topics that one request may name.
 const MAX_TOPICS: usize = 64;
+/// The longest key in bytes.
+const MAX_KEY: usize = 255;
+
 /// The deepest nesting of JSON arrays and objects; 128 is what common parsers still take.
 const MAX_DEPTH: usize = 128;
 
-/// A message as it was published. It is encoded once, and everyone who delivers it shares the bytes.
+/// A message as it was published. It is encoded once, and all deliveries share the bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// The message's cursor.
@@ -58,7 +61,7 @@ impl Message {
         self.json.len() + size_of::<Self>()
     }
 
-    /// The same of a message that is not encoded, from the bytes of its parts.
+    /// The cost of a message that is not encoded, from the lengths of its parts.
     pub fn cost_of(id: Cursor, topic: usize, kind: usize, data: usize) -> usize {
         const REST: usize =
             r#"{"id":"","topic":"","type":"","timestamp":"2026-11-23T17:55:51.123Z","data":}"#
@@ -85,6 +88,41 @@ impl Draft {
         }
     }
 }
+
+/// The value of `Idempotency-Key`: 1 to 255 visible ASCII bytes. Its scope is the topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<Self, BadKey> {
+        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if visible && (1..=MAX_KEY).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadKey)
+        }
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text cannot be an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an Idempotency-Key is 1 to {MAX_KEY} visible ASCII bytes")]
+pub struct BadKey;
 
 /// What `publish` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,8 +260,8 @@ impl FromStr for Topics {
     }
 }
 
-/// Any JSON value on one line: what was published byte for byte, without the raw CR and LF that
-/// JSON allows between its tokens.
+/// Any JSON value on one line. It is kept byte for byte, except for the raw CR and LF that JSON allows
+/// between tokens: a line is a message on every wire.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Data(Arc<str>);
 
@@ -247,8 +285,8 @@ impl Data {
         &self.0
     }
 
-    /// Takes one JSON value. `serde_json` judges the grammar; what it leaves open and some clients
-    /// choke on is judged here: nesting over 128 and lone surrogates.
+    /// Takes one JSON value. `serde_json` checks the grammar. Beyond that, some clients fail on deep
+    /// nesting and on lone surrogates, so those are refused here.
     pub fn json(body: &[u8]) -> Result<Self, InvalidData> {
         let text = utf8(body)?;
         serde_json::from_str::<IgnoredAny>(text).map_err(InvalidData::Json)?;
@@ -267,12 +305,12 @@ fn utf8(body: &[u8]) -> Result<&str, InvalidData> {
     str::from_utf8(body).map_err(|error| InvalidData::Utf8(error.valid_up_to()))
 }
 
-/// One walk over a value whose grammar is known to be right.
+/// One walk over a value whose grammar was checked already.
 #[derive(Default)]
 struct Scan {
     depth: usize,
     in_string: bool,
-    /// A `\uD800`–`\uDBFF` that waits for its other half.
+    /// The last escape was `\uD800`–`\uDBFF`, and its other half has to follow.
     high_surrogate: bool,
 }
 
@@ -328,7 +366,7 @@ impl Scan {
     }
 }
 
-/// A name that is none.
+/// An invalid topic or type name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
     /// See [`Topic`].
@@ -341,16 +379,16 @@ pub enum BadName {
     Type(String),
 }
 
-/// A list of topics that is none.
+/// An invalid list of topics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTopics {
     /// One of them is not a topic.
     #[error(transparent)]
     Name(#[from] BadName),
-    /// There is none.
+    /// It names no topic.
     #[error("no topic is named")]
     None,
-    /// There are more than 64.
+    /// It names more than 64 topics.
     #[error("more than {MAX_TOPICS} topics")]
     TooMany,
 }
@@ -458,6 +496,15 @@ mod tests {
         }
         for bad in ["", "a b", "a\nb", "a\"", &"t".repeat(129)] {
             assert!(bad.parse::<MessageType>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_visible_and_short() {
+        assert!("!~".parse::<IdempotencyKey>().is_ok());
+        assert!("k".repeat(255).parse::<IdempotencyKey>().is_ok());
+        for bad in ["", "a b", "a\u{7f}", "é", &"k".repeat(256)] {
+            assert_eq!(bad.parse::<IdempotencyKey>(), Err(BadKey));
         }
     }
 

@@ -1,8 +1,8 @@
 //! The feed: an ordered, bounded log of messages, and those who wait for more of them.
 //!
-//! Read in this order: this file (the verbs), `next.rs` (how a reader waits), `live.rs` (the log under
-//! its lock), `log.rs` and `ring.rs` (what is kept), `view.rs` (what a read finds), `wake.rs` (how a
-//! waiter is woken), `keys.rs` (publish at most once). `store.rs` is what a feed needs of a place where
+//! Read in this order: this file (the verbs, and how a reader waits), `live.rs` (the log under its
+//! lock), `log.rs` and `ring.rs` (what is kept), `view.rs` (what a read finds), `wake.rs` (how a waiter
+//! is woken), `keys.rs` (publish at most once). `store.rs` is what a feed needs of a place where
 //! messages outlive the process. This folder depends on nothing else of the repository.
 
 mod cursor;
@@ -11,8 +11,8 @@ mod keys;
 mod live;
 pub mod log;
 mod message;
-mod next;
 mod page;
+mod retention;
 mod ring;
 pub mod store;
 mod view;
@@ -21,27 +21,29 @@ mod wake;
 use std::{
     collections::HashMap,
     fmt,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
 };
 
 use keys::{Once, fingerprint};
 use live::LiveLog;
 use log::Log;
-use next::Next;
 use store::{Store, StoreFuture};
-use view::PartialPage;
+use view::{PartialPage, View};
+use wake::Waiter;
 
 pub use cursor::{After, BadCursor, Cursor, Epoch};
 pub use error::FeedError;
-pub use keys::{BadKey, IdempotencyKey};
-pub use log::Retention;
 pub use message::{
-    BadName, BadTopics, Data, Draft, InvalidData, Message, MessageType, Published, Topic, Topics,
+    BadKey, BadName, BadTopics, Data, Draft, IdempotencyKey, InvalidData, Message, MessageType,
+    Published, Topic, Topics,
 };
 pub use page::{Gap, Page, PageLimit, Reason};
+pub use retention::Retention;
 
 /// An ordered, bounded log of messages. Clones share it.
 ///
@@ -143,7 +145,9 @@ impl Feed {
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
         loop {
-            let partial = self.log.read(|log| log.read(topics, after, limit));
+            let partial = self
+                .log
+                .read(|log| View::new(log, topics).read(after, limit));
             // No page lives across the await: it would be room in the future of every reader.
             let completing = match self.complete(partial) {
                 Reading::Done(page) => return Ok(page),
@@ -188,10 +192,6 @@ impl Feed {
         }
     }
 
-    fn news(&self, topics: &Topics, after: &After, limit: PageLimit) -> Option<PartialPage> {
-        self.log.read(|log| log.news(topics, after, limit))
-    }
-
     /// The position of the last message.
     pub fn head(&self) -> Cursor {
         self.log.read(Log::head)
@@ -200,7 +200,7 @@ impl Feed {
     /// The position that reading after `after` starts from. `None` for a cursor of another epoch or
     /// beyond the head, whose reader has to be told of a gap first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
-        self.log.read(|log| log.position(topics, after))
+        self.log.read(|log| View::new(log, topics).position(after))
     }
 
     /// What the feed holds now.
@@ -256,6 +256,62 @@ impl Feed {
 enum Reading<'a> {
     Done(Page),
     Completing(StoreFuture<'a, Option<Page>>),
+}
+
+/// A future by name. An async block would store its arguments twice (rust-lang/rust#62958), and ten
+/// thousand readers wait here.
+struct Next<'a> {
+    feed: &'a Feed,
+    topics: &'a Topics,
+    after: After,
+    limit: PageLimit,
+    waiter: Waiter<'a, Topic>,
+    /// Set while the store completes a page.
+    completing: Option<StoreFuture<'a, Option<Page>>>,
+}
+
+impl Future for Next<'_> {
+    type Output = Result<Page, FeedError>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let next = self.get_mut();
+        loop {
+            if let Some(completing) = &mut next.completing {
+                let page = ready!(completing.as_mut().poll(task))?;
+                next.completing = None;
+                if let Some(page) = page {
+                    return Poll::Ready(Ok(page.log_gap()));
+                }
+            }
+            let partial = ready!(next.wait(task))?;
+            match next.feed.complete(partial) {
+                Reading::Done(page) => return Poll::Ready(Ok(page)),
+                Reading::Completing(page) => next.completing = Some(page),
+            }
+        }
+    }
+}
+
+impl Next<'_> {
+    fn wait(&mut self, task: &mut Context<'_>) -> Poll<Result<PartialPage, FeedError>> {
+        let news = self.look();
+        if news.is_ready() {
+            return news;
+        }
+        self.waiter.register(task.waker());
+        // A message that came between the look and the registration woke nobody: look again.
+        self.look()
+    }
+
+    /// A closed feed still gives what there is to read.
+    fn look(&self) -> Poll<Result<PartialPage, FeedError>> {
+        let news = |log: &Log| view::news(log, self.topics, &self.after, self.limit);
+        match self.feed.log.read(news) {
+            Some(news) => Poll::Ready(Ok(news)),
+            None if self.feed.is_closed() => Poll::Ready(Err(FeedError::Closed)),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl fmt::Debug for Feed {

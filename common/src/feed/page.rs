@@ -7,9 +7,13 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Cursor, Message, Topics};
+use super::{
+    cursor::Cursor,
+    message::{Message, Topics},
+};
 
-/// How much one page may carry. Whatever `bytes` says, a page admits one message.
+/// How much one page may carry. A page always admits one message, or a large one would block its
+/// reader forever.
 #[derive(Debug, Clone, Copy)]
 pub struct PageLimit {
     /// At most this many messages, at least one. Default 100.
@@ -47,11 +51,11 @@ impl FromStr for PageLimit {
 pub struct Page {
     /// In the feed's order, oldest first.
     pub messages: Vec<Arc<Message>>,
-    /// Read on after this: the last position that this page covers if there is `more`, else the
-    /// feed's head at the moment of reading.
+    /// Read on after this: the last message of this page if there is `more`, else the feed's head at
+    /// the moment of reading.
     pub next: Cursor,
-    /// The last message that the topics had up to `next`, whether this page gives it or an earlier
-    /// one did: it stands still while other topics move the head. Not on the wire.
+    /// The last message that the topics had up to `next`, on this page or an earlier one. It stands
+    /// still while other topics move the head. Not on the wire.
     pub last: Cursor,
     /// Reading on would give more at once.
     pub more: bool,
@@ -73,7 +77,7 @@ impl PartialEq for Page {
 }
 
 impl Page {
-    /// Whether there is anything to tell a reader who waits.
+    /// Whether there is anything for a waiting reader.
     pub fn is_news(&self) -> bool {
         !self.messages.is_empty() || self.gap.is_some()
     }
@@ -111,15 +115,15 @@ impl Page {
     }
 }
 
-/// History that the cursor asked for and the feed cannot give: of `topics`, the messages in
-/// (`requested`, `resumed`] that existed are not given.
+/// History that the cursor asked for and the feed cannot give: the messages of `topics` in
+/// (`requested`, `resumed`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     /// Why.
     pub reason: Reason,
-    /// The topics that lost something; the others of the request are whole.
+    /// The topics that lost something. The request's other topics lost nothing.
     pub topics: Topics,
-    /// The position that the reader asked for, as it wrote it.
+    /// The position that the reader asked for, as the reader wrote it.
     pub requested: String,
     /// Delivery goes on after this position.
     pub resumed: Cursor,
@@ -148,7 +152,7 @@ impl Gap {
 pub enum Reason {
     /// The cursor is beyond the head, as after restoring an old copy: all topics, from their earliest.
     Ahead,
-    /// The cursor is of another epoch, or is none: all topics, from their earliest.
+    /// The cursor is of another epoch, or not a cursor: all topics, from their earliest.
     Foreign,
     /// The cursor is older than what is kept.
     Trimmed,

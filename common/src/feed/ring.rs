@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Message, Retention};
+use super::{message::Message, retention::Retention};
 
 /// One message of the log.
 #[derive(Debug, Clone)]

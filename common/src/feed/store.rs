@@ -2,7 +2,11 @@
 
 use std::{any::Any, pin::Pin};
 
-use super::{Draft, FeedError, Page, Published, Topic};
+use super::{
+    error::FeedError,
+    message::{Draft, Published, Topic},
+    page::Page,
+};
 
 pub use super::{
     keys::{Fingerprint, KEY_LIFE, MAX_KEYS, Once, fingerprint},

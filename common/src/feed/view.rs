@@ -5,8 +5,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    After, Cursor, Gap, Message, Page, PageLimit, Reason, Topics,
+    cursor::{After, Cursor},
     log::{Entry, Log},
+    message::{Message, Topics},
+    page::{Gap, Page, PageLimit, Reason},
     ring::Ring,
 };
 
@@ -39,9 +41,23 @@ impl PartialPage {
         self.missing.is_empty() && self.ahead().is_none()
     }
 
-    pub(super) fn is_news(&self) -> bool {
+    fn is_news(&self) -> bool {
         !self.missing.is_empty() || self.page.is_news()
     }
+}
+
+/// What is newer than `after`, if there is a message or a gap.
+pub(super) fn news(
+    log: &Log,
+    topics: &Topics,
+    after: &After,
+    limit: PageLimit,
+) -> Option<PartialPage> {
+    // Most waiting readers have read everything, and they look twice before each wait.
+    if *after == After::Cursor(log.head()) {
+        return None;
+    }
+    Some(View::new(log, topics).read(after, limit)).filter(PartialPage::is_news)
 }
 
 /// The topics of one request, each looked up once.
@@ -58,6 +74,7 @@ impl<'a> View<'a> {
         Self { log, topics, rings }
     }
 
+    /// What is newer than `after`.
     pub(super) fn read(&self, after: &After, limit: PageLimit) -> PartialPage {
         let (start, gap) = self.start(after);
         let end = self.end(gap.as_ref());
@@ -83,6 +100,7 @@ impl<'a> View<'a> {
         PartialPage { page, missing }
     }
 
+    /// The position that reading after `after` starts from; `None` if the log does not know it.
     pub(super) fn position(&self, after: &After) -> Option<Cursor> {
         let (start, gap) = self.start(after);
         let is_known = gap.is_none_or(|gap| gap.reason == Reason::Trimmed);

@@ -1,12 +1,12 @@
-//! Registration and wake-up, apart from everything else.
+//! How a waiter is woken. No wake-up is lost.
 //!
-//! A waiter reads, finds nothing, registers, and *reads again* before it parks. Whoever publishes
-//! appends first and wakes afterwards. Whichever way the two interleave, either the second read
-//! sees the message or the waker is found: `tests/wake_model.rs` checks every interleaving.
+//! A waiter reads, finds nothing, registers, and *reads again* before it parks. A publisher appends
+//! first and wakes afterwards. Whichever way the two interleave, either the second read sees the
+//! message, or the publisher finds the waker. `tests/wake_model.rs` checks every interleaving.
 //!
-//! A key's waiters are a slab of wakers. Waking takes the whole slab out under the lock and wakes
-//! after the lock is released, so ten thousand waiters hold up nobody else. A waiter knows that its
-//! place was taken by the slab's generation.
+//! Each key has a slab of wakers. Waking takes the whole slab out under the lock, and wakes after the
+//! lock is released, so a crowd of ten thousand blocks no publisher. A slab has a generation, by which
+//! a waiter knows whether its waker is still in there.
 
 use std::{collections::HashMap, hash::Hash, task::Waker};
 
@@ -23,9 +23,9 @@ pub(super) struct Wakers<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    /// Keys that somebody waits for.
+    /// The keys with waiters.
     waiting: HashMap<K, Waiting>,
-    /// Counts up with every new [`Waiting`], so that a [`Place`] in a slab that was taken is known.
+    /// Counts the slabs, so that a [`Slot`] in one that was taken out is recognized.
     generation: u64,
     /// [`Waiter`]s that have registered and are not dropped.
     waiters: usize,
@@ -49,22 +49,22 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
         }
     }
 
-    /// One who will wait for any of `keys`. It is not registered yet.
+    /// A waiter for any of `keys`. It is not registered yet.
     pub(super) fn waiter<'a>(&'a self, keys: &'a [K]) -> Waiter<'a, K> {
         Waiter {
             wakers: self,
             keys,
-            places: SmallVec::new(),
+            slots: SmallVec::new(),
         }
     }
 
-    /// Wakes those who wait for `key`, and nobody else.
+    /// Wakes the waiters of `key`, and no others.
     pub(super) fn wake(&self, key: &K) {
         let taken = self.state.lock().expect(UNPOISONED).waiting.remove(key);
         taken.into_iter().for_each(Waiting::wake);
     }
 
-    /// Wakes everybody.
+    /// Wakes all waiters.
     pub(super) fn wake_all(&self) {
         let taken = std::mem::take(&mut self.state.lock().expect(UNPOISONED).waiting);
         taken.into_values().for_each(Waiting::wake);
@@ -77,8 +77,8 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
 }
 
 impl Waiting {
-    fn enter(&mut self, waker: &Waker) -> Place {
-        Place {
+    fn enter(&mut self, waker: &Waker) -> Slot {
+        Slot {
             generation: self.generation,
             index: self.wakers.insert(waker.clone()),
         }
@@ -89,46 +89,46 @@ impl Waiting {
     }
 }
 
-/// One who waits. Dropping it frees its places.
+/// A waiter. Dropping it frees its slots.
 pub(super) struct Waiter<'a, K: Hash + Eq + Clone> {
     wakers: &'a Wakers<K>,
     keys: &'a [K],
-    /// Empty until registered, then one for each key. Most wait for one.
-    places: SmallVec<[Place; 1]>,
+    /// Empty until registered, then one for each key. One fits inline, since most wait for one key.
+    slots: SmallVec<[Slot; 1]>,
 }
 
-/// Where a waiter's waker is in its key's slab, if the slab is still of that generation.
+/// Where a waiter's waker is, if its key's slab is still of that generation.
 #[derive(Clone, Copy)]
-struct Place {
+struct Slot {
     generation: u64,
     index: usize,
 }
 
 impl<K: Hash + Eq + Clone> Waiter<'_, K> {
-    /// From here on a wake-up of any of the keys wakes `waker`. To be called at every poll, since
-    /// wake-ups take the places and a task may come with another waker. Read once more after it.
+    /// From here on a wake-up of any key wakes `waker`. Call it at every poll: a wake-up frees the slots,
+    /// and a task may come with another waker. Read once more after it.
     pub(super) fn register(&mut self, waker: &Waker) {
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
-        if self.places.is_empty() {
+        if self.slots.is_empty() {
             state.waiters += 1;
-            self.places = self
+            self.slots = self
                 .keys
                 .iter()
                 .map(|key| state.enter(key, waker))
                 .collect();
             return;
         }
-        for (key, place) in self.keys.iter().zip(&mut self.places) {
-            match state.waker_at(key, *place) {
+        for (key, slot) in self.keys.iter().zip(&mut self.slots) {
+            match state.waker_at(key, *slot) {
                 Some(registered) => registered.clone_from(waker),
-                None => *place = state.enter(key, waker),
+                None => *slot = state.enter(key, waker),
             }
         }
     }
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    fn enter(&mut self, key: &K, waker: &Waker) -> Place {
+    fn enter(&mut self, key: &K, waker: &Waker) -> Slot {
         if let Some(waiting) = self.waiting.get_mut(key) {
             return waiting.enter(waker);
         }
@@ -137,22 +137,22 @@ impl<K: Hash + Eq + Clone> State<K> {
             generation: self.generation,
             wakers: Slab::new(),
         };
-        let place = waiting.enter(waker);
+        let slot = waiting.enter(waker);
         self.waiting.insert(key.clone(), waiting);
-        place
+        slot
     }
 
-    fn waker_at(&mut self, key: &K, place: Place) -> Option<&mut Waker> {
+    fn waker_at(&mut self, key: &K, slot: Slot) -> Option<&mut Waker> {
         let waiting = self.waiting.get_mut(key)?;
-        (waiting.generation == place.generation).then(|| &mut waiting.wakers[place.index])
+        (waiting.generation == slot.generation).then(|| &mut waiting.wakers[slot.index])
     }
 
-    fn leave(&mut self, key: &K, place: Place) -> Option<Waker> {
+    fn leave(&mut self, key: &K, slot: Slot) -> Option<Waker> {
         let waiting = self.waiting.get_mut(key)?;
-        if waiting.generation != place.generation {
+        if waiting.generation != slot.generation {
             return None;
         }
-        let waker = waiting.wakers.remove(place.index);
+        let waker = waiting.wakers.remove(slot.index);
         if waiting.wakers.is_empty() {
             self.waiting.remove(key);
         }
@@ -162,16 +162,16 @@ impl<K: Hash + Eq + Clone> State<K> {
 
 impl<K: Hash + Eq + Clone> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
-        if self.places.is_empty() {
+        if self.slots.is_empty() {
             return;
         }
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
         state.waiters -= 1;
-        let places = self.keys.iter().zip(&self.places);
-        let left: Vec<Waker> = places
-            .filter_map(|(key, place)| state.leave(key, *place))
+        let slots = self.keys.iter().zip(&self.slots);
+        let left: Vec<Waker> = slots
+            .filter_map(|(key, slot)| state.leave(key, *slot))
             .collect();
-        // Dropping a waker may run its task's code, which must find the lock free.
+        // Dropping a waker may drop its task, and with it another waiter that takes this lock.
         drop(state);
         drop(left);
     }

@@ -1,11 +1,11 @@
 //! The way back from the stream: one consumer per process reads it into the log.
 //!
-//! While the process keeps up, the log trims itself by the same rules as the stream and sees everything
-//! go. What the stream lets go of before it comes here shows as a jump in its sequence, and the jump does
-//! not say of which topics. But a topic loses a message only to as many newer ones as a topic may have,
-//! or to the stream's first message having moved beyond it; so once all that the stream has is here, it
-//! is known which topics may have lost something. Therefore after a jump the log is filled anew, aside,
-//! and takes the old one's place when it is whole.
+//! While the process keeps up, the log trims itself by the same rules as the stream, so it knows all that
+//! was dropped. Messages that the stream drops before they come here show as a jump in its sequence, and
+//! a jump does not name the topics. But the stream drops a message for two reasons only: its topic has as
+//! many newer ones as a topic may have, or the stream's first message has moved past it. So whoever has
+//! read the whole stream knows which topics may have lost something. Therefore a jump makes a new log,
+//! which is filled aside and takes the old one's place once it is whole.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -26,28 +26,36 @@ use crate::{
     store::window::{Window, moment},
 };
 
-use super::{BadStream, PATIENCE, RENEWED, Record, SETTLE, nats, shape::epoch_of};
+use super::{
+    record::Record,
+    shape::{BadStream, RENEWED, epoch_of, nats},
+};
 
-/// Messages that are asked for at one time.
+/// How long NATS may take for one request. After that it counts as away.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server that has just become the stream's leader may be behind the others. For that time
+/// a cursor that it does not know is not called ahead.
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
+/// Messages per request.
 const BATCH: usize = 500;
-/// A consumer that is silent for two of these is gone.
+/// A consumer that misses two of these counts as gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// After this the server forgets a consumer that nobody reads from.
+/// After this time the server removes a consumer that is not read.
 const INACTIVE: Duration = Duration::from_secs(30);
-/// Between two tries to read on.
+/// The pause between two attempts to read on.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Why reading has come to an end.
+/// Why reading ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("the stream let go of messages before they came here")]
+    #[error("the stream dropped messages before they came here")]
     Jump,
     #[error(transparent)]
     Nats(#[from] BadStream),
-    #[error("connected anew")]
+    #[error("reconnected")]
     Reconnected,
-    /// A server that has just become the leader may say so for a moment.
-    #[error("the stream ends at {0}, and had more than that")]
+    /// A server that has just become the leader may be behind for a moment.
+    #[error("the stream ends at {0}, but had more before")]
     WentBack(u64),
 }
 
@@ -55,14 +63,14 @@ fn broken(error: impl Display) -> Broken {
     Broken::Nats(nats(error))
 }
 
-/// The one who reads.
+/// Reads the stream into the log.
 pub(super) struct Follower {
     pub(super) stream: Stream,
     pub(super) window: Arc<Window>,
     pub(super) retention: Retention,
-    /// What the log has got to. Nobody else moves it.
+    /// The log's head. Only this one moves it.
     pub(super) shown: watch::Sender<Cursor>,
-    /// Changes when the client has connected.
+    /// Changes whenever the client has connected.
     pub(super) connections: watch::Receiver<()>,
 }
 
@@ -81,8 +89,8 @@ impl Follower {
         }
     }
 
-    /// Tries until it succeeds. `None` if the stream has lost what it had, and says so for longer than a
-    /// server may that has just become the leader.
+    /// Tries until it succeeds. `None` if the stream has lost acknowledged messages: it has been behind for
+    /// longer than a new leader may be.
     async fn resume(&mut self, jumped: bool) -> Option<Tail> {
         let (mut behind, mut said) = (None, String::new());
         loop {
@@ -118,7 +126,7 @@ impl Follower {
             let message = message.ok_or_else(|| broken("it ended"))?.map_err(broken)?;
             let (seq, head) = (tail.count(&message)?, self.head());
             match seq.checked_sub(head.seq) {
-                // A consumer that was made on a server which is behind begins there.
+                // The log has it already: a server that is behind started the consumer too early.
                 None | Some(0) => {}
                 Some(1) => self.show(Cursor { seq, ..head }, &message),
                 Some(_) => return Err(Broken::Jump),
@@ -135,7 +143,7 @@ impl Follower {
         *self.shown.borrow()
     }
 
-    /// Goes on after the head, or with a log that is filled anew.
+    /// Reads on after the head, or fills a new log.
     async fn try_resume(&mut self, jumped: bool) -> Result<Tail, Broken> {
         let head = self.head();
         let (tail, info) = Tail::open(&self.stream, head.seq + 1).await?;
@@ -158,7 +166,7 @@ impl Follower {
     }
 }
 
-/// A log with all that the stream has, and what reads on after it.
+/// A log with everything that the stream has, and what reads on after it.
 pub(super) async fn fill(
     stream: &Stream,
     retention: &Retention,
@@ -178,7 +186,7 @@ pub(super) async fn fill(
             append(&window, Cursor { epoch, seq }, &message);
         }
     }
-    // The last ones may not be there to be read.
+    // The stream's last messages may have been dropped already.
     window.raise_head(info.state.last_sequence);
     let after = stream.get_info().await.map_err(nats)?;
     if epoch_of(&after.config)? != epoch {
@@ -203,14 +211,16 @@ fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
     }
 }
 
-/// A consumer, which only this process knows, and how far it has been read.
+/// A consumer of this process alone.
 pub(super) struct Tail {
     consumer: Consumer<pull::Config>,
+    /// Messages that came. The server counts them too, so a lost one shows.
     delivered: u64,
 }
 
 impl Tail {
-    /// What the stream was after the consumer was made: if it is the right one, so is the consumer's.
+    /// Also returns the stream as it was after the consumer was made. If that is the right stream, the
+    /// consumer reads the right one.
     async fn open(stream: &Stream, start_sequence: u64) -> Result<(Self, Info), BadStream> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
@@ -232,7 +242,7 @@ impl Tail {
         ))
     }
 
-    /// What is there now; nothing if nothing is.
+    /// What the stream has now; empty if there is no more.
     async fn batch(&mut self) -> Result<Vec<jetstream::Message>, BadStream> {
         let fetch = async {
             let batch = self.consumer.fetch().max_messages(BATCH).messages();
@@ -249,7 +259,7 @@ impl Tail {
         messages.await.map_err(broken)
     }
 
-    /// The message's sequence in the stream, if none has been lost on the way.
+    /// The message's sequence in the stream.
     fn count(&mut self, message: &jetstream::Message) -> Result<u64, Broken> {
         let info = message.info().map_err(broken)?;
         self.delivered += 1;
@@ -261,5 +271,5 @@ impl Tail {
     }
 }
 
-/// Reading has no end that is not an error.
+/// Reading ends only with an error.
 enum Never {}

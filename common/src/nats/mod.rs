@@ -1,12 +1,14 @@
 //! A feed on NATS JetStream: any number of processes show one stream, and a cursor means the same to
 //! all of them.
 //!
-//! The stream is the log, and the log in memory is a window on it. Messages go one way only: a publish
-//! is stored by the stream and acknowledged, the one consumer of each process reads it back
-//! (`follow.rs`), it goes into the log, readers are woken, and then the publisher is answered. SEQ is
-//! the stream's sequence. EPOCH is in the stream's description, which is part of its configuration and
-//! so the same on every server and after every restart; its creation time is neither (nats-server
-//! issue 8470). What is older than the window is fetched.
+//! The stream is the log, and the log in memory is a window on it. A message goes one way only. The
+//! stream stores and acknowledges it, each process's consumer reads it back (`follow.rs`) into the
+//! log, readers are woken, and then the publisher is answered. Older messages than the window has are
+//! fetched.
+//!
+//! SEQ is the stream's sequence. EPOCH is in the stream's description: that is configuration, so it is
+//! the same on every server and after every restart. The stream's creation time is not (nats-server
+//! issue 8470).
 
 mod follow;
 mod record;
@@ -46,49 +48,20 @@ use crate::{
     },
     store::window::Window,
 };
-use follow::Follower;
+use follow::{Follower, PATIENCE, SETTLE};
 use record::Record;
-use shape::epoch_of;
+use shape::{BadStream, RENEWED, STREAM, epoch_of, nats};
 
 pub use url::NatsUrl;
 
-/// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
-const STREAM: &str = "FEED";
-/// How long NATS may take for anything: then it is away.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two pings: a connection that is silent for three of them is given up, and another server
-/// is tried.
+/// The time between two pings. After three without an answer the client tries another server.
 const PING: Duration = Duration::from_secs(2);
-/// The longest pause between two tries to connect.
+/// The longest pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// For so long a position that others gave out may be unknown to a server that has just become the
-/// stream's leader. Until then nobody is told that it is ahead.
-const SETTLE: Duration = Duration::from_secs(3);
-/// Between two looks at the stream by a reader who is ahead of this process.
+/// The pause between two looks at the stream, for a reader whose cursor is beyond this process's head.
 const LOOK: Duration = Duration::from_millis(200);
-/// Older messages that are asked for at one time.
+/// How many older messages are fetched at the same time.
 const FETCHES: usize = 32;
-
-const RENEWED: &str = "it has begun another history";
-
-/// Why a stream cannot be a feed, or is not one now.
-#[derive(Debug, thiserror::Error)]
-enum BadStream {
-    #[error("{0}")]
-    Nats(String),
-    #[error(
-        "stream {STREAM} has {field} {found}, and this program wants {wanted}: edit it, or start with --new-epoch"
-    )]
-    Unfit {
-        field: &'static str,
-        found: String,
-        wanted: String,
-    },
-}
-
-fn nats(error: impl Display) -> BadStream {
-    BadStream::Nats(error.to_string())
-}
 
 fn away(error: impl Display) -> FeedError {
     FeedError::Away(error.to_string())
@@ -131,9 +104,9 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
     Ok(Feed::with_store(log, Arc::new(store)))
 }
 
-/// The first connection has to succeed; a later one is tried for as long as the process lives.
+/// The first connection has to succeed. Later the client reconnects for as long as the process lives.
 async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, BadStream> {
-    // The client itself says in the log what becomes of its connections.
+    // The client logs its connections itself.
     let told = move |event| {
         if event == Event::Connected {
             connected.send_replace(());
@@ -154,13 +127,13 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
     options.connect(&url.servers[..]).await.map_err(nats)
 }
 
-/// One process's part in the stream. Dropping it ends its reading.
+/// One process's view of the stream. Dropping it ends the reading.
 struct Nats {
     client: Client,
     context: Context,
     stream: Stream,
     window: Arc<Window>,
-    /// What the log has got to. Its other end goes when the stream cannot be trusted any more.
+    /// The log's head. The sender is dropped once the stream cannot be trusted any more.
     head: watch::Receiver<Cursor>,
     follower: JoinHandle<()>,
 }
@@ -302,8 +275,8 @@ impl Nats {
         Ok(is_whole.then(|| partial.complete(messages)))
     }
 
-    /// Waits until the log has what was given out at this position, or is another log, or the stream
-    /// cannot be trusted any more.
+    /// Waits until the log has this position, or is another log, or the stream cannot be trusted any
+    /// more.
     async fn reached(&self, cursor: Cursor) -> Cursor {
         let mut head = self.head.clone();
         let there = |head: &Cursor| head.epoch != cursor.epoch || head.seq >= cursor.seq;
@@ -315,10 +288,10 @@ impl Nats {
         self.stream.get_info().await.map_err(away)
     }
 
-    /// A message as the stream has it, if it still does.
+    /// A message as the stream has it; `None` if it has dropped it.
     async fn stored(&self, seq: u64) -> Result<Option<Record>, FeedError> {
         let stored = match self.stream.direct_get(seq).await {
-            // Any server answered, and this one may be behind: the leader knows.
+            // Any server may answer a direct get, even one that is behind. The leader knows.
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
                 match self.stream.get_raw_message(seq).await {
                     Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
@@ -338,7 +311,8 @@ fn subject(topic: &Topic) -> String {
     format!("{STREAM}.{topic}")
 }
 
-/// The key's scope is the topic, and the stream's is the stream.
+/// The id by which the stream recognizes a repeat. A key's scope is its topic, but the stream knows only
+/// one scope, so the topic goes into the id.
 fn message_id(topic: &Topic, key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
         .chain_update(topic.as_str())

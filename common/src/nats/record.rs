@@ -1,5 +1,5 @@
-//! What the stream has of a message: `{"type":"T","timestamp":"…","data":…}`. The id and the topic are
-//! the sequence and the subject, so every process composes the same JSON.
+//! A message as the stream stores it: `{"type":"T","timestamp":"…","data":…}`. The sequence is the id
+//! and the subject is the topic, so every process composes the same JSON.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::feed::{Cursor, Data, Draft, Message, Topic};
 
-use super::STREAM;
+use super::shape::STREAM;
 
 /// A message as the stream has it.
 #[derive(Debug, PartialEq)]
@@ -24,15 +24,15 @@ pub(super) fn encode(draft: &Draft, published: SystemTime) -> Bytes {
 }
 
 impl Record {
-    /// Takes exactly what [`encode`] writes: anybody may publish to the stream's subjects, and what
-    /// readers are given is what this program would have taken.
+    /// Takes exactly what [`encode`] writes. Anyone may publish to the stream's subjects, and readers
+    /// must get only what this program would have accepted.
     pub(super) fn decode(subject: &str, payload: &[u8]) -> Result<Self, String> {
         let topic = subject
             .strip_prefix(STREAM)
             .and_then(|rest| rest.strip_prefix('.'));
         let topic = topic.ok_or("its subject is another stream's")?;
         let parts = str::from_utf8(payload).ok().and_then(parts);
-        let (kind, timestamp, data) = parts.ok_or("it is no record")?;
+        let (kind, timestamp, data) = parts.ok_or("it is not a record")?;
         Ok(Self {
             topic: topic.parse().map_err(|error| format!("{error}"))?,
             draft: Draft {
@@ -48,7 +48,7 @@ impl Record {
     }
 }
 
-/// The data is to be kept byte for byte, its outer spaces included, which a JSON parser would drop.
+/// By hand, because a JSON parser would drop the spaces around the data, which is kept byte for byte.
 fn parts(record: &str) -> Option<(&str, &str, &str)> {
     let rest = record.strip_prefix(r#"{"type":""#)?.strip_suffix('}')?;
     let (kind, rest) = rest.split_once(r#"","timestamp":""#)?;

@@ -1,4 +1,6 @@
-//! The stream as it is to be: what a cursor's meaning and a reader's gaps depend on.
+//! The stream's configuration, on which the meaning of cursors and gaps depends.
+
+use std::fmt::Display;
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -10,12 +12,14 @@ use tracing::warn;
 
 use crate::feed::{Epoch, Retention, store::KEY_LIFE};
 
-use super::{BadStream, STREAM, nats};
-
-/// What the stream's description says before its epoch.
+/// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
+pub(super) const STREAM: &str = "FEED";
+/// The stream was made anew, or given a new epoch, by somebody else.
+pub(super) const RENEWED: &str = "it has begun another history";
+/// The stream's description is this and the epoch.
 const EPOCH: &str = "epoch ";
-/// What has to be as this program wants it, by NATS's own names. Whoever deletes messages by hand, or
-/// lets time do it, makes cursors silently wrong.
+/// The fields that must be as this program wants them, by their names in NATS. A stream whose messages
+/// can be deleted by hand or by age would make cursors silently wrong.
 const FIXED: [&str; 10] = [
     "subjects",
     "retention",
@@ -29,7 +33,26 @@ const FIXED: [&str; 10] = [
     "no_ack",
 ];
 
-/// Sees to it that there is a stream, and that it is as it is to be. With `new_epoch` it is made so.
+/// Why a stream cannot be a feed, or is not one now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadStream {
+    #[error("{0}")]
+    Nats(String),
+    #[error(
+        "stream {STREAM} has {field} {found}, and this program wants {wanted}: edit it, or start with --new-epoch"
+    )]
+    Unfit {
+        field: &'static str,
+        found: String,
+        wanted: String,
+    },
+}
+
+pub(super) fn nats(error: impl Display) -> BadStream {
+    BadStream::Nats(error.to_string())
+}
+
+/// Creates the stream, or checks that it fits. With `new_epoch` it is made to fit.
 pub(super) async fn prepare(
     context: &Context,
     retention: &Retention,
@@ -40,7 +63,7 @@ pub(super) async fn prepare(
     let Some(found) = existing(context).await? else {
         return match context.create_stream(wanted.clone()).await {
             Ok(_) => Ok(()),
-            // Another process was faster, with an epoch of its own.
+            // Another process created it first, with another epoch.
             Err(error) => match existing(context).await? {
                 Some(found) => check(&found, &wanted, replicas),
                 None => Err(nats(error)),
@@ -71,7 +94,7 @@ pub(super) fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
 
 fn config(retention: &Retention, replicas: Option<usize>) -> Config {
     let limit = |limit: usize| i64::try_from(limit).unwrap_or(-1);
-    // It counts otherwise than the log, which is to be the one that trims.
+    // The stream counts bytes differently. Twice as many, so that the log trims first.
     let bytes = retention.total_bytes.saturating_mul(2);
     Config {
         name: STREAM.into(),

@@ -4,13 +4,13 @@ use std::{fmt, str::FromStr};
 
 use async_nats::ServerAddr;
 
-/// The value of `--feed` for a feed on NATS. With `tls://` for `nats://` the connections are encrypted.
+/// The value of `--feed` for a feed on NATS. `tls://` instead of `nats://` encrypts the connections.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NatsUrl {
     pub(super) servers: Vec<ServerAddr>,
     /// A user with a password, or a token.
     pub(super) login: Option<(String, Option<String>)>,
-    /// Servers that each message is on. Of a stream that is there already: how many it has to have.
+    /// How many servers store each message. A stream that exists already must have as many.
     pub(super) replicas: Option<usize>,
 }
 
@@ -23,14 +23,14 @@ impl FromStr for NatsUrl {
         let (login, hosts) = match rest.rsplit_once('@') {
             None => (None, rest),
             Some((login, _)) if login.contains('%') => {
-                return Err("escapes in a user or a password are not read".into());
+                return Err("a user or a password must not contain %-escapes".into());
             }
             Some((login, hosts)) => (Some(self::login(login)), hosts),
         };
         let server = |host: &str| match format!("{scheme}://{host}").parse::<ServerAddr>() {
             Ok(server) if !server.host().is_empty() => Ok(server),
-            Ok(_) => Err(format!("{host:?} names no server")),
-            Err(error) => Err(format!("{host:?} names no server: {error}")),
+            Ok(_) => Err(format!("{host:?} is not a server")),
+            Err(error) => Err(format!("{host:?} is not a server: {error}")),
         };
         Ok(Self {
             servers: hosts.split(',').map(server).collect::<Result<_, _>>()?,
@@ -52,7 +52,7 @@ fn replicas(query: &str) -> Result<Option<usize>, String> {
         None if query.is_empty() => Ok(None),
         Some(("replicas", count)) => match count.parse() {
             Ok(1..=5) => Ok(count.parse().ok()),
-            _ => Err(format!("replicas={count}: from 1 to 5")),
+            _ => Err(format!("replicas={count}: must be 1 to 5")),
         },
         _ => Err(format!("{query}: only replicas=N is known")),
     }

@@ -1,13 +1,13 @@
-//! One thread that writes to a SQLite database for many who wait: a *group commit*.
+//! Group commit: one thread writes to a SQLite database for many tasks that wait.
 //!
-//! In WAL mode with `synchronous=FULL` every commit is a sync, which is what a write costs. So the
-//! thread takes what has gathered while the disk was busy, and commits it as one transaction: a
-//! thousand who wait cost hardly more syncs than one.
+//! In WAL mode with `synchronous=FULL` every commit is a sync, and the sync is what a write costs. So the
+//! thread takes all jobs that gathered while the disk was busy, and commits them as one transaction.
+//! A thousand waiting jobs cost hardly more syncs than one.
 //!
-//! When the disk is full, nothing of the group is written, and it may be tried again. When a write
-//! or a sync *fails*, nobody knows any more what is on the disk: the kernel may have dropped the
-//! pages and say yes to the next sync. Then the thread ends, and nothing is written until the next
-//! start, which reads what there really is.
+//! When the disk is full, nothing of the group is written, and it may be tried again. When a write or a
+//! sync *fails*, the state of the disk is unknown: the kernel may have dropped the pages, and may
+//! report success for the next sync. Then the thread ends, and nothing is written until the next start
+//! reads what the disk really has.
 
 use std::{
     fs::File,
@@ -24,16 +24,15 @@ use tracing::{error, warn};
 
 /// The most jobs in one transaction: the first of a group waits for the last.
 const MAX_GROUP: usize = 256;
-/// Bytes written until the log is folded into the database. SQLite would do so by itself and ignore
-/// that it failed.
+/// Bytes written between two checkpoints. SQLite would checkpoint by itself, and ignore a failure.
 const CHECKPOINT: usize = 4 << 20;
-/// How long to wait for whoever else has the database open, an administrator say.
+/// How long to wait for another process that holds the database, such as an administrator's shell.
 const BUSY: Duration = Duration::from_secs(2);
 
 /// Why a job is not on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The disk is full, or somebody else holds the database. Nothing was written.
+    /// The disk is full, or another process holds the database. Nothing was written.
     #[error("the disk has no room")]
     NoRoom,
     /// A write or a sync has failed, of this job or an earlier one. This one may be on the disk or not.
@@ -43,24 +42,24 @@ pub enum CommitError {
 
 /// Something to write.
 pub trait Job: Send + 'static {
-    /// Does its part of a transaction, and returns about how many bytes that is. It is called once,
-    /// whatever becomes of the transaction.
+    /// Does its part of a transaction, and returns about how many bytes it wrote. Called once, even if the
+    /// transaction then fails.
     ///
     /// # Errors
-    /// The database's alone: the whole group fails with it.
+    /// Only the database's own: they fail the whole group.
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize>;
 
-    /// Whether it is to outlive a power cut as soon as it has succeeded. What need not still outlives the
-    /// process, and is on the disk with the next job that is.
+    /// Whether it must survive a power cut as soon as it has succeeded. Otherwise it survives the process,
+    /// and is synced with the next job that must.
     fn syncs(&self) -> bool {
         true
     }
 
-    /// Hears what has become of it, in the order of the jobs.
+    /// Called with the outcome, in the order of the jobs.
     fn settle(self: Box<Self>, committed: Result<(), CommitError>);
 }
 
-/// The thread. Dropping it waits until all that it was given is written, and the database closed.
+/// The thread. Dropping it waits until all jobs are written and the database is closed.
 #[derive(Debug)]
 pub struct Commits {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
@@ -70,10 +69,10 @@ pub struct Commits {
 }
 
 impl Commits {
-    /// Writes to `database` from now on; `name` is the thread's and the log's.
+    /// Starts the thread. `name` is its name, and stands in its log lines.
     ///
     /// # Errors
-    /// The system's, if there can be no thread.
+    /// If the system refuses a thread.
     pub fn start(name: &'static str, database: Connection) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel();
         let (failed, failure) = watch::channel(None);
@@ -82,7 +81,7 @@ impl Commits {
         let write = move || {
             if let Err((error, group)) = write(database, &received, &told) {
                 error!(%error, "the {name} has failed and takes nothing any more");
-                // First: who hears of it and asks is told.
+                // Before the jobs hear of it, so that a job which asks for the reason finds it.
                 failed.send_replace(Some(error.to_string()));
                 group
                     .into_iter()
@@ -98,7 +97,7 @@ impl Commits {
         })
     }
 
-    /// Has the job written; it hears by itself what has become of it.
+    /// Queues a job. It learns the outcome by [`Job::settle`].
     pub fn submit(&self, job: impl Job) {
         let jobs = self.jobs.as_ref().expect("there are jobs until the drop");
         if let Err(refused) = jobs.send(Box::new(job)) {
@@ -106,11 +105,11 @@ impl Commits {
         }
     }
 
-    /// Does `work` within a transaction, and returns what it gave as soon as it is on the disk. `size`
-    /// is about how many bytes that is.
+    /// Does `work` within a transaction, and returns its result once it is on the disk. `size` is about
+    /// how many bytes it writes.
     ///
     /// # Errors
-    /// If it is not.
+    /// See [`CommitError`].
     pub async fn run<T: Send + 'static>(
         &self,
         size: usize,
@@ -119,11 +118,11 @@ impl Commits {
         self.once(size, true, work).await
     }
 
-    /// The same, but as soon as the system has it: a power cut may take it back, up to the next job that
-    /// is synced. It is for what can be found out again.
+    /// The same without a sync: a power cut may undo it, until the next job that syncs. For what can be
+    /// found out again.
     ///
     /// # Errors
-    /// If the system has it not.
+    /// See [`CommitError`].
     pub async fn note<T: Send + 'static>(
         &self,
         size: usize,
@@ -149,12 +148,12 @@ impl Commits {
         done.await.unwrap_or(Err(CommitError::Stopped))
     }
 
-    /// Told after each transaction, also of those who no longer wait for it. One waits for it at a time.
+    /// Notified after every transaction. Supports a single waiter.
     pub fn committed(&self) -> &Notify {
         &self.committed
     }
 
-    /// What went wrong for good, if anything did. It changes once at most, and its sender is gone when
+    /// The failure that ended the thread, if any. It changes at most once, and its sender is dropped when
     /// the database is closed.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.failure.clone()
@@ -179,7 +178,7 @@ fn stopped(job: Box<dyn Job>) {
 /// The jobs of one transaction.
 type Group = Vec<Box<dyn Job>>;
 
-/// Writes until nobody is there to ask for it.
+/// Writes until the sender of jobs is dropped.
 fn write(
     mut database: Connection,
     jobs: &mpsc::Receiver<Box<dyn Job>>,
@@ -213,7 +212,7 @@ fn write(
     fold(&database).map_err(|error| (error, Group::new()))
 }
 
-/// All or nothing, and synced if one of them asks for it: with all that was not before.
+/// Commits all jobs or none. If one of them syncs, so does everything before it.
 fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<usize> {
     let syncs = group.iter().any(|job| job.syncs());
     database.execute_batch(if syncs { SYNCED } else { UNSYNCED })?;
@@ -226,20 +225,20 @@ fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Re
 }
 
 const SYNCED: &str = "PRAGMA synchronous = FULL";
-/// In WAL mode nothing is synced but before a checkpoint.
+/// In WAL mode this syncs only before a checkpoint.
 const UNSYNCED: &str = "PRAGMA synchronous = NORMAL";
 
-/// A checkpoint. On a full disk the log goes on growing for as long as it can.
+/// A checkpoint. If the disk is full, the write-ahead log goes on growing for as long as it can.
 fn fold(database: &Connection) -> rusqlite::Result<()> {
     let folded = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     match folded {
-        Err(error) if is_no_room(&error) => warn!(%error, "left for later"),
+        Err(error) if is_no_room(&error) => warn!(%error, "the checkpoint waits for room"),
         folded => return folded,
     }
     Ok(())
 }
 
-/// Whether that is what may be over in a while: a full disk, a database that somebody else holds.
+/// Whether it may pass: the disk is full, or another process holds the database.
 pub fn is_no_room(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -273,12 +272,12 @@ where
 
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
         let Self { result, reply, .. } = *self;
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = reply.send(committed.and_then(|()| result.ok_or(CommitError::Stopped)));
     }
 }
 
-/// Sets up a connection that is for [`Commits`].
+/// Sets up a connection for [`Commits`].
 ///
 /// # Errors
 /// The database's.
@@ -299,7 +298,7 @@ pub fn configure(database: &Connection) -> rusqlite::Result<()> {
 /// Takes the database at `path` for this process alone, until the returned file is closed.
 ///
 /// # Errors
-/// If another process has it, or there can be no file beside it.
+/// If another process has it, or the lock file cannot be created.
 pub fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
