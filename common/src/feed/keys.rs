@@ -38,7 +38,7 @@ impl Once {
     }
 }
 
-/// Tells one message from another without keeping it.
+/// Tells one message from another without keeping it: a key outlives its message.
 pub type Fingerprint = [u8; 32];
 
 /// SHA-256 over type and data. A type holds no NUL, so no two messages hash the same bytes.
@@ -79,6 +79,7 @@ impl Keys {
         self.used.insert(scoped, (once.fingerprint, id));
     }
 
+    /// Forgets the expired, and the oldest ones beyond `keep`.
     fn forget(&mut self, now: Instant, keep: usize) {
         while let Some((used, _)) = self.by_age.front()
             && (self.by_age.len() > keep || now - *used >= KEY_LIFE)

@@ -1,4 +1,7 @@
-//! The log that publishers change and readers wait on.
+//! The log under its lock, with those who wait on it.
+//!
+//! A publisher holds the lock for one append, and wakes after it has released it. A reader holds it
+//! for one page.
 
 use std::{
     sync::{Mutex, RwLock},
@@ -36,7 +39,7 @@ impl LiveLog {
         }
     }
 
-    /// Looks at the log.
+    /// Looks at the log. Keep it short: publishers wait meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
         look(&self.log.read().expect(UNPOISONED))
     }
@@ -75,12 +78,13 @@ impl LiveLog {
         Ok(published)
     }
 
-    /// The times are read under the lock, so they are in the order of the numbers.
+    /// Reads the clock under the lock, so that timestamps are in the order of the numbers.
     fn append(&self, topic: &Topic, draft: Draft) -> Result<Cursor, FeedError> {
         self.change(|log| log.append(topic, draft, Instant::now(), SystemTime::now()))
     }
 
-    /// Holds the keys for as long as it takes: a second publish with this key waits for the first.
+    /// Holds the keys until the message is appended: a second publish with this key waits for the first,
+    /// and finds it.
     fn append_once(&self, topic: &Topic, draft: Draft, once: Once) -> Result<Published, FeedError> {
         let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
         if let Some(published) = keys.find(topic, &once, now)? {

@@ -84,6 +84,7 @@ impl Log {
     ) -> Result<Cursor, FeedError> {
         self.trim();
         self.make_room_for(topic, now)?;
+        // Encoded under the lock, because the bytes begin with the number.
         let id = self.at(self.head + 1);
         let message = Message::encode(id, topic.clone(), draft, time);
         self.push(Arc::new(message), now);
@@ -161,6 +162,7 @@ impl Log {
         Cursor { epoch, seq }
     }
 
+    /// Refuses rather than drops what is pinned, or a topic that is in use.
     fn make_room_for(&mut self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
         if self.bytes > self.retention.total_bytes && self.holds_pinned() {
             return Err(FeedError::Full(self.retention.total_bytes));
@@ -243,6 +245,7 @@ impl Log {
         oldest.any(|(seq, topic)| is_pinned(&self.pins, topic, *seq))
     }
 
+    /// Keeps ring, index and sum in step.
     fn drop_oldest_of(&mut self, topic: &Topic, changes: &mut Changes) {
         let Some(ring) = self.topics.get_mut(topic) else {
             return;
@@ -270,15 +273,17 @@ impl Log {
     /// Takes back a message as it was saved, in order. Nothing is dropped before the next publish,
     /// so a message can be pinned first. Answers whether it is kept: one at or below its topic's
     /// mark was dropped before.
-    pub fn restore(&mut self, topic: &Topic, entry: Entry, published: Instant) -> bool {
-        let is_kept = entry.seq() > self.mark_of(topic).unwrap_or(self.floor);
+    pub fn restore(&mut self, message: Arc<Message>, published: Instant) -> bool {
+        let (topic, seq) = (message.topic.clone(), message.id.seq);
+        let is_kept = seq > self.mark_of(&topic).unwrap_or(self.floor);
         if is_kept {
-            self.insert(topic, entry, published);
+            self.insert(&topic, Entry::Loaded(message), published);
         }
+        self.raise_head(seq);
         is_kept
     }
 
-    /// There is nothing to give up to `seq`, unless it is here already.
+    /// Nothing new will come up to `seq`.
     pub fn raise_head(&mut self, seq: u64) {
         self.head = self.head.max(seq);
     }
@@ -293,7 +298,7 @@ impl Log {
         changes
     }
 
-    /// Drops the topic that has message `seq` up to there.
+    /// The store no longer has message `seq`, so its topic drops everything up to there.
     pub fn lose(&mut self, seq: u64) -> Changes {
         let mut changes = Changes::default();
         if let Some(topic) = self.topic_of(seq).cloned() {
@@ -302,8 +307,8 @@ impl Log {
         changes
     }
 
-    /// Marks the topics that are full as trimmed right before their first message: what they had
-    /// before it is not known.
+    /// Marks each full topic as trimmed right before its first message. It may have had more before
+    /// this log began, and a needless gap is better than a silent loss.
     pub fn mark_full_topics(&mut self) {
         for ring in self.topics.values_mut() {
             if let Some(first) = ring.first()
@@ -322,7 +327,7 @@ impl Log {
             .sum()
     }
 
-    /// The topic of a message, if it is kept.
+    /// The topic of a message, if it is kept. Looks through all topics, so it is for rare cases.
     pub fn topic_of(&self, seq: u64) -> Option<&Topic> {
         let mut topics = self.topics.iter();
         topics.find_map(|(topic, ring)| ring.contains(seq).then_some(topic))

@@ -60,14 +60,6 @@ impl Message {
     pub fn cost(&self) -> usize {
         self.json.len() + size_of::<Self>()
     }
-
-    /// The cost of a message that is not encoded, from the lengths of its parts.
-    pub fn cost_of(id: Cursor, topic: usize, kind: usize, data: usize) -> usize {
-        const REST: usize =
-            r#"{"id":"","topic":"","type":"","timestamp":"2026-11-23T17:55:51.123Z","data":}"#
-                .len();
-        REST + id.to_string().len() + topic + kind + data + size_of::<Self>()
-    }
 }
 
 /// A message that has no id yet.

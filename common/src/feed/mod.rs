@@ -293,6 +293,7 @@ impl Future for Next<'_> {
 }
 
 impl Next<'_> {
+    /// The order of these three steps is what `tests/wake_model.rs` checks.
     fn wait(&mut self, task: &mut Context<'_>) -> Poll<Result<PartialPage, FeedError>> {
         let news = self.look();
         if news.is_ready() {
@@ -303,14 +304,20 @@ impl Next<'_> {
         self.look()
     }
 
-    /// A closed feed still gives what there is to read.
+    /// A closed feed still gives what there is to read, so closing loses nothing.
     fn look(&self) -> Poll<Result<PartialPage, FeedError>> {
-        let news = |log: &Log| view::news(log, self.topics, &self.after, self.limit);
-        match self.feed.log.read(news) {
-            Some(news) => Poll::Ready(Ok(news)),
+        match self.news() {
+            Some(partial) => Poll::Ready(Ok(partial)),
             None if self.feed.is_closed() => Poll::Ready(Err(FeedError::Closed)),
             None => Poll::Pending,
         }
+    }
+
+    fn news(&self) -> Option<PartialPage> {
+        let (topics, after, limit) = (self.topics, &self.after, self.limit);
+        self.feed
+            .log
+            .read(|log| view::news(log, topics, after, limit))
     }
 }
 

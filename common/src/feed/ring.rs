@@ -41,6 +41,7 @@ impl Entry {
         matches!(self, Self::Stored { .. })
     }
 
+    /// Leaves the bytes to the store.
     fn unload(&mut self) {
         let (seq, cost) = (self.seq(), self.cost());
         let cost = u32::try_from(cost).expect("a message is far smaller than 4 GiB");
@@ -133,6 +134,7 @@ impl Ring {
         self.entries.into_iter()
     }
 
+    /// Sequence numbers have holes here, since they count over all topics. Hence a binary search.
     fn count_up_to(&self, seq: u64) -> usize {
         self.entries.partition_point(|entry| entry.seq() <= seq)
     }

@@ -1,4 +1,7 @@
-//! What a read finds in the log.
+//! What a read finds in the log: where it starts, what is missing before that, and which messages fit.
+//!
+//! A read decides by numbers and sizes alone. Where the bytes of a message are makes no difference to
+//! the page, except that a store may have to fill in the first messages.
 
 use std::sync::Arc;
 
@@ -161,6 +164,7 @@ impl<'a> View<'a> {
             found.extend(ring.between(start, end).take(enough));
         }
         found.sort_unstable_by_key(|entry| entry.seq());
+        // The first message always fits, or a reader with a small limit would never get past it.
         let mut bytes = 0;
         let wanted = found.iter().take(limit.messages.max(1));
         let admitted = wanted.take_while(|entry| {
@@ -175,6 +179,7 @@ impl<'a> View<'a> {
     }
 
     /// The last message that the topics had up to `end`, as far as is known.
+    /// A topic that was reclaimed counts with the floor.
     fn last(&self, end: u64) -> u64 {
         let floor = self.log.floor().min(end);
         let last = |ring: &Option<&Ring>| ring.map_or(floor, |ring| ring.last(end));

@@ -84,6 +84,7 @@ impl Waiting {
         }
     }
 
+    /// To be called without the lock: a waker may run at once and register again.
     fn wake(self) {
         self.wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
@@ -147,6 +148,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         (waiting.generation == slot.generation).then(|| &mut waiting.wakers[slot.index])
     }
 
+    /// Removes an empty slab with its key, or keys that nobody waits for any more would pile up.
     fn leave(&mut self, key: &K, slot: Slot) -> Option<Waker> {
         let waiting = self.waiting.get_mut(key)?;
         if waiting.generation != slot.generation {

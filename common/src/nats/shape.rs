@@ -84,7 +84,7 @@ pub(super) async fn prepare(
     Ok(())
 }
 
-/// The epoch is in the stream's description.
+/// The epoch is in the stream's description, the one text that NATS keeps with a stream's configuration.
 pub(super) fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
     let description = config.description.as_deref().unwrap_or_default();
     let epoch = description.strip_prefix(EPOCH);
@@ -142,6 +142,7 @@ fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(),
     epoch_of(found).map(drop)
 }
 
+/// Names the field, so that an administrator knows what to edit.
 fn unfit(field: &'static str, found: &Value, wanted: &Value) -> BadStream {
     let (found, wanted) = (found.to_string(), wanted.to_string());
     BadStream::Unfit {

@@ -40,6 +40,7 @@ impl FromStr for NatsUrl {
     }
 }
 
+/// A login without a colon is a token.
 fn login(text: &str) -> (String, Option<String>) {
     match text.split_once(':') {
         None => (text.into(), None),
@@ -58,7 +59,7 @@ fn replicas(query: &str) -> Result<Option<usize>, String> {
     }
 }
 
-/// Without the login.
+/// Without the login, which must not be logged.
 impl fmt::Display for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = |server: &ServerAddr| format!("{}:{}", server.host(), server.port());

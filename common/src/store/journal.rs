@@ -30,7 +30,7 @@ use crate::feed::{
     store::{Once, PartialPage, Store, StoreFuture},
 };
 
-/// What a row costs besides its data, about.
+/// About what a row costs beside its data, for the size of the write-ahead log.
 const ROW: usize = 128;
 
 /// The file and its threads. Dropping it closes the file.
@@ -236,6 +236,7 @@ impl Job for Save {
 }
 
 impl Kept {
+    /// Notes what was trimmed even if the message is refused: it is dropped all the same.
     fn admit(&self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
         self.note(self.window.change(Log::trim));
         self.note(self.window.admit(topic, now)?);
@@ -246,6 +247,7 @@ impl Kept {
         self.note(self.window.append(message, now));
     }
 
+    /// Remembers what the file has to forget.
     fn note(&self, changes: Changes) {
         let mut unsaved = self.unsaved();
         let dropped = changes.dropped.iter().map(Entry::seq);
@@ -253,7 +255,8 @@ impl Kept {
         unsaved.topics.extend(changes.topics);
     }
 
-    /// Brings the file up to what the log keeps.
+    /// Brings the file up to what the log keeps. A changed topic always has its mark saved with the
+    /// messages it dropped: a crash in between would make a cursor silently wrong.
     fn save(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Unsaved> {
         let unsaved = mem::take(&mut *self.unsaved());
         if !unsaved.topics.is_empty() {
@@ -305,7 +308,7 @@ fn serve(reader: &Connection, kept: &Kept, asked: &mpsc::Receiver<Read>) {
     for Read { seqs, reply } in asked {
         let messages = match tables::read(reader, kept.epoch, &seqs) {
             Ok(messages) => Ok(Some(messages)),
-            // The log drops a message before the file does.
+            // The log drops a message before the file does, so this one was dropped after the reader looked.
             Err(BadFile::Missing(seq)) if !kept.keeps(seq) => Ok(None),
             Err(error) => Err(FeedError::Unreadable(error.to_string())),
         };

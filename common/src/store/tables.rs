@@ -10,16 +10,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use tokio::time::Instant;
+use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 
-use super::{
-    commit::configure,
-    window::{Window, moment},
-};
+use super::{commit::configure, window::Window};
 use crate::feed::{
     Cursor, Data, Draft, Epoch, IdempotencyKey, Message, Retention, Topic,
-    log::Entry,
     store::{Fingerprint, KEY_LIFE, MAX_KEYS, Once},
 };
 
@@ -94,6 +89,8 @@ pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFil
     Ok(database)
 }
 
+/// Whether the file has no tables yet. A feed has its mark in the header; a database without it may be
+/// another program's, which must not be written to.
 fn is_new(database: &Connection) -> Result<bool, BadFile> {
     let pragma = |name| database.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let tables = "SELECT count(*) FROM sqlite_schema";
@@ -106,113 +103,45 @@ fn is_new(database: &Connection) -> Result<bool, BadFile> {
     }
 }
 
-/// Reads what is kept: the newest messages whole, of the others number and cost.
+/// Reads everything that is kept, in order. The window unloads the older messages as newer ones come, so
+/// memory stays bounded, whatever the size of the file.
 pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Window, BadFile> {
     let (epoch, floor) = database.query_row("SELECT epoch, floor FROM feed", [], |row| {
         Ok((row.get::<_, String>(0)?, row.get(1)?))
     })?;
-    let (epoch, limit) = (parsed(&epoch)?, retention.in_memory / 2);
+    let epoch = parsed(&epoch)?;
     let window = Window::new(epoch, retention);
     window.raise_floor(floor);
-    restore_topics(database, &window)?;
-    let unloaded = last_unloaded(database, epoch, limit)?;
-    restore_stored(database, epoch, unloaded, &window)?;
-    restore_loaded(database, epoch, unloaded, &window)?;
+    let mut topics = database.prepare("SELECT topic, mark FROM topics")?;
+    let mut rows = topics.query([])?;
+    while let Some(row) = rows.next()? {
+        window.restore_topic(parsed(text(row, 0)?)?, row.get(1)?);
+    }
+    let mut messages = database.prepare(&format!("{MESSAGE} ORDER BY seq"))?;
+    let mut rows = messages.query([])?;
+    while let Some(row) = rows.next()? {
+        window.restore(message(row, epoch)?, time(row.get(3)?));
+    }
+    // The last message may have been deleted, but its number is not given again.
     let head = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
     let head = database.query_row(head, [], |row| row.get(0)).optional()?;
     window.raise_head(head.unwrap_or(0));
     Ok(window)
 }
 
-fn restore_topics(database: &Connection, window: &Window) -> Result<(), BadFile> {
-    let mut topics = database.prepare("SELECT topic, mark FROM topics")?;
-    let (mut rows, now) = (topics.query([])?, Instant::now());
-    while let Some(row) = rows.next()? {
-        let (topic, mark) = (parsed(text(row, 0)?)?, row.get(1)?);
-        window
-            .log()
-            .change(|log| log.restore_topic(topic, mark, now));
-    }
-    Ok(())
-}
-
-/// What [`cost`] reads.
-const SIZES: &str = "SELECT seq, topic, length(type), octet_length(data), published FROM messages";
-
-/// Messages up to this number stay in the file alone; the newer ones come to about `limit` bytes.
-fn last_unloaded(database: &Connection, epoch: Epoch, limit: usize) -> Result<u64, BadFile> {
-    let mut newest = database.prepare(&format!("{SIZES} ORDER BY seq DESC"))?;
-    let (mut rows, mut bytes) = (newest.query([])?, 0);
-    while let Some(row) = rows.next()? {
-        if bytes >= limit {
-            return Ok(row.get(0)?);
-        }
-        bytes += cost(row, epoch)?;
-    }
-    Ok(0)
-}
-
-fn restore_stored(
-    database: &Connection,
-    epoch: Epoch,
-    unloaded: u64,
-    window: &Window,
-) -> Result<(), BadFile> {
-    let mut stored = database.prepare(&format!("{SIZES} WHERE seq <= ?1 ORDER BY seq"))?;
-    let mut rows = stored.query([unloaded])?;
-    while let Some(row) = rows.next()? {
-        let (seq, cost) = (row.get(0)?, cost(row, epoch)?);
-        let cost = u32::try_from(cost).map_err(|_| BadFile::Damaged(format!("message {seq}")))?;
-        let topic = parsed(text(row, 1)?)?;
-        window.restore(
-            &topic,
-            Entry::Stored { seq, cost },
-            moment(time(row.get(4)?)),
-        );
-    }
-    Ok(())
-}
-
-fn restore_loaded(
-    database: &Connection,
-    epoch: Epoch,
-    unloaded: u64,
-    window: &Window,
-) -> Result<(), BadFile> {
-    let mut loaded = database.prepare(&format!("{MESSAGE} WHERE seq > ?1 ORDER BY seq"))?;
-    let mut rows = loaded.query([unloaded])?;
-    while let Some(row) = rows.next()? {
-        let message = Arc::new(message(row, epoch)?);
-        let (topic, published) = (message.topic.clone(), time(row.get(3)?));
-        window.restore(&topic, Entry::Loaded(message), moment(published));
-    }
-    Ok(())
-}
-
-/// What the message counts for in the log's limits, as [`Message::cost`].
-fn cost(row: &Row<'_>, epoch: Epoch) -> Result<usize, BadFile> {
-    let (seq, topic) = (row.get(0)?, text(row, 1)?.len());
-    let id = Cursor { epoch, seq };
-    Ok(Message::cost_of(id, topic, row.get(2)?, row.get(3)?))
-}
-
 /// What [`message`] reads.
 const MESSAGE: &str = "SELECT seq, topic, type, published, data FROM messages";
 
 fn message(row: &Row<'_>, epoch: Epoch) -> Result<Message, BadFile> {
-    let (id, topic) = (
-        Cursor {
-            epoch,
-            seq: row.get(0)?,
-        },
-        parsed(text(row, 1)?)?,
-    );
+    let seq = row.get(0)?;
+    let (topic, published) = (parsed(text(row, 1)?)?, time(row.get(3)?));
     let (kind, data) = (parsed(text(row, 2)?)?, Data::stored(text(row, 4)?));
+    let draft = Draft { kind, data };
     Ok(Message::encode(
-        id,
+        Cursor { epoch, seq },
         topic,
-        Draft { kind, data },
-        time(row.get(3)?),
+        draft,
+        published,
     ))
 }
 
@@ -239,41 +168,34 @@ pub(super) fn insert(
     draft: &Draft,
     published: SystemTime,
 ) -> rusqlite::Result<u64> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO messages (topic, type, published, data) VALUES (?1, ?2, ?3, ?4)
-             RETURNING seq",
-        )?
-        .query_row(
-            params![
-                topic.as_str(),
-                draft.kind.as_str(),
-                millis(published),
-                draft.data.as_str()
-            ],
-            |row| row.get(0),
-        )
+    const INSERT: &str = "INSERT INTO messages (topic, type, published, data)
+        VALUES (?1, ?2, ?3, ?4) RETURNING seq";
+    let (kind, data) = (draft.kind.as_str(), draft.data.as_str());
+    let row = params![topic.as_str(), kind, millis(published), data];
+    let mut insert = transaction.prepare_cached(INSERT)?;
+    insert.query_row(row, |row| row.get(0))
 }
 
-/// What the key was used for, if it was: the message's fingerprint and number.
+/// What the key was used for, if it was: the message's fingerprint and number. Expired keys go first, so that
+/// one of them is not found.
 pub(super) fn find_key(
     transaction: &Transaction<'_>,
     topic: &Topic,
     key: &IdempotencyKey,
     now: SystemTime,
 ) -> rusqlite::Result<Option<(Fingerprint, u64)>> {
-    transaction
-        .prepare_cached("DELETE FROM keys WHERE used <= ?1")?
-        .execute([millis(now - KEY_LIFE)])?;
-    transaction
-        .prepare_cached("SELECT fingerprint, seq FROM keys WHERE topic = ?1 AND key = ?2")?
-        .query_row([topic.as_str(), key.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()
+    const FIND: &str = "SELECT fingerprint, seq FROM keys WHERE topic = ?1 AND key = ?2";
+    let expired = [millis(now - KEY_LIFE)];
+    execute(transaction, "DELETE FROM keys WHERE used <= ?1", expired)?;
+    let mut find = transaction.prepare_cached(FIND)?;
+    find.query_row([topic.as_str(), key.as_str()], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+    .optional()
 }
 
-/// Remembers a key, and forgets the oldest if there are too many.
+/// Remembers a key, and forgets the oldest if there are too many. Their numbers may have
+/// holes, so there are never more than that.
 pub(super) fn insert_key(
     transaction: &Transaction<'_>,
     topic: &Topic,
@@ -281,33 +203,19 @@ pub(super) fn insert_key(
     seq: u64,
     used: SystemTime,
 ) -> rusqlite::Result<()> {
-    let number: i64 = transaction
-        .prepare_cached(
-            "INSERT INTO keys (topic, key, fingerprint, seq, used)
-             VALUES (?1, ?2, ?3, ?4, ?5) RETURNING number",
-        )?
-        .query_row(
-            params![
-                topic.as_str(),
-                once.key.as_str(),
-                once.fingerprint,
-                seq,
-                millis(used)
-            ],
-            |row| row.get(0),
-        )?;
-    transaction
-        .prepare_cached("DELETE FROM keys WHERE number <= ?1")?
-        .execute([number - MAX_KEYS as i64])?;
-    Ok(())
+    const INSERT: &str = "INSERT INTO keys (topic, key, fingerprint, seq, used)
+        VALUES (?1, ?2, ?3, ?4, ?5) RETURNING number";
+    let (topic, key) = (topic.as_str(), once.key.as_str());
+    let row = params![topic, key, once.fingerprint, seq, millis(used)];
+    let mut insert = transaction.prepare_cached(INSERT)?;
+    let number: i64 = insert.query_row(row, |row| row.get(0))?;
+    let oldest = [number - MAX_KEYS as i64];
+    execute(transaction, "DELETE FROM keys WHERE number <= ?1", oldest)
 }
 
 /// Saves the mark of all topics that are not kept.
 pub(super) fn save_floor(transaction: &Transaction<'_>, floor: u64) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("UPDATE feed SET floor = ?1")?
-        .execute([floor])?;
-    Ok(())
+    execute(transaction, "UPDATE feed SET floor = ?1", [floor])
 }
 
 /// Saves a topic's mark. A topic without one is not kept.
@@ -316,25 +224,30 @@ pub(super) fn save_topic(
     topic: &Topic,
     mark: Option<u64>,
 ) -> rusqlite::Result<()> {
+    const SAVE: &str = "INSERT OR REPLACE INTO topics VALUES (?1, ?2)";
+    const DELETE: &str = "DELETE FROM topics WHERE topic = ?1";
     match mark {
-        Some(mark) => transaction
-            .prepare_cached("INSERT OR REPLACE INTO topics VALUES (?1, ?2)")?
-            .execute(params![topic.as_str(), mark])?,
-        None => transaction
-            .prepare_cached("DELETE FROM topics WHERE topic = ?1")?
-            .execute([topic.as_str()])?,
-    };
-    Ok(())
+        Some(mark) => execute(transaction, SAVE, params![topic.as_str(), mark]),
+        None => execute(transaction, DELETE, [topic.as_str()]),
+    }
 }
 
 /// Deletes a message.
 pub(super) fn delete(transaction: &Transaction<'_>, seq: u64) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("DELETE FROM messages WHERE seq = ?1")?
-        .execute([seq])?;
-    Ok(())
+    execute(transaction, "DELETE FROM messages WHERE seq = ?1", [seq])
 }
 
+/// A prepared statement is cached, because most groups run the same few.
+fn execute(
+    transaction: &Transaction<'_>,
+    statement: &str,
+    parameters: impl Params,
+) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(statement)?;
+    statement.execute(parameters).map(drop)
+}
+
+/// Borrows a column: most are parsed and not kept.
 fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a str> {
     Ok(row.get_ref(column)?.as_str()?)
 }
@@ -344,6 +257,7 @@ fn parsed<T: FromStr<Err: ToString>>(text: &str) -> Result<T, BadFile> {
         .map_err(|error: T::Err| BadFile::Damaged(error.to_string()))
 }
 
+/// A clock before 1970 counts as 1970.
 fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -56,17 +56,23 @@ impl Window {
         self.try_change(|log| log.admit(topic, now))
     }
 
+    /// Takes back a topic as it was saved.
+    #[cfg(feature = "file")]
+    pub(crate) fn restore_topic(&self, topic: Topic, mark: u64) {
+        self.log
+            .change(|log| log.restore_topic(topic, mark, Instant::now()));
+    }
+
     /// Takes back a message as it was saved, in order.
     #[cfg(feature = "file")]
-    pub(crate) fn restore(&self, topic: &Topic, entry: Entry, published: Instant) {
-        let bytes = if matches!(entry, Entry::Loaded(_)) {
-            entry.cost()
-        } else {
-            0
-        };
-        if self.log.change(|log| log.restore(topic, entry, published)) {
-            self.loaded().bytes += bytes;
-        }
+    pub(crate) fn restore(&self, message: Message, published: SystemTime) {
+        let (mut loaded, cost) = (self.loaded(), message.cost());
+        self.log.change(|log| {
+            if log.restore(Arc::new(message), moment(published)) {
+                loaded.bytes += cost;
+                loaded.page_out(log, self.limit);
+            }
+        });
     }
 
     /// Shows a message that is stored.
