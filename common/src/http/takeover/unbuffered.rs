@@ -150,6 +150,7 @@ where
         }
     }
 
+    /// Makes a hyper connection for one request.
     async fn parse(&mut self, deadline: Instant) -> hyper::Result<Option<Parsed>> {
         let mut http = (self.http)(&self.app);
         http.header_read_timeout(deadline - Instant::now());
@@ -160,7 +161,8 @@ where
         parse(http, early, reader, writer, draining, &route).await
     }
 
-    /// Resolves when the client has left.
+    /// Resolves when the client has left. Once `early` is full it never resolves: what is left in the
+    /// socket hides the end.
     async fn left(&mut self) -> io::Result<()> {
         while self.early.len() < MAX_EARLY {
             if !reads(&self.socket, &mut self.early).await? {
@@ -207,13 +209,13 @@ fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Re
     })
 }
 
-/// What hyper leaves to do.
+/// What the service inside hyper hands over.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is short-lived")]
 enum Parsed {
-    /// To answer this request.
+    /// A request that is to be answered without hyper.
     Request(Request<Incoming>),
-    /// Nothing: hyper has answered.
+    /// hyper has answered the request.
     Answered,
 }
 
@@ -227,7 +229,8 @@ async fn parse<A: Future<Output = Routed>>(
     draining: &mut watch::Receiver<bool>,
     route: &impl Fn(Request<Incoming>) -> A,
 ) -> hyper::Result<Option<Parsed>> {
-    // A request may be the client's last word. Whether it has left is for `left` to say.
+    // A client may end its sending side right behind its request. To hyper that would be an error;
+    // here `left` decides what it means.
     http.half_close(true);
     let handover = Handover::default();
     let sent = std::mem::take(early);
@@ -263,8 +266,8 @@ async fn hand_over<A: Future<Output = Routed>>(
     Ok(answer)
 }
 
-/// Whether the connection ends with this answer (RFC 9112 §9.3). An HTTP/1.0 client would have to
-/// ask for more requests, and is not heard.
+/// Whether the connection ends with this answer (RFC 9112 §9.3). With HTTP/1.0 it always does: there
+/// a client would have to ask for keep-alive, which is not supported here.
 fn is_last<B>(request: &Request<B>) -> bool {
     let connection = request.headers().get_all(header::CONNECTION);
     request.version() != Version::HTTP_11 || connection.iter().any(says_close)
