@@ -406,10 +406,10 @@ pub fn due(
         .take(limit)
         .map(|seq| event.query_row([seq], stored_event).optional())
         .collect::<Result<_, _>>()?;
-    let next: Option<i64> = database
+    let next_due: Option<i64> = database
         .prepare_cached("SELECT min(due) FROM work WHERE due > ?1")?
         .query_row([now], |row| row.get(0))?;
-    let next = next.map(|due| UNIX_EPOCH + Duration::from_millis(due.unsigned_abs()));
+    let next = next_due.map(|due| UNIX_EPOCH + Duration::from_millis(due.unsigned_abs()));
     Ok((events.into_iter().flatten().collect(), next))
 }
 

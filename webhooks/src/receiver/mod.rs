@@ -112,7 +112,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let publish = Publish { feed: feed.clone() };
+    let publish = Publish(feed.clone());
     run_with(listener, feed, publish, config, shutdown).await
 }
 

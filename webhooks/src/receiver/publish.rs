@@ -9,15 +9,13 @@ use super::{
 };
 
 /// Publishes to a feed.
-pub(super) struct Publish {
-    pub(super) feed: Feed,
-}
+pub(super) struct Publish(pub(super) Feed);
 
 impl Effects for Publish {
     /// Outside: a message. The event's id is its idempotency key, so a repeat publishes nothing.
     async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
         let key = event.id.parse().map_err(|error| format!("{error}"))?;
-        let published = self.feed.publish_once(topic(event), draft(event), key);
+        let published = self.0.publish_once(topic(event), draft(event), key);
         published.await.map_err(|error| error.to_string())?;
         let (source, kind) = (event.source.clone(), event.kind.clone());
         Ok(Box::new(move |database| count(database, &source, &kind)))

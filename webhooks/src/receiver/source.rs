@@ -162,9 +162,9 @@ fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
     let standard::Event {
         id, body, secret, ..
     } = event;
-    let kind = members(&body).and_then(|members| text(&members, "type"));
-    let kind = kind.unwrap_or_default();
-    Ok(arrival(Source::Standard, id, &kind, body, secret))
+    let named = members(&body).and_then(|members| text(&members, "type"));
+    let kind = named.as_deref().unwrap_or_default();
+    Ok(arrival(Source::Standard, id, kind, body, secret))
 }
 
 /// The id is in the signed body.

@@ -98,16 +98,16 @@ pub fn sign(
     body: &[u8],
 ) -> [(&'static str, String); 3] {
     debug_assert!(!id.contains('.'), "an id without dots");
-    let timestamp = timestamp.to_string();
+    let time = timestamp.to_string();
     let signatures: Vec<String> = secrets
         .iter()
-        .map(|secret| mac(secret, id.as_bytes(), timestamp.as_bytes(), body))
+        .map(|secret| mac(secret, id.as_bytes(), time.as_bytes(), body))
         .map(|tag| format!("v1,{}", STANDARD.encode(tag.into_bytes())))
         .collect();
     [
         (ID, id.to_owned()),
         (SIGNATURE, signatures.join(" ")),
-        (TIMESTAMP, timestamp),
+        (TIMESTAMP, time),
     ]
 }
 

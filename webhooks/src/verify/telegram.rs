@@ -45,8 +45,8 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     secrets: &[Secret],
 ) -> Result<Verified<Event<B>>, Refusal> {
     let Unverified(body) = body;
-    let [token] = fields(headers, [TOKEN])?;
-    let token = token.ok_or(Refusal::Absent(TOKEN))?;
+    let [field] = fields(headers, [TOKEN])?;
+    let token = field.ok_or(Refusal::Absent(TOKEN))?;
     if !is_token(token) {
         return Err(Refusal::Malformed(
             "X-Telegram-Bot-Api-Secret-Token is not 1 to 256 of A-Z a-z 0-9 _ -",
@@ -67,8 +67,10 @@ fn tag(token: &[u8]) -> Tag {
 }
 
 fn is_token(token: &[u8]) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    (1..=MAX_TOKEN).contains(&token.len()) && token.iter().all(allowed)
+    let valid = token
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(byte));
+    valid && (1..=MAX_TOKEN).contains(&token.len())
 }
 
 /// A token. Only its MAC is kept in memory.
