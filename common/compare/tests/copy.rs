@@ -83,6 +83,22 @@ fn the_names_to_resolve_are_those_of_the_stub() {
 }
 
 #[test]
+fn every_dependency_is_one_of_the_files() {
+    for set in sets() {
+        let sources = set
+            .files
+            .iter()
+            .map(|file| fs::read_to_string(&file.source));
+        let sources: String = sources.map(|source| source.expect("it exists")).collect();
+        let lines = set.dependencies.lines();
+        for (name, _) in lines.filter_map(|line| line.split_once(" = ")) {
+            let path = format!("{}::", name.replace('-', "_"));
+            assert!(sources.contains(&path), "{}: {name} is not used", set.name);
+        }
+    }
+}
+
+#[test]
 #[ignore = "compiles the dependencies of each set once more; CI runs it"]
 fn every_set_compiles_in_an_empty_crate_without_a_warning() {
     let mut wrong = String::new();
