@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -36,8 +37,7 @@ impl Copy {
     pub fn run(&self) -> io::Result<()> {
         let set = CopySet::named(&self.set.join("-"))?;
         set.copy_to(&self.folder)?;
-        print!("{set}");
-        Ok(())
+        write!(io::stdout(), "{set}")
     }
 }
 
@@ -121,8 +121,12 @@ impl fmt::Display for CopySet {
         }
         writeln!(f, "\nAdd to Cargo.toml:\n")?;
         writeln!(f, "[dependencies]\n{}", self.dependencies)?;
+        writeln!(
+            f,
+            "Remove `mod tests` from the files, or add what it imports."
+        )?;
         if !self.names.is_empty() {
-            writeln!(f, "Start lib.rs with `extern crate self as common;`")?;
+            writeln!(f, "\nStart lib.rs with `extern crate self as common;`")?;
             writeln!(f, "and define there, or re-export:\n")?;
         }
         for (name, meaning) in &self.names {
