@@ -28,7 +28,7 @@ use tokio::{
 const CONNECT: Duration = Duration::from_secs(10);
 /// The longest pause between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// Before the server has said how long to wait.
+/// How long to wait until the server has sent a `retry:`.
 const RETRY: Duration = Duration::from_secs(3);
 
 /// Listens to topics and prints the messages.
@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(3);
 pub struct Args {
     /// What to listen to: http://HOST:PORT/topics/a,b
     pub url: Uri,
-    /// Where to start: a cursor. Without one, the URL's `after=` counts, or only what comes from now on.
+    /// The cursor to start after. Without it: the URL's `after=`, or else only new messages.
     #[arg(long, default_value = "")]
     pub after: String,
     /// Reconnect after this many seconds without a byte: three of the server's heartbeats.
@@ -57,11 +57,11 @@ pub struct Listener {
     args: Args,
     last_event_id: String,
     retry: Duration,
-    /// Attempts since the position moved last.
+    /// Connections since the position last moved.
     failures: u32,
 }
 
-/// Asking again does not help.
+/// An error that reconnecting does not help.
 #[derive(Debug)]
 struct Final(String);
 
@@ -76,7 +76,7 @@ impl Listener {
         }
     }
 
-    /// Listens until asking again does not help, and says why.
+    /// Listens until a final error, and returns it.
     pub async fn run(&mut self, output: &mut impl Write) -> String {
         loop {
             match self.listen(output).await {
@@ -104,7 +104,7 @@ impl Listener {
             }
             if parser.last_event_id() != self.last_event_id {
                 parser.last_event_id().clone_into(&mut self.last_event_id);
-                self.failures = 0; // This stream works, also if nothing but its position moves.
+                self.failures = 0; // The stream works, even if only its position moves.
             }
             self.retry = parser.retry().unwrap_or(self.retry);
         }
@@ -140,7 +140,7 @@ impl Listener {
         }
     }
 
-    /// Prints an event: a message's JSON, or `gap` and the gap's.
+    /// Prints a message's JSON, or `gap` and the gap's JSON.
     fn take(event: &Event, output: &mut impl Write) -> Result<(), Final> {
         let printed = match event.event.as_str() {
             "message" => writeln!(output, "{}", event.data),
@@ -150,14 +150,14 @@ impl Listener {
     }
 }
 
-/// Anything else must not be parsed as one (HTML §9.2.2).
+/// Whether the answer is an event stream. Another type must not be parsed as one (HTML §9.2.2).
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
     let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// How long a server that refuses asks the client to wait.
+/// How long a refusal asks the client to wait.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u32 = headers
         .get(header::RETRY_AFTER)?
@@ -176,8 +176,8 @@ async fn problem(response: Response<Incoming>) -> String {
     }
 }
 
-/// The server's `retry` after a stream that worked; from then on twice as long each time, with
-/// full jitter, so that clients that lost the same server do not come back together.
+/// The server's `retry` after a stream that worked. After a failure, any time up to a bound that
+/// doubles with each failure, so that clients that lost the same server do not reconnect together.
 pub fn backoff(retry: Duration, failures: u32, random: f64) -> Duration {
     if failures == 0 {
         return retry;

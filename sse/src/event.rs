@@ -1,23 +1,22 @@
 //! The wire form of an event stream (HTML Standard §9.2.5), as pure functions.
 //!
-//! Nothing that is written here can hold a line end: ids are cursors, data is JSON on one line.
-//! So no field can be injected, and each block is whole.
+//! Nothing that is written here contains a line break: ids are cursors, and data is JSON on one line.
+//! So no message can inject a field or split a block.
 
 use std::{io::Write as _, time::Duration};
 
 use common::{Cursor, Page};
 
-/// The first block. It says something at once, because some clients wait for a first byte. It tells
-/// when to reconnect and where the stream starts: a client that is cut off before the first message
-/// comes back to the right place.
+/// The first block. The comment is there because some clients wait for a first byte. The `id` is
+/// where the stream starts: a client that is cut off before the first message resumes there.
 pub fn opening(retry: Duration, start: Option<Cursor>) -> String {
     let id = start.map_or(String::new(), |start| format!("id: {start}\n"));
-    format!(": hello\n{}{id}\n", self::retry(retry))
+    format!(": hello\n{}{id}\n", retry_field(retry))
 }
 
 /// The only block of a stream that cannot be served now.
 pub fn refusal(reason: &str, retry: Duration) -> String {
-    format!(": {reason}\n{}\n", self::retry(retry))
+    format!(": {reason}\n{}\n", retry_field(retry))
 }
 
 /// The last block before the server shuts down.
@@ -25,7 +24,7 @@ pub fn farewell(retry: Duration) -> String {
     refusal("the server is going away", retry)
 }
 
-fn retry(retry: Duration) -> String {
+fn retry_field(retry: Duration) -> String {
     format!("retry: {}\n", retry.as_millis())
 }
 
@@ -40,22 +39,23 @@ pub fn checkpoint(position: Cursor) -> String {
     format!("id: {position}\n\n")
 }
 
-/// The same with an event, for pages. A script cannot see a checkpoint, so it would not notice that
-/// the connection is dead.
+/// A checkpoint with an event, for pages. A script cannot see a bare checkpoint, so it could not tell
+/// a dead connection from a quiet one.
 pub fn heartbeat(position: Cursor) -> String {
     format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
 }
 
 /// A page: its gap, then its messages.
 ///
-/// Named events are only the server's. A message has no `event:` line: that would keep it from
-/// `onmessage`, and a message of type `gap` or `error` would pass for the server's own event.
+/// Only the server's own events are named. A message has no `event:` line: with one it would not
+/// reach `onmessage`, and a message of type `gap` or `error` would look like the server's event.
 pub fn page(page: &Page) -> Vec<u8> {
+    // 64 bytes have room for `id:` and `data:`.
     let sizes = page.messages.iter().map(|message| message.json.len() + 64);
     let mut blocks = Vec::with_capacity(sizes.sum());
     if let Some(gap) = &page.gap {
-        // Without an id: until the gap's messages have come, a client that is cut off comes back to
-        // its old position, and is told of the gap again.
+        // Without an id: a client that is cut off before the messages below resumes at its old
+        // position, and is told of the gap again.
         write!(blocks, "event: gap\ndata: {}\n\n", gap.to_json()).expect(INFALLIBLE);
     }
     for message in &page.messages {

@@ -1,15 +1,15 @@
 //! Server-Sent Events: one response that never ends.
 //!
-//! The client asks once, and the answer's body goes on as long as there is news. Each block carries
-//! the feed's cursor as its `id`. A browser that loses the connection asks again with the last id in
-//! `Last-Event-ID`, and nothing is lost. From the top:
+//! The client asks once, and the response stays open: the server writes a block for each message.
+//! Each block carries the feed's cursor as its `id`. A browser that loses the connection reconnects
+//! with the last id in `Last-Event-ID`, and nothing is lost. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
-//! - [`stream`] is the technique: the answer that goes on;
+//! - [`stream`] is the technique: the response that stays open;
 //! - [`event`] writes the wire form, [`parse`] reads it for a client;
-//! - `takeover.rs` is an addition: it lets an open stream leave hyper, to save memory.
+//! - `takeover.rs` is optional: it takes an open stream out of hyper, to save memory.
 
 pub mod event;
 pub mod parse;
@@ -39,15 +39,15 @@ pub struct Config {
     /// Send a heartbeat after this many seconds of silence.
     #[arg(long, default_value = "15", value_parser = positive_seconds, value_name = "SECONDS")]
     pub heartbeat: Duration,
-    /// How long a client waits before it reconnects, in seconds. Each stream is told up to half of it
-    /// more.
+    /// How long a client waits before it reconnects, in seconds. Each stream gets a random value, up to
+    /// 50 % longer.
     #[arg(long, default_value = "2", value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Duration,
-    /// How many streams may be open at one time. One more is told when to come again.
+    /// How many streams may be open at one time. A client over the limit is told when to retry.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub max_subscribers: usize,
-    /// Whether an open stream leaves hyper, which saves its buffers. `false` is plain hyper. Not on the
-    /// command line.
+    /// Whether an open stream is taken out of hyper, which frees hyper's buffers. `false` is plain
+    /// hyper. Not a command-line option.
     #[arg(skip = true)]
     pub takeover: bool,
     /// The knobs of the feed.
@@ -76,7 +76,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let connections = Connections::new(config.server.connections(config.max_subscribers));
-    // Closed when this server drains, not when another one of the same feed does.
+    // Its own handle: closing it ends the streams of this server, not of others on the same feed.
     let app = App::new(feed.handle(), config, &listener)?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }

@@ -12,16 +12,16 @@
 
 use std::{mem::take, time::Duration};
 
-/// A parser in the middle of a stream. Make one for each connection, with the last one's
-/// [`Parser::last_event_id`]. What is unfinished when a connection ends is discarded, as the standard
-/// demands.
+/// A parser in the middle of a stream. Make one for each connection, with the previous one's
+/// [`Parser::last_event_id`]. A block that is unfinished when the connection ends is discarded, as the
+/// standard demands.
 #[derive(Debug, Default)]
 pub struct Parser {
     /// The bytes of a line that has not ended.
     line: Vec<u8>,
     /// The last byte was a CR. A LF that follows belongs to it.
     after_cr: bool,
-    /// The first line has ended: a byte order mark may only come before.
+    /// The first line has ended. Only that line may begin with a byte order mark.
     begun: bool,
     event: String,
     data: String,
@@ -108,7 +108,7 @@ impl Parser {
         }
     }
 
-    /// The end of a block. The id counts before the data is looked at: a block with an `id` alone
+    /// The end of a block. The id is taken before the data is checked: a block with only an `id`
     /// moves the client's position and fires no event.
     fn dispatch(&mut self) -> Option<Event> {
         self.last_event_id.clone_from(&self.id);

@@ -17,7 +17,7 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Streams>,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
-    /// Whether an open stream leaves hyper.
+    /// Whether an open stream is taken out of hyper.
     pub(crate) takeover: bool,
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn route(
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
-    // Before `admit`: a browser asks this without credentials.
+    // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight.map(Either::Left));
     }
@@ -60,8 +60,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Answer
     Ok(whole.map(Either::Left))
 }
 
-/// The place for authentication and authorization. It is called before any route, and admits
-/// everything.
+/// Put authentication and authorization here. It is called before any route, and admits everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }

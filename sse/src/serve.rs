@@ -40,12 +40,12 @@ pub(crate) async fn serve(
     connections.drain(app.server.drain).await
 }
 
-/// The next connection. It may be dropped and called again: nothing is lost.
+/// The next connection. Cancel-safe: dropping the future loses no connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Small blocks leave at once. It fails only on a socket that is closed already.
+                // Sends small blocks at once. Fails only on a socket that is already closed.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
@@ -63,7 +63,7 @@ fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
     }
 }
 
-/// One connection from its first byte to its last. A stream is a body that hyper asks for its blocks.
+/// One connection from its first byte to its last. A stream is a response body that hyper polls.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let answer = |request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body));

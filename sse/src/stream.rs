@@ -1,4 +1,4 @@
-//! The answer that goes on: replay, live, heartbeat, end.
+//! The response that stays open: replay, live, heartbeats, end.
 //!
 //! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
 //! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
@@ -22,8 +22,8 @@ use tracing::{info, warn};
 
 use crate::event;
 
-/// One write: enough messages to be worth it. It is also all that a reader who stalls keeps of the
-/// feed in memory, unless one message is longer.
+/// The most that one write carries. A stalled reader holds at most this much of the feed in memory,
+/// or one message if that is longer.
 const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1_024,
@@ -35,9 +35,10 @@ pub struct StreamLimits {
     /// How many streams may be open at one time.
     pub streams: usize,
     /// A stream that was silent for this long gets a heartbeat, so that proxies and clients know
-    /// that it lives.
+    /// that it is alive.
     pub heartbeat: Duration,
-    /// How long a client waits before it reconnects. Each stream is told up to half of it more.
+    /// How long a client waits before it reconnects. Each stream gets a random value, up to 50 %
+    /// longer.
     pub retry: Duration,
     /// At shutdown, streams end over up to half of this time.
     pub drain: Duration,
@@ -52,7 +53,7 @@ pub struct Streams {
     slots: Arc<Semaphore>,
 }
 
-/// The body of an answer: all there, or a stream that goes on.
+/// The body of an answer: complete, or a stream.
 pub type AnswerBody = Either<Full<Bytes>, Subscriber>;
 
 impl Streams {
@@ -87,7 +88,7 @@ impl Streams {
                 streams: self.clone(),
                 subscription,
                 state: State::Opening,
-                alarm: Box::pin(sleep(self.limits.heartbeat)),
+                timer: Box::pin(sleep(self.limits.heartbeat)),
                 _slot: slot,
             })
         } else {
@@ -98,7 +99,7 @@ impl Streams {
         Ok(response)
     }
 
-    /// It goes with a 200: any other status would end a browser's EventSource for good.
+    /// The body of a 200, because any other status would stop a browser's EventSource for good.
     fn refusal(&self) -> String {
         info!("a stream is refused: at the subscriber limit");
         event::refusal("at the subscriber limit", self.retry())
@@ -109,7 +110,10 @@ impl Streams {
     }
 }
 
-/// `Last-Event-ID`, which is what a browser sends when it reconnects, or else `after=`.
+/// Where to start: `Last-Event-ID`, which a browser sends when it reconnects, or else `after=`.
+///
+/// A malformed `Last-Event-ID` is read leniently and becomes a gap: an error status would stop an
+/// EventSource for good.
 fn after<B>(request: &Request<B>) -> Result<After, Problem> {
     let queried = Query::of(request.uri()).get("after")?;
     match request.headers().get("last-event-id") {
@@ -127,7 +131,7 @@ fn heartbeat<B>(request: &Request<B>) -> Result<fn(Cursor) -> String, Problem> {
     }
 }
 
-/// The fields that keep caches and proxies from holding events back.
+/// The header fields that stop caches and proxies from holding events back.
 fn fields() -> HeaderMap {
     let fields = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
@@ -143,7 +147,7 @@ fn fields() -> HeaderMap {
 struct Subscription {
     topics: Topics,
     after: After,
-    /// The block that breaks a silence.
+    /// Writes the block that is sent after too long a silence.
     heartbeat: fn(Cursor) -> String,
 }
 
@@ -151,11 +155,11 @@ struct Subscription {
 #[derive(Debug)]
 pub struct Subscriber {
     streams: Arc<Streams>,
-    /// What is still to be read: its `after` is the position of the last blocks.
+    /// Its `after` is the position after the last blocks: the next read starts there.
     subscription: Subscription,
     state: State,
-    /// Rings at the end of the silence, or before it.
-    alarm: Pin<Box<Sleep>>,
+    /// The heartbeat's timer. It may fire too early, see `silence`.
+    timer: Pin<Box<Sleep>>,
     /// Freed when the stream ends, however it ends.
     _slot: OwnedSemaphorePermit,
 }
@@ -168,7 +172,8 @@ enum State {
 }
 
 impl Subscriber {
-    /// The next whole blocks. `None` ends the stream. Call it when the last blocks are written.
+    /// Waits for the next whole blocks. `None` ends the stream. Call it only when the previous blocks
+    /// are written: that is the backpressure.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
             State::Opening => Some(self.open()),
@@ -181,6 +186,7 @@ impl Subscriber {
         self.state = State::Live;
         let Subscription { topics, after, .. } = &mut self.subscription;
         let start = self.streams.feed.position(topics, after);
+        // `latest` means this moment, not the moment of the first read.
         if let (After::Latest, Some(start)) = (&after, start) {
             *after = start.into();
         }
@@ -197,24 +203,25 @@ impl Subscriber {
                 self.subscription.after = next.into();
                 blocks
             }
-            // Boxed: a stream that lives need not hold the room for its end.
+            // Boxed, so that an open stream does not reserve memory for its end.
             Err(error) => Box::pin(self.end(&error)).await,
         }
     }
 
-    /// Waits for a page: its blocks, and the position after them. `None` after too long a silence.
+    /// Waits for a page. Returns its blocks and the position after them, or `None` after too long a
+    /// silence.
     async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
         let Subscription { topics, after, .. } = &self.subscription;
         let news = self.streams.feed.next(topics, after, PAGE);
         tokio::select! {
-            biased; // It was most likely news that woke the task.
+            biased; // News first: it is the usual reason for a wake-up.
             page = news => Some(page.map(|page| (event::page(&page), page.next))),
-            () = silence(&mut self.alarm, self.streams.limits.heartbeat) => None,
+            () = silence(&mut self.timer, self.streams.limits.heartbeat) => None,
         }
     }
 
-    /// Breaks the silence with the feed's position; or with news that came at this very moment,
-    /// which the position must not skip.
+    /// The blocks after a silence: a heartbeat with the feed's position. If news came at the same
+    /// moment, that news instead, because the position must not skip it.
     async fn checkpoint(&self) -> Result<(Vec<u8>, Cursor), FeedError> {
         let wanted = &self.subscription;
         let read = self.streams.feed.read(&wanted.topics, &wanted.after, PAGE);
@@ -227,8 +234,8 @@ impl Subscriber {
         Ok((blocks, page.next))
     }
 
-    /// A stream ends between two blocks, and the client is told when to come again. Not all end at
-    /// once: the server that takes the clients over has to accept every one of them.
+    /// Ends the stream between two blocks and tells the client when to reconnect. Each stream waits
+    /// for a random time first, so that the next server need not accept all clients at once.
     async fn end(&mut self, error: &FeedError) -> Vec<u8> {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
@@ -241,16 +248,16 @@ impl Subscriber {
     }
 }
 
-/// Resolves after `limit`. If the alarm rings too early it is put off. To put it off at every
-/// message would cost as much as the message.
-async fn silence(alarm: &mut Pin<Box<Sleep>>, limit: Duration) {
+/// Resolves after `limit`. A timer left from an earlier wait fires too early, and is then reset.
+/// Resetting it at every message would cost as much as the message itself.
+async fn silence(timer: &mut Pin<Box<Sleep>>, limit: Duration) {
     let end = Instant::now() + limit;
     loop {
-        alarm.as_mut().await;
+        timer.as_mut().await;
         if Instant::now() >= end {
             return;
         }
-        alarm.as_mut().reset(end);
+        timer.as_mut().reset(end);
     }
 }
 
@@ -261,7 +268,7 @@ fn spread(open: usize, drain: Duration) -> Duration {
     Duration::from_millis(1).saturating_mul(open).min(drain / 2)
 }
 
-/// Up to half as much again, so that clients that lost the same server do not come back together.
+/// Up to 50 % longer, so that clients that lost the same server do not reconnect together.
 fn jittered(retry: Duration) -> Duration {
     retry.mul_f64(rand::random_range(1.0..=1.5))
 }
@@ -270,7 +277,7 @@ fn jittered(retry: Duration) -> Duration {
 pub type EventBody =
     StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
-/// The answer as hyper writes it. hyper asks the stream for more when the socket takes bytes.
+/// Turns an answer into a body for hyper, which polls it when the socket can take more bytes.
 pub fn body(answer: AnswerBody) -> Either<Full<Bytes>, EventBody> {
     match answer {
         Either::Left(whole) => Either::Left(whole),

@@ -1,8 +1,8 @@
-//! An addition that saves memory: an open stream leaves hyper.
+//! Optional, to save memory: takes an open stream out of hyper.
 //!
 //! hyper keeps a read and a write buffer of 8 KiB each while an answer streams. A stream that mostly
-//! waits needs neither. So hyper parses the head and the route answers as ever. Before any byte of a
-//! streaming answer is written, [`Handover`] takes the connection back and drops hyper. The answer
+//! waits needs neither. So hyper parses the request and the route answers it as usual. Before any byte
+//! of a streaming answer is written, [`Handover`] takes the connection back and drops hyper. The answer
 //! is then written here: its head, and its body until one side ends it. The body ends where the
 //! connection does (RFC 9112 §6.3, rule 8), so a stream is the connection's last answer.
 //!
@@ -33,7 +33,7 @@ pub(crate) fn connection(
     app: Arc<App>,
     draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    // Boxed, so that hyper's room is free again once the stream is open.
+    // Boxed, so that hyper's memory is freed once the stream is open.
     let opening = Box::pin(open(socket, app, draining));
     async move {
         // Borrowed, not moved: a value moved across an await is stored twice in the future
@@ -50,14 +50,14 @@ pub(crate) fn connection(
     }
 }
 
-/// An answer of which nothing is written yet.
+/// A streaming answer of which no byte is written yet.
 struct OpenStream {
     head: Vec<u8>,
     subscriber: Subscriber,
 }
 
-/// Lets hyper answer until a stream is asked for. What was read beyond that request is dropped: a
-/// request behind a stream has no turn.
+/// Lets hyper answer requests until one asks for a stream. Bytes after that request are dropped,
+/// because a stream is the connection's last answer.
 async fn open(
     socket: TcpStream,
     app: Arc<App>,
@@ -71,7 +71,8 @@ async fn open(
     Ok(taken.map(|taken| (taken.io, taken.given)))
 }
 
-/// The service inside hyper. A stream is handed over, and hyper waits for its answer for ever.
+/// The service inside hyper. A stream is handed over, and hyper waits for its answer until it is
+/// dropped.
 async fn answer(
     request: Request<Incoming>,
     app: Arc<App>,
@@ -94,7 +95,7 @@ async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut OpenStream) -> i
     socket.write_all(&std::mem::take(&mut stream.head)).await?;
     loop {
         let blocks = tokio::select! {
-            biased; // While there is something to write, a failed write shows that a client left.
+            biased; // Blocks first: if the client has left, writing them fails.
             blocks = stream.subscriber.next() => blocks,
             left = left(socket.get_ref()) => return left,
         };
@@ -105,7 +106,7 @@ async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut OpenStream) -> i
     }
 }
 
-/// Resolves when the client has left. What it sends during the stream is read and thrown away.
+/// Resolves when the client has left. What it sends during the stream is read and dropped.
 async fn left(socket: &TcpStream) -> io::Result<()> {
     loop {
         poll_fn(|task| socket.poll_read_ready(task)).await?;

@@ -1,4 +1,4 @@
-//! The example client, against a real server and a network that cuts.
+//! The example client, against a real server and a network that cuts connections.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

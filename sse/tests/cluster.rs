@@ -1,6 +1,6 @@
-//! Beyond one machine: three servers on one stream of three NATS servers, nginx before them without
-//! affinity, and a thousand clients that come back with their cursors. Everything that can be killed is
-//! killed. It needs `nats-server` and `nginx`:
+//! A cluster: three servers share one stream of three NATS servers, behind an nginx without affinity. A
+//! thousand clients reconnect with their cursors while each part is killed in turn. It needs
+//! `nats-server` and `nginx`:
 //! `cargo test --release -p sse --features nats --test cluster`.
 #![cfg(unix)]
 
@@ -32,11 +32,11 @@ use tokio::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const CLIENTS: usize = 1_000;
 const PUBLISHERS: usize = 3;
-/// Between two messages of one publisher.
+/// The time between two messages of one publisher.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Of ordinary traffic before and after each fault.
+/// How long the traffic is ordinary before and after each fault.
 const CALM: Duration = Duration::from_secs(2);
-/// Until every client has everything.
+/// How long every client may take to get everything.
 const PATIENCE: Duration = Duration::from_secs(60);
 const UNPOISONED: &str = "nothing panics under this lock";
 
@@ -186,7 +186,7 @@ async fn stream(
         "" => String::new(),
         id => format!("Last-Event-ID: {id}\r\n"),
     };
-    // HTTP/1.0: what comes is the stream and nothing else.
+    // HTTP/1.0, so that the body has no chunks.
     let request =
         format!("GET /topics/news?after=earliest HTTP/1.0\r\nHost: localhost\r\n{resuming}\r\n");
     socket.write_all(request.as_bytes()).await?;
@@ -317,7 +317,7 @@ impl Cluster {
     }
 }
 
-/// nginx as most would set it up, but that a server which refused once is asked again at once.
+/// nginx with an ordinary configuration, except that it retries a server that refused at once.
 struct Nginx {
     addr: SocketAddr,
     folder: PathBuf,
@@ -373,7 +373,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // What stays is in the temporary folder.
+        // If it fails, files are left in the temporary folder only.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,4 +1,4 @@
-//! Ten thousand streams at once, before the program as it is shipped.
+//! Ten thousand streams at once, with the program as it is shipped.
 //!
 //! Ignored by default: they need 10,300 descriptors, `/proc`, and a minute and a half.
 #![cfg(target_os = "linux")]
@@ -21,7 +21,7 @@ use tokio::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const CROWD: usize = 10_000;
-/// Descriptors that are not the crowd's.
+/// Descriptors for everything else.
 const OTHERS: usize = 200;
 /// Messages a second, of 1 KiB each.
 const RATE: u32 = 1_000;
@@ -89,7 +89,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
         after <= before + before / 20,
         "{before} bytes, then {after}"
     );
-    // Some milliseconds are the machine's; to wake ten thousand would take many more.
+    // A few milliseconds are noise. Waking ten thousand streams would take many more.
     assert!(
         crowded <= 2 * alone.max(Duration::from_millis(5)),
         "{crowded:?}"
@@ -104,7 +104,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
     );
 }
 
-/// Publishes for this many seconds. Returns the time within which 99 of 100 were answered.
+/// Publishes for this many seconds. Returns the 99th percentile of the time to an answer.
 async fn publish(client: &Client, seconds: u32) -> Duration {
     let mut pace = interval(Duration::from_secs(1) / RATE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,8 +120,8 @@ async fn publish(client: &Client, seconds: u32) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// A client that asks for the stream and takes nothing of it. Its segments are as long as on a real
-/// network: with the loopback's 64 KiB the kernel would keep megabytes for each.
+/// A client that asks for a stream and never reads it. Its segments are as short as on a real network:
+/// with the 64 KiB of the loopback, the kernel would keep megabytes for each client.
 fn never_reads(server: SocketAddr) -> Socket {
     let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_tcp_mss(1_460).unwrap();
@@ -132,7 +132,7 @@ fn never_reads(server: SocketAddr) -> Socket {
     socket
 }
 
-/// Publishes until the kernel buffers as much as it will for every client.
+/// Publishes until the kernel's buffers for every client are full.
 async fn until_all_are_stalled(server: &Process, client: &Client) {
     let stalled = timeout(LONG_PATIENCE, publish_until_stalled(server, client));
     stalled.await.expect("every client's buffers fill up");

@@ -1,4 +1,4 @@
-//! The cells of the harness' fault table for event streams, and how clients leave.
+//! The column `SSE` of the fault table in `harness`, and how clients leave.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

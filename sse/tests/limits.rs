@@ -41,7 +41,7 @@ async fn one_subscriber_too_many_is_told_when_to_come_again() {
     server.stop().await;
 }
 
-/// Nothing tells that the server has seen a client leave, so it asks again and again.
+/// Asks again and again, because no event tells that the server has seen a client leave.
 async fn until_one_opens(server: &TestServer) {
     while first_comments(server).await != [" hello"] {}
 }
@@ -51,7 +51,7 @@ async fn first_comments(server: &TestServer) -> Vec<String> {
     stream.next().await.unwrap().comments
 }
 
-/// By a clock that stands still while anybody has something to do: a busy machine is not judged.
+/// Under a paused clock, which moves on only when every task waits: a busy machine does not matter.
 #[tokio::test(start_paused = true)]
 async fn at_the_subscriber_limit_health_and_publishing_answer_within_a_second() {
     let server = start(Config {

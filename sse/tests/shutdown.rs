@@ -1,4 +1,4 @@
-//! The drain: the listener closes, every stream ends with a whole block, and what is stuck is cut.
+//! The drain: the listener closes, every stream ends with a whole block, and a stuck connection is cut.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

@@ -1,4 +1,4 @@
-//! The contract on which an open stream leaves hyper: nothing of an earlier answer is lost.
+//! An open stream is taken out of hyper, and no byte of an earlier answer is lost.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

@@ -1,5 +1,5 @@
-// Clients that nobody here wrote hear every id, over connections cut anywhere and restarts of the
-// server: received = published - named in gaps, none twice, none out of order.
+// Clients of other authors receive every id, although connections are cut anywhere and the server
+// restarts: received = published - named in gaps, none twice, none out of order.
 
 import { EventSource } from "eventsource";
 import {
