@@ -22,8 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const MESSAGES: usize = 21;
 /// What is measured wrongly is wrong in every run.
 const ATTEMPTS: usize = 5;
-/// A machine is busy if timers are late by more than this.
-const BUSY: Duration = Duration::from_millis(20);
+/// A machine is busy if the latest timer of a run is late by more than this. The median is then late
+/// by much less.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// Far enough apart that a long poll is back at the server before the next message.
 fn plan() -> Plan {
