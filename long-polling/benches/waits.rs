@@ -1,9 +1,9 @@
 //! What waiting polls cost: `cargo bench -p long-polling`. Linux only, since it reads the servers'
 //! `/proc`.
 //!
-//! The server runs in a process of its own, in turn with the least that any server could do: one
-//! loop that writes an answer to each socket and reads the next request from it, with as many
-//! bytes. So the ratio of the two says what this server could save, on any machine.
+//! The server is another process. It runs in turn with the least that any server could do with as many
+//! bytes: one loop that writes an answer to each socket and reads the next request from it. Their ratio
+//! tells what is left to improve, on any machine.
 
 use std::{
     future::pending,

@@ -29,10 +29,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Asks for news and waits for it, again and again: prints the messages.
+/// Waits for news and prints the messages.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
-    /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you need one.
+    /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you want one.
     pub url: Uri,
     /// Where to start: a cursor, `earliest` or `latest`.
     #[arg(long, default_value = "earliest")]
@@ -52,19 +52,20 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What a client keeps: a position.
+/// What a client keeps between two polls.
 #[derive(Debug)]
 pub struct Reader {
     server: Server,
-    /// Everything up to here was printed.
+    /// The cursor: everything up to here was printed.
     after: String,
     args: Args,
 }
 
-/// The other side, on a connection that is kept from poll to poll.
+/// The server, on a connection that is kept from poll to poll.
 #[derive(Debug)]
 struct Server {
     authority: String,
+    /// The kept connection.
     open: Option<Connection>,
 }
 
@@ -78,12 +79,12 @@ struct Page<'a> {
     gap: Option<&'a RawValue>,
 }
 
-/// Why a poll gave nothing.
+/// Why a poll failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Asking again does not help.
+    /// Another poll would fail too.
     Final(String),
-    /// It may work later, but not before this time has passed.
+    /// Another poll may succeed, but not before this time has passed.
     Passing(String, Duration),
 }
 
@@ -100,7 +101,7 @@ impl Reader {
         })
     }
 
-    /// Polls until there is no point in going on, and says why. One request at a time.
+    /// Polls until a final failure, and returns it.
     pub async fn run(&mut self, output: &mut impl Write) -> Failure {
         let mut failures = 0;
         loop {
@@ -116,10 +117,10 @@ impl Reader {
         }
     }
 
-    /// One poll, for as long as it takes.
+    /// One poll, for as long as the server holds it.
     ///
     /// # Errors
-    /// If there was no answer, or one that is not 200. The cursor stays where it is.
+    /// If there was no answer, or one that is not 200. The cursor then stays where it is.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<(), Failure> {
         let wait = self.args.wait;
         let path = with(&self.args.url, &format!("after={}&wait={wait}", self.after));
@@ -130,10 +131,10 @@ impl Reader {
         }
     }
 
-    /// Prints a page, then moves the cursor: cut off in between, it is printed again.
+    /// Prints a page, then moves the cursor. In this order a crash repeats a page, and never skips one.
     fn take(&mut self, body: &[u8], output: &mut impl Write) -> Result<(), Failure> {
         let page: Page<'_> = serde_json::from_slice(body)
-            .map_err(|error| Failure::Final(format!("the answer is no page: {error}")))?;
+            .map_err(|error| Failure::Final(format!("the answer is not a page: {error}")))?;
         if let Some(gap) = page.gap {
             say(output, &format!("gap {gap}"))?;
         }
@@ -194,7 +195,7 @@ impl Server {
     }
 }
 
-/// The URL's path and query, with ours behind.
+/// The URL's path and query, with `parameters` added.
 fn with(url: &Uri, parameters: &str) -> String {
     let before = url
         .query()
@@ -204,11 +205,11 @@ fn with(url: &Uri, parameters: &str) -> String {
 
 type Connection = SendRequest<Empty<Bytes>>;
 
-/// Something between us and the server.
+/// Why there was no whole answer.
 type Lost = Box<dyn Error + Send + Sync>;
 
-/// Whether the server had closed the kept connection before our request was on it. A connection that
-/// breaks later is a failure: without a pause, all clients would come back at once after a restart.
+/// Whether the server had closed the kept connection before the request was sent. A connection that
+/// breaks later is a failure with a backoff, so that clients do not all come back at once after a restart.
 fn was_unsent(lost: &Lost) -> bool {
     let error = lost.downcast_ref::<hyper::Error>();
     error.is_some_and(|error| error.is_closed() || error.is_canceled())
@@ -218,12 +219,12 @@ async fn connect(authority: &str) -> Result<Connection, Lost> {
     let stream = TcpStream::connect(authority).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its error reaches the request that waits for an answer.
+    // An error reaches the request that waits for its answer.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// A 4xx says that the request itself is wrong, except 408 and 429.
+/// A 4xx means that the request itself is wrong, except for 408 and 429.
 fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let reason = format!("{status}: {}", String::from_utf8_lossy(body));
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
@@ -239,8 +240,8 @@ fn seconds_in(headers: &HeaderMap, name: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// Full jitter: any time up to a bound that doubles with each failure, so that clients that lost
-/// the same server come back spread over the whole of it. `random` is from 0 to 1.
+/// Full jitter: any time up to a bound that doubles with each failure, so that clients of one server
+/// come back spread over the whole time. `random` is from 0 to 1.
 pub fn backoff(failures: u32, random: f64) -> Duration {
     let bound = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16));
     bound.min(LONGEST_BACKOFF).mul_f64(random)

@@ -1,9 +1,9 @@
 //! Long polling: the server holds its answer until there is news.
 //!
 //! The client asks what is newer than its cursor. If there is something, it is answered at once. If
-//! not, the server *waits* with the answer until there is, or until the time is up, and the client
-//! asks again at once. The server keeps nothing between two requests: a client is its cursor, and
-//! may send each poll to another server of the same feed. From the top:
+//! not, the server *waits* until there is, or until the time is up. The client then asks again at
+//! once. The server keeps nothing between two requests, because each carries the client's cursor. So a
+//! client may send each poll to another server of the same feed. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
@@ -36,10 +36,10 @@ pub struct Config {
     /// same range. Each wait ends up to a sixteenth earlier, so that clients spread.
     #[arg(long, default_value = "25", value_parser = wait, value_name = "SECONDS")]
     pub wait: Duration,
-    /// How many polls may wait at one time. One more gets a 503 that says when to come again.
+    /// How many polls may wait at one time. A poll over the limit gets a 503 with a Retry-After.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub max_subscribers: usize,
-    /// Whether a client waits without hyper's buffers. `false` is plain hyper. Not on the command line.
+    /// Whether a client waits without hyper's buffers. `false` is plain hyper. Not a command-line option.
     #[arg(skip = true)]
     pub takeover: bool,
     /// The knobs of the feed.
@@ -72,7 +72,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let connections = Connections::new(config.server.connections(config.max_subscribers));
-    // Closed when this server drains, not when another one of the same feed does.
+    // Its own handle: closing it ends the waits of this server, not of others on the same feed.
     let app = App::new(feed.handle(), config, &listener)?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }

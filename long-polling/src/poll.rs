@@ -1,16 +1,15 @@
-//! One poll: answered at once, after a wait, or told to come again.
+//! One poll: answered at once, after a wait, or refused until later.
 //!
-//! The wait is a race of news, deadline and drain. A client that leaves ends it too, but that is not
-//! seen here: hyper, or `serve_unbuffered`, then drops the answer's future. That frees the wait's entry
-//! in the feed, and its slot. A client leaves
+//! The wait is a race of news, deadline and drain. A client that leaves ends the wait, too, but not
+//! here: hyper, or `serve_unbuffered`, drops the answer's future. That frees the wait's entry in the
+//! feed, and its slot. Two things count as leaving:
 //!
-//! - by a FIN, also of one direction only: a half-close looks the same as a close until something
-//!   is written;
-//! - by an RST.
+//! - a FIN. A half-close counts, too, because it looks like a close until something is written;
+//! - an RST.
 //!
-//! A client that vanishes without either keeps its slot until the deadline. So does one that
-//! pipelines a second request and then leaves, on plain hyper: hyper reads no further while bytes
-//! wait to be parsed. These two are why every wait has a deadline.
+//! A client that vanishes without either keeps its slot until the deadline. On plain hyper, so does
+//! one that pipelines a second request and then leaves: hyper does not read while bytes wait to be
+//! parsed. For these two cases every wait has a deadline.
 
 use std::{str::FromStr, time::Duration};
 
@@ -32,7 +31,7 @@ pub struct Polls {
     limit: usize,
     /// One permit for each poll that may still begin to wait.
     slots: Semaphore,
-    /// How long a poll waits that does not say.
+    /// How long a poll waits if its request has no `wait=`.
     wait: Duration,
 }
 
@@ -57,8 +56,8 @@ impl Polls {
         }
     }
 
-    /// Reads a request for `topics`: `after=`, `limit=` and `wait=`. The request can be dropped
-    /// then, and with it hyper's buffer, of which it is a part.
+    /// Reads a request for `topics`: `after=`, `limit=` and `wait=`. The result borrows nothing of the
+    /// request, so that the caller can drop it, and with it hyper's buffer, before the wait.
     ///
     /// # Errors
     /// 400 if the topics or a parameter do not parse.
@@ -66,6 +65,7 @@ impl Polls {
         let topics = topics.parse().map_err(Problem::bad_request)?;
         let query = Query::of(request.uri());
         let Wait(time) = query.get("wait")?.unwrap_or(Wait(self.wait));
+        // A HEAD gets no page, so it has nothing to wait for.
         let at_once = request.method() == Method::HEAD;
         Ok(Poll {
             topics,
@@ -103,7 +103,7 @@ impl Polls {
                 header::CONTENT_TYPE,
                 HeaderValue::from_static("application/json"),
             ),
-            // The same request has another answer a moment later.
+            // The same request may have another answer a moment later.
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ]);
         if self.feed.is_closed() {
@@ -140,14 +140,14 @@ async fn wait(
         () = sleep(time) => None,
     };
     match news {
-        // The deadline or the drain. There may be news that came at the same moment.
+        // At the deadline or the drain: news may have come at the same moment.
         None | Some(Err(FeedError::Closed)) => feed.read(topics, after, limit).await,
         Some(news) => news,
     }
 }
 
-/// Up to a sixteenth less than `time`, by `random` from 0 to 1, so that clients spread. Never more:
-/// the client's own timer and each proxy's count from what was asked for.
+/// Up to a sixteenth less than `time`, so that clients spread. `random` is from 0 to 1. Never more than
+/// `time`, because the timeouts of the client and of proxies are set for the time that was asked for.
 fn shortened(time: Duration, random: f64) -> Duration {
     time.mul_f64(1.0 - random / 16.0)
 }
@@ -162,7 +162,7 @@ pub struct Wait(pub Duration);
 impl FromStr for Wait {
     type Err = String;
 
-    /// Only in the canonical form: no sign, no leading zero.
+    /// Takes only the canonical form: no sign, no leading zero.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(seconds @ 0..=LONGEST) if text == u64::to_string(&seconds) => {

@@ -22,11 +22,11 @@ pub(crate) struct App {
     pub(crate) takeover: bool,
 }
 
-/// Late or not, an answer comes as a whole.
+/// Every answer is complete when it is sent, even after a wait.
 pub(crate) type AnswerBody = Full<Bytes>;
 
-/// Answers one request. The request is read before the first wait and dropped: its parts are parts
-/// of hyper's buffer, and keep the whole of it.
+/// Answers one request. It parses the request and drops it before the first wait, because a request
+/// shares hyper's buffer and would keep all of it in memory.
 pub(crate) fn route(
     app: Arc<App>,
     request: Request<Incoming>,
@@ -44,14 +44,14 @@ pub(crate) fn route(
     }
 }
 
-/// An answer to come. Boxed, each kind by itself: a poll that waits does not hold the room of a
-/// publish.
+/// The future of an answer. Each kind is boxed by itself, so that a waiting poll does not reserve the
+/// memory of a publish.
 type LateAnswer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
 
 fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
-    // Before `admit`: a browser asks this without credentials.
+    // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(now(preflight));
     }
@@ -80,8 +80,7 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Prob
     }
 }
 
-/// The place for authentication and authorization. It is called before any route, and admits
-/// everything.
+/// Put authentication and authorization here. It is called before any route, and admits everything.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }

@@ -36,12 +36,12 @@ pub(crate) async fn serve(
     connections.drain(app.server.drain).await
 }
 
-/// The next connection. It may be dropped and called again: nothing is lost.
+/// The next connection. Cancel-safe: dropping the future loses no connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Small answers leave at once. It fails only on a socket that is closed already.
+                // Sends small answers at once. Fails only on a socket that is already closed.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
@@ -76,8 +76,8 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     }
 }
 
-/// The same on the same wire, but a poll that waits, or a client that has not asked yet, has no
-/// hyper connection and so none of its buffers. An addition: without it, the server is complete.
+/// The same bytes on the wire, but while a client waits or is idle it has no hyper connection, and so
+/// no buffers. Optional: with `connection` alone the server is complete.
 fn unbuffered(
     stream: TcpStream,
     app: Arc<App>,

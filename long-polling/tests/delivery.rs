@@ -1,4 +1,4 @@
-//! What a poll promises: everything once and in order, as soon as it is there. The first six tests
+//! What a poll promises: every message once, in order, as soon as it is published. The first six tests
 //! are the lines of the technique's diagram.
 
 mod setup;
@@ -60,7 +60,7 @@ async fn yes_here_is_the_data() {
     server.stop().await;
 }
 
-/// The client's half of it is `the_client_sends_a_new_request_at_once`.
+/// The client's half is tested by `the_client_sends_a_new_request_at_once`.
 #[tokio::test]
 async fn a_new_request_at_once_misses_nothing_that_came_before_it() {
     let (feed, server) = server().await;

@@ -1,4 +1,4 @@
-//! What counts as leaving, and what does not. A client that leaves frees its wait and its slot.
+//! What counts as leaving and what does not. A client that leaves frees its wait and its slot.
 
 mod setup;
 

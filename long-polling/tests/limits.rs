@@ -50,7 +50,7 @@ async fn one_wait_beyond_the_subscribers_is_told_when_to_come_again() {
     server.stop().await;
 }
 
-/// By a clock that stands still while any task has something to do: a busy machine is not judged.
+/// Under a paused clock, which moves on only when every task waits: a busy machine does not matter.
 #[tokio::test(start_paused = true)]
 async fn at_the_subscriber_limit_what_does_not_wait_is_answered_within_a_second() {
     let (_feed, server) = full().await;

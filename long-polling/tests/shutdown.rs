@@ -1,5 +1,5 @@
-//! The drain: every wait is answered at once, what is in flight is finished, what does not end is
-//! cut.
+//! The drain: every wait is answered at once, a request in flight is finished, and a connection that
+//! does not end is cut.
 
 mod setup;
 
@@ -108,8 +108,8 @@ async fn what_does_not_end_within_the_drain_is_cut() {
     wire.closed().await;
 }
 
-/// A connection whose second request is half there: the first one's answer shows that the server
-/// has it.
+/// A connection with half of a second request. The answer to the first shows that the server has read
+/// it.
 async fn in_flight(server: &TestServer) -> Wire {
     let mut wire = server.wire().await;
     wire.send(format!(

@@ -1,5 +1,5 @@
-//! What leaves hyper is answered with the same bytes, in its turn, and loses nothing. Each test holds
-//! on plain hyper too, except those that say `takeover: true`.
+//! A request that is taken out of hyper gets the same bytes, in its turn, and no byte is lost. Each test
+//! passes on plain hyper, too, except those that say `takeover: true`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

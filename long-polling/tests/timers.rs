@@ -1,5 +1,5 @@
-//! Every timer of the server, by a clock that stands still while any task has something to do. The
-//! client's timers are in `client.rs`, the wait's own race in `src/poll.rs`.
+//! Every timer of the server, by a paused clock that moves on when every task waits. The client's
+//! timers are in `client.rs`, the race that ends a wait is in `src/poll.rs`.
 
 mod setup;
 

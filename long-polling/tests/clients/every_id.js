@@ -1,6 +1,6 @@
-// Clients that nobody here wrote are given every id or told that it is gone: straight, and through
-// nginx with its default configuration. FRONT says which. The last wait of an epoch is ended by the
-// drain, the others by news or their deadline.
+// Clients of other authors get every id, or hear that it is gone: directly, and through nginx with its
+// default configuration. FRONT says which. The last wait of an epoch ends by the drain, the others by
+// news or their deadline.
 
 import { check, freePort, startNginx } from "./kit.js";
 import { everyId } from "./polling.js";

@@ -20,17 +20,17 @@ pub(crate) fn config() -> Config {
     }
 }
 
-/// A server of its own feed.
+/// A server with a new feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(Feed::new(Retention::default()), config).await
 }
 
-/// A server of this feed.
+/// A server with this feed.
 pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
     TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
 }
 
-/// Small bodies and short times, so that their limits are near.
+/// Small limits and short times, so that a test reaches them.
 pub(crate) fn small() -> Config {
     let mut config = config();
     config.server.max_message = MAX_MESSAGE;
@@ -49,8 +49,8 @@ pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
     waited.unwrap_or_else(|_| panic!("{} polls wait and not {polls}", feed.waiters()));
 }
 
-/// What comes of `future`, which must not take longer than a test's patience: for a loop, each turn
-/// of which is patient by itself.
+/// The output of `future`, which must be ready within a test's patience. For loops: each turn has a
+/// patience of its own, but the loop has none.
 pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     let done = timeout(PATIENCE, future).await;
     done.expect("it happens in time")
