@@ -111,7 +111,7 @@ fn costs(bare: &Server, ours: &Server) {
     }
 }
 
-/// What each of many connections takes that has polled twice and is kept.
+/// The memory of one connection, of many that have polled twice and stay open.
 async fn idle() -> u64 {
     let connections = fit_descriptors(IDLE);
     let server = our_server().await;

@@ -32,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Polls for news. Prints the messages, or `no`.
+/// Polls for news. Prints the messages, or `no` if there are none.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you want one.
@@ -93,7 +93,7 @@ struct Page<'a> {
 pub enum Failure {
     /// Another poll would fail too.
     Final(String),
-    /// Another poll may succeed, but not before this time.
+    /// Another poll may succeed, but not before this time has passed.
     Passing(String, Duration),
 }
 

@@ -1,16 +1,16 @@
 //! Conditional requests (RFC 9110 §13): an answer that the client already has shrinks to a 304.
 //!
-//! An [`etag`] names the last message that the client has once it has read the answer:
-//! `W/"EPOCH-SEQ"`. If the answer has news, messages or a gap, a digest of them follows:
-//! `W/"EPOCH-SEQ.DIGEST"`. Two rules decide that the client has an answer already:
+//! An [`etag`] names the last message that a client has after it has read the answer:
+//! `W/"EPOCH-SEQ"`. If the answer has news, that is messages or a gap, a digest of them follows:
+//! `W/"EPOCH-SEQ.DIGEST"`. Two rules decide whether the client already has an answer:
 //!
-//! - with news: the client sends the same ETag. Then it has the same messages and the same gap,
-//!   whatever it asked for.
-//! - without news: the client sends any ETag that begins like this one. So a client may combine the
-//!   `next` of its last answer with that answer's ETag, and messages of other topics, which move
-//!   `next`, do not matter.
+//! - An answer with news: the client sends the same ETag. Then it has the same messages and the same
+//!   gap, whatever it asked for.
+//! - An answer without news: the client sends this ETag, with or without a digest. So a client may send
+//!   the ETag of its last answer together with that answer's `next`. Messages of other topics move
+//!   `next`, but not the ETag.
 //!
-//! So a 304 never hides a message or a gap, not even for an ETag of other topics or of a later
+//! So a 304 never hides a message or a gap, not even if the ETag is from other topics or from a later
 //! position. The second rule goes beyond RFC 9110, where an ETag belongs to one URL. It is sound because
 //! the cursor is in the URL, and no cache may answer by itself (`no-cache`).
 //!
@@ -44,9 +44,9 @@ fn digest(page: &Page) -> u64 {
     digest.finish()
 }
 
-/// Whether the client has the answer with this `etag`: `If-None-Match` is `*`, or lists the ETag, or
-/// one that `etag` is the beginning of. The comparison is weak (RFC 9110 §8.8.3.2). What does not
-/// parse matches nothing, because a 200 is never wrong.
+/// Whether the client already has the answer with this `etag`: `If-None-Match` is `*`, lists the ETag,
+/// or lists one that continues it with a digest. The comparison is weak (RFC 9110 §8.8.3.2). Text that
+/// does not parse matches nothing, because a 200 is never wrong.
 ///
 /// ```
 /// use hyper::header::{HeaderMap, HeaderValue, IF_NONE_MATCH};
@@ -63,11 +63,11 @@ pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
     let fields = request.get_all(IF_NONE_MATCH);
     let lists = || fields.iter().map(|field| field.as_bytes().trim_ascii());
     // Several fields are one list (RFC 9110 §5.3), and `*` is only valid alone.
-    lists().eq([b"*"]) || lists().any(|list| tags(list).any(|tag| names(tag, wanted)))
+    lists().eq([b"*"]) || lists().any(|list| tags(list).any(|tag| continues(tag, wanted)))
 }
 
 /// Whether `tag` is `wanted`, or continues it with a digest.
-fn names(tag: &[u8], wanted: &[u8]) -> bool {
+fn continues(tag: &[u8], wanted: &[u8]) -> bool {
     matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]))
 }
 

@@ -1,8 +1,8 @@
 //! `X-Poll-Interval`, GitHub's name: the number of seconds after which the client should poll again.
 //!
-//! The hint is a quarter of the *silence*, the time since the topics' last message. A message is then
-//! late by at most a quarter of the silence before it: a client polls often while a topic is busy, and
-//! rarely while it is quiet. Both ends are bounded.
+//! The hint is a quarter of the *silence*, the time since the topics' last message. So a client polls
+//! often while a topic is busy, and rarely while it is quiet. A message is late by at most a quarter of
+//! the silence before it. The hint has a lower and an upper bound.
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,12 +20,11 @@ use hyper::header::HeaderName;
 /// The field's name.
 pub const POLL_INTERVAL: HeaderName = HeaderName::from_static("x-poll-interval");
 
-/// The silence divided by this is the hint, so the interval itself is the hint after this many
-/// intervals.
-const ORDINARY: u32 = 4;
-/// A busy topic is polled up to this many times as often.
+/// The hint is the silence divided by this. So after a silence of four intervals it is the interval.
+const DIVISOR: u32 = 4;
+/// A busy topic is polled at most this many times as often.
 const FASTER: u32 = 5;
-/// A quiet topic is polled down to this many times less often.
+/// The pause for a quiet topic is at most this many times longer.
 const SLOWER: u32 = 4;
 /// Each hint differs by up to this share, so that clients that came together spread.
 const JITTER: f64 = 0.2;
@@ -33,7 +32,7 @@ const JITTER: f64 = 0.2;
 /// Computes the hints of one server.
 #[derive(Debug, Clone, Copy)]
 pub struct Hint {
-    /// The hint after an ordinary silence.
+    /// The hint after a silence of four intervals.
     pub interval: Duration,
     /// How long an idle connection is kept. A hint is at most half of it, so a client that obeys finds
     /// its connection open.
@@ -43,19 +42,19 @@ pub struct Hint {
 impl Hint {
     /// Whole seconds, at least one. `random` is from 0 to below 1.
     pub fn seconds(&self, silence: Duration, random: f64) -> u64 {
-        let wanted = (silence / ORDINARY).clamp(self.interval / FASTER, self.interval * SLOWER);
+        let wanted = (silence / DIVISOR).clamp(self.interval / FASTER, self.interval * SLOWER);
         let longest = self.longest();
         let middle = wanted.as_secs_f64().min(longest as f64 / (1.0 + JITTER));
         let from = (middle * (1.0 - JITTER)).round().max(1.0);
-        // There are two to pick from even where a fifth is less than a second.
+        // At least two values, even if a fifth is less than a second: otherwise clients would not spread.
         let to = (middle * (1.0 + JITTER)).round().max(from + 1.0);
         let picked = from + (random * (to - from + 1.0)).floor();
         (picked as u64).min(longest)
     }
 
-    /// The silence after which the hint is the interval itself. It stands for an unknown one.
+    /// The silence after which the hint is the interval itself. Used when the silence is unknown.
     pub fn ordinary_silence(&self) -> Duration {
-        self.interval * ORDINARY
+        self.interval * DIVISOR
     }
 
     /// The longest hint in seconds.

@@ -1,9 +1,9 @@
 //! Short polling: the client asks every few seconds, and most answers are no.
 //!
 //! Every poll is answered at once, with what is newer than the client's cursor. The server keeps
-//! nothing between two polls: a client is its cursor. Two header fields make a *no* cheap. With `ETag`
-//! an answer without news shrinks to a bare 304; with `X-Poll-Interval` the server says when to poll
-//! again. From the top:
+//! nothing between two polls, because each carries the client's cursor. Two header fields make a *no*
+//! cheap. With `ETag` an answer without news shrinks to a bare 304. With `X-Poll-Interval` the server
+//! says when to poll again. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
@@ -37,13 +37,13 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// How often a client should poll, in seconds, at most half of --read-timeout. The server asks for
-    /// up to five times as often while a topic is busy, and up to four times less often while it is
-    /// quiet. Each answer differs by up to a fifth.
+    /// The seconds between two polls, at most half of --read-timeout. The server asks for a pause up to
+    /// five times shorter while a topic is busy, and up to four times longer while it is quiet. Each
+    /// answer differs by up to a fifth, so that clients spread.
     #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
-    /// Whether a connection has no buffers between two polls. `false` is plain hyper. Not on the command
-    /// line.
+    /// Whether a connection has no buffers between two polls. `false` is plain hyper. Not a command-line
+    /// option.
     #[arg(skip = true)]
     pub takeover: bool,
     /// The knobs of the feed.
@@ -73,12 +73,12 @@ impl Config {
     /// Checks that a client that obeys the hint finds its connection open.
     ///
     /// # Errors
-    /// If `read_timeout` is too short for `poll_interval`, with the least that would do.
+    /// If `read_timeout` is too short for `poll_interval`. The text names the shortest that is allowed.
     pub fn check(&self) -> Result<(), String> {
         let least = self.hint().least_idle();
         if self.server.read_timeout < least {
             return Err(format!(
-                "--read-timeout must be at least {least:?}: twice --poll-interval, and 2 s"
+                "--read-timeout must be at least {least:?}: twice --poll-interval, and never below 2 s"
             ));
         }
         Ok(())
@@ -96,7 +96,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let exposed = "ETag, Retry-After, X-Poll-Interval";
-    let feed = feed.handle(); // closed when this server drains, not when another one does
+    let feed = feed.handle(); // Its own: closing it does not close other servers of the same feed.
     let app = App {
         browsers: config.server.browsers(&listener, exposed)?,
         polls: Polls {

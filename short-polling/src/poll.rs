@@ -1,4 +1,4 @@
-//! One poll: what is newer than the client's cursor, now.
+//! Answers one poll: what is newer than the client's cursor, at once.
 
 use bytes::Bytes;
 use common::{After, Feed, Page, PageLimit, Problem, Query, Topics};
@@ -19,7 +19,7 @@ use crate::{
 pub struct Polls {
     /// What is polled.
     pub feed: Feed,
-    /// When to ask for the next poll.
+    /// Computes when the client should poll again.
     pub hint: Hint,
     /// When the server started. A topic without messages has been quiet since then at least.
     pub started: Instant,

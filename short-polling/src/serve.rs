@@ -19,7 +19,7 @@ pub(crate) async fn serve(
     app: Arc<App>,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    // There are no subscribers: a client that does not ask is nothing but an open connection.
+    // There are no subscribers: between two polls a client is only an open connection.
     let mut connections = Connections::new(app.server.connections(0));
     let mut shutdown = pin!(shutdown);
     loop {
@@ -36,12 +36,12 @@ pub(crate) async fn serve(
     connections.drain(app.server.drain).await
 }
 
-/// The next connection. It may be dropped and called again: nothing is lost.
+/// The next connection. Cancel-safe: dropping the future loses no connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Small answers leave at once. It fails only on a socket that is closed already.
+                // Sends small answers at once. Fails only on a socket that is already closed.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
@@ -76,8 +76,8 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     }
 }
 
-/// The same on the same wire, but between two polls a connection has no hyper, and so none of its
-/// buffers. An addition: without it, the server is complete.
+/// The same bytes on the wire, but between two polls a connection has no hyper, and so no buffers.
+/// Optional: with `connection` alone the server is complete.
 fn unbuffered(
     stream: TcpStream,
     app: Arc<App>,
@@ -85,7 +85,7 @@ fn unbuffered(
 ) -> impl Future<Output = ()> {
     let timeouts = app.server.timeouts();
     let http = |app: &Arc<App>| app.server.http1();
-    // Boxed, so that an idle connection does not hold the room of an answer.
-    let route = |app, request| Box::pin(route(app, request));
-    serve_unbuffered(stream, timeouts, draining, app, http, route)
+    // Boxed, so that an idle connection does not reserve the memory of an answer.
+    let boxed = |app, request| Box::pin(route(app, request));
+    serve_unbuffered(stream, timeouts, draining, app, http, boxed)
 }

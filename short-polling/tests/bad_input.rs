@@ -1,4 +1,4 @@
-//! Requests that are wrong: each gets a status and a named reason, and does no harm.
+//! Wrong requests. Each gets a status with a reason, and does no harm.
 
 mod setup;
 

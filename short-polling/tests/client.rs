@@ -1,5 +1,4 @@
-//! The client in `examples/`, against the real server and against a peer whose bytes are written
-//! here.
+//! The example client, against the real server and against a peer that the test plays byte by byte.
 
 mod setup;
 

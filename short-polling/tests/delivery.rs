@@ -1,5 +1,5 @@
-//! What a poll promises: every message once and in order, and no answer that the client has. The first
-//! five tests are the lines of the technique's diagram.
+//! What a poll promises: every message once and in order, and a 304 instead of an answer that the client
+//! already has. The first five tests are the lines of the technique's diagram.
 
 mod setup;
 
@@ -31,7 +31,7 @@ async fn no() {
     server.stop().await;
 }
 
-/// The client's half of it is `the_client_waits_five_seconds`.
+/// The client's half is tested by `the_client_waits_five_seconds`.
 #[tokio::test(start_paused = true)]
 async fn the_client_is_asked_to_wait_about_five_seconds() {
     let server = start(Config::default()).await;

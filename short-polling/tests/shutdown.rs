@@ -1,4 +1,5 @@
-//! The drain: nothing new comes in, what is in flight is finished, what does not end is cut.
+//! The drain: no new connection is accepted, a request in flight is finished, and a connection that does
+//! not end is cut.
 
 mod setup;
 
@@ -60,8 +61,8 @@ async fn what_does_not_end_within_the_drain_is_cut() {
     wire.closed().await;
 }
 
-/// A connection whose second request is half there: the first one's answer shows that the server
-/// has it.
+/// A connection with half of a second request. The answer to the first shows that the server has read
+/// it.
 async fn in_flight(server: &TestServer) -> Wire {
     let mut wire = server.wire().await;
     wire.send(format!(

@@ -10,18 +10,18 @@ use harness::{
 };
 use short_polling::{Config, run};
 
-/// A server of its own feed.
+/// A server with a new feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(Feed::new(Retention::default()), config).await
 }
 
-/// A server of this feed. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
+/// A server with this feed. With `TAKEOVER=off` in the environment the whole suite runs on plain hyper.
 pub(crate) async fn start_with(feed: Feed, mut config: Config) -> TestServer {
     config.takeover &= std::env::var("TAKEOVER").map_or(true, |value| value != "off");
     TestServer::start(|listener, shutdown| run(listener, feed, config, shutdown)).await
 }
 
-/// Small bodies and short times, so that their limits are near.
+/// Small limits and short times, so that a test reaches them.
 pub(crate) fn small() -> Config {
     let mut config = Config::default();
     config.server.max_message = MAX_MESSAGE;
