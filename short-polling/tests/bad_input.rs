@@ -4,7 +4,7 @@ mod setup;
 
 use harness::contract::{
     Row, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
-    rows_of_subscribing,
+    rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -12,6 +12,7 @@ use setup::{small, start};
 async fn every_wrong_request_is_refused_by_name() {
     let server = start(small()).await;
     refuses_bad_input(&server, rows_of_every_server()).await;
+    trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
     refuses_bad_input(&server, limits()).await;
     server.stop().await;

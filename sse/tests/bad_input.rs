@@ -7,6 +7,7 @@ mod setup;
 use harness::contract::{
     closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
     refuses_what_follows_a_short_length, rows_of_every_server, rows_of_subscribing,
+    trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -14,6 +15,7 @@ use setup::{small, start};
 async fn every_wrong_request_is_refused_by_name() {
     let server = start(small()).await;
     refuses_bad_input(&server, rows_of_every_server()).await;
+    trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
     server.stop().await;
 }

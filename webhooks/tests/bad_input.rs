@@ -8,7 +8,7 @@ use harness::{
     TestServer,
     contract::{
         MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, publishes_no_half_bodies,
-        refuses_bad_input, rows_of_every_server,
+        refuses_bad_input, rows_of_every_server, trusts_the_allowed_origin,
     },
 };
 use serde_json::Value;
@@ -29,6 +29,7 @@ fn config() -> Config {
 async fn every_wrong_request_is_refused_by_name() {
     let server = start(config()).await;
     refuses_bad_input(&server, rows_of_every_server()).await;
+    trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, routes()).await;
     refuses_bad_input(&server, registrations()).await;
     server.stop().await;

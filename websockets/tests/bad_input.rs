@@ -6,7 +6,7 @@ use harness::{
     End, Frame, TestServer, WsWire,
     contract::{
         MAX_MESSAGE, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
-        rows_of_every_server, rows_of_subscribing,
+        rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
     },
 };
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ const HANDSHAKE: &[&str] = &[
 async fn every_wrong_request_is_refused_by_name() {
     let server = start(small()).await;
     refuses_bad_input(&server, rows_of_every_server()).await;
+    trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(HANDSHAKE)).await;
     server.stop().await;
 }

@@ -9,6 +9,8 @@ use super::{RawResponse, TestServer};
 pub const MAX_MESSAGE: usize = 1_024;
 /// Seconds for a head or a body.
 pub const READ_TIMEOUT: f64 = 0.5;
+/// The one origin that the server allows.
+pub const ALLOWED_ORIGIN: &str = "app://page.example";
 
 /// One wrong request.
 #[derive(Debug, Clone)]
@@ -235,6 +237,8 @@ fn browsers() -> Vec<Row> {
         status,
         detail: detail.into(),
     };
+    let allowed = format!("Origin: {ALLOWED_ORIGIN}");
+    let two_origins = "Origin is repeated";
     vec![
         origin("https://elsewhere.example"),
         origin("null"),
@@ -244,6 +248,8 @@ fn browsers() -> Vec<Row> {
             421,
             "Host rebound.example is not a loopback name",
         ),
+        Row::head("GET /", &["Origin: null", "Origin: null"], 400, two_origins),
+        Row::post("/topics/a", &[&allowed, &allowed], b"x", 400, two_origins),
         raw("GET / HTTP/1.1\r\n\r\n", 400, "Host is missing"),
         raw(
             "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
@@ -300,6 +306,45 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
         ),
         get("a?after=e-01", format!("parameter after=e-01: {cursor}")),
     ]
+}
+
+/// A page of the allowed origin may send credentials and any header field, and no page may frame the
+/// server's own.
+///
+/// # Panics
+/// If an answer lacks a field.
+pub async fn trusts_the_allowed_origin(server: &TestServer) {
+    let preflight = format!(
+        "OPTIONS /topics/a HTTP/1.1\r\nHost: localhost\r\nOrigin: {ALLOWED_ORIGIN}\r\n\
+         Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: traceparent\r\n\r\n"
+    );
+    let publish = format!(
+        "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nOrigin: {ALLOWED_ORIGIN}\r\n\
+         traceparent: 00\r\nContent-Length: 1\r\n\r\nx"
+    );
+    let page =
+        format!("GET / HTTP/1.1\r\nHost: app.localhost.\r\nOrigin: {ALLOWED_ORIGIN}\r\n\r\n");
+    let no_frames = ("content-security-policy", "frame-ancestors 'none'");
+    let asked = ("access-control-allow-headers", "traceparent");
+    let nosniff = ("x-content-type-options", "nosniff");
+    for (request, status, own) in [
+        (preflight, 204, asked),
+        (publish, 201, nosniff),
+        (page, 200, no_frames),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(&request).await;
+        let response = wire.read_response().await;
+        assert_eq!(response.status, status, "{request}");
+        for (name, value) in [
+            own,
+            ("access-control-allow-origin", ALLOWED_ORIGIN),
+            ("access-control-allow-credentials", "true"),
+            ("vary", "origin"),
+        ] {
+            assert_eq!(response.header(name), Some(value), "{name}: {request}");
+        }
+    }
 }
 
 /// A head that never ends is closed without an answer, and so is a connection that sends nothing.

@@ -4,15 +4,22 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response,
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
 };
 
 use super::Problem;
 use crate::feed::Feed;
 
+/// No other page may lay this one under the user's clicks.
+const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
+
 /// Answers `GET /` with the browser's half of the technique.
 pub fn html(page: &'static str) -> Response<Full<Bytes>> {
-    text("text/html; charset=utf-8", page)
+    let mut response = text("text/html; charset=utf-8", page);
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, NO_FRAMES);
+    response
 }
 
 /// Answers `GET /healthz`: the server serves, and its feed takes messages.

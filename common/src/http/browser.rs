@@ -3,7 +3,8 @@
 //! A browser sends requests on behalf of any page. Two header fields tell whose: `Origin` names the
 //! page, and `Host` the name under which the page found this server. A foreign `Origin` may not
 //! publish or upgrade (cross-site request forgery). A server on loopback answers only to loopback names
-//! (DNS rebinding).
+//! (DNS rebinding). A public server cannot know its names: it trusts a page of any name that leads to
+//! it, until `--allow-origin` lists the origins. An address cannot be rebound, and stays trusted.
 
 use std::{
     fmt,
@@ -24,11 +25,12 @@ use super::Problem;
 /// How long a browser may cache the answer to a preflight, in seconds.
 const PREFLIGHT_AGE: &str = "3600";
 
-/// A page's origin: scheme, host and port, exactly. Never `null`, never `*`.
+/// A page's origin: scheme, host and port, exactly. Any scheme, because the pages of an app in a web
+/// view have one of their own, such as `capacitor://localhost`. Never `null`, never `*`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// `http` or `https`.
-    scheme: &'static str,
+    /// Lower case, as browsers send it.
+    scheme: String,
     /// Host and port, lower case, without the scheme's default port.
     authority: String,
 }
@@ -38,29 +40,42 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, BadOrigin> {
         let (scheme, rest) = text.split_once("://").ok_or(BadOrigin)?;
-        let (scheme, default_port) = match scheme {
-            "http" => ("http", ":80"),
-            "https" => ("https", ":443"),
-            _ => return Err(BadOrigin),
-        };
-        let parsed: Authority = rest.parse().map_err(|_| BadOrigin)?;
-        if parsed.host().is_empty() || rest.contains('@') {
+        let authority: Authority = rest.parse().map_err(|_| BadOrigin)?;
+        let has_port = host_of(rest).len() < rest.len();
+        let exact = !authority.host().is_empty() && !rest.contains(['@', '*']);
+        if !is_scheme(scheme) || !exact || has_port && authority.port_u16().is_none() {
             return Err(BadOrigin);
         }
+        let default_port = match scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
         let lower = rest.to_ascii_lowercase();
-        let authority = lower.strip_suffix(default_port).unwrap_or(&lower);
         Ok(Self {
-            scheme,
-            authority: authority.to_owned(),
+            scheme: scheme.to_owned(),
+            authority: lower
+                .strip_suffix(default_port)
+                .unwrap_or(&lower)
+                .to_owned(),
         })
     }
 }
 
+/// A scheme of RFC 3986 §3.1 in lower case.
+fn is_scheme(text: &str) -> bool {
+    let byte =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+    text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(byte)
+}
+
 impl Origin {
-    /// Whether a page of this origin found the server under `host`. The scheme counts as equal: the
-    /// server cannot know it, because a proxy may have ended TLS.
+    /// Whether a page of this origin found the server under `host`. `http` and `https` count as equal:
+    /// the server cannot know which, because a proxy may have ended TLS. No app is served from here.
     fn is_host(&self, host: &str) -> bool {
-        Self::from_str(&format!("{}://{host}", self.scheme)).is_ok_and(|own| own == *self)
+        let served = matches!(self.scheme.as_str(), "http" | "https");
+        let own = || Self::from_str(&format!("{}://{host}", self.scheme));
+        served && own().is_ok_and(|own| own == *self)
     }
 
     fn host(&self) -> &str {
@@ -82,7 +97,7 @@ impl fmt::Debug for Origin {
 
 /// The text is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an origin is http://HOST[:PORT] or https://HOST[:PORT]")]
+#[error("an origin is SCHEME://HOST[:PORT], such as https://example.org, without a path")]
 pub struct BadOrigin;
 
 /// The rules of one server.
@@ -102,7 +117,7 @@ impl Browsers {
     pub fn new(allowed: Vec<Origin>, listener: SocketAddr, exposed: &'static str) -> Self {
         Self {
             allowed,
-            loopback: listener.ip().is_loopback(),
+            loopback: is_loopback(listener.ip()),
             exposed,
         }
     }
@@ -111,10 +126,13 @@ impl Browsers {
     /// an upgrade.
     ///
     /// # Errors
-    /// 400 if `Host` is missing, repeated or invalid; 421 if it names another server; 403 if `Origin`
-    /// is foreign and the request changes something.
+    /// 400 if `Host` is missing, repeated or invalid, or `Origin` is repeated; 421 if `Host` names
+    /// another server; 403 if `Origin` is foreign and the request changes something.
     pub fn check<B>(&self, request: &Request<B>, changes: bool) -> Result<(), Problem> {
         let host = host(request)?;
+        if request.headers().get_all(header::ORIGIN).iter().count() > 1 {
+            return Err(Problem::bad_request("Origin is repeated"));
+        }
         if let Some(host) = &host
             && self.loopback
             && !self.is_own_host(host.as_str())
@@ -136,17 +154,23 @@ impl Browsers {
 
     fn is_own_host(&self, authority: &str) -> bool {
         let host = host_of(authority);
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
         let mut allowed = self.allowed.iter().map(Origin::host);
-        host.eq_ignore_ascii_case("localhost")
-            || address.is_ok_and(|ip: IpAddr| ip.is_loopback())
-            || allowed.any(|allowed| allowed.eq_ignore_ascii_case(host))
+        is_loopback_name(host) || allowed.any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 
     fn is_own_origin(&self, value: &HeaderValue, host: Option<&Authority>) -> bool {
         origin(value).is_some_and(|origin| {
-            self.allowed.contains(&origin) || host.is_some_and(|host| origin.is_host(host.as_str()))
+            let own = |host: &Authority| self.trusts(host) && origin.is_host(host.as_str());
+            self.allowed.contains(&origin) || host.is_some_and(own)
         })
+    }
+
+    /// Whether pages found under this `Host` are the server's own. A foreign page may have rebound a
+    /// name to this server, but no address, and no loopback name.
+    fn trusts(&self, host: &Authority) -> bool {
+        let host = host_of(host.as_str());
+        let local = self.loopback && is_loopback_name(host);
+        self.allowed.is_empty() || address(host).is_some() || local
     }
 
     /// Answers a CORS preflight, if the request is one and its origin is allowed.
@@ -159,26 +183,28 @@ impl Browsers {
         }
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        let fields = [
-            (
-                header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, POST, PATCH, DELETE", // each path itself refuses those it does not take
-            ),
-            (
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
-            ),
-            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE),
-        ];
-        response
-            .headers_mut()
-            .extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        // Each path itself refuses the methods that it does not take.
+        let methods = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
+        let answer = response.headers_mut();
+        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        answer.insert(
+            header::ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static(PREFLIGHT_AGE),
+        );
+        // The origin is trusted, so any field is. `*` would not do: it does not mean `Authorization`, and
+        // means nothing with credentials.
+        for asked in headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+            answer.append(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+        }
         Some(response)
     }
 
     /// The origin of the request, if it is allowed.
     pub fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
-        let value = request.get(header::ORIGIN)?;
+        let mut values = request.get_all(header::ORIGIN).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return None;
+        };
         if !self.allowed.contains(&origin(value)?) {
             return None;
         }
@@ -197,6 +223,8 @@ impl Browsers {
         headers.append(header::VARY, HeaderValue::from_name(header::ORIGIN));
         if let Some(origin) = allowed_origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            let yes = HeaderValue::from_static("true");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
             let exposed = HeaderValue::from_static(self.exposed);
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
@@ -236,22 +264,52 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
+/// `localhost` and the names below it, which resolve to loopback (RFC 6761 §6.3), and its addresses.
+fn is_loopback_name(host: &str) -> bool {
+    let lower = host.to_ascii_lowercase();
+    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    let labels = name.strip_suffix("localhost");
+    let named = labels.is_some_and(|labels| {
+        let mut words = labels.split('.').rev();
+        words.next() == Some("") && words.all(|word| !word.is_empty())
+    });
+    named || address(host).is_some_and(is_loopback)
+}
+
+/// Also the IPv4 addresses that are written as IPv6.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// The address that a host is, if it is no name.
+fn address(host: &str) -> Option<IpAddr> {
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    literal.unwrap_or(host).parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
+    fn browsers(allowed: &[&str], listener: &str) -> Browsers {
+        let origins = allowed.iter().map(|origin| origin.parse().unwrap());
+        Browsers::new(origins.collect(), listener.parse().unwrap(), "ETag")
+    }
+
+    fn request(method: Method, fields: &[(&str, &str)]) -> Request<()> {
+        let request = Request::builder().method(method);
+        let with = fields.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        with.body(()).unwrap()
+    }
+
     fn check(allowed: &[&str], listener: &str, fields: &[(&str, &str)]) -> u16 {
-        let allowed = allowed
-            .iter()
-            .map(|origin| origin.parse().unwrap())
-            .collect();
-        let browsers = Browsers::new(allowed, listener.parse().unwrap(), "");
-        let request = fields
-            .iter()
-            .fold(Request::builder(), |request, (name, value)| {
-                request.header(*name, *value)
-            });
-        match browsers.check(&request.body(()).unwrap(), true) {
+        match browsers(allowed, listener).check(&request(Method::POST, fields), true) {
             Ok(()) => 200,
             Err(problem) => problem.status.as_u16(),
         }
@@ -264,6 +322,9 @@ mod tests {
             ("https://A.b:443", "https://a.b"),
             ("http://a:443", "http://a:443"),
             ("http://[::1]:80", "http://[::1]"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("tauri://localhost:80", "tauri://localhost:80"),
+            ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
         ] {
             assert_eq!(text.parse::<Origin>().unwrap().to_string(), origin);
         }
@@ -273,12 +334,20 @@ mod tests {
             "*",
             "a",
             "http://",
+            "http://*",
+            "https://*.a.org",
             "http://a/",
             "http://a/b",
-            "ftp://a",
+            "file://",
             "HTTP://a",
+            "://a",
+            "1x://a",
+            "a b://a",
             "http://u@a",
             "http://a b",
+            "http://a:",
+            "http://a:65536",
+            "http://:80",
         ] {
             assert_eq!(bad.parse::<Origin>(), Err(BadOrigin), "{bad:?}");
         }
@@ -289,28 +358,34 @@ mod tests {
         for host in [
             "localhost",
             "LOCALHOST:8001",
+            "localhost.",
+            "localhost.:8001",
+            "app.localhost",
+            "a.b.LocalHost.:1",
             "127.0.0.1:1",
             "127.9.9.9",
             "[::1]:80",
+            "[::ffff:127.0.0.1]:8001",
+            "[::ffff:7f00:1]",
         ] {
-            assert_eq!(
-                check(&[], "127.0.0.1:8001", &[("host", host)]),
-                200,
-                "{host}"
-            );
+            for listener in ["127.0.0.1:8001", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+                assert_eq!(check(&[], listener, &[("host", host)]), 200, "{host}");
+            }
         }
         for host in [
             "example.org",
             "localhost.evil.org",
+            "evillocalhost",
+            "localhost..",
+            ".localhost",
             "10.0.0.1",
             "127.0.0.1.evil.org",
             "[::2]",
+            "[::ffff:10.0.0.1]",
         ] {
-            assert_eq!(
-                check(&[], "127.0.0.1:8001", &[("host", host)]),
-                421,
-                "{host}"
-            );
+            for listener in ["127.0.0.1:8001", "[::ffff:127.0.0.1]:1"] {
+                assert_eq!(check(&[], listener, &[("host", host)]), 421, "{host}");
+            }
             assert_eq!(check(&[], "[::]:8001", &[("host", host)]), 200, "{host}");
         }
         assert_eq!(
@@ -328,6 +403,21 @@ mod tests {
             &[("host", "u@localhost")],
         ] {
             assert_eq!(check(&[], "[::]:1", bad), 400, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_there_once_even_where_nothing_changes() {
+        let own = ("origin", "http://localhost");
+        let foreign = ("origin", "http://b.org");
+        for origins in [[own, own], [own, foreign], [foreign, own]] {
+            let fields = [&[("host", "localhost")][..], &origins].concat();
+            assert_eq!(check(&[own.1], "127.0.0.1:1", &fields), 400, "{origins:?}");
+            let rules = browsers(&[own.1], "127.0.0.1:1");
+            let get = request(Method::GET, &fields);
+            let refused = rules.check(&get, false).unwrap_err();
+            assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+            assert_eq!(rules.allowed_origin(get.headers()), None);
         }
     }
 
@@ -350,5 +440,90 @@ mod tests {
         ] {
             assert_eq!(judge(&["http://b.org"], "a.org", foreign), 403, "{foreign}");
         }
+    }
+
+    #[test]
+    fn an_app_is_allowed_by_its_own_scheme_and_by_nothing_else() {
+        let judge = |allowed: &[&str], origin| {
+            let fields = [("host", "localhost"), ("origin", origin)];
+            check(allowed, "127.0.0.1:1", &fields)
+        };
+        for app in [
+            "capacitor://localhost",
+            "tauri://localhost",
+            "chrome-extension://abcdefgh",
+        ] {
+            assert_eq!(judge(&[app], app), 200, "{app}");
+            assert_eq!(
+                judge(&[], app),
+                403,
+                "{app}: the Host of a page names no app"
+            );
+            assert_eq!(judge(&["ionic://localhost"], app), 403, "{app}");
+        }
+    }
+
+    /// A name can be rebound to this server by whoever owns it; an address cannot.
+    #[test]
+    fn a_name_is_its_own_origin_only_without_a_list() {
+        let judge = |allowed: &[&str], listener, host, scheme: &str| {
+            let origin = format!("{scheme}://{host}");
+            check(allowed, listener, &[("host", host), ("origin", &origin)])
+        };
+        let list = &["https://a.org"][..];
+        for (host, listed) in [
+            ("rebound.org:8001", 403),
+            ("localhost:8001", 403),
+            ("10.0.0.1:8001", 200),
+            ("[2001:db8::1]:8001", 200),
+            ("a.org", 200),
+        ] {
+            assert_eq!(judge(list, "0.0.0.0:8001", host, "https"), listed, "{host}");
+            assert_eq!(judge(&[], "0.0.0.0:8001", host, "https"), 200, "{host}");
+        }
+        assert_eq!(judge(list, "0.0.0.0:8001", "a.org", "http"), 403);
+        assert_eq!(judge(list, "127.0.0.1:1", "localhost:1", "http"), 200);
+        assert_eq!(judge(list, "127.0.0.1:1", "a.org", "http"), 403);
+    }
+
+    #[test]
+    fn an_allowed_origin_may_send_credentials_and_any_field() {
+        let rules = browsers(&["https://a.org"], "[::]:1");
+        let preflight = |fields: &[(&str, &str)]| {
+            let asks = [("host", "b.org"), ("access-control-request-method", "POST")];
+            let request = request(Method::OPTIONS, &[&asks, fields].concat());
+            let origin = rules.allowed_origin(request.headers());
+            let mut response = rules.preflight(&request)?;
+            rules.finish(origin, &mut response);
+            Some(response)
+        };
+        let origin = ("origin", "https://a.org");
+        let asked = (
+            "access-control-request-headers",
+            "traceparent,x-requested-with",
+        );
+        let response = preflight(&[origin, asked]).unwrap();
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        for (name, value) in [
+            ("access-control-allow-origin", "https://a.org"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-headers", asked.1),
+            ("access-control-expose-headers", "ETag"),
+            ("vary", "origin"),
+        ] {
+            assert_eq!(response.headers()[name], value, "{name}");
+        }
+        let plain = preflight(&[origin]).unwrap();
+        assert!(!plain.headers().contains_key("access-control-allow-headers"));
+        assert!(preflight(&[("origin", "https://c.org"), asked]).is_none());
+        assert!(preflight(&[("origin", "null"), asked]).is_none());
+    }
+
+    #[test]
+    fn a_foreign_origin_learns_nothing() {
+        let mut response = Response::new(());
+        browsers(&["https://a.org"], "[::]:1").finish(None, &mut response);
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-content-type-options", "vary"]);
     }
 }

@@ -40,7 +40,8 @@ pub struct ServerConfig {
     /// After a shutdown signal, how long open connections may take to finish, in seconds.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
     pub drain: Duration,
-    /// Let pages of this origin read and publish from a browser; repeatable.
+    /// Let pages of this origin read and publish from a browser, also with credentials; repeatable.
+    /// SCHEME://HOST[:PORT], exactly. A public server then trusts no other name, not even its own.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{Feed, Retention};
 use harness::{
     TestServer,
-    contract::{MAX_MESSAGE, READ_TIMEOUT},
+    contract::{ALLOWED_ORIGIN, MAX_MESSAGE, READ_TIMEOUT},
 };
 use short_polling::{Config, run};
 
@@ -25,6 +25,7 @@ pub(crate) async fn start_with(feed: Feed, mut config: Config) -> TestServer {
 pub(crate) fn small() -> Config {
     let mut config = Config::default();
     config.server.max_message = MAX_MESSAGE;
+    config.server.allow_origin = vec![ALLOWED_ORIGIN.parse().expect("an origin")];
     config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
     config
 }

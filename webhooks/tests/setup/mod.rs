@@ -21,7 +21,7 @@ use std::{
 use common::{Feed, Retention, ServerConfig};
 use harness::{
     Client, PATIENCE, Reply, TestServer, Wire,
-    contract::{MAX_MESSAGE, READ_TIMEOUT},
+    contract::{ALLOWED_ORIGIN, MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -51,6 +51,7 @@ pub(crate) fn local() -> Config {
 pub(crate) fn small() -> ServerConfig {
     ServerConfig {
         max_message: MAX_MESSAGE,
+        allow_origin: vec![ALLOWED_ORIGIN.parse().expect("an origin")],
         read_timeout: Duration::from_secs_f64(READ_TIMEOUT),
         ..Config::default().server
     }

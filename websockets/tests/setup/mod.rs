@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{Data, Draft, Feed, Published, Retention};
 use harness::{
     Frame, PATIENCE, TestServer, WsWire,
-    contract::{MAX_MESSAGE, READ_TIMEOUT},
+    contract::{ALLOWED_ORIGIN, MAX_MESSAGE, READ_TIMEOUT},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -35,6 +35,7 @@ pub(crate) fn feed() -> Feed {
 pub(crate) fn small() -> Config {
     let mut config = config();
     config.server.max_message = MAX_MESSAGE;
+    config.server.allow_origin = vec![ALLOWED_ORIGIN.parse().expect("an origin")];
     config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
     config
 }
