@@ -1,9 +1,9 @@
-//! Every interleaving of a publisher and of waiters, by loom: no wake-up is lost between register,
-//! read and park, and no place is kept by who is gone. Two threads are checked exhaustively; with
-//! three, every schedule of at most [`PREEMPTIONS`] preemptions (the bound that loom's
-//! documentation recommends, since bugs show within two or three).
+//! Every interleaving of a publisher and its waiters, tried by loom: no wake-up is lost between register,
+//! read and park, and a waiter that is gone holds no slot. With two threads every schedule is tried. With
+//! three, every schedule of at most [`PREEMPTIONS`] preemptions: the bound that loom's documentation
+//! recommends, since bugs show within two or three.
 //!
-//! `wake.rs` imports nothing of the crate but its mutex, so it is compiled here once more, on loom's.
+//! `wake.rs` imports nothing of the crate but its mutex. So it is compiled here once more, with loom's.
 
 use std::{
     future::Future,

@@ -49,7 +49,7 @@ impl LiveLog {
         change(&mut self.log.write().expect(UNPOISONED))
     }
 
-    /// Puts another log, which nobody waits on, in the place of this one.
+    /// Replaces this log by another one, which has no waiters, and wakes everyone to look again.
     pub fn replace(&self, other: Self) {
         let log = other.log.into_inner().expect(UNPOISONED);
         self.change(|old| *old = log);

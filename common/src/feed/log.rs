@@ -82,12 +82,13 @@ impl Log {
         now: Instant,
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
-        self.trim();
-        self.make_room_for(topic, now)?;
+        let mut changes = Changes::default();
+        self.trim_total(&mut changes);
+        self.make_room_for(topic, now, &mut changes)?;
         // Encoded under the lock, because the bytes begin with the number.
         let id = self.at(self.head + 1);
         let message = Message::encode(id, topic.clone(), draft, time);
-        self.push(Arc::new(message), now);
+        self.push_to(topic, Arc::new(message), now, &mut changes);
         Ok(id)
     }
 
@@ -105,7 +106,8 @@ impl Log {
     /// # Errors
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`].
     pub fn admit(&mut self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
-        let mut changes = self.make_room_for(topic, now)?;
+        let mut changes = Changes::default();
+        self.make_room_for(topic, now, &mut changes)?;
         if !self.topics.contains_key(topic) {
             changes.topics.push(topic.clone());
         }
@@ -116,14 +118,8 @@ impl Log {
 
     /// Appends a message that has its number already, and drops what is then too much.
     pub fn push(&mut self, message: Arc<Message>, now: Instant) -> Changes {
-        let topic = message.topic.clone();
-        self.head = message.id.seq;
-        self.insert(&topic, Entry::Loaded(message), now);
-        let mut changes = Changes::default();
-        while self.is_over(&topic) {
-            self.drop_oldest_of(&topic, &mut changes);
-        }
-        self.trim_total(&mut changes);
+        let (topic, mut changes) = (message.topic.clone(), Changes::default());
+        self.push_to(&topic, message, now, &mut changes);
         changes
     }
 
@@ -162,27 +158,44 @@ impl Log {
         Cursor { epoch, seq }
     }
 
+    fn push_to(
+        &mut self,
+        topic: &Topic,
+        message: Arc<Message>,
+        now: Instant,
+        changes: &mut Changes,
+    ) {
+        self.head = message.id.seq;
+        self.insert(topic, Entry::Loaded(message), now);
+        self.trim_topic(topic, changes);
+        self.trim_total(changes);
+    }
+
     /// Refuses rather than drops what is pinned, or a topic that is in use.
-    fn make_room_for(&mut self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
+    fn make_room_for(
+        &mut self,
+        topic: &Topic,
+        now: Instant,
+        changes: &mut Changes,
+    ) -> Result<(), FeedError> {
         if self.bytes > self.retention.total_bytes && self.holds_pinned() {
             return Err(FeedError::Full(self.retention.total_bytes));
         }
         if self.topics.len() < self.retention.topics || self.topics.contains_key(topic) {
-            return Ok(Changes::default());
+            return Ok(());
         }
-        let changes = self.reclaim(now);
+        self.reclaim(now, changes);
         if self.topics.len() < self.retention.topics {
-            Ok(changes)
+            Ok(())
         } else {
             Err(FeedError::TooManyTopics(self.retention.topics))
         }
     }
 
     /// Drops every idle topic.
-    fn reclaim(&mut self, now: Instant) -> Changes {
-        let mut changes = Changes::default();
+    fn reclaim(&mut self, now: Instant, changes: &mut Changes) {
         if self.none_idle_before.is_some_and(|idle| now < idle) {
-            return changes;
+            return;
         }
         let (idle, pins, head) = (self.retention.idle, &self.pins, self.head);
         let reclaimed = self.topics.extract_if(|topic, ring| {
@@ -199,7 +212,6 @@ impl Log {
         }
         let published = self.topics.values().map(|ring| ring.published);
         self.none_idle_before = published.min().map(|published| published + idle);
-        changes
     }
 
     fn insert(&mut self, topic: &Topic, entry: Entry, published: Instant) {
@@ -220,17 +232,25 @@ impl Log {
         ring
     }
 
-    fn is_over(&self, topic: &Topic) -> bool {
-        let ring = &self.topics[topic];
-        let first = ring.first().unwrap_or(self.head);
-        ring.is_over(&self.retention) && !is_pinned(&self.pins, topic, first)
+    /// One look-up for all that is dropped: most publishes to a full topic drop one message.
+    fn trim_topic(&mut self, topic: &Topic, changes: &mut Changes) {
+        let Some(ring) = self.topics.get_mut(topic) else {
+            return;
+        };
+        while ring.is_over(&self.retention)
+            && let Some(first) = ring.first()
+            && !is_pinned(&self.pins, topic, first)
+        {
+            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
+        }
     }
 
     fn trim_total(&mut self, changes: &mut Changes) {
         while self.bytes > self.retention.total_bytes
             && let Some(topic) = self.oldest_unpinned().cloned()
+            && let Some(ring) = self.topics.get_mut(&topic)
         {
-            self.drop_oldest_of(&topic, changes);
+            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
         }
     }
 
@@ -243,23 +263,6 @@ impl Log {
     fn holds_pinned(&self) -> bool {
         let mut oldest = self.oldest.iter();
         oldest.any(|(seq, topic)| is_pinned(&self.pins, topic, *seq))
-    }
-
-    /// Keeps ring, index and sum in step.
-    fn drop_oldest_of(&mut self, topic: &Topic, changes: &mut Changes) {
-        let Some(ring) = self.topics.get_mut(topic) else {
-            return;
-        };
-        let Some(entry) = ring.pop() else {
-            return;
-        };
-        self.bytes -= entry.cost();
-        self.oldest.remove(&entry.seq());
-        if let Some(first) = ring.first() {
-            self.oldest.insert(first, topic.clone());
-        }
-        changes.topics.push(topic.clone());
-        changes.dropped.push(entry);
     }
 }
 
@@ -334,15 +337,30 @@ impl Log {
     }
 
     fn drop_up_to(&mut self, topic: &Topic, seq: u64, changes: &mut Changes) {
-        while let Some(first) = self.topics[topic].first()
-            && first <= seq
-        {
-            self.drop_oldest_of(topic, changes);
+        let Some(ring) = self.topics.get_mut(topic) else {
+            return;
+        };
+        while ring.first().is_some_and(|first| first <= seq) {
+            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
         }
-        if let Some(ring) = self.topics.get_mut(topic) {
-            ring.mark = ring.mark.max(seq);
+        ring.mark = ring.mark.max(seq);
+    }
+}
+
+/// Drops a ring's oldest message, keeps the index in step, and returns what the message cost.
+fn drop_oldest(ring: &mut Ring, oldest: &mut BTreeMap<u64, Topic>, changes: &mut Changes) -> usize {
+    let Some(entry) = ring.pop() else {
+        return 0;
+    };
+    if let Some(topic) = oldest.remove(&entry.seq()) {
+        changes.topics.push(topic.clone());
+        if let Some(first) = ring.first() {
+            oldest.insert(first, topic);
         }
     }
+    let cost = entry.cost();
+    changes.dropped.push(entry);
+    cost
 }
 
 /// Whether somebody is still owed this message.

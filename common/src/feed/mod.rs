@@ -300,7 +300,7 @@ impl Next<'_> {
             return news;
         }
         self.waiter.register(task.waker());
-        // A message that came between the look and the registration woke nobody: look again.
+        // A message that came between the look and the registration woke no one: look again.
         self.look()
     }
 

@@ -148,7 +148,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         (waiting.generation == slot.generation).then(|| &mut waiting.wakers[slot.index])
     }
 
-    /// Removes an empty slab with its key, or keys that nobody waits for any more would pile up.
+    /// Removes an empty slab with its key, or keys without waiters would pile up.
     fn leave(&mut self, key: &K, slot: Slot) -> Option<Waker> {
         let waiting = self.waiting.get_mut(key)?;
         if waiting.generation != slot.generation {

@@ -3,8 +3,8 @@
 //! While the process keeps up, the log trims itself by the same rules as the stream, so it knows all that
 //! was dropped. Messages that the stream drops before they come here show as a jump in its sequence, and
 //! a jump does not name the topics. But the stream drops a message for two reasons only: its topic has as
-//! many newer ones as a topic may have, or the stream's first message has moved past it. So whoever has
-//! read the whole stream knows which topics may have lost something. Therefore a jump makes a new log,
+//! many newer ones as a topic may have, or the stream's first message has moved past it. So a process
+//! that has read the whole stream knows which topics may have lost something. Therefore a jump makes a new log,
 //! which is filled aside and takes the old one's place once it is whole.
 
 use std::{fmt::Display, sync::Arc, time::Duration};

@@ -2,7 +2,7 @@
 //!
 //! A publish is a [`Job`] of the one thread that writes. It adds a row. When its group has been
 //! committed, the message goes into the log that readers see, readers are woken, and the publisher is
-//! answered: nobody sees what a crash could take back. What the log drops is deleted with a later
+//! answered: no one sees what a crash could take back. What the log drops is deleted with a later
 //! group, so after a crash there may be a little more than the log kept, never less.
 
 use std::{
