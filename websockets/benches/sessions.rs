@@ -2,8 +2,7 @@
 //!
 //! The server is another process. It runs in turn with the least that any server could do with as many
 //! sockets and the same bytes: one loop of `write(2)` for a delivery, a `read(2)` and a `write(2)` for an
-//! echo. Their ratio tells what is left to improve, on any machine. The echoes are those of
-//! `examples/echo.rs`.
+//! echo. Their ratio tells what is left to improve, on any machine. `examples/echo.rs` answers the echoes.
 
 use std::{
     io::{Read, Write},

@@ -41,7 +41,7 @@ async fn main() -> io::Result<()> {
 /// Serves at `address` for ever.
 ///
 /// # Errors
-/// The system's.
+/// If the address cannot be bound, or accepting fails.
 pub async fn run(address: &str) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -82,14 +82,14 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
 }
 
 async fn echo(upgraded: Upgraded) {
-    // What came behind the handshake is still inside `Upgraded`.
+    // Bytes that came after the handshake are still inside `Upgraded`.
     let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
     let ending = loop {
         if let Err(ending) = echo_some(&mut socket).await {
             break ending;
         }
     };
-    // A peer that takes no byte of its close is dropped, too.
+    // A peer that does not take the close frame is dropped all the same.
     let _ = close(&mut socket, ending).await;
 }
 

@@ -146,10 +146,10 @@ impl Client {
     fn connect(&self) -> Result<WebSocket<TcpStream>, Failure> {
         let stream = connect(&self.url)?;
         let sign = self.url.query().map_or('?', |_| '&');
-        let url = format!("{}{sign}after={}", self.url, self.after);
-        let url = url
+        let text = format!("{}{sign}after={}", self.url, self.after);
+        let url = text
             .parse()
-            .map_err(|error| Failure::Final(format!("{url}: {error}")))?;
+            .map_err(|error| Failure::Final(format!("{text}: {error}")))?;
         let request = ClientRequestBuilder::new(url).with_sub_protocol("feed.v1.json");
         match client(request, stream) {
             Ok((socket, _)) => Ok(socket),
@@ -204,8 +204,8 @@ fn connect(url: &Uri) -> Result<TcpStream, Failure> {
         return Err(Failure::Final(format!("{url} is not ws://HOST:PORT/…")));
     };
     let addresses = (host, url.port_u16().unwrap_or(80)).to_socket_addrs();
-    let address = addresses.map_err(Error::from)?.next();
-    let address = address.ok_or_else(|| Failure::Final(format!("{host} has no address")))?;
+    let first = addresses.map_err(Error::from)?.next();
+    let address = first.ok_or_else(|| Failure::Final(format!("{host} has no address")))?;
     let stream = TcpStream::connect_timeout(&address, SILENCE).map_err(Error::from)?;
     stream.set_nodelay(true).map_err(Error::from)?;
     stream

@@ -1,8 +1,8 @@
-//! Where frames begin and end in the bytes of a peer (RFC 6455 §5.2). It reads nothing else of them.
+//! Where frames begin and end in the bytes of a peer (RFC 6455 §5.2). Nothing else of a frame is read.
 //!
-//! tungstenite reads the frames, but does not tell two things that a server needs: whether it is in the
-//! middle of a message, and how many fragments a message has. When no message has begun, its buffers can
-//! be dropped. The number of fragments needs a limit, because each costs time and memory.
+//! tungstenite parses the frames, but does not tell two things that a server needs. One is whether it is in
+//! the middle of a message: if not, its buffers can be dropped. The other is how many fragments a message
+//! has: they need a limit, because each costs time and memory.
 
 /// A position in a stream of frames.
 #[derive(Debug)]
@@ -10,20 +10,20 @@ pub struct Boundary {
     /// The bytes of the current frame's header that have come, without the mask.
     header: [u8; 10],
     /// How many bytes of `header` are filled.
-    have: u8,
+    filled: u8,
     /// Bytes of mask and payload that are still to come.
     left: u64,
-    /// Frames of a message whose last frame has not begun.
+    /// The frames so far of a message that is not complete.
     fragments: u32,
     max_fragments: u32,
 }
 
 impl Boundary {
-    /// The beginning of a stream whose messages have at most this many frames.
+    /// The start of a stream. A message may have at most this many frames.
     pub fn new(max_fragments: u32) -> Self {
         Self {
             header: [0; 10],
-            have: 0,
+            filled: 0,
             left: 0,
             fragments: 0,
             max_fragments,
@@ -32,7 +32,7 @@ impl Boundary {
 
     /// Whether every message that has begun is complete.
     pub fn at_rest(&self) -> bool {
-        self.have == 0 && self.left == 0 && self.fragments == 0
+        self.filled == 0 && self.left == 0 && self.fragments == 0
     }
 
     /// Walks over `bytes` and returns how many it passed: all of them, or those before a frame that
@@ -40,7 +40,7 @@ impl Boundary {
     pub fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while let Some(first) = rest.first() {
-            let is_frame_start = self.left == 0 && self.have == 0;
+            let is_frame_start = self.left == 0 && self.filled == 0;
             if is_frame_start && self.exceeds_limit(*first) {
                 break;
             }
@@ -57,26 +57,27 @@ impl Boundary {
         bytes.len() - rest.len()
     }
 
-    /// Whether the frame that begins with this byte needs a successor beyond the limit.
+    /// Whether the frame that begins with this byte is not the last of its message, although no more are
+    /// allowed.
     fn exceeds_limit(&self, first: u8) -> bool {
         is_data(first) && !is_final(first) && self.fragments + 1 >= self.max_fragments
     }
 
     fn take_header(&mut self, byte: u8) {
-        self.header[usize::from(self.have)] = byte;
-        self.have += 1;
+        self.header[usize::from(self.filled)] = byte;
+        self.filled += 1;
         let [first, second, extended @ ..] = self.header;
         // Lengths up to 125 are in the second byte; 126 and 127 say that two or eight more follow.
-        let length = match (self.have, second & 0x7f) {
+        let length = match (self.filled, second & 0x7f) {
             (4, 126) => u64::from(u16::from_be_bytes([extended[0], extended[1]])),
             (10, 127) => u64::from_be_bytes(extended),
             (2, length @ ..126) => length.into(),
-            _ => return, // The header goes on.
+            _ => return, // The header is not complete.
         };
         // A frame without a mask is an error that tungstenite reports.
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
         self.left = length.saturating_add(mask);
-        self.have = 0;
+        self.filled = 0;
         if is_data(first) {
             self.fragments = if is_final(first) {
                 0

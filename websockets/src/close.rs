@@ -1,9 +1,9 @@
 //! How a session ends, and what the peer learns of it (RFC 6455 §7).
 //!
-//! tungstenite returns an error and sends nothing. The peer would only see its connection break, and
-//! not learn that its own frame was the reason. So the close frame is sent here:
+//! On an error tungstenite sends nothing. The peer would only see its connection break, and not learn that
+//! its own frame was the reason. So the close frame is sent here:
 //!
-//! | code | reason | may the client come again? |
+//! | code | reason | may the client reconnect? |
 //! | --- | --- | --- |
 //! | the peer's own | the peer closed | as it likes |
 //! | 1002 | its frames break the protocol | no |
@@ -13,7 +13,7 @@
 //! | 1009 | its message is over the limit, or has too many fragments | no |
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
-//! | 1013 | the server has as many sessions as it may have | yes, later |
+//! | 1013 | the server is at its session limit | yes, later |
 
 use std::{fmt, io, time::Duration};
 
@@ -42,14 +42,14 @@ pub enum Ending {
     ByPeer,
     /// We close, and wait for the peer's answer.
     Ours(CloseFrame),
-    /// We close, and do not wait: nobody knows where the peer's next frame begins.
+    /// We close, and do not wait: after broken frames, the peer's next frame cannot be found.
     Failed(CloseFrame),
     /// No close frame: the peer left without one, was reset, or takes no bytes.
     Gone(Error),
 }
 
-/// The peer did not take all that was written to it. Reset the connection: otherwise the kernel keeps
-/// the rest for it.
+/// The peer did not take everything that was written to it. Reset the connection: otherwise the kernel
+/// keeps the rest in memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer took no byte")]
 pub struct Stalled;
@@ -58,13 +58,13 @@ pub struct Stalled;
 /// the peer still sends has no effect.
 ///
 /// # Errors
-/// [`Stalled`], if the peer could not be told.
+/// [`Stalled`], if the peer did not take all bytes.
 pub async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Stalled>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     debug!(?ending, "session ends");
-    // Whatever a slow peer was in the middle of: its connection is dropped.
+    // If a slow peer runs into the timeout, its connection is dropped anyway.
     let _ = timeout(CLOSING, goodbye(socket, ending)).await;
     if socket.unsent() > 0 {
         return Err(Stalled);
@@ -102,6 +102,7 @@ impl Ending {
 
     fn failed(code: CloseCode, error: &dyn fmt::Display) -> Self {
         let mut reason = error.to_string();
+        // By characters, so that the reason stays valid UTF-8.
         while reason.len() > MAX_REASON {
             reason.pop();
         }

@@ -20,7 +20,7 @@ const MAX_TOPICS: usize = 64;
 
 /// The subprotocol `feed.v1.json` in one session.
 ///
-/// One command is handled at a time: the next one waits until the `ack` of a publish is queued.
+/// One command is handled at a time: after a publish, the next command waits until the `ack` is queued.
 #[derive(Debug)]
 pub struct FeedV1 {
     subscriptions: Subscriptions,
@@ -33,7 +33,7 @@ impl FeedV1 {
         Self { subscriptions }
     }
 
-    /// Adds the subscription that the handshake asked for. Returns the text that tells the client.
+    /// Adds the subscription that the handshake asked for. Returns the `subscribed` frame's text.
     pub fn open(&mut self, topics: Topics, after: After) -> String {
         let next = self.subscriptions.add(topics, after);
         protocol::subscribed(None, next)
@@ -41,8 +41,8 @@ impl FeedV1 {
 }
 
 impl Subprotocol for FeedV1 {
-    // Every command but `received` is answered, also if it fails: then by `error` with its `ref`. Only broken
-    // frames end a session.
+    // Every command except `received` is answered. If it fails, the answer is an `error` with its `ref`. Only
+    // broken frames end a session.
     async fn handle(&mut self, text: &str) -> Option<String> {
         match protocol::parse(text) {
             Ok(Command::Publish(publish)) => {
@@ -58,7 +58,7 @@ impl Subprotocol for FeedV1 {
                 Some(answer(unsubscribe.reference, next, subscribed))
             }
             Ok(Command::Received(received)) => {
-                let problem = note(&received).err()?; // A good one is not answered.
+                let problem = confirm(&received).err()?; // Success is not answered.
                 Some(protocol::error(None, &problem))
             }
             Ok(Command::Ping {}) => Some(protocol::pong()),
@@ -77,7 +77,7 @@ impl Subprotocol for FeedV1 {
         }
     }
 
-    // At the end of a drain: what was published before the signal.
+    // Sends at a drain what was published before the signal.
     async fn read(&mut self) -> Option<Vec<u8>> {
         self.subscriptions.read().await
     }
@@ -94,13 +94,13 @@ impl FeedV1 {
     async fn publish(&self, publish: &Publish<'_>) -> Result<Published, Problem> {
         let topic: Topic = publish.topic.parse().map_err(Problem::bad_request)?;
         let kind = publish.kind.as_deref().map(str::parse).transpose();
-        // The data is checked once more: some JSON that serde takes breaks other parsers.
+        // The data is checked once more, because serde takes some JSON that breaks other parsers.
         let draft = Draft {
             kind: kind.map_err(Problem::bad_request)?.unwrap_or_default(),
             data: Data::json(publish.data.get().as_bytes()).map_err(Problem::bad_request)?,
         };
         let feed = &self.subscriptions.feed;
-        // A client that was cut off cannot know whether it published. With a key it may repeat.
+        // A client that was cut off does not know whether it has published. With a key it may repeat.
         let Some(key) = &publish.key else {
             return Ok(feed.publish(topic, draft).await?);
         };
@@ -108,8 +108,8 @@ impl FeedV1 {
         Ok(feed.publish_once(topic, draft, key).await?)
     }
 
-    /// Where the new subscription starts, if that can be told. A topic may be in one subscription only:
-    /// otherwise its messages would be sent twice.
+    /// Returns where the new subscription starts, if that is known. A topic may be in one subscription
+    /// only: otherwise its messages would be sent twice.
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<Option<Cursor>, Problem> {
         let topics = parse_topics(&subscribe.topics)?;
         let after = match subscribe.after.as_deref().map(str::parse) {
@@ -117,7 +117,7 @@ impl FeedV1 {
             Some(Ok(after)) => after,
             Some(Err(error)) => return Err(Problem::bad_request(format!("after: {error}"))),
         };
-        // Refused, not merged: to merge would move one of the two cursors.
+        // Refused, because merging would move one of the two cursors.
         if let Some(topic) = self.subscriptions.first_of(&topics) {
             let detail = format!("topic {topic} is subscribed already: unsubscribe first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -133,7 +133,7 @@ impl FeedV1 {
         Ok(self.subscriptions.add(topics, after))
     }
 
-    /// Up to where everything of these topics was sent, if that can be told.
+    /// Returns the position up to which these topics were sent, if that is known.
     fn unsubscribe(&mut self, topics: &[String]) -> Result<Option<Cursor>, Problem> {
         let topics = parse_topics(topics)?;
         Ok(self.subscriptions.remove(&topics))
@@ -141,7 +141,7 @@ impl FeedV1 {
 }
 
 /// Put here what your server does with a confirmation. This one logs it.
-fn note(received: &Received) -> Result<(), Problem> {
+fn confirm(received: &Received) -> Result<(), Problem> {
     let id: Cursor = received.id.parse().map_err(Problem::bad_request)?;
     debug!(%id, "received by the client");
     Ok(())

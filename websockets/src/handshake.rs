@@ -71,14 +71,14 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
     has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// The 101 that turns this connection into a websocket. `subprotocol` is what the messages mean; a
-/// client need not offer it, but one that offers only others has come to the wrong server.
+/// The 101 that turns this connection into a websocket. `subprotocol` names what the messages mean. A
+/// client need not offer it, but a client that offers only others is refused.
 ///
-/// An offer of permessage-deflate is declined by not answering it. A connection of Python's
-/// `websockets` takes 64 to 316 KiB with it, and 14 KiB without.
+/// An offer of permessage-deflate is declined by not answering it, because it costs memory: a connection
+/// of Python's `websockets` takes 64 to 316 KiB with it, and 14 KiB without.
 ///
 /// # Errors
-/// What a refused client can do about it.
+/// The first thing that is wrong with the request.
 pub fn answer<B, T: Default>(
     request: &Request<B>,
     subprotocol: &'static str,
@@ -90,7 +90,7 @@ pub fn answer<B, T: Default>(
     if request.method() != Method::GET {
         return Err(Refusal::Method);
     }
-    // HTTP/1.0 has no `Upgrade`, and HTTP/2 another way to a websocket.
+    // HTTP/1.0 has no `Upgrade`, and HTTP/2 has another handshake.
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::Http);
     }
@@ -98,17 +98,17 @@ pub fn answer<B, T: Default>(
         return Err(Refusal::Connection);
     }
     // Older versions are drafts that no browser speaks any more.
-    if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if single(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Refusal::Version);
     }
     let key = key(headers)?;
-    let subprotocol = choose(subprotocol, headers)?;
-    Ok(switching_protocols(key, subprotocol))
+    let chosen = choose(subprotocol, headers)?;
+    Ok(switching_protocols(key, chosen))
 }
 
-/// A nonce of 16 bytes in Base64. It comes back hashed, which proves that no cache answered.
+/// The client's nonce, 16 bytes in Base64. Its hash in the answer proves that no cache answered.
 fn key(headers: &HeaderMap) -> Result<&HeaderValue, Refusal> {
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::NoKey)?;
+    let key = single(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::NoKey)?;
     match BASE64_STANDARD.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(key),
         _ => Err(Refusal::BadKey),
@@ -131,8 +131,8 @@ fn switching_protocols<T: Default>(
     key: &HeaderValue,
     subprotocol: Option<&'static str>,
 ) -> Response<T> {
-    let accept = derive_accept_key(key.as_bytes());
-    let accept = HeaderValue::try_from(accept).expect("Base64 is a field value");
+    let hash = derive_accept_key(key.as_bytes());
+    let accept = HeaderValue::try_from(hash).expect("Base64 is a field value");
     let mut response = Response::new(T::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().extend([
@@ -148,7 +148,7 @@ fn switching_protocols<T: Default>(
     response
 }
 
-/// Whether a list of tokens, over all lines of the field, has this one in any case.
+/// Whether the field lists this token, ignoring case. Several lines of a field are one list.
 fn has_token(headers: &HeaderMap, field: &HeaderName, token: &str) -> bool {
     tokens(headers, field).any(|other| other.eq_ignore_ascii_case(token))
 }
@@ -159,9 +159,9 @@ fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item 
     lists.flat_map(|list| list.split(',').map(str::trim))
 }
 
-/// The field's value, if the field is there exactly once. With two, a proxy and this server might disagree
-/// on which one counts.
-fn only<'a>(headers: &'a HeaderMap, field: &HeaderName) -> Option<&'a HeaderValue> {
+/// The field's value, if the field is there exactly once. If there were two, a proxy might use one and
+/// this server the other.
+fn single<'a>(headers: &'a HeaderMap, field: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(field).iter();
     values.next().filter(|_| values.next().is_none())
 }

@@ -2,14 +2,15 @@
 //!
 //! The client asks once to change the protocol. From then on both sides send when they want: the client
 //! publishes, the server answers and notifies. A session holds a few cursors. It fetches pages from the
-//! feed when its socket takes bytes, so a slow reader has no queue here. A client that comes back with
-//! its last id has missed nothing. From the top:
+//! feed when its socket takes bytes, so a slow reader has no queue here. A client that reconnects with
+//! its last id misses nothing. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
-//! - `serve.rs` accepts connections, hands each to hyper, and takes it back when it is upgraded;
+//! - `serve.rs` accepts connections, gives each to hyper, and takes it back when it is upgraded;
 //! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades;
-//! - [`session`] is what follows: one task, one `select!`. [`socket`] drives tungstenite on any async
-//!   stream, [`boundary`] knows when it is idle, [`close`] ends it so that the peer learns why;
+//! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] drives
+//!   tungstenite on any async stream, [`boundary`] finds the moments when it is idle, [`close`] ends it
+//!   and tells the peer why;
 //! - `commands.rs` is what the messages mean, `subscriptions.rs` what a session reads of the feed,
 //!   `protocol.rs` the JSON in the frames.
 
@@ -40,10 +41,10 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8004", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// How many sessions may be open. One more is closed with 1013 as soon as it is open.
+    /// How many sessions may be open. A session over the limit is closed with 1013 right after it opens.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub max_subscribers: usize,
-    /// Ping a client that was silent for this many seconds. It has half of them to answer.
+    /// Ping a client that was silent for this many seconds. It has half of that time to answer.
     #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]
     pub ping: Duration,
     /// The knobs of the feed.
@@ -66,7 +67,7 @@ impl App {
         let drain = config.server.drain;
         let sessions = Sessions::new(config.max_subscribers, config.ping, drain);
         Ok(Self {
-            // Closed when this server drains, not when another one of the same feed does.
+            // Its own handle: closing it ends the waits of this server, not of others on the same feed.
             feed: feed.handle(),
             browsers: config.server.browsers(listener, "")?,
             server: config.server,

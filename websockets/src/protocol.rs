@@ -13,12 +13,12 @@
 //! | from the server | |
 //! | --- | --- |
 //! | `{"message":{…}}` | the message, as on every wire |
-//! | `{"gap":{…}}` | messages that cannot be given, as on every wire |
+//! | `{"gap":{…}}` | messages that were lost, as on every wire |
 //! | `{"ack":{"ref":1,"id":"…","duplicate":false}}` | published |
-//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to `next`. `null` if only the gap that follows can tell |
+//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to `next`. `null` if it is unknown: a gap follows and names it |
 //! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the command has no readable one |
 //! | `{"pong":{}}` | |
-//! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription; where the last id is newer, keep the id. Sent after a gap, and to clients that asked with `?heartbeat=SECONDS` |
+//! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription; if your last id is newer, keep that id. Sent after a gap, and to clients that asked with `?heartbeat=SECONDS` |
 
 use std::{collections::BTreeMap, fmt};
 
@@ -84,7 +84,7 @@ pub(crate) struct Received {
     pub(crate) id: String,
 }
 
-/// By this a client recognizes the answer: a string or a number, sent back byte for byte.
+/// Links an answer to its command: a string or a number that is sent back byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ref<'a>(&'a str);
 
@@ -106,7 +106,7 @@ impl fmt::Display for Ref<'_> {
     }
 }
 
-/// Reads one text message. Anything but a command is refused, with its `ref` if that can be read.
+/// Reads one text message. If it is not a command, the error has its `ref`, if that can be read.
 pub(crate) fn parse(text: &str) -> Result<Command<'_>, (Option<Ref<'_>>, Problem)> {
     serde_json::from_str(text).map_err(|error| {
         let problem = Problem::bad_request(format!("not a command: {error}"));
@@ -139,18 +139,18 @@ pub(crate) fn ack(reference: Ref<'_>, published: Published) -> String {
     format!(r#"{{"ack":{{"ref":{reference},"id":"{id}","duplicate":{duplicate}}}}}"#)
 }
 
-/// Without `reference` it answers the subscription in the request's path.
+/// Without `reference`: the answer to the subscription in the request's path.
 pub(crate) fn subscribed(reference: Option<Ref<'_>>, next: Option<Cursor>) -> String {
-    let reference = ref_member(reference);
-    let next = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
-    format!(r#"{{"subscribed":{{{reference}"next":{next}}}}}"#)
+    let ref_member = ref_member(reference);
+    let json = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
+    format!(r#"{{"subscribed":{{{ref_member}"next":{json}}}}}"#)
 }
 
 pub(crate) fn error(reference: Option<Ref<'_>>, problem: &Problem) -> String {
-    let reference = ref_member(reference);
+    let ref_member = ref_member(reference);
     let status = problem.status.as_u16();
     let detail = json!(problem.detail);
-    format!(r#"{{"error":{{{reference}"status":{status},"detail":{detail}}}}}"#)
+    format!(r#"{{"error":{{{ref_member}"status":{status},"detail":{detail}}}}}"#)
 }
 
 pub(crate) fn pong() -> String {

@@ -22,7 +22,7 @@ type Answer = Response<Full<Bytes>>;
 
 /// What all connections share.
 pub(crate) struct App {
-    /// This server's own handle: closing it ends the waits of this server alone.
+    /// This server's own handle: closing it ends only the waits of this server.
     pub(crate) feed: Feed,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
@@ -36,7 +36,7 @@ pub(crate) struct Opening {
     pub(crate) subscription: Option<(Topics, After)>,
     /// How often the client wants a `heartbeat` frame.
     pub(crate) heartbeat: Option<Duration>,
-    /// Without a slot the session is refused after the 101, since a page cannot see a refusal before.
+    /// Without a slot the session is closed after the 101: a page cannot see why a handshake is refused.
     pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -80,7 +80,7 @@ where
             let limits = app.server.publish_limits();
             Ok((publish(&app.feed, limits, topic, request).await?, None))
         }
-        (path, topics) => Ok((page(app, path, topics, reads)?, None)),
+        (path, topics) => Ok((fallback(app, path, topics, reads)?, None)),
     }
 }
 
@@ -90,7 +90,8 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Upgrades. The path and the query are checked first, so that a client sees the reason of a refusal.
+/// Answers a handshake. The path and the query are checked before the 101, so that a client can read
+/// why it is refused.
 fn open<B>(
     app: &App,
     topics: Option<&str>,
@@ -123,7 +124,7 @@ impl From<Refusal> for Problem {
 }
 
 /// The routes without topics, and the refusals.
-fn page(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<Answer, Problem> {
+fn fallback(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<Answer, Problem> {
     match path {
         "/" if reads => Ok(html(include_str!("page.html"))),
         "/healthz" if reads => healthz(&app.feed),

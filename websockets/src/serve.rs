@@ -1,7 +1,7 @@
 //! The accept loop, one connection, and its upgrade.
 //!
-//! A connection may go on as a session. hyper considers it done then, and its graceful shutdown does not
-//! know of it. So the same task goes on with the session, under the same limit and in the same drain.
+//! A connection may become a session. For hyper it is then done, and hyper's graceful shutdown does not
+//! reach it. So the same task runs the session, under the same limit and in the same drain.
 
 use std::{
     convert::Infallible,
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     connections.drain(app.server.drain).await
 }
 
-/// The next connection. It may be dropped and called again: nothing is lost.
+/// The next connection. Cancel-safe: dropping the future loses no connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -73,7 +73,7 @@ fn connection(
     app: Arc<App>,
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    // Boxed, so that hyper's memory is free again while the session runs.
+    // Boxed, so that hyper's memory is freed before the session runs.
     let session = Box::pin(until_session(stream, app, draining.clone()));
     async move {
         // Borrowed, not moved: a value that is moved across an await is stored twice
@@ -86,14 +86,14 @@ fn connection(
     }
 }
 
-/// The connection while it speaks HTTP. Returns the session that it becomes, if it becomes one. A session
-/// needs a slot; without one the connection is closed here.
+/// Serves the connection while it speaks HTTP. Returns a session if it is upgraded and there is a slot.
+/// Without a slot, the upgraded connection is closed here.
 async fn until_session(
     stream: TcpStream,
     app: Arc<App>,
     draining: watch::Receiver<bool>,
 ) -> Option<Session<Stream, FeedV1>> {
-    // Small frames leave at once. It fails only on a socket that is closed already.
+    // Sends small frames at once. Fails only on a socket that is already closed.
     let _ = stream.set_nodelay(true);
     let opening = http(stream, &app, draining).await?;
     let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
@@ -101,7 +101,7 @@ async fn until_session(
         refuse(socket).await;
         return None;
     };
-    // From here on nothing of HTTP is left: the frames mean what the subprotocol says.
+    // HTTP ends here. From now on the subprotocol says what the frames mean.
     let mut subprotocol = FeedV1::new(app.feed.clone());
     if let Some((topics, after)) = opening.subscription {
         socket.push_text(&subprotocol.open(topics, after));
@@ -117,7 +117,7 @@ async fn http(
     mut draining: watch::Receiver<bool>,
 ) -> Option<Opening> {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
-    // The service leaves here what the 101 opens: hyper only passes the connection on.
+    // The service stores here what the 101 opens, because hyper passes on only the connection.
     let opening = Mutex::new(None);
     let service = service_fn(|request| answer(app, &opening, request));
     let http = app.server.http1();
@@ -149,9 +149,9 @@ const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The websocket that hyper hands over once the 101 is written.
 async fn websocket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
-    // It fails if the client left before it had the 101.
+    // Fails if the client left before it got the 101.
     let upgraded = upgrade.await.inspect_err(log);
-    // hyper has boxed our stream. With its own type again, the session can reset it.
+    // hyper has boxed the stream. The session needs its own type back, to be able to reset it.
     let parts = upgraded
         .ok()?
         .downcast::<TokioIo<Stream>>()
@@ -161,7 +161,7 @@ async fn websocket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stre
         fragments: MAX_FRAGMENTS,
     };
     let stream = parts.io.into_inner();
-    // `read_buf` is what came behind the request: the first frames of a client that did not wait.
+    // `read_buf` holds what came after the request: the first frames of a client that did not wait.
     Some(Socket::new(stream, &parts.read_buf, limits))
 }
 
@@ -178,10 +178,10 @@ async fn refuse(mut socket: Socket<Stream>) {
 }
 
 /// Makes the connection end with RST when it is dropped. Otherwise the kernel would keep the unsent bytes
-/// for a peer that reads no more.
+/// for a peer that no longer reads.
 fn reset(stream: &Stream) {
     info!("reset a peer that took no byte");
-    // It fails only on a socket that is closed already.
+    // Fails only on a socket that is already closed.
     let _ = stream.get_ref().set_zero_linger();
 }
 

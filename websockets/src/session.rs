@@ -1,11 +1,11 @@
 //! A session: one task, one `select!` over socket, news, time and shutdown.
 //!
-//! There is no queue. One write carries the answers to everything that one read brought. The next news
-//! is fetched when all before it is written. So a peer that does not read costs its socket and one page;
-//! it falls behind in the feed and is told of the gap. A peer that sends but does not read the answers
-//! is not read any further, and its own socket fills.
+//! There is no queue. One write carries the answers to everything that one read brought. News is fetched
+//! only when everything before it is written. So a peer that does not read costs its socket and one page.
+//! It falls behind in the feed and is told of the gap. If a peer sends but does not read the answers, the
+//! session stops reading, and the peer's own socket fills.
 //!
-//! What the messages mean is a [`Subprotocol`]; how a websocket stays healthy is here.
+//! A [`Subprotocol`] says what the messages mean. This file keeps the connection healthy.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     socket::Socket,
 };
 
-/// Nothing more is read while this many bytes wait to be written: their answers would need room too.
+/// Reading stops while this many bytes wait to be written, because more answers would need more memory.
 pub const MAX_UNSENT: usize = 64 * 1024;
 
 /// What the messages of one session mean (RFC 6455 §1.9).
@@ -29,28 +29,28 @@ pub trait Subprotocol {
     /// Handles one text message. Returns the text that answers it, if there is one.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
-    /// Waits for news, as whole frames of [`push_text_frame`](crate::socket::push_text_frame). `None`: no
-    /// more will come, so the session ends with 1012. The future may be dropped before it is ready: then
-    /// nothing may be lost.
+    /// Waits for news. Returns whole frames, made by [`push_text_frame`](crate::socket::push_text_frame).
+    /// `None` means that no more will come: the session then ends with 1012. Must be cancel-safe: if the
+    /// future is dropped before it is ready, no news may be lost.
     ///
     /// # Errors
     /// How the session ends instead.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
 
-    /// The news that is there now, as whole frames: the last ones before a 1012.
+    /// The news that is there now, as whole frames, or `None`. Called before a 1012, to send the last news.
     fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
 
-    /// Called at every heartbeat, and as often as silent peers are pinged if the client asked for no
-    /// heartbeats. Returns the frame's text, if there is one; it is sent only to clients that asked.
+    /// Called at every heartbeat. If the client asked for none, called once per ping interval, and the
+    /// result is dropped. Returns the text of the heartbeat, if there is one.
     fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
 /// What all sessions of a server share.
 #[derive(Debug)]
 pub struct Sessions {
-    /// A peer that was silent for this long is pinged. It has half of it to answer; any byte will do.
+    /// A peer that was silent for this long is pinged. It has half of that time to answer, with any byte.
     pub ping: Duration,
-    /// When the server drains, the last session leaves by half of this time.
+    /// How long the server drains. The last session leaves by half of this time.
     pub drain: Duration,
     /// How many may be open.
     pub max: usize,
@@ -69,7 +69,7 @@ impl Sessions {
         }
     }
 
-    /// The right to open one more session, given back when it is dropped.
+    /// The right to open one more session. Dropping it frees the slot. `None` if all slots are taken.
     pub fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().try_acquire_owned().ok()
     }
@@ -86,7 +86,7 @@ pub struct Session<S, P> {
     /// How often the client wants a heartbeat, if it asked for them.
     heartbeat: Option<Duration>,
     heartbeat_at: Instant,
-    /// When it is this session's turn to leave, once the server drains.
+    /// When this session leaves. Set when the server begins to drain.
     leave_at: Option<Instant>,
     /// Held until the session ends, however it ends.
     _slot: OwnedSemaphorePermit,
@@ -97,8 +97,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     P: Subprotocol,
 {
-    /// A session that begins. It owns its slot of [`Sessions::slot`]. `heartbeat` is how often the client
-    /// wants one, if it asked for them.
+    /// A new session. `slot` is from [`Sessions::slot`]. `heartbeat` is how often the client wants a
+    /// heartbeat, if it asked for them.
     pub fn new(
         shared: Arc<Sessions>,
         slot: OwnedSemaphorePermit,
@@ -130,29 +130,29 @@ where
     /// [`Stalled`], if the peer took no byte.
     pub async fn run(&mut self, draining: &mut watch::Receiver<bool>) -> Result<(), Stalled> {
         let mut drain = pin!(draining.changed());
-        let mut alarm = pin!(sleep_until(self.tick_at()));
+        let mut timer = pin!(sleep_until(self.tick_at()));
         let ending = loop {
-            // What was queued is sent at once, as far as the connection takes it.
+            // Sends what is queued, as far as the connection takes it now.
             if let Err(error) = self.socket.write_some().await {
                 break error.into();
             }
-            // An alarm that rings too early is moved when it rings. To move it at every message would
-            // cost as much as the message.
-            if alarm.is_elapsed() || self.tick_at() < alarm.deadline() {
-                alarm.as_mut().reset(self.tick_at());
+            // The timer may fire too early, and is then reset. Resetting it at every message would cost
+            // as much as the message itself.
+            if timer.is_elapsed() || self.tick_at() < timer.deadline() {
+                timer.as_mut().reset(self.tick_at());
             }
             let (unsent, stays) = (self.socket.unsent(), self.leave_at.is_none());
             let woken = tokio::select! {
                 ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
                 news = self.subprotocol.next(), if unsent == 0 && stays => self.deliver(news),
-                () = &mut alarm => Ok(()),
+                () = &mut timer => Ok(()),
                 _ = &mut drain, if stays => self.plan_to_leave(),
             };
             if let Err(ending) = woken {
                 break ending;
             }
-            // Boxed, like the closing: an idle session need not hold the memory for them.
-            let due = alarm.is_elapsed();
+            // `work` and `close` are boxed, so that an idle session does not reserve memory for them.
+            let due = timer.is_elapsed();
             if (due || self.socket.is_unread())
                 && let Err(ending) = Box::pin(self.work(due)).await
             {
@@ -170,7 +170,7 @@ where
         Ok(())
     }
 
-    /// Sessions do not all leave at once: the server that takes over has to accept every client.
+    /// Chooses a random time to leave, so that the next server need not accept all clients at once.
     fn plan_to_leave(&mut self) -> Result<(), Ending> {
         let open = self.shared.max - self.shared.slots.available_permits();
         let wait = spread(open, self.shared.drain).mul_f64(rand::random());
@@ -206,7 +206,7 @@ where
         }
     }
 
-    /// When there is something to do although nothing happens.
+    /// When `tick` has something to do: leave, send a heartbeat, or check a silent peer.
     fn tick_at(&self) -> Instant {
         let tick_at = self.heartbeat_at.min(self.check_at());
         self.leave_at
@@ -241,7 +241,7 @@ where
         Ending::ours(CloseCode::Restart, "the server restarts")
     }
 
-    /// When a silent peer is pinged, or given up.
+    /// When a silent peer is pinged or, after a ping, disconnected.
     fn check_at(&self) -> Instant {
         match self.unanswered_ping() {
             Some(pinged) => pinged + self.shared.ping / 2,
@@ -256,8 +256,8 @@ where
 
     fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
-            // A ping would queue behind bytes that the peer does not take. The write timeout of the
-            // connection ends this peer.
+            // A ping would queue behind bytes that the peer does not take. The connection's write
+            // timeout disconnects such a peer.
             self.socket.mark_heard();
             return Ok(());
         }
@@ -270,8 +270,8 @@ where
     }
 }
 
-/// Over how long the open sessions leave: a thousand a second, but all by half of the drain, so that the
-/// last one has time to close.
+/// The time over which the open sessions leave: a thousand a second, but all by half of the drain, so that
+/// the last one has time to close.
 fn spread(open: usize, drain: Duration) -> Duration {
     let open = u32::try_from(open).unwrap_or(u32::MAX);
     Duration::from_millis(1).saturating_mul(open).min(drain / 2)

@@ -1,14 +1,14 @@
 //! A server's websocket: tungstenite on any `AsyncRead + AsyncWrite`.
 //!
-//! tungstenite's `WebSocketContext` does no I/O of its own. It takes a stream at every call. Here this
-//! stream is two buffers: the bytes that have come, and the bytes to write. So one read may bring many
-//! messages, and one write carries the answers to all of them.
+//! tungstenite's `WebSocketContext` does no I/O: each call takes a stream. Here this stream is two buffers,
+//! the received bytes and the bytes to write. So one read may bring many messages, and one write carries
+//! the answers to all of them.
 //!
 //! Between two messages tungstenite has nothing to remember. The socket then drops tungstenite's
 //! context with its buffers, so an idle websocket costs little more than its TCP connection.
 //! [`boundary`](crate::boundary) finds these moments.
 //!
-//! Every future here may be dropped at any await and made again: no byte is lost.
+//! Every future here is cancel-safe: it may be dropped at any await, and no byte is lost.
 
 use std::{
     future::poll_fn,
@@ -39,15 +39,16 @@ use crate::boundary::Boundary;
 /// The most bytes that one read takes. With 16 KiB, sixteen echoes of 1 KiB took two reads and a fifth more
 /// processor time (`cargo bench -p websockets`).
 const READ: usize = 64 * 1024;
-/// How many bytes tungstenite takes from us at a time. It clears as many whenever it asks for more.
+/// How many bytes tungstenite takes from us at a time. It zeroes as many before each read, so more would
+/// cost time.
 const READ_BUFFER: usize = 4 * 1024;
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of a message, and of a frame: tungstenite reserves what a frame's header announces.
+    /// The most bytes of a message, and of a frame: tungstenite reserves what a frame's header announces.
     pub message: usize,
-    /// Frames of a message.
+    /// The most frames of a message.
     pub fragments: u32,
 }
 
@@ -67,13 +68,13 @@ pub struct Socket<S> {
     heard: Instant,
 }
 
-/// What tungstenite has to do or to remember.
+/// Whether tungstenite has something to read or to remember.
 #[derive(Debug, Default)]
 enum State {
     /// Between two messages, with nothing left to read.
     #[default]
     Idle,
-    /// There may be a message in the bytes that have come.
+    /// There may be a message in the received bytes.
     Unread(Box<WebSocketContext>),
     /// Everything was read. The context remembers half a message, or that a close frame was sent.
     Waiting(Box<WebSocketContext>),
@@ -83,17 +84,17 @@ enum State {
 #[derive(Debug)]
 struct Buffers {
     /// Bytes of the peer that tungstenite has not taken yet.
-    come: Bytes,
-    /// The peer sends no more.
+    received: Bytes,
+    /// The peer has sent FIN.
     ended: bool,
-    /// Where in the peer's frames `come` begins.
+    /// Where in the peer's frames `received` begins.
     boundary: Boundary,
     /// Bytes to write.
     out: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    /// A socket on an upgraded connection. `early` is what came behind the handshake.
+    /// A socket on an upgraded connection. `early` holds the bytes that came after the handshake.
     pub fn new(io: S, early: &[u8], limits: Limits) -> Self {
         let state = if early.is_empty() {
             State::Idle
@@ -105,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             max_message: limits.message,
             state,
             buffers: Buffers {
-                come: Bytes::copy_from_slice(early),
+                received: Bytes::copy_from_slice(early),
                 ended: false,
                 boundary: Boundary::new(limits.fragments),
                 out: Vec::new(),
@@ -124,23 +125,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.buffers.out.len()
     }
 
-    /// Whether there may be a message in what has come.
+    /// Whether there may be a message in the received bytes.
     pub fn is_unread(&self) -> bool {
         matches!(self.state, State::Unread(_))
     }
 
-    /// Since when the peer is silent.
+    /// When the peer was last heard.
     pub fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// Lets the peer's silence begin now.
+    /// Counts the peer as heard now.
     pub fn mark_heard(&mut self) {
         self.heard = Instant::now();
     }
 
-    /// Queues a text message. Like everything queued, [`ready`](Self::ready) and
-    /// [`write_some`](Self::write_some) write it.
+    /// Queues a text message. [`ready`](Self::ready) and [`write_some`](Self::write_some) write what is
+    /// queued.
     pub fn push_text(&mut self, text: &str) {
         push_text_frame(text.as_bytes(), &mut self.buffers.out);
     }
@@ -156,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         push_frame(&payload, opcode, &mut self.buffers.out);
     }
 
-    /// Queues whole frames. They are not copied if they are the first.
+    /// Queues whole frames. They are copied only if something is queued already.
     pub fn push_frames(&mut self, frames: Vec<u8>) {
         if self.buffers.out.is_empty() {
             self.buffers.out = frames;
@@ -165,10 +166,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Resolves when there is something to read, if `reading`, or when everything queued is written.
+    /// Resolves when there is something to read (only if `reading`), or when everything queued is written.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn ready(&mut self, reading: bool) -> io::Result<()> {
         poll_fn(|task| {
             if reading && (self.is_unread() || self.poll_fill(task)?.is_ready()) {
@@ -185,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Writes as much as the connection takes now.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn write_some(&mut self) -> io::Result<()> {
         if self.unsent() == 0 {
             return Ok(());
@@ -197,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         .await
     }
 
-    /// The next message of what has come.
+    /// The next message in the received bytes, if there is one.
     pub fn message(&mut self) -> Option<Result<Message, Error>> {
         let State::Unread(context) = &mut self.state else {
             return None;
@@ -244,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Reads until both close frames are exchanged or the peer is gone, then writes what is left.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn finish_close(&mut self) -> Result<(), Error> {
         while self.receive().await.is_ok() {}
         self.finish().await
@@ -263,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Sends FIN: nothing more will be written.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|task| Pin::new(&mut self.io).poll_shutdown(task)).await
     }
@@ -271,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Reads until the peer's FIN and drops what comes.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub async fn discard(&mut self) -> io::Result<()> {
         while !self.buffers.ended {
             poll_fn(|task| self.poll_fill(task)).await?;
@@ -286,7 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Replaces `come` by one read.
+    /// Fills `received` by one read.
     fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         // On the stack and uninitialized: no memory is held between two reads, and none is cleared.
         let mut bytes = [const { MaybeUninit::uninit() }; READ];
@@ -294,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer))?;
         self.heard = Instant::now();
         self.buffers.ended = buffer.filled().is_empty();
-        self.buffers.come = Bytes::copy_from_slice(buffer.filled());
+        self.buffers.received = Bytes::copy_from_slice(buffer.filled());
         self.state = State::Unread(self.take_context());
         Poll::Ready(Ok(()))
     }
@@ -316,20 +317,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
 impl Read for Buffers {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.come.is_empty() {
-            self.come = Bytes::new(); // An empty slice still holds its allocation.
+        if self.received.is_empty() {
+            self.received = Bytes::new(); // An empty slice still holds its allocation.
             return if self.ended {
                 Ok(0)
             } else {
                 Err(ErrorKind::WouldBlock.into())
             };
         }
-        let most = bytes.len().min(self.come.len());
-        let taken = self.boundary.advance(&self.come[..most]);
+        let most = bytes.len().min(self.received.len());
+        let taken = self.boundary.advance(&self.received[..most]);
         if taken == 0 {
             return Err(io::Error::other(TooManyFragments));
         }
-        self.come.copy_to_slice(&mut bytes[..taken]);
+        self.received.copy_to_slice(&mut bytes[..taken]);
         Ok(taken)
     }
 }
@@ -354,7 +355,7 @@ fn context(max_message: usize) -> Box<WebSocketContext> {
     Box::new(WebSocketContext::new(Role::Server, Some(config)))
 }
 
-/// Appends a text message as it is on the wire.
+/// Appends a text message to `out`, as one frame.
 pub fn push_text_frame(text: &[u8], out: &mut Vec<u8>) {
     push_frame(text, OpCode::Data(Data::Text), out);
 }

@@ -1,8 +1,8 @@
 //! What a session reads of the feed: sets of topics, each with its own cursor.
 //!
-//! So a subscription that catches up does not move the cursor of one that is live. A topic is in one
-//! subscription only, so no message is sent twice. A client keeps the same state: the last id per
-//! subscription, to subscribe after it when it comes back.
+//! With its own cursor, a subscription that catches up does not move one that is live. A topic is in one
+//! subscription only, so no message is sent twice. A client keeps the same state: the last id of each
+//! subscription, after which it subscribes when it reconnects.
 
 use std::{future::pending, mem};
 
@@ -11,8 +11,8 @@ use futures_util::future::select_all;
 
 use crate::{protocol, socket};
 
-/// What one write carries: enough messages to be worth it. A stalled reader holds this much of the feed
-/// in memory, or one message if that is longer.
+/// The most that one write carries. A stalled reader holds at most this much of the feed in memory, or
+/// one message if that is longer.
 pub const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1024,
@@ -22,7 +22,7 @@ pub const PAGE: PageLimit = PageLimit {
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     pub(crate) feed: Feed,
-    /// The one that was served longest ago comes first.
+    /// The least recently served one comes first.
     all: Vec<Subscription>,
 }
 
@@ -40,26 +40,26 @@ impl Subscriptions {
         Self { feed, all }
     }
 
-    /// Where the subscription starts, if that can be told.
+    /// Adds a subscription. Returns where it starts, if that is known.
     pub(crate) fn add(&mut self, topics: Topics, after: After) -> Option<Cursor> {
         let start = self.feed.position(&topics, &after);
-        // `latest` means now, not the moment of the first wait.
+        // `latest` means this moment, not the moment of the first wait.
         let after = match (after, start) {
             (After::Latest, Some(start)) => start.into(),
-            (after, _) => after,
+            (other, _) => other,
         };
-        self.all.reserve_exact(1); // A Vec that grows by itself begins with room for four.
+        self.all.reserve_exact(1); // `push` alone would reserve memory for four.
         self.all.push(Subscription { topics, after });
         start
     }
 
-    /// Up to where everything of these topics was sent, if that can be told.
+    /// Removes topics. Returns the position up to which they were sent, if that is known.
     pub(crate) fn remove(&mut self, leaving: &Topics) -> Option<Cursor> {
         let (touched, untouched): (Vec<_>, _) = mem::take(&mut self.all)
             .into_iter()
             .partition(|one| one.topics.iter().any(|topic| contains(leaving, topic)));
         self.all = untouched;
-        // The client learns up to where it has everything of the topics that it leaves.
+        // The client can subscribe to these topics again after this position.
         let position = position_of(&self.feed, &touched);
         for Subscription { topics, after } in touched {
             let stay = topics.iter().filter(|topic| !contains(leaving, topic));
@@ -70,7 +70,7 @@ impl Subscriptions {
         position
     }
 
-    /// The first of these topics that is in a subscription.
+    /// The first of these topics that is in a subscription already.
     pub(crate) fn first_of<'a>(&self, topics: &'a Topics) -> Option<&'a Topic> {
         topics
             .iter()
@@ -107,8 +107,8 @@ impl Subscriptions {
             .all
             .iter()
             .map(|Subscription { topics, after }| Box::pin(self.feed.next(topics, after, PAGE)));
-        let (page, index, _) = select_all(pages).await;
-        let page = page?;
+        let (read, index, _) = select_all(pages).await;
+        let page = read?;
         self.all[index].after = page.next.into();
         self.all.rotate_left(index + 1); // A busy subscription does not starve the others.
         Ok(self.encode(&page))
@@ -144,13 +144,13 @@ impl Subscriptions {
         frames
     }
 
-    /// Up to where everything of all subscriptions was sent, if that can be told.
+    /// The position up to which all subscriptions were sent, if that is known.
     pub(crate) fn position(&self) -> Option<Cursor> {
         position_of(&self.feed, &self.all)
     }
 
-    /// Moves the cursors of subscriptions without news to the head. Otherwise messages of other topics
-    /// that are trimmed would look like a gap.
+    /// Moves the cursors of subscriptions without news to the head. An old cursor would cause a gap as soon
+    /// as messages of other topics are trimmed.
     pub(crate) async fn advance_quiet(&mut self) {
         for Subscription { topics, after } in &mut self.all {
             if let Ok(page) = self.feed.read(topics, after, PAGE).await

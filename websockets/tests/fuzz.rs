@@ -1,6 +1,6 @@
-//! A session against bytes that no client means: the corpus in `tests/corpus/`, then its mutations, cut
-//! into pieces of any size. The session ends in bounded time, sends only frames of the protocol, and
-//! ends the same way however the bytes were cut.
+//! A session against bytes that no client sends on purpose: the corpus in `tests/corpus/`, then its
+//! mutations, cut into pieces of any size. The session must end in bounded time, send only frames of the
+//! protocol, and end in the same way wherever the bytes were cut.
 //!
 //! `FUZZ_SEED` chooses other mutations. A failing input is printed; add it to the corpus as a file.
 #![allow(clippy::unwrap_used, reason = "a test")]

@@ -1,4 +1,4 @@
-//! Every timer of a session under a paused clock, and its backpressure, over a pipe.
+//! Every timer of a session, and its backpressure, over a pipe and under a paused clock.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{sync::Arc, time::Duration};

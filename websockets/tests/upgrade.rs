@@ -1,4 +1,4 @@
-//! What surrounds an upgrade on its connection: no earlier answer is lost, and no frame that came with
+//! Before and after an upgrade: no earlier answer on the connection is lost, and no frame that came with
 //! the handshake.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
