@@ -66,8 +66,9 @@ fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
 /// One connection from its first byte to its last. A stream is a response body that hyper polls.
 async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
-    let answer = |request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body));
-    let mut connection = pin!(app.server.http1().serve_connection(io, service_fn(answer)));
+    let service =
+        service_fn(|request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body)));
+    let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {

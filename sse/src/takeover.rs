@@ -66,9 +66,10 @@ async fn open(
     let handover = Handover::default();
     let http = app.server.http1();
     let io = StallGuard::new(socket, app.server.stall);
-    let service = |request| answer(request, app.clone(), &handover);
-    let taken = handover.serve(&http, io, &mut draining, service).await?;
-    Ok(taken.map(|taken| (taken.io, taken.given)))
+    let taken = handover.serve(&http, io, &mut draining, |request| {
+        answer(request, app.clone(), &handover)
+    });
+    Ok(taken.await?.map(|taken| (taken.io, taken.given)))
 }
 
 /// The service inside hyper. A stream is handed over, and hyper waits for its answer until it is

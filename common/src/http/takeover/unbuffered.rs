@@ -154,11 +154,13 @@ where
     async fn parse(&mut self, deadline: Instant) -> hyper::Result<Option<Parsed>> {
         let mut http = (self.http)(&self.app);
         http.header_read_timeout(deadline - Instant::now());
-        let route = |request| (self.route)(self.app.clone(), request);
         let (reader, writer) = self.socket.split();
         let writer = StallGuard::new(writer, self.timeouts.stall);
         let (early, draining) = (&mut self.early, &mut self.draining);
-        parse(http, early, reader, writer, draining, &route).await
+        parse(http, early, reader, writer, draining, &|request| {
+            (self.route)(self.app.clone(), request)
+        })
+        .await
     }
 
     /// Resolves when the client has left. Once `early` is full it never resolves: what is left in the
@@ -235,8 +237,10 @@ async fn parse<A: Future<Output = Routed>>(
     let handover = Handover::default();
     let sent = std::mem::take(early);
     let io = join((&sent[..]).chain(reader), writer);
-    let service = |request| hand_over(request, &handover, route);
-    let Some(taken) = handover.serve(&http, io, draining, service).await? else {
+    let taken = handover.serve(&http, io, draining, |request| {
+        hand_over(request, &handover, route)
+    });
+    let Some(taken) = taken.await? else {
         return Ok(None);
     };
     let (unread, _) = taken.io.into_inner().0.into_inner();
