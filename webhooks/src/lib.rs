@@ -12,9 +12,9 @@
 //!   endpoint, `deliver.rs` is one attempt.
 //! - `serve.rs`: the accept loop and the connections of both programs.
 //!
-//! Nothing here knows what is listed below it, except `serve.rs`, which both programs use. The two
-//! programs never name each other. Without the feature `programs` only the two pure modules remain.
-//! `examples/payment` puts both programs between the databases of a shop and of a back end.
+//! A module uses only modules above it in this list, and `serve.rs`. The two programs never name each
+//! other. Without the feature `programs` only the two pure modules remain. `examples/payment` puts both
+//! programs between the databases of a shop and of a back end.
 
 pub mod schedule;
 pub mod verify;
