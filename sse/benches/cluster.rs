@@ -1,8 +1,8 @@
 //! What it costs that a feed is in a file or on NATS: `cargo bench -p sse --features file,nats --bench cluster`.
 //! Linux only, since it reads `/proc`. It needs `nats-server`.
 //!
-//! Everything goes over HTTP to a server in a process of its own. The four kinds of feed take turns, so that
-//! what the machine does besides falls on all of them; a ratio is to memory, of the same round.
+//! Everything goes over HTTP to a server in another process. The four kinds of feed take turns, so that other
+//! load on the machine falls on all of them. A ratio is to the feed in memory, in the same round.
 
 use std::{
     collections::BTreeMap,
@@ -26,16 +26,16 @@ const IN_TURN: usize = 200;
 /// Publishers at one time, and what each publishes.
 const PUBLISHERS: usize = 64;
 const EACH: usize = 600;
-/// Streams that all of it is delivered to.
+/// Streams that receive every message.
 const READERS: usize = 100;
 const DELIVERED: usize = 4_000;
-/// Streams that nothing is delivered to.
+/// Streams that receive nothing.
 const IDLE: usize = 2_000;
 /// Keyed publishes for what a key costs the NATS server.
 const KEYS: usize = 30_000;
 const TEXT: usize = 128;
 
-/// What one round says of one kind of feed.
+/// The figures of one round for one kind of feed.
 struct Round {
     latency: f64,
     publishes: f64,
@@ -77,7 +77,7 @@ async fn main() {
         "an Idempotency-Key in the memory of a NATS server: {} bytes",
         key_cost().await
     );
-    // What stays is in the temporary folder.
+    // If it fails, files are left in the temporary folder only.
     let _ = fs::remove_dir_all(folder);
 }
 
@@ -195,7 +195,7 @@ async fn read(mut stream: TcpStream) {
     }
 }
 
-/// What is left of a key when its message is gone: the same publishes with and without one.
+/// The memory that a key takes after its message is gone: the same publishes with and without a key.
 async fn key_cost() -> i64 {
     let mut growth = Vec::new();
     for keyed in [false, true] {

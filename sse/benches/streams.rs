@@ -1,8 +1,8 @@
 //! What streams cost: `cargo bench -p sse`. Linux only, since it reads the servers' `/proc`.
 //!
-//! The server runs in a process of its own, in turn with the least that any server could do: one
-//! loop of `write(2)` over as many sockets, with the same bytes. So the ratio of the two says what
-//! this server could save, on any machine.
+//! The server is another process. It runs in turn with the least that any server could do: one loop of
+//! `write(2)` over as many sockets, with the same bytes. Their ratio tells what is left to improve, on
+//! any machine.
 
 use std::{
     io::{Read, Write},
@@ -24,9 +24,9 @@ use tokio::{
 const RUNS: usize = 7;
 const MANY: usize = 10_000;
 const FEW: usize = 100;
-/// Deliveries of one run. The processor time is known to a hundredth of a second.
+/// Deliveries of one run: many, because `/proc` counts processor time in hundredths of a second.
 const DELIVERIES: usize = 100_000;
-/// So long that the block is a few hundred bytes.
+/// Bytes of a text. Its block is a few hundred bytes long.
 const TEXT: usize = 128;
 /// One block of the bare loop, as long as one of ours.
 const BLOCK: usize = 258;
@@ -122,7 +122,7 @@ async fn cost(server: &Process, streams: usize) -> (f64, u64) {
     }
     let client = Client::keep_alive(server.addr()).await;
     let used = server.cpu_time();
-    // Slow enough that half of the time there is nothing to do: no backlog grows.
+    // Slow enough that the server is idle half of the time and no backlog grows.
     let mut pace =
         interval(Duration::from_micros(20 * streams as u64).max(Duration::from_millis(5)));
     for _ in 0..messages {
@@ -160,7 +160,7 @@ async fn read(mut stream: Stream, messages: usize, opened: mpsc::Sender<()>) {
     while had < messages {
         let length = stream.read(&mut buffer).await.expect("the stream goes on");
         assert!(length > 0, "the stream ended after {had} messages");
-        // Fields of the head have no blank line before its end, and are no fields of a block.
+        // The response's head goes through the parser, too: it has no `data` field, so it makes no event.
         had += parser.feed(&buffer[..length]).len();
         if let Some(opened) = opened.take() {
             opened.send(()).await.expect("someone counts");
@@ -242,7 +242,7 @@ fn publish(mut publisher: TcpStream, streams: &mut [TcpStream]) {
     }
 }
 
-/// Reads a head and not a byte beyond.
+/// Reads a head, and no byte behind it.
 fn head(connection: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {

@@ -61,7 +61,7 @@ pub struct Listener {
     failures: u32,
 }
 
-/// An error that reconnecting does not help.
+/// An error that reconnecting does not fix.
 #[derive(Debug)]
 struct Final(String);
 

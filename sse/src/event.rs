@@ -50,7 +50,7 @@ pub fn heartbeat(position: Cursor) -> String {
 /// Only the server's own events are named. A message has no `event:` line: with one it would not
 /// reach `onmessage`, and a message of type `gap` or `error` would look like the server's event.
 pub fn page(page: &Page) -> Vec<u8> {
-    // 64 bytes have room for `id:` and `data:`.
+    // Each message needs about 64 bytes more, for its `id:` and `data:`.
     let sizes = page.messages.iter().map(|message| message.json.len() + 64);
     let mut blocks = Vec::with_capacity(sizes.sum());
     if let Some(gap) = &page.gap {

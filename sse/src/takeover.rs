@@ -72,8 +72,7 @@ async fn open(
     Ok(taken.await?.map(|taken| (taken.io, taken.given)))
 }
 
-/// The service inside hyper. A stream is handed over, and hyper waits for its answer until it is
-/// dropped.
+/// The service inside hyper. A stream is handed over, and this future waits until hyper is dropped.
 async fn answer(
     request: Request<Incoming>,
     app: Arc<App>,

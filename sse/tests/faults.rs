@@ -95,7 +95,7 @@ async fn publish(feed: &Feed, count: u64) {
     }
 }
 
-/// The first ten messages through a network that holds, on a stream that then waits for more.
+/// Reads the first ten messages through the proxy. The stream then waits for more.
 async fn ten_messages(proxy: &FaultProxy, feed: &Feed) -> (EventReader, String) {
     let start = common::Cursor {
         seq: 0,
@@ -151,7 +151,7 @@ async fn no_heartbeat_comes_through_a_black_hole_and_the_client_that_misses_it_r
     proxy.set(Faults::down(Fault::Blackhole));
     publish(&feed, 10).await;
     let missed = async {
-        // One may have been on its way.
+        // A heartbeat may have been on its way already.
         while stream.next().await.unwrap().data().is_none() {}
     };
     assert!(
@@ -192,7 +192,7 @@ async fn a_client_whose_leaving_is_not_seen_is_missed_at_the_next_write() {
     server.stop().await;
 }
 
-/// What a further stream is told in its first block.
+/// The comments in the first block of one more stream.
 async fn comments_of_one_more(server: &TestServer) -> Vec<String> {
     let mut stream = server.events("/topics/a").await;
     stream.next().await.unwrap().comments
