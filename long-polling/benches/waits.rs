@@ -25,7 +25,7 @@ use tokio::{
 const RUNS: usize = 5;
 const MANY: usize = 10_000;
 const FEW: usize = 100;
-/// Deliveries of one run. The processor time is known to a hundredth of a second.
+/// Deliveries of one run: many, because `/proc` counts processor time in hundredths of a second.
 const DELIVERIES: usize = 50_000;
 /// The text of a message, and how much longer its page is.
 const TEXT: usize = 128;
@@ -112,7 +112,7 @@ async fn cost(server: &Process, polls: usize) -> (f64, u64) {
     until_quiet(server).await;
     let client = Client::keep_alive(server.addr()).await;
     let used = server.cpu_time();
-    // Slow enough that half of the time there is nothing to do: no backlog grows.
+    // Slow enough that the server is idle half of the time and no backlog grows.
     let pace = Duration::from_micros(60 * polls as u64).max(Duration::from_millis(5));
     let mut pace = interval(pace);
     for _ in 0..messages {
@@ -177,7 +177,7 @@ async fn answer(stream: &mut Stream) -> String {
     }
 }
 
-/// The bytes of a connection that has asked twice and is kept.
+/// The memory of one connection that has asked twice and stays open.
 async fn idle(request: &str, connections: usize) -> f64 {
     let server = our_server(connections).await;
     let (before, mut kept) = (server.resident(), Vec::new());

@@ -1,7 +1,7 @@
 //! Long polling: the server holds its answer until there is news.
 //!
 //! The client asks what is newer than its cursor. If there is something, it is answered at once. If
-//! not, the server *waits* until there is, or until the time is up. The client then asks again at
+//! not, the server *waits* until there is news, or until the time is up. The client then asks again at
 //! once. The server keeps nothing between two requests, because each carries the client's cursor. So a
 //! client may send each poll to another server of the same feed. From the top:
 //!

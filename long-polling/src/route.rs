@@ -25,7 +25,7 @@ pub(crate) struct App {
 /// Every answer is complete when it is sent, even after a wait.
 pub(crate) type AnswerBody = Full<Bytes>;
 
-/// Answers one request. It parses the request and drops it before the first wait, because a request
+/// Answers one request. A poll is parsed and its request dropped before the wait, because a request
 /// shares hyper's buffer and would keep all of it in memory.
 pub(crate) fn route(
     app: Arc<App>,

@@ -189,7 +189,7 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
     server.stop().await;
 }
 
-/// A server with as many waits as it may have. They live as long as it does.
+/// A server with all slots taken by waiting polls. They wait as long as the server runs.
 async fn full() -> (Feed, TestServer) {
     let feed = Feed::new(Retention::default());
     let config = Config {

@@ -39,7 +39,7 @@ pub(crate) fn small() -> Config {
     config
 }
 
-/// Returns when this many polls wait. The feed does not say, so it is asked again and again.
+/// Returns when this many polls wait. Asks again and again, because the feed sends no event for it.
 pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
     let waiting = async {
         while feed.waiters() != polls {
