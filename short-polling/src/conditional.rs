@@ -44,8 +44,8 @@ fn digest(page: &Page) -> u64 {
     digest.finish()
 }
 
-/// Whether the client already has the answer with this `etag`: `If-None-Match` is `*`, lists the ETag,
-/// or lists one that continues it with a digest. The comparison is weak (RFC 9110 §8.8.3.2). Text that
+/// Whether the client already has the answer with this `etag`: `If-None-Match` is `*`, lists this ETag,
+/// or lists this ETag with a digest. The comparison is weak (RFC 9110 §8.8.3.2). Text that
 /// does not parse matches nothing, because a 200 is never wrong.
 ///
 /// ```

@@ -96,7 +96,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let exposed = "ETag, Retry-After, X-Poll-Interval";
-    let feed = feed.handle(); // Its own: closing it does not close other servers of the same feed.
+    let feed = feed.handle(); // Its own handle: closing it closes no other server of the same feed.
     let app = App {
         browsers: config.server.browsers(&listener, exposed)?,
         polls: Polls {
