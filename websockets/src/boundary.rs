@@ -57,8 +57,7 @@ impl Boundary {
         bytes.len() - rest.len()
     }
 
-    /// Whether the frame that begins with this byte is not the last of its message, although no more are
-    /// allowed.
+    /// Whether the frame that begins with this byte announces one frame more than the limit.
     fn exceeds_limit(&self, first: u8) -> bool {
         is_data(first) && !is_final(first) && self.fragments + 1 >= self.max_fragments
     }

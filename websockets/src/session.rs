@@ -37,7 +37,7 @@ pub trait Subprotocol {
     /// How the session ends instead.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
 
-    /// The news that is there now, as whole frames, or `None`. Called before a 1012, to send the last news.
+    /// The news that is there now, as whole frames, or `None`. Called before a 1012, for the last news.
     fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
 
     /// Called at every heartbeat. If the client asked for none, called once per ping interval, and the

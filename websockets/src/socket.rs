@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.heard
     }
 
-    /// Counts the peer as heard now.
+    /// Restarts the peer's silence, as if a byte had come now.
     pub fn mark_heard(&mut self) {
         self.heard = Instant::now();
     }

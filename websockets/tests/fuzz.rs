@@ -1,4 +1,4 @@
-//! A session against bytes that no client sends on purpose: the corpus in `tests/corpus/`, then its
+//! A session against bytes that no good client sends: the corpus in `tests/corpus/`, then its
 //! mutations, cut into pieces of any size. The session must end in bounded time, send only frames of the
 //! protocol, and end in the same way wherever the bytes were cut.
 //!
