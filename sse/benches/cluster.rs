@@ -125,7 +125,7 @@ async fn idle(server: &Process) -> f64 {
     server.resident().saturating_sub(before) as f64 / IDLE as f64
 }
 
-/// The middle one of many.
+/// The median time of one publish.
 async fn latency(server: SocketAddr) -> f64 {
     let client = Client::keep_alive(server).await;
     let mut micros = Vec::new();

@@ -25,7 +25,7 @@ const CROWD: usize = 10_000;
 const OTHERS: usize = 200;
 /// Messages a second, of 1 KiB each.
 const RATE: u32 = 1_000;
-/// For what takes minutes.
+/// How long a step may take that takes minutes.
 const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 /// One crowd at a time: there are not enough descriptors for two.

@@ -1,4 +1,4 @@
-//! What a stream promises: everything once and in order, across cuts and restarts, or a gap.
+//! What a stream promises: every message once and in order, across cuts and restarts, or a gap.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;
@@ -68,7 +68,7 @@ async fn the_head_is_the_documented_bytes() {
     wire.send("GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     let head = wire.read_head().await;
-    // Plain hyper frames the answer by chunks; taken over, it ends with the connection.
+    // Plain hyper sends the body in chunks. Taken out of hyper, the body ends with the connection.
     let plain = head.replace("transfer-encoding: chunked\r\n", "");
     let taken = head.replace("connection: close\r\n", "");
     assert_ne!(plain == head, taken == head);
