@@ -27,7 +27,7 @@ const MANY: usize = 10_000;
 const FEW: usize = 100;
 /// Deliveries of one run: many, because `/proc` counts processor time in hundredths of a second.
 const DELIVERIES: usize = 50_000;
-/// The text of a message, and how much longer its page is.
+/// Bytes of a message's text, and of the rest of its page.
 const TEXT: usize = 128;
 const AROUND: usize = 165;
 

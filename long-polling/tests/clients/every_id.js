@@ -18,7 +18,7 @@ const pollers = await everyId({
   retain: 100,
   args: [],
   query: "&limit=50&wait=5",
-  pause: 5, // whoever is refused while the server restarts does not spin
+  pause: 5, // so that a client that is refused while the server restarts does not spin
   front: process.env.FRONT === "nginx" ? nginx : undefined,
 });
 check(pollers.some(({ gaps }) => gaps > 20), "somebody falls behind what is kept");
