@@ -212,7 +212,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let server = start_with(feed.clone(), config).await;
     let mut stalled = fill(&feed, &server).await;
     until_there_is_a_slot(&server).await;
-    // It is reset: the kernel keeps nothing for a client that does not take it.
+    // The connection is reset, so the kernel keeps nothing for a client that does not read.
     assert_eq!(stalled.wire().closed().await.0, End::Reset);
     server.stop().await;
 }
@@ -252,7 +252,7 @@ async fn a_client_that_only_sends_is_cut_after_the_stall_and_others_are_served()
     wire.send(handshake("localhost", "/topics", &[])).await;
     wire.read_head().await;
     let pings = Frame::text(r#"{"ping":{}}"#).encode().repeat(10_000);
-    // How far it is read before that, tests/session.rs counts.
+    // tests/session.rs counts how much is read before that.
     let sends = async {
         let mut taken = 0;
         while wire.try_send(&pings).await.is_ok() {

@@ -251,7 +251,7 @@ async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_room() {
         (taken / 2..taken * 2).contains(&sent),
         "{sent} of about {taken}"
     );
-    // As soon as it reads, it is read again.
+    // When the peer reads, the session reads again.
     peer.next_text().await;
     for _ in 0..sent - 1 {
         assert_eq!(peer.next_text().await.0, r#"{"pong":{}}"#);
@@ -306,7 +306,7 @@ async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s() {
     until(|| peer.feed.waiters() == 0).await; // The page is on its way, and stuck.
     peer.drain.send_replace(true);
     assert_eq!(peer.ends_as(Err(Stalled)).await, 5);
-    // A peer that takes it is not reset.
+    // A peer that takes its page is not reset.
     let mut peer = Peer::subscribed(100);
     peer.next_text().await;
     peer.drain.send_replace(true);
@@ -338,7 +338,7 @@ async fn a_publish_is_handled_when_the_one_before_is_acknowledged_and_while_acks
         sent += 1;
         assert!(sent < 2 * MAX_UNSENT / ack, "it is handled without end");
     }
-    // Every publish waits for room for its ack: the acks that are owed never exceed the limit.
+    // A publish is handled only when there is room for its ack, so the unsent acks stay within the limit.
     let published = peer.feed.head().seq as usize;
     let owed = published * ack;
     assert!(owed <= MAX_UNSENT + 2_000, "{owed} bytes of acks");
