@@ -10,6 +10,13 @@
 //!   the ETag of its last answer together with that answer's `next`. Messages of other topics move
 //!   `next`, but not the ETag.
 //!
+//! An example of the second rule, with a client of topic `a`:
+//!
+//! 1. It polls and gets message `e-1`, with ETag `W/"e-1.f09e"` and `next` `e-1`.
+//! 2. Another topic gets message `e-2`.
+//! 3. The client polls after `e-1` with its ETag. There is no news, so the new ETag is `W/"e-1"`. The
+//!    client's ETag is that with a digest: it gets a 304.
+//!
 //! So a 304 never hides a message or a gap, not even if the ETag is from other topics or from a later
 //! position. The second rule goes beyond RFC 9110, where an ETag belongs to one URL. It is sound because
 //! the cursor is in the URL, and no cache may answer by itself (`no-cache`).

@@ -44,6 +44,7 @@ impl Hint {
     pub fn seconds(&self, silence: Duration, random: f64) -> u64 {
         let wanted = (silence / DIVISOR).clamp(self.interval / FASTER, self.interval * SLOWER);
         let longest = self.longest();
+        // The middle is low enough that the jitter cannot exceed the longest hint.
         let middle = wanted.as_secs_f64().min(longest as f64 / (1.0 + JITTER));
         let from = (middle * (1.0 - JITTER)).round().max(1.0);
         // At least two values, even if a fifth is less than a second: otherwise clients would not spread.
