@@ -15,10 +15,15 @@
 //! | `{"message":{…}}` | the message, as on every wire |
 //! | `{"gap":{…}}` | messages that were lost, as on every wire |
 //! | `{"ack":{"ref":1,"id":"…","duplicate":false}}` | published |
-//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come from `next` on; after `unsubscribe`, they came up to `next`. `null` if it is unknown: a gap follows and names it |
+//! | `{"subscribed":{"ref":2,"next":"…"}}` | messages of these topics come after `next`; as the answer to `unsubscribe`, they came up to `next` |
 //! | `{"error":{"ref":1,"status":400,"detail":"…"}}` | nothing was done; without `ref` if the command has no readable one |
 //! | `{"pong":{}}` | |
-//! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription; if your last id is newer, keep that id. Sent after a gap, and to clients that asked with `?heartbeat=SECONDS` |
+//! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription |
+//!
+//! In `subscribed`, `next` is `null` if the position is unknown: a `gap` then follows and names it.
+//!
+//! A `heartbeat` comes after each gap, and to clients that asked for it with `?heartbeat=SECONDS`. A client
+//! may subscribe after its `next` instead of its last id. If its last id is newer, it keeps that id.
 
 use std::{collections::BTreeMap, fmt};
 
