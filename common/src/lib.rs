@@ -48,7 +48,7 @@ pub use http::{
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;
 pub use server::{
-    Connections, Drained, FeedConfig, ServerConfig, accept_failed, exit_code, fit_descriptors,
-    listen, positive_seconds, seconds, shutdown_signal,
+    Connections, Drained, FeedConfig, Quota, ServerConfig, accept_failed, exit_code,
+    fit_descriptors, listen, log_to_stderr, positive_seconds, prepare, seconds, shutdown_signal,
 };
 pub use source::FeedSource;

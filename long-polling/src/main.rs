@@ -3,12 +3,12 @@
 use std::{io, process::ExitCode};
 
 use clap::Parser;
-use common::{Drained, exit_code, listen, shutdown_signal};
+use common::{Drained, exit_code, listen, log_to_stderr, shutdown_signal};
 use long_polling::{Config, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).init();
+    log_to_stderr();
     exit_code(start(Config::parse()).await)
 }
 

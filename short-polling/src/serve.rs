@@ -1,8 +1,8 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use common::{Connections, Drained, StallGuard, accept_failed, serve_unbuffered};
+use common::{Connections, Drained, StallGuard, accept_failed, prepare, serve_unbuffered};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -26,7 +26,7 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             () = connections.ended() => {}
-            stream = accept(&listener), if connections.has_room() => {
+            stream = accept(&listener, app.server.stall), if connections.has_room() => {
                 open(stream, app.clone(), &mut connections);
             }
         }
@@ -37,12 +37,11 @@ pub(crate) async fn serve(
 }
 
 /// The next connection. Cancel-safe: dropping the future loses no connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Sends small answers at once. Fails only on a socket that is already closed.
-                let _ = stream.set_nodelay(true);
+                prepare(&stream, stall);
                 return stream;
             }
             Err(error) => accept_failed(error).await,

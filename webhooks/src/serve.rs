@@ -4,7 +4,7 @@
 use std::{convert::Infallible, pin::pin};
 
 use bytes::Bytes;
-use common::{Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed};
+use common::{Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed, prepare};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -70,8 +70,7 @@ async fn connection<R, F>(
     R: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    // Small answers leave at once. It fails only on a socket that is closed already.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream, config.stall);
     let io = TokioIo::new(StallGuard::new(stream, config.stall));
     let mut connection = pin!(config.http1().serve_connection(io, service_fn(route)));
     let served = tokio::select! {

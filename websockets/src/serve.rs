@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Connections, Drained, StallGuard, accept_failed};
+use common::{Connections, Drained, StallGuard, accept_failed, prepare};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -93,8 +93,7 @@ async fn until_session(
     app: Arc<App>,
     draining: watch::Receiver<bool>,
 ) -> Option<Session<Stream, FeedV1>> {
-    // Sends small frames at once. Fails only on a socket that is already closed.
-    let _ = stream.set_nodelay(true);
+    prepare(&stream, app.server.stall);
     let opening = http(stream, &app, draining).await?;
     let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
     let Some(slot) = opening.slot else {

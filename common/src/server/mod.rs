@@ -1,11 +1,18 @@
-//! What every server's program needs around its `run`: knobs, connections, signals, descriptors.
+//! What every server's program needs around its `run`: knobs, sockets, connections, signals,
+//! descriptors, the log.
 //!
 //! There is no accept loop here. Each member has its own, so that hyper stays in view.
 
 mod config;
 mod connections;
+mod log;
 mod process;
+mod quota;
+mod socket;
 
 pub use config::{FeedConfig, ServerConfig, positive_seconds, seconds};
 pub use connections::{Connections, Drained, accept_failed};
-pub use process::{exit_code, fit_descriptors, listen, shutdown_signal};
+pub use log::log_to_stderr;
+pub use process::{exit_code, fit_descriptors, shutdown_signal};
+pub use quota::Quota;
+pub use socket::{listen, prepare};

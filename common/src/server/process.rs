@@ -1,68 +1,90 @@
-//! The process: its listener, its signals, its descriptors, its exit code.
+//! The process: its signals, its descriptors, its exit code.
 
-use std::{io, net::SocketAddr, process::ExitCode};
+use std::{
+    io,
+    process::{ExitCode, exit},
+    thread,
+};
 
-use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{runtime::Builder, sync::oneshot};
 use tracing::{info, warn};
 
-use super::Drained;
-
-/// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
-/// 0 it prints the port that the system chose.
-///
-/// # Errors
-/// If the address cannot be bound. The error names it.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => {
-            println!("listening on http://{}", listener.local_addr()?);
-            Ok(listener)
-        }
-        Err(error) => {
-            let text = format!("cannot listen on {address}: {error}");
-            Err(io::Error::new(error.kind(), text))
-        }
-    }
-}
+use super::{Drained, log};
 
 /// Resolves at the first SIGTERM or SIGINT, or Ctrl-C on systems without them. After that, a second
 /// signal exits the process at once. Signals are caught from the call on, so call this before the
 /// process announces itself.
+///
+/// They are awaited on a thread with a runtime of its own. So a second signal exits even if every thread
+/// of the server's runtime is stuck.
+///
+/// # Panics
+/// If the system has no thread or descriptor for it, or outside a runtime.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
-    let first = signal();
+    let runtime = Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.expect("a process that begins has descriptors left");
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new()
+    };
+    let (first, shutdown) = oneshot::channel();
+    let wait = async move {
+        signals.next().await;
+        // It fails only if the server is ending already.
+        let _ = first.send(());
+        signals.next().await;
+        exit(1);
+    };
+    let thread = thread::Builder::new().name("signals".into());
+    let spawned = thread.spawn(move || runtime.block_on(wait));
+    spawned.expect("a process that begins has threads left");
     async {
-        first.await;
+        // The sender is not dropped before it has sent.
+        let _ = shutdown.await;
         info!("draining; a second signal exits at once");
-        let second = signal();
-        tokio::spawn(async {
-            second.await;
-            std::process::exit(1);
-        });
     }
 }
 
 #[cfg(unix)]
-fn signal() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    // Registered here and not in the future, so that no signal is missed before its first poll.
-    let listen = |kind| signal(kind).expect("signal handlers can be installed inside a runtime");
-    let (mut terminate, mut interrupt) = (
-        listen(SignalKind::terminate()),
-        listen(SignalKind::interrupt()),
-    );
-    async move {
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// Registered here and not at the first wait, so that no signal is missed before it.
+    fn new() -> Self {
+        let listen = |kind| signal(kind).expect("a signal handler can be installed");
+        Self {
+            terminate: listen(SignalKind::terminate()),
+            interrupt: listen(SignalKind::interrupt()),
+        }
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    tokio::signal::ctrl_c()
-        .await
-        .expect("Ctrl-C can be listened for inside a runtime");
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Self {
+        Self
+    }
+
+    async fn next(&mut self) {
+        let pressed = tokio::signal::ctrl_c().await;
+        pressed.expect("Ctrl-C can be listened for");
+    }
 }
 
 /// Descriptors that are not connections: the listener, the runtime's, logs, a database.
@@ -84,12 +106,15 @@ fn fit(wanted: usize, limit: u64) -> usize {
     wanted.min(usize::try_from(available).unwrap_or(usize::MAX))
 }
 
-/// The exit code for the end of `run`. Prints an error in the same form as clap.
+/// The exit code for the end of `run`. Prints an error in the same form as clap, behind the log.
 pub fn exit_code(ended: io::Result<Drained>) -> ExitCode {
     match ended {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(_) => {
+            log::flush();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("error: {error}");
+            log::last_line(format!("error: {error}\n"));
             ExitCode::FAILURE
         }
     }

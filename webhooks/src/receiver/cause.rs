@@ -2,7 +2,7 @@
 //!
 //! People who set up a receiver make one of a few mistakes. Each leaves a trace: the signature matches the
 //! other kind of secret, another layout of the body, or another time. Each test costs a MAC, so the receiver
-//! runs them only for requests that it [logs](super::quota).
+//! runs them only for requests that it [logs](common::Quota).
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;

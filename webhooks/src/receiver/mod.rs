@@ -34,7 +34,6 @@ mod cause;
 pub mod inbox;
 mod listing;
 mod publish;
-mod quota;
 pub mod receive;
 mod route;
 pub mod source;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Problem, PublishLimits, Query, healthz, html, read_body, retry_after,
+    Browsers, Feed, Problem, PublishLimits, Query, Quota, healthz, html, read_body, retry_after,
 };
 use http_body_util::Full;
 use hyper::{
@@ -18,7 +18,6 @@ use tracing::warn;
 use super::{
     cause::likely_cause,
     listing::{self, Filter},
-    quota::Quota,
     receive::{NotReceived, Receiver},
     source::{Rejection, Source},
 };
@@ -33,6 +32,10 @@ const SMALL_BODY: u64 = 64 << 10;
 /// How many larger bodies are read at the same time.
 const LARGE_BODIES: usize = 4;
 
+/// How many rejected requests a source may log, each second. Each has its own quota, so that a flood at
+/// one path does not hide a mistake at another.
+static REJECTIONS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+
 /// What every connection shares.
 pub(super) struct App {
     receiver: Receiver,
@@ -40,8 +43,6 @@ pub(super) struct App {
     browsers: Browsers,
     limits: PublishLimits,
     large_bodies: Semaphore,
-    /// The log quota of each source.
-    log: [Arc<Quota>; Source::ALL.len()],
 }
 
 impl App {
@@ -57,7 +58,6 @@ impl App {
             browsers,
             limits,
             large_bodies: Semaphore::new(LARGE_BODIES),
-            log: Default::default(),
         }
     }
 
@@ -101,9 +101,12 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
         (_, Some(source)) if posts => receive(app, source, request).await,
         (_, Some(_)) => Err(Problem::method_not_allowed("POST")),
         ("/", _) if reads(&request) => Ok(html(include_str!("page.html"))),
-        ("/healthz", _) if reads(&request) => healthz(&app.feed),
+        ("/healthz", _) if reads(&request) || request.method() == Method::OPTIONS => {
+            healthz(&app.feed)
+        }
         ("/events", _) if reads(&request) => list(app, &request).await,
-        ("/" | "/healthz" | "/events", _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        ("/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/" | "/events", _) => Err(Problem::method_not_allowed("GET, HEAD")),
         (path, _) => match retried_event(path) {
             Some(seq) if posts => retry(app, seq).await,
             Some(_) => Err(Problem::method_not_allowed("POST")),
@@ -180,7 +183,7 @@ fn log(
     rejection: Rejection,
 ) {
     let name = source.name();
-    if !app.log[source as usize].take(name) {
+    if !REJECTIONS[source as usize].take(name) {
         return;
     }
     match rejection {

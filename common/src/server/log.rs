@@ -1,0 +1,323 @@
+//! The log: lines on standard error that neither hold up the server nor end it.
+//!
+//! A line waits in a bounded queue for a thread that writes it. If the reader of standard error does not
+//! read, or is gone, lines are dropped and counted. The count is written as soon as writing works again.
+//! tracing-appender does the same without the count, and its queue has no limit in bytes.
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    collections::{HashMap, VecDeque},
+    io::{self, Write},
+    panic,
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard},
+    thread,
+    time::Duration,
+};
+
+use tracing::{Level, Metadata, error};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::Quota;
+
+/// How many lines may wait. One more is dropped.
+const MAX_LINES: usize = 1_024;
+/// The longest line of level `INFO` and below, in bytes. Strangers can cause these.
+const MAX_INFO: usize = 200;
+/// The longest line of level `WARN` or `ERROR`, in bytes.
+const MAX_ERROR: usize = 1_024;
+/// How many lines a second one place in the code may write.
+const LINES_OF_A_PLACE: u64 = 40;
+/// How long the end of the process waits for lines that are not written yet.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Sends the log to standard error, and panics too. Call it first in `main`.
+///
+/// # Panics
+/// If the process has another subscriber already.
+pub fn log_to_stderr() {
+    panic::set_hook(Box::new(|panic| {
+        error!("{panic}");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            stderr().push(format!("{trace}\n"));
+        }
+        stderr().flush(FLUSH);
+    }));
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(Places::default())
+        .init();
+}
+
+/// Writes a last line to standard error, and waits a moment for the lines before it.
+pub(super) fn last_line(line: String) {
+    stderr().push(line);
+    flush();
+}
+
+/// Waits a moment for the lines that are not written yet.
+pub(super) fn flush() {
+    stderr().flush(FLUSH);
+}
+
+/// The lines for standard error, with the thread that writes them.
+fn stderr() -> &'static Lines {
+    static LINES: LazyLock<Arc<Lines>> = LazyLock::new(|| {
+        let lines = Arc::new(Lines::default());
+        let writer = lines.clone();
+        let write = move || writer.write_to(io::stderr());
+        // Without a thread the lines are dropped, like those that cannot be written.
+        let _ = thread::Builder::new().name("log".into()).spawn(write);
+        lines
+    });
+    &LINES
+}
+
+/// Lines that wait for their writer.
+#[derive(Debug, Default)]
+struct Lines {
+    queue: Mutex<Queue>,
+    /// A line came, or was written.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Line>,
+    /// The first line is being written.
+    writing: bool,
+    /// Lines that were dropped since the last report.
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct Line {
+    text: String,
+    /// How many lines are dropped with this one: itself, or those that it reports.
+    lines: u64,
+}
+
+impl Lines {
+    /// Never waits for the writer.
+    fn push(&self, text: String) {
+        let mut queue = self.queue();
+        if queue.waiting.len() < MAX_LINES {
+            queue.waiting.push_back(Line { text, lines: 1 });
+            self.changed.notify_all();
+        } else {
+            queue.dropped += 1;
+        }
+    }
+
+    fn write_to(&self, mut out: impl Write) {
+        loop {
+            let line = self.next();
+            let written = out.write_all(line.text.as_bytes());
+            self.done(&line, written.is_ok());
+        }
+    }
+
+    fn next(&self) -> Line {
+        let mut queue = self.queue();
+        loop {
+            match queue.waiting.pop_front() {
+                Some(line) => {
+                    queue.writing = true;
+                    return line;
+                }
+                None => queue = self.changed.wait(queue).expect(UNPOISONED),
+            }
+        }
+    }
+
+    fn done(&self, line: &Line, written: bool) {
+        let mut queue = self.queue();
+        queue.writing = false;
+        if !written {
+            queue.dropped += line.lines;
+        } else if queue.dropped > 0 {
+            let lines = std::mem::take(&mut queue.dropped);
+            let text = format!("{lines} lines of the log were dropped\n");
+            queue.waiting.push_front(Line { text, lines });
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, but no longer than `limit`.
+    fn flush(&self, limit: Duration) {
+        let unwritten = |queue: &mut Queue| queue.writing || !queue.waiting.is_empty();
+        let waited = self
+            .changed
+            .wait_timeout_while(self.queue(), limit, unwritten);
+        drop(waited.expect(UNPOISONED));
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect(UNPOISONED)
+    }
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";
+
+/// The places in the code that write lines, each with its quota.
+#[derive(Debug, Default)]
+struct Places(Mutex<HashMap<&'static str, &'static Quota>>);
+
+impl Places {
+    fn quota(&self, place: &'static str) -> &'static Quota {
+        let mut quotas = self.0.lock().expect(UNPOISONED);
+        // There are only as many as the code has places.
+        quotas
+            .entry(place)
+            .or_insert_with(|| Box::leak(Box::new(Quota::new(LINES_OF_A_PLACE))))
+    }
+}
+
+impl MakeWriter<'_> for Places {
+    type Writer = Entry;
+
+    fn make_writer(&self) -> Entry {
+        Entry { max: MAX_INFO }
+    }
+
+    fn make_writer_for(&self, event: &Metadata<'_>) -> Entry {
+        let place = event.name(); // "event FILE:LINE"
+        let max = match *event.level() {
+            _ if !self.quota(place).take(place) => 0,
+            Level::ERROR | Level::WARN => MAX_ERROR,
+            _ => MAX_INFO,
+        };
+        Entry { max }
+    }
+}
+
+/// One line on its way to the queue. The subscriber writes it in one call.
+struct Entry {
+    /// Its greatest length in bytes, or 0 if the line is left out.
+    max: usize,
+}
+
+impl Write for Entry {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.max > 0 {
+            stderr().push(one_line(&String::from_utf8_lossy(line), self.max));
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The text as one line of at most `max` bytes, its end included.
+fn one_line(text: &str, max: usize) -> String {
+    let text = text.trim_end_matches('\n');
+    let line = if text.len() < max {
+        text.into()
+    } else {
+        shorten(text, max - "…\n".len())
+    };
+    line.replace(char::is_control, " ") + "\n"
+}
+
+/// The first `max` bytes and an ellipsis. A character is not divided.
+fn shorten(text: &str, max: usize) -> String {
+    let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
+    let end = ends.take_while(|end| *end <= max).last();
+    format!("{}…", &text[..end.unwrap_or_default()])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A writer that hands over each line, and waits for what becomes of it.
+    struct Slow {
+        lines: Sender<String>,
+        outcomes: Receiver<io::Result<()>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let text = String::from_utf8(line.to_vec()).unwrap();
+            let sent = self.lines.send(text);
+            let outcome = self.outcomes.recv();
+            match (sent, outcome) {
+                (Ok(()), Ok(outcome)) => outcome.map(|()| line.len()),
+                _ => loop {
+                    thread::park(); // the test is over
+                },
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lines with their writer: what it is given, and where its outcomes come from.
+    fn slow() -> (Arc<Lines>, Receiver<String>, Sender<io::Result<()>>) {
+        let ((lines, written), (outcome, outcomes)) = (channel(), channel());
+        let (queue, slow) = (Arc::new(Lines::default()), Slow { lines, outcomes });
+        let writer = queue.clone();
+        thread::spawn(move || writer.write_to(slow));
+        (queue, written, outcome)
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_costs_lines_and_no_time_and_the_count_is_written() {
+        let (queue, written, outcome) = slow();
+        queue.push("first\n".into());
+        assert_eq!(written.recv().unwrap(), "first\n");
+        for _ in 0..MAX_LINES + 7 {
+            queue.push("more\n".into());
+        }
+        queue.flush(Duration::from_millis(10)); // it comes back
+        outcome.send(Ok(())).unwrap();
+        assert_eq!(written.recv().unwrap(), "7 lines of the log were dropped\n");
+        for _ in 0..MAX_LINES {
+            outcome.send(Ok(())).unwrap();
+            assert_eq!(written.recv().unwrap(), "more\n");
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_so_is_a_report_of_them() {
+        let (queue, written, outcome) = slow();
+        for text in ["a", "b", "c", "d"] {
+            queue.push(text.into());
+        }
+        let broken = || Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        for (line, end) in [
+            ("a", broken()),
+            ("b", Ok(())),
+            ("1 lines of the log were dropped\n", broken()),
+            ("c", Ok(())),
+            ("1 lines of the log were dropped\n", Ok(())),
+            ("d", Ok(())),
+        ] {
+            assert_eq!(written.recv().unwrap(), line);
+            outcome.send(end).unwrap();
+        }
+        queue.flush(Duration::MAX);
+    }
+
+    #[test]
+    fn a_line_of_200_bytes_is_whole_and_a_longer_one_is_cut() {
+        let whole = format!("{}\n", "x".repeat(199));
+        assert_eq!(one_line(&whole, 200), whole);
+        let cut = one_line(&format!("{}\n", "x".repeat(200)), 200);
+        assert_eq!(cut, format!("{}…\n", "x".repeat(196)));
+        assert_eq!(cut.len(), 200);
+        let wide = one_line(&"é".repeat(200), 200);
+        assert_eq!(wide, format!("{}…\n", "é".repeat(98)));
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        assert_eq!(one_line("a\nb\u{1b}[1mc\r\n", 200), "a b [1mc \n");
+    }
+}

@@ -1,0 +1,123 @@
+//! A limit on log lines that strangers can cause. A line for each of their requests would let them fill
+//! the disk, so the first lines of a second are written. The others are counted, and the count is written.
+
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep_until},
+};
+use tracing::warn;
+
+/// How long lines are counted, from the first of them.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The share that one kind of line has of the log. Each kind has its own, so that a flood of one does not
+/// hide the others.
+#[derive(Debug)]
+pub struct Quota {
+    /// The most lines in a [`WINDOW`].
+    lines: u64,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    until: Option<Instant>,
+    requested: u64,
+}
+
+impl Quota {
+    /// At most this many lines in a second.
+    pub const fn new(lines: u64) -> Self {
+        let window = Window {
+            until: None,
+            requested: 0,
+        };
+        Self {
+            lines,
+            window: Mutex::new(window),
+        }
+    }
+
+    /// Whether a line about `kind` may be written now. When the second is over, the number of omitted
+    /// lines is logged. Outside a tokio runtime, where no timer runs, that is at the next call.
+    pub fn take(&'static self, kind: &'static str) -> bool {
+        let now = Instant::now();
+        self.end_window(kind, now);
+        let mut window = self.window();
+        let until = *window.until.get_or_insert(now + WINDOW);
+        window.requested += 1;
+        if window.requested == self.lines + 1
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                sleep_until(until).await;
+                self.end_window(kind, until);
+            });
+        }
+        window.requested <= self.lines
+    }
+
+    /// If the second is over, counts anew, and logs what was left out.
+    fn end_window(&'static self, kind: &'static str, now: Instant) {
+        let left_out = self.window().end(now).saturating_sub(self.lines);
+        if left_out > 0 {
+            warn!(kind, left_out, "more lines like it were left out");
+        }
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl Window {
+    /// How many lines were requested, if the window is over.
+    fn end(&mut self, now: Instant) -> u64 {
+        match self.until {
+            Some(until) if until <= now => std::mem::take(self).requested,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn taken(quota: &'static Quota, times: usize) -> usize {
+        (0..times).filter(|_| quota.take("standard")).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_flood_ten_lines_a_second_are_written() {
+        static QUOTA: Quota = Quota::new(10);
+        assert_eq!(taken(&QUOTA, 1_000), 10);
+        sleep(WINDOW - Duration::from_millis(1)).await;
+        assert_eq!(taken(&QUOTA, 1_000), 0);
+        sleep(Duration::from_millis(2)).await;
+        assert_eq!(taken(&QUOTA, 1_000), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_seldom_is_always_written() {
+        static QUOTA: Quota = Quota::new(10);
+        for _ in 0..10 {
+            assert_eq!(taken(&QUOTA, 10), 10);
+            sleep(WINDOW).await;
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_a_second_is_written_and_one_more_is_not_without_a_runtime_too() {
+        static QUOTA: Quota = Quota::new(3);
+        assert_eq!(taken(&QUOTA, 3), 3);
+        assert!(!QUOTA.take("standard"));
+    }
+}

@@ -1,0 +1,96 @@
+//! The sockets: the listener, and the connections that it accepts.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use socket2::SockRef;
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+use socket2::TcpKeepalive;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// How many connections may wait to be accepted. Of more clients at once, the others try again after one
+/// second, then three, then seven. Linux takes no more than `net.core.somaxconn`, by default the same.
+const BACKLOG: u32 = 4_096;
+
+/// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
+/// 0 it prints the port that the system chose.
+///
+/// # Errors
+/// If the address cannot be bound. The error names it.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match bind(address) {
+        Ok(listener) => {
+            let bound = listener.local_addr()?;
+            // A server serves, even if standard output is closed.
+            let _ = writeln!(io::stdout(), "listening on http://{bound}");
+            Ok(listener)
+        }
+        Err(error) => {
+            let text = format!("cannot listen on {address}: {error}");
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a restart need not wait for the connections of the server before. On Windows it would let
+    // two servers share the port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Prepares an accepted connection. Small answers leave at once, and a peer that vanished without a word
+/// is noticed: on Linux when it has not acknowledged what was sent for the time `stall`
+/// (`TCP_USER_TIMEOUT`), elsewhere by TCP's keep-alive, which the system sends after that time.
+///
+/// An answer of a few bytes fits into the kernel's buffer, so `StallGuard` alone never sees the loss.
+pub fn prepare(stream: &TcpStream, stall: Duration) {
+    // These fail only on a socket that is closed already.
+    let _ = stream.set_nodelay(true);
+    let _ = notice_loss(&SockRef::from(stream), stall);
+}
+
+#[cfg(any(target_os = "android", target_os = "linux"))]
+fn notice_loss(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
+    // The kernel takes milliseconds in an `int`: at most 24 days. 0 would be its own default, 15 minutes.
+    const MOST: Duration = Duration::from_millis(i32::MAX as u64);
+    socket.set_tcp_user_timeout(Some(stall.clamp(Duration::from_millis(1), MOST)))
+}
+
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+fn notice_loss(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
+    // The system takes whole seconds.
+    let idle = stall.max(Duration::from_secs(1));
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_no_delay_and_the_stall_as_its_user_timeout() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        for (stall, set) in [
+            (Duration::from_secs(30), 30_000),
+            (Duration::from_nanos(1), 1),
+            (Duration::MAX, i32::MAX as u64),
+        ] {
+            prepare(&stream, stall);
+            let timeout = SockRef::from(&stream).tcp_user_timeout().unwrap();
+            assert_eq!(timeout, Some(Duration::from_millis(set)));
+        }
+        assert!(stream.nodelay().unwrap());
+    }
+}
