@@ -80,6 +80,7 @@ where
             let limits = app.server.publish_limits();
             Ok((publish(&app.feed, limits, topic, request).await?, None))
         }
+        ("/healthz", _) if request.method() == Method::OPTIONS => Ok((healthz(&app.feed)?, None)),
         (path, topics) => Ok((fallback(app, path, topics, reads)?, None)),
     }
 }
@@ -128,7 +129,8 @@ fn fallback(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<
     match path {
         "/" if reads => Ok(html(include_str!("page.html"))),
         "/healthz" if reads => healthz(&app.feed),
-        "/" | "/healthz" | "/topics" => Err(Problem::method_not_allowed("GET, HEAD")),
+        "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        "/" | "/topics" => Err(Problem::method_not_allowed("GET, HEAD")),
         _ if topics.is_some() => Err(Problem::method_not_allowed("GET, HEAD, POST")),
         _ => Err(Problem::not_found(path)),
     }

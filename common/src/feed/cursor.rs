@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::message::beginning;
+
 /// The longest epoch in bytes.
 const MAX_EPOCH: usize = 32;
 
@@ -120,10 +122,11 @@ pub enum After {
 }
 
 impl After {
-    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the two words.
+    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the two words. Of a long
+    /// text it keeps the beginning.
     pub fn lenient(text: &str) -> Self {
         text.parse()
-            .map_or_else(|_| Self::Unreadable(text.to_owned()), Self::Cursor)
+            .map_or_else(|_| Self::Unreadable(beginning(text)), Self::Cursor)
     }
 }
 
@@ -204,6 +207,8 @@ mod tests {
         assert_eq!("latest".parse(), Ok(After::Latest));
         assert_eq!("Latest".parse::<After>(), Err(BadCursor));
         assert_eq!(After::lenient("a\"b"), After::Unreadable("a\"b".into()));
+        let long = After::lenient(&"é".repeat(8_000));
+        assert_eq!(long, After::Unreadable("é".repeat(100)));
     }
 
     #[test]

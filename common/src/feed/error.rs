@@ -18,7 +18,7 @@ pub enum FeedError {
     )]
     Full(usize),
     /// The idempotency key was used for another message.
-    #[error("Idempotency-Key {0} was used for another message in this topic")]
+    #[error("Idempotency-Key {:.100} was used for another message in this topic", .0.as_str())]
     KeyReused(IdempotencyKey),
     /// The disk is full, or another process holds the database. Nothing was written.
     #[error("the feed's file has no room")]

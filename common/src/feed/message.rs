@@ -157,7 +157,7 @@ impl FromStr for Topic {
         let word_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         let word = |word: &str| !word.is_empty() && word.bytes().all(word_byte);
         if text.len() > MAX_TOPIC || !text.split('.').all(word) {
-            return Err(BadName::Topic(text.to_owned()));
+            return Err(BadName::Topic(beginning(text)));
         }
         Ok(Self(text.into()))
     }
@@ -189,7 +189,7 @@ impl FromStr for MessageType {
     fn from_str(text: &str) -> Result<Self, BadName> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if text.is_empty() || text.len() > MAX_TYPE || !text.bytes().all(valid) {
-            return Err(BadName::Type(text.to_owned()));
+            return Err(BadName::Type(beginning(text)));
         }
         Ok(Self(text.into()))
     }
@@ -358,15 +358,20 @@ impl Scan {
     }
 }
 
+/// Enough of a peer's text to recognize it. How long the text is, is the peer's choice.
+pub(super) fn beginning(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
 /// An invalid topic or type name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// See [`Topic`].
+    /// See [`Topic`]. Holds the beginning of the text.
     #[error(
         "topic {0:?}: a topic is words of [A-Za-z0-9_-] joined by single dots, at most {MAX_TOPIC} bytes"
     )]
     Topic(String),
-    /// See [`MessageType`].
+    /// See [`MessageType`]. Holds the beginning of the text.
     #[error("type {0:?}: a type is 1 to {MAX_TYPE} bytes of [A-Za-z0-9._-]")]
     Type(String),
 }

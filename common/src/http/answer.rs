@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response,
-    header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
 };
 
 use super::Problem;
@@ -13,28 +13,34 @@ use crate::feed::Feed;
 /// No other page may lay this one under the user's clicks.
 const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
 
-/// Answers `GET /` with the browser's half of the technique.
+/// Answers `GET /` with the browser's half of the technique. A browser may keep the page as it left it,
+/// but asks for it anew when it is loaded again: `no-store` would forbid both.
 pub fn html(page: &'static str) -> Response<Full<Bytes>> {
-    let mut response = text("text/html; charset=utf-8", page);
+    let mut response = text("text/html; charset=utf-8", "no-cache", page);
     response
         .headers_mut()
         .insert(CONTENT_SECURITY_POLICY, NO_FRAMES);
     response
 }
 
-/// Answers `GET /healthz`: the server serves, and its feed takes messages.
+/// Answers `GET /healthz`, and OPTIONS, which some load balancers ask by default: the server serves, and
+/// its feed takes messages. A cache must not say so for a server that is down.
 ///
 /// # Errors
 /// 503 if the feed cannot take messages.
 pub fn healthz(feed: &Feed) -> Result<Response<Full<Bytes>>, Problem> {
     feed.health()?;
-    Ok(text("text/plain; charset=utf-8", "ok\n"))
+    Ok(text("text/plain; charset=utf-8", "no-store", "ok\n"))
 }
 
-fn text(content_type: &'static str, body: &'static str) -> Response<Full<Bytes>> {
+fn text(
+    content_type: &'static str,
+    cache_control: &'static str,
+    body: &'static str,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let fields = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, cache_control)];
+    let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    response.headers_mut().extend(fields);
     response
 }

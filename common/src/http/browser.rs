@@ -138,14 +138,15 @@ impl Browsers {
             && !self.is_own_host(host.as_str())
         {
             let detail = format!(
-                "Host {host} is not a loopback name, nor of an allowed origin (--allow-origin)"
+                "Host {:.100} is not a loopback name, nor of an allowed origin (--allow-origin)",
+                host.as_str()
             );
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         match request.headers().get(header::ORIGIN) {
             Some(origin) if changes && !self.is_own_origin(origin, host.as_ref()) => {
                 let origin = origin.to_str().unwrap_or("(not text)");
-                let detail = format!("Origin {origin} is not allowed (--allow-origin)");
+                let detail = format!("Origin {origin:.100} is not allowed (--allow-origin)");
                 Err(Problem::new(StatusCode::FORBIDDEN, detail))
             }
             _ => Ok(()),

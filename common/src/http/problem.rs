@@ -4,9 +4,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use serde_json::json;
+
+/// The longest detail in characters. A part of it may be a peer's text, whose length is the peer's choice.
+const MAX_DETAIL: usize = 500;
 
 /// Why a request is refused: a status, and a detail that names the offending part.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,9 +26,10 @@ pub struct Problem {
 impl Problem {
     /// A problem without further header fields.
     pub fn new(status: StatusCode, detail: impl ToString) -> Self {
+        let detail = detail.to_string();
         Self {
             status,
-            detail: detail.to_string(),
+            detail: detail.chars().take(MAX_DETAIL).collect(),
             headers: Vec::new(),
         }
     }
@@ -37,7 +41,7 @@ impl Problem {
 
     /// 404: no such path.
     pub fn not_found(path: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("nothing is at {path}"))
+        Self::new(StatusCode::NOT_FOUND, format!("nothing is at {path:.100}"))
     }
 
     /// 405: the path takes other methods, those in `allow`.
@@ -61,16 +65,18 @@ impl Problem {
         self
     }
 
-    /// The answer: a JSON object with `type`, `title`, `status` and `detail`.
+    /// The answer: a JSON object with `type`, `title`, `status` and `detail`. A cache must not keep it.
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
         let mut response = Response::new(Full::from(body.to_string()));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        let fields = [
+            (CONTENT_TYPE, "application/problem+json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
+        response.headers_mut().extend(fields);
         response.headers_mut().extend(self.headers);
         response
     }

@@ -30,7 +30,7 @@ impl<'a> Query<'a> {
         let detail = match (value.parse(), values.next()) {
             (_, Some(_)) => format!("parameter {name} is repeated"),
             (_, None) if value.is_empty() => format!("parameter {name} is empty"),
-            (Err(error), None) => format!("parameter {name}={value}: {error}"),
+            (Err(error), None) => format!("parameter {name}={value:.100}: {error}"),
             (Ok(value), None) => return Ok(Some(value)),
         };
         Err(Problem::bad_request(detail))

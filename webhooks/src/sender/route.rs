@@ -48,8 +48,9 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
     }
     match path.as_str() {
         "/" if reads(&request) => Ok(html(include_str!("page.html"))),
-        "/healthz" if reads(&request) => healthz(&app.feed),
-        "/" | "/healthz" => Err(Problem::method_not_allowed("GET, HEAD")),
+        "/healthz" if safe => healthz(&app.feed),
+        "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        "/" => Err(Problem::method_not_allowed("GET, HEAD")),
         path => match path.strip_prefix("/topics/") {
             Some(topic) => take(app, topic, request).await,
             None => endpoints(app, path, request).await,
