@@ -3,8 +3,8 @@
 mod setup;
 
 use harness::contract::{
-    Row, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
-    rows_of_subscribing, trusts_the_allowed_origin,
+    Row, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
+    rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -58,6 +58,13 @@ fn queries() -> Vec<Row> {
         row("wait=", "parameter wait is empty"),
         row("wait=1&wait=1", "parameter wait is repeated"),
     ]
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_for_nothing() {
+    let server = start(small()).await;
+    leaves_nothing_to_caches(&server).await;
+    server.stop().await;
 }
 
 #[tokio::test]

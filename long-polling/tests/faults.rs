@@ -230,3 +230,15 @@ fn printed_data(printed: &[u8]) -> Vec<String> {
     };
     printed.lines().filter_map(data).collect()
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_vanished_gives_its_place_back() {
+    let mut config = config();
+    config.server.max_connections = Some(1);
+    config.server.stall = Duration::from_millis(300);
+    config.server.read_timeout = Duration::from_secs(60);
+    let server = start(config).await;
+    harness::contract::notices_a_vanished_peer(&server).await;
+    server.stop().await;
+}

@@ -3,8 +3,8 @@
 mod setup;
 
 use harness::contract::{
-    Row, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
-    rows_of_subscribing, trusts_the_allowed_origin,
+    Row, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
+    rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -49,6 +49,13 @@ async fn a_wrong_request_is_refused_whatever_it_has_already() {
     let client = server.client();
     let request = client.get("/topics/a?limit=0").header("if-none-match", "*");
     assert_eq!(request.send().await.status, 400);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_for_nothing() {
+    let server = start(small()).await;
+    leaves_nothing_to_caches(&server).await;
     server.stop().await;
 }
 

@@ -5,7 +5,7 @@
 mod setup;
 
 use harness::contract::{
-    closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
+    closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
     refuses_what_follows_a_short_length, rows_of_every_server, rows_of_subscribing,
     trusts_the_allowed_origin,
 };
@@ -17,6 +17,13 @@ async fn every_wrong_request_is_refused_by_name() {
     refuses_bad_input(&server, rows_of_every_server()).await;
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_for_nothing() {
+    let server = start(small()).await;
+    leaves_nothing_to_caches(&server).await;
     server.stop().await;
 }
 

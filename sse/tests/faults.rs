@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Feed, Retention};
 use harness::{Client, EventReader, Fault, FaultProxy, Faults, TestServer, Wire};
-use setup::{config, in_time, start_with};
+use setup::{config, in_time, start, start_with};
 use sse::Config;
 use tokio::time::timeout;
 
@@ -266,5 +266,17 @@ async fn a_stalled_network_is_cut_after_the_stall_and_the_client_comes_back() {
     stream.next().await.unwrap();
     assert!(stream.next().await.unwrap().id().unwrap().ends_with("-1"));
     drop(stream);
+    server.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_vanished_gives_its_place_back() {
+    let mut config = config();
+    config.server.max_connections = Some(1);
+    config.server.stall = Duration::from_millis(300);
+    config.server.read_timeout = Duration::from_secs(60);
+    let server = start(config).await;
+    harness::contract::notices_a_vanished_peer(&server).await;
     server.stop().await;
 }

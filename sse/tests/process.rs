@@ -7,7 +7,10 @@ use std::{
 };
 
 use common::FeedSource;
-use harness::{Ending, EventReader, Process};
+use harness::{
+    Ending, EventReader, Process,
+    contract::{outlives_its_log, writes_few_and_short_lines},
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sse");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
@@ -49,4 +52,22 @@ async fn a_feed_in_a_file_is_opened_or_the_feature_that_is_missing_is_named() {
     let error = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{error}");
     assert!(error.contains("without the feature `file`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
+    outlives_its_log(PROGRAM, &[], &gap("a")).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_gaps_writes_few_and_short_lines() {
+    let topics: Vec<String> = (100..164)
+        .map(|n| format!("{}{n}", "t".repeat(60)))
+        .collect();
+    writes_few_and_short_lines(PROGRAM, &[], &gap(&topics.join(","))).await;
+}
+
+/// Asks for what another epoch had: the answer begins with a gap, and a gap is logged.
+fn gap(topics: &str) -> String {
+    format!("GET /topics/{topics}?after=foreign-1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }

@@ -7,8 +7,9 @@ use common::{Feed, Retention};
 use harness::{
     TestServer,
     contract::{
-        MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, publishes_no_half_bodies,
-        refuses_bad_input, rows_of_every_server, trusts_the_allowed_origin,
+        MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, leaves_nothing_to_caches,
+        publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
+        trusts_the_allowed_origin,
     },
 };
 use serde_json::Value;
@@ -32,6 +33,16 @@ async fn every_wrong_request_is_refused_by_name() {
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, routes()).await;
     refuses_bad_input(&server, registrations()).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_for_nothing() {
+    let server = start(config()).await;
+    leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+    let (server, _) = receiver().await;
+    leaves_nothing_to_caches(&server).await;
     server.stop().await;
 }
 

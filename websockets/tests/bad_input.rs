@@ -5,8 +5,8 @@ mod setup;
 use harness::{
     End, Frame, TestServer, WsWire,
     contract::{
-        MAX_MESSAGE, closes_slow_heads, publishes_no_half_bodies, refuses_bad_input,
-        rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
+        MAX_MESSAGE, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies,
+        refuses_bad_input, rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
     },
 };
 use serde_json::{Value, json};
@@ -25,6 +25,13 @@ async fn every_wrong_request_is_refused_by_name() {
     refuses_bad_input(&server, rows_of_every_server()).await;
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(HANDSHAKE)).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_for_nothing() {
+    let server = start(small()).await;
+    leaves_nothing_to_caches(&server).await;
     server.stop().await;
 }
 

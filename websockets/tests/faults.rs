@@ -8,7 +8,8 @@ use common::Feed;
 use harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire};
 use serde_json::json;
 use setup::{
-    ask, config, data, feed, frame, is_alive, publish, short_stall, start_with, until_waiters,
+    ask, config, data, feed, frame, is_alive, publish, short_stall, start, start_with,
+    until_waiters,
 };
 use websockets::Config;
 
@@ -224,4 +225,16 @@ async fn a_frame_that_is_cut_on_the_way_up_is_no_message() {
         assert_eq!(scene.feed.counts().messages, 0);
         scene.end().await;
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_vanished_gives_its_place_back() {
+    let mut config = config();
+    config.server.max_connections = Some(1);
+    config.server.stall = Duration::from_millis(300);
+    config.server.read_timeout = Duration::from_secs(60);
+    let server = start(config).await;
+    harness::contract::notices_a_vanished_peer(&server).await;
+    server.stop().await;
 }

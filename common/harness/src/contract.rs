@@ -1,8 +1,13 @@
-//! What all five servers promise about a request that is wrong: literal bytes in, a status and a
-//! named reason out, and a good request after each.
+//! What all five servers promise. About a request that is wrong: literal bytes in, a status and a named
+//! reason out, and a good request after each. About caches, vanished peers, and a log that nobody reads.
+
+#[cfg(unix)]
+mod log;
 
 use serde_json::Value;
 
+#[cfg(unix)]
+pub use self::log::{outlives_its_log, writes_few_and_short_lines};
 use super::{RawResponse, TestServer};
 
 /// The knobs of the server that [`refuses_bad_input`] is given: small, so that limits are near.
@@ -11,6 +16,9 @@ pub const MAX_MESSAGE: usize = 1_024;
 pub const READ_TIMEOUT: f64 = 0.5;
 /// The one origin that the server allows.
 pub const ALLOWED_ORIGIN: &str = "app://page.example";
+
+/// The longest `detail`, in characters, whatever the request repeats into it.
+const MAX_DETAIL: usize = 500;
 
 /// One wrong request.
 #[derive(Debug, Clone)]
@@ -106,12 +114,60 @@ fn check(row: &Row, response: &RawResponse) {
     );
     assert_eq!(response.header("vary"), Some("origin"), "{request}");
     assert_eq!(
+        response.header("cache-control"),
+        Some("no-store"),
+        "{request}"
+    );
+    assert_eq!(
         response.header("allow").is_some(),
         row.status == 405,
         "{request}"
     );
     let detail = problem["detail"].as_str().expect("a problem has a detail");
+    assert!(detail.len() <= MAX_DETAIL, "{request}: {detail}");
     assert!(detail.starts_with(&row.detail), "{request}: {detail}");
+}
+
+/// What a cache in front must not answer in place of the server: its health, its page.
+///
+/// # Panics
+/// If a cache may.
+pub async fn leaves_nothing_to_caches(server: &TestServer) {
+    for (request, status, cache_control) in [
+        ("GET /healthz", 200, "no-store"),
+        // What some load balancers ask by default.
+        ("OPTIONS /healthz", 200, "no-store"),
+        ("PUT /healthz", 405, "no-store"),
+        ("GET /nothing", 404, "no-store"),
+        // Each load asks the server. `no-store` would also keep a browser from going back to the page.
+        ("GET /", 200, "no-cache"),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            .await;
+        let answer = wire.read_response().await;
+        assert_eq!(answer.status, status, "{request}");
+        let said = answer.header("cache-control");
+        assert_eq!(said, Some(cache_control), "{request}");
+    }
+}
+
+/// A peer that vanished gives its place back after `--stall`, although all that it was sent fits into
+/// the kernel's buffer. `server` has room for one connection, a short `stall`, and a `read_timeout` that
+/// is longer than patience.
+///
+/// # Panics
+/// If the place stays taken.
+#[cfg(target_os = "linux")]
+pub async fn notices_a_vanished_peer(server: &TestServer) {
+    let mut vanished = server.wire().await;
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    vanished.send(get).await;
+    assert_eq!(vanished.read_response().await.status, 200);
+    vanished.vanish();
+    vanished.send(get).await;
+    // This one waits in the backlog until there is room.
+    assert_eq!(server.get("/healthz").await.status, 200);
 }
 
 const TOPIC: &str = "a topic is words of [A-Za-z0-9_-] joined by single dots, at most 64 bytes";
@@ -138,7 +194,15 @@ fn topics() -> Vec<Row> {
         let detail = format!("topic {name:?}: {TOPIC}");
         Row::post(&format!("/topics/{name}"), &[], b"x", 400, detail)
     };
-    names.iter().map(row).collect()
+    let named = names.iter().map(row);
+    named.chain([of_any_length()]).collect()
+}
+
+/// A peer's text is repeated to it, but not all of it.
+fn of_any_length() -> Row {
+    let name = "t".repeat(8_000);
+    let detail = format!("topic {:?}: {TOPIC}", &name[..100]);
+    Row::post(&format!("/topics/{name}"), &[], b"x", 400, detail)
 }
 
 fn types_and_keys() -> Vec<Row> {
@@ -167,11 +231,14 @@ fn routes() -> Vec<Row> {
     let empty = &["Content-Length: 0"];
     let reads = "this path takes GET, HEAD";
     let body = &["Content-Length: 1", "", "x"];
+    let long = ["/", &"n".repeat(8_000)].concat();
+    let cut = format!("nothing is at {}", &long[..100]);
     vec![
         Row::head("DELETE /topics/a", &[], 405, "this path takes "),
         Row::head("POST /healthz", empty, 405, reads),
         Row::head("POST /", empty, 405, reads),
         Row::head("GET /nothing", &[], 404, "nothing is at /nothing"),
+        Row::head(&format!("GET {long}"), &[], 404, cut),
         Row::head("GET /healthz", body, 400, "a GET has no body"),
     ]
 }
@@ -305,6 +372,10 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
             format!("parameter after=newest: {cursor}"),
         ),
         get("a?after=e-01", format!("parameter after=e-01: {cursor}")),
+        get(
+            &format!("a?after={}", "e".repeat(8_000)),
+            format!("parameter after={}: {cursor}", "e".repeat(100)),
+        ),
     ]
 }
 

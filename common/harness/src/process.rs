@@ -1,6 +1,7 @@
 //! A server as it is shipped: a process with a first line, signals and an exit code.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::Duration,
@@ -10,9 +11,10 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Child,
     task::yield_now,
+    time::sleep,
 };
 
-use super::{Client, Wait, Wire};
+use super::{Client, Wait, Wire, free_ports};
 
 /// A built program that serves on a free port. Dropped, it is killed.
 #[derive(Debug)]
@@ -38,13 +40,21 @@ impl Process {
     ///
     /// As [`Process::start`].
     pub async fn start_at(addr: SocketAddr, program: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(["--listen", &addr.to_string()]).args(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("starting {program}: {error}"));
+        Self::start_logging(addr, program, args, Stdio::null()).await
+    }
+
+    /// The same with its log in `log`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Process::start`].
+    pub async fn start_logging(
+        addr: SocketAddr,
+        program: &str,
+        args: &[&str],
+        log: impl Into<Stdio>,
+    ) -> Self {
+        let mut child = spawn(addr, program, args, Stdio::piped(), log.into());
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut line = String::new();
         let read = Wait::until(format!("the first line of {program}"))
@@ -54,6 +64,38 @@ impl Process {
         let addr = line.trim_end().strip_prefix("listening on http://");
         let addr = addr.and_then(|addr| addr.parse().ok());
         let addr = addr.unwrap_or_else(|| panic!("the first line of {program} is {line:?}"));
+        Self { child, addr }
+    }
+
+    /// Runs `program` where nobody reads its first line, because standard output is closed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not listen in the end.
+    pub async fn start_unheard(program: &str, args: &[&str]) -> Self {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_ports(1)[0]));
+        let (closed, stdout) = io::pipe().expect("a pipe");
+        drop(closed);
+        let child = spawn(addr, program, args, stdout.into(), Stdio::null());
+        let listens = async {
+            while Wire::try_connect(addr).await.is_err() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        Wait::until(format!("{program} to listen on {addr}"))
+            .patiently(listens)
+            .await;
+        Self { child, addr }
+    }
+
+    /// Runs `program` at an address that is taken.
+    pub fn start_in_vain(
+        addr: SocketAddr,
+        program: &str,
+        args: &[&str],
+        log: impl Into<Stdio>,
+    ) -> Self {
+        let child = spawn(addr, program, args, Stdio::null(), log.into());
         Self { child, addr }
     }
 
@@ -157,6 +199,16 @@ impl Process {
             .unwrap_or_else(|error| panic!("waiting for a process: {error}"))
             .code()
     }
+}
+
+fn spawn(addr: SocketAddr, program: &str, args: &[&str], out: Stdio, log: Stdio) -> Child {
+    let mut command = Command::new(program);
+    command.args(["--listen", &addr.to_string()]).args(args);
+    command.stdout(out).stderr(log);
+    tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("starting {program}: {error}"))
 }
 
 #[cfg(target_os = "linux")]

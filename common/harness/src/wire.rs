@@ -7,6 +7,8 @@ use std::{
 };
 
 use bytes::BytesMut;
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -140,6 +142,21 @@ impl Wire {
         self.stream
             .peer_addr()
             .expect("a connected socket has a peer")
+    }
+
+    /// From now on nothing arrives here, not even what acknowledges: for the other side, we vanished
+    /// without a word. What we send still goes out.
+    ///
+    /// # Panics
+    ///
+    /// If the socket takes no filter.
+    #[cfg(target_os = "linux")]
+    pub fn vanish(&self) {
+        const RETURN_CONSTANT: u16 = 0x06; // of each packet, 0 bytes
+        let nothing = SockFilter::new(RETURN_CONSTANT, 0, 0, 0);
+        SockRef::from(&self.stream)
+            .attach_filter(&[nothing])
+            .expect("a socket takes a filter");
     }
 
     /// Sends these bytes.

@@ -1,0 +1,109 @@
+//! What all five programs promise about their log: it is best effort.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use crate::{Process, Wire};
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/// The longest line in bytes that a stranger can cause.
+const MAX_LINE: usize = 200;
+/// The most lines a second from one place in the code.
+const LINES: f64 = 40.0;
+/// The free port that the system chooses.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Whatever becomes of standard error or output, `program` serves, and stops at a signal. `noise` is a
+/// request that makes it log a line.
+///
+/// # Panics
+/// If it stops serving, does not stop, or stops with an error.
+pub async fn outlives_its_log(program: &str, args: &[&str], noise: &str) {
+    let (unread, full) = full();
+    let stuck = Process::start_logging(ANYWHERE, program, args, full).await;
+    serves_and_stops(stuck, noise).await;
+    drop(unread);
+
+    let (reader, pipe) = io::pipe().expect("a pipe");
+    drop(reader);
+    let broken = Process::start_logging(ANYWHERE, program, args, pipe).await;
+    serves_and_stops(broken, noise).await;
+
+    let unheard = Process::start_unheard(program, args).await;
+    serves_and_stops(unheard, noise).await;
+
+    ends_with_an_error(program, args).await;
+}
+
+async fn serves_and_stops(server: Process, noise: &str) {
+    for request in [noise, HEALTH, noise, HEALTH] {
+        let mut wire = Wire::connect(server.addr()).await;
+        wire.send(request).await;
+        let answer = wire.read_head().await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    }
+    server.signal("TERM");
+    assert_eq!(server.exit_code().await, Some(0));
+}
+
+/// The address is in use, and nobody can be told.
+async fn ends_with_an_error(program: &str, args: &[&str]) {
+    let first = Process::start(program, args).await;
+    let (unread, full) = full();
+    let second = Process::start_in_vain(first.addr(), program, args, full);
+    assert_eq!(second.exit_code().await, Some(1));
+    drop(unread);
+}
+
+/// A standard error that takes no byte more, and the end that nobody reads.
+fn full() -> (UnixStream, Stdio) {
+    let (unread, mut full) = UnixStream::pair().expect("a pair of sockets");
+    full.set_nonblocking(true).expect("a socket is open");
+    while full.write(&[b'x'; 4_096]).is_ok() {}
+    while full.write(b"x").is_ok() {}
+    full.set_nonblocking(false).expect("a socket is open");
+    (unread, OwnedFd::from(full).into())
+}
+
+/// A flood of `noise`, a request that makes it log a long line, is cut to short lines, and to few of
+/// them. The lines that are left out are counted.
+///
+/// # Panics
+/// If a line is long, there are many of them, or there is no count.
+pub async fn writes_few_and_short_lines(program: &str, args: &[&str], noise: &str) {
+    let path = std::env::temp_dir().join(format!("log-{}", std::process::id()));
+    let file = File::create(&path).expect("there is a folder for temporary files");
+    let server = Process::start_logging(ANYWHERE, program, args, file).await;
+    let started = Instant::now();
+    for _ in 0..200 {
+        let mut wire = Wire::connect(server.addr()).await;
+        wire.send(noise).await;
+        wire.read_head().await;
+    }
+    // The count comes when the second is over.
+    let last = Instant::now();
+    while last.elapsed() < Duration::from_secs(20) && !read(&path).contains("left_out=") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.signal("TERM");
+    assert_eq!(server.exit_code().await, Some(0));
+    let (log, seconds) = (read(&path), started.elapsed().as_secs_f64() + 1.0);
+    fs::remove_file(path).expect("it is there");
+    assert!(log.contains("left_out="), "{log}");
+    assert!(
+        log.lines().count() as f64 <= seconds * LINES + 10.0,
+        "{log}"
+    );
+    assert!(log.lines().all(|line| line.len() < MAX_LINE), "{log}");
+    assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
+}
+
+fn read(path: &std::path::Path) -> String {
+    fs::read_to_string(path).expect("a log is text")
+}
