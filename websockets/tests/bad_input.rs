@@ -178,10 +178,10 @@ async fn a_text_that_is_not_a_command_is_answered_and_the_session_goes_on() {
     );
     session.send_text(&long).await;
     assert_eq!(session.next_json().await["error"]["status"], 400);
-    let nested = ["[".repeat(129), "]".repeat(129)].concat();
+    let nested = ["[".repeat(65), "]".repeat(65)].concat();
     let nested = format!(r#"{{"publish":{{"topic":"a","data":{nested},"ref":1}}}}"#);
     session.send_text(&nested).await;
-    let error = json!({"ref": 1, "status": 400, "detail": "the body nests deeper than 128"});
+    let error = json!({"ref": 1, "status": 400, "detail": "the body nests deeper than 64"});
     assert_eq!(session.next_json().await["error"], error);
     assert!(is_alive(&mut session).await);
     drop(session);

@@ -244,7 +244,7 @@ fn routes() -> Vec<Row> {
 }
 
 fn contents() -> Vec<Row> {
-    let nested = ["[".repeat(129), "]".repeat(129)].concat();
+    let nested = ["[".repeat(65), "]".repeat(65)].concat();
     let json = |body: &[u8], detail: &str| Row::post("/topics/a", &[JSON], body, 400, detail);
     vec![
         json(b"{", "the body is not JSON: "),
@@ -253,7 +253,12 @@ fn contents() -> Vec<Row> {
             br#""\ud800""#,
             "the body has a lone surrogate escape, which is no character",
         ),
-        json(nested.as_bytes(), "the body nests deeper than 128"),
+        json(nested.as_bytes(), "the body nests deeper than 64"),
+        json(b"[1e999]", "the body has a number that no f64 can hold"),
+        json(
+            "1".repeat(1_001).as_bytes(),
+            "the body has a number of more than 1000 bytes",
+        ),
         json(b"\"\xff\"", "the body is not UTF-8 at byte 1"),
         Row::post(
             "/topics/a",

@@ -16,8 +16,17 @@ const MAX_TOPICS: usize = 64;
 /// The longest key in bytes.
 const MAX_KEY: usize = 255;
 
-/// The deepest nesting of JSON arrays and objects; 128 is what common parsers still take.
-const MAX_DEPTH: usize = 128;
+/// The deepest nesting of JSON arrays and objects. Some common parsers end at 99, and an envelope adds a
+/// few.
+const MAX_DEPTH: usize = 64;
+/// The longest number in bytes. Python refuses an integer of more than 4,300 digits.
+const MAX_NUMBER: usize = 1_000;
+/// What ends a line for some readers, though not in JSON.
+const UNICODE_LINE_ENDS: [(char, &str); 3] = [
+    ('\u{85}', r"\u0085"),
+    ('\u{2028}', r"\u2028"),
+    ('\u{2029}', r"\u2029"),
+];
 
 /// A message as it was published. It is encoded once, and all deliveries share the bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -258,13 +267,15 @@ impl FromStr for Topics {
 pub struct Data(Arc<str>);
 
 impl Data {
-    /// Text becomes a JSON string.
+    /// Text becomes a JSON string, which is one line to every reader.
     pub fn text(text: &str) -> Self {
-        Self(
-            serde_json::to_string(text)
-                .expect("a string is JSON")
-                .into(),
-        )
+        let mut json = serde_json::to_string(text).expect("a string is JSON");
+        if !text.is_ascii() {
+            for (end, escape) in UNICODE_LINE_ENDS {
+                json = json.replace(end, escape);
+            }
+        }
+        Self(json.into())
     }
 
     /// Data that was checked before it was stored.
@@ -278,7 +289,8 @@ impl Data {
     }
 
     /// Takes one JSON value. `serde_json` checks the grammar. Beyond that, some clients fail on deep
-    /// nesting and on lone surrogates, so those are refused here.
+    /// nesting, on lone surrogates, and on numbers that are long or beyond an `f64`. They would fail
+    /// again at every resume, so those are refused here.
     pub fn json(body: &[u8]) -> Result<Self, InvalidData> {
         let text = utf8(body)?;
         serde_json::from_str::<IgnoredAny>(text).map_err(InvalidData::Json)?;
@@ -313,6 +325,7 @@ impl Scan {
             at += match (self.in_string, json[at]) {
                 (true, b'\\') => self.escape(&json[at..])?,
                 (true, byte) => self.in_string(byte)?,
+                (false, b'-' | b'0'..=b'9') => number(&json[at..])?,
                 (false, byte) => self.between(byte)?,
             };
         }
@@ -363,6 +376,21 @@ pub(super) fn beginning(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
+/// Returns the length of the number that `json` begins with.
+fn number(json: &[u8]) -> Result<usize, InvalidData> {
+    let part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    let length = json.iter().take_while(|byte| part(byte)).count();
+    if length > MAX_NUMBER {
+        return Err(InvalidData::LongNumber);
+    }
+    let literal = str::from_utf8(&json[..length]).ok();
+    let value = literal.and_then(|literal| literal.parse::<f64>().ok());
+    match value {
+        Some(value) if value.is_finite() => Ok(length),
+        _ => Err(InvalidData::NotFinite),
+    }
+}
+
 /// An invalid topic or type name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
@@ -399,9 +427,15 @@ pub enum InvalidData {
     /// An escaped surrogate without its other half.
     #[error("the body has a lone surrogate escape, which is no character")]
     LoneSurrogate,
-    /// Arrays and objects nested deeper than 128.
+    /// Arrays and objects nested deeper than 64.
     #[error("the body nests deeper than {MAX_DEPTH}")]
     TooDeep,
+    /// A number of more than 1,000 bytes.
+    #[error("the body has a number of more than {MAX_NUMBER} bytes")]
+    LongNumber,
+    /// A number such as `1e999`.
+    #[error("the body has a number that no f64 can hold")]
+    NotFinite,
     /// Not UTF-8.
     #[error("the body is not UTF-8 at byte {0}")]
     Utf8(usize),
@@ -526,7 +560,8 @@ mod tests {
         for kept in [
             "1",
             "-0.10e+5",
-            "1e999",
+            "1e308",
+            "1e-999",
             " {\"b\" : 1,\t\"a\":2, \"a\":3} ",
             r#""\u00e9\ud83d\ude00\\u\"\n""#,
             "\"é\u{7f}\"",
@@ -556,11 +591,11 @@ mod tests {
             );
         }
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(Data::json(nested(128).as_bytes()).is_ok());
-        assert!(matches!(
-            Data::json(nested(129).as_bytes()),
-            Err(InvalidData::TooDeep)
-        ));
+        assert!(Data::json(nested(64).as_bytes()).is_ok());
+        for deeper in [nested(65), format!("{{\"a\":{}}}", nested(64)), nested(999)] {
+            let judged = Data::json(deeper.as_bytes());
+            assert!(matches!(judged, Err(InvalidData::TooDeep)), "{deeper}");
+        }
         assert!(Data::json(format!("\"{}\"", "[".repeat(500)).as_bytes()).is_ok());
         assert!(matches!(Data::json(b"\"\xff\""), Err(InvalidData::Utf8(1))));
         for bad in [
@@ -584,12 +619,49 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_finite_and_short() {
+        let whole = |digits: usize| "9".repeat(digits);
+        let fraction = |length: usize| format!("0.{}", "1".repeat(length - 2));
+        for good in [
+            "1.7976931348623157e308".to_owned(),
+            whole(308),
+            format!("-{}", fraction(999)),
+            fraction(1_000),
+            format!("[{0},{0}]", fraction(1_000)),
+            format!("{{\"{}\":\"1e999\"}}", whole(2_000)),
+        ] {
+            assert!(Data::json(good.as_bytes()).is_ok(), "{good}");
+        }
+        for infinite in [
+            "1e999".to_owned(),
+            "[0,-1E+999 ]".to_owned(),
+            r#"{"a":1.8e308}"#.to_owned(),
+            whole(309),
+        ] {
+            let judged = Data::json(infinite.as_bytes());
+            assert!(matches!(judged, Err(InvalidData::NotFinite)), "{infinite}");
+        }
+        for long in [
+            fraction(1_001),
+            format!("[-{}]", fraction(1_000)),
+            whole(4_301),
+        ] {
+            let judged = Data::json(long.as_bytes());
+            assert!(matches!(judged, Err(InvalidData::LongNumber)), "{long}");
+        }
+    }
+
+    #[test]
     fn text_becomes_a_json_string() {
         assert_eq!(
             Data::utf8_text(b"a\"\r\n\0b").unwrap().as_str(),
             r#""a\"\r\n\u0000b""#
         );
         assert_eq!(Data::utf8_text(b"").unwrap().as_str(), r#""""#);
+        assert_eq!(
+            Data::text("é\u{85}a\u{2028}\u{2029}\u{2027}").as_str(),
+            "\"é\\u0085a\\u2028\\u2029\u{2027}\""
+        );
         assert!(matches!(
             Data::utf8_text(b"ab\xc3"),
             Err(InvalidData::Utf8(2))
@@ -610,7 +682,6 @@ mod tests {
             let judged = Data::json(text.as_bytes());
             match serde_json::from_str::<serde_json::Value>(&text) {
                 Ok(value) => prop_assert_eq!(serde_json::from_str::<serde_json::Value>(judged.unwrap().as_str()).unwrap(), value),
-                Err(error) if error.to_string().contains("out of range") => {}
                 Err(_) => prop_assert!(judged.is_err()),
             }
         }
