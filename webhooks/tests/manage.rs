@@ -377,8 +377,12 @@ async fn a_hundred_dead_deliveries_are_shown_and_older_ones_when_asked_for() {
     assert_eq!(shown(101, "").await, ids[1..]);
     assert_eq!(shown(101, &before(&ids[1])).await, ids[..1]);
 
-    let bad = sender.get(&format!("{path}/deliveries?before=soon")).await;
-    assert_eq!(bad.status, 400);
-    assert!(bad.text().contains("before"), "{}", bad.text());
+    for bad in ["soon", "x-9223372036854775808", "x-18446744073709551615"] {
+        let refused = sender
+            .get(&format!("{path}/deliveries{}", before(bad)))
+            .await;
+        assert_eq!(refused.status, 400, "{bad}");
+        assert!(refused.text().contains("before"), "{}", refused.text());
+    }
     sender.stop().await;
 }

@@ -381,6 +381,10 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
             &format!("a?after={}", "e".repeat(8_000)),
             format!("parameter after={}: {cursor}", "e".repeat(100)),
         ),
+        get(
+            "a?after=e-9223372036854775808",
+            format!("parameter after=e-9223372036854775808: {cursor}"),
+        ),
     ]
 }
 

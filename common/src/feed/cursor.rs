@@ -6,6 +6,8 @@ use super::message::beginning;
 
 /// The longest epoch in bytes.
 const MAX_EPOCH: usize = 32;
+/// The largest number, which is the largest of SQLite.
+const MAX_SEQ: u64 = i64::MAX as u64;
 
 /// One life of one log, `[a-z0-9]{1,32}`. A feed in memory makes a new one at each start, so a cursor
 /// from before is recognized and never taken for a position in this log. Stored inline: every message
@@ -80,7 +82,10 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let (epoch, digits) = text.split_once('-').ok_or(BadCursor)?;
         let canonical = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
-        let seq = digits.parse().ok().filter(|_| canonical).ok_or(BadCursor)?;
+        let seq = digits.parse().map_err(|_| BadCursor)?;
+        if !canonical || seq > MAX_SEQ {
+            return Err(BadCursor);
+        }
         Ok(Self {
             epoch: epoch.parse()?,
             seq,
@@ -170,7 +175,7 @@ mod tests {
         for good in [
             "a-0",
             "m3k9qf-42",
-            "0-18446744073709551615",
+            "0-9223372036854775807",
             &format!("{}-1", "z".repeat(32)),
         ] {
             assert_eq!(good.parse::<Cursor>().unwrap().to_string(), good);
@@ -192,6 +197,8 @@ mod tests {
             " a-1",
             "a-1-2",
             "a_b-1",
+            "a-9223372036854775808",
+            "a-18446744073709551615",
             "a-18446744073709551616",
             "é-1",
             "a-١",
@@ -218,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_survives_the_wire(epoch in "[a-z0-9]{1,32}", seq: u64) {
+        fn a_cursor_survives_the_wire(epoch in "[a-z0-9]{1,32}", seq in 0..=i64::MAX as u64) {
             let cursor = Cursor { epoch: epoch.parse().unwrap(), seq };
             prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }

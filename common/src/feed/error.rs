@@ -23,6 +23,9 @@ pub enum FeedError {
     /// The disk is full, or another process holds the database. Nothing was written.
     #[error("the feed's file has no room")]
     NoRoom,
+    /// The database refuses this message alone.
+    #[error("the feed's file refuses it")]
+    Refused,
     /// A write or a sync has failed, or a stream has lost what it had acknowledged. What is stored is
     /// unknown, so the feed takes nothing until it is opened again.
     #[error("the feed has failed: nothing is published until a restart")]

@@ -4,6 +4,7 @@
 //! thread takes all jobs that gathered while the disk was busy, and commits them as one transaction.
 //! A thousand waiting jobs cost hardly more syncs than one.
 //!
+//! A job that the database refuses, by a constraint or a value that it cannot hold, is undone alone.
 //! When the disk is full, nothing of the group is written, and it may be tried again. When a write or a
 //! sync *fails*, the state of the disk is unknown: the kernel may have dropped the pages, and may
 //! report success for the next sync. Then the thread ends, and nothing is written until the next start
@@ -35,6 +36,9 @@ pub enum CommitError {
     /// The disk is full, or another process holds the database. Nothing was written.
     #[error("the disk has no room")]
     NoRoom,
+    /// The database refuses this job alone. Nothing of it was written.
+    #[error("the database refuses it")]
+    Refused,
     /// A write or a sync has failed, of this job or an earlier one. This one may be on the disk or not.
     #[error("the disk has failed")]
     Stopped,
@@ -43,10 +47,10 @@ pub enum CommitError {
 /// Something to write.
 pub trait Job: Send + 'static {
     /// Does its part of a transaction, and returns about how many bytes it wrote. Called once, even if the
-    /// transaction then fails.
+    /// transaction then fails. It must not end the transaction.
     ///
     /// # Errors
-    /// Only the database's own: they fail the whole group.
+    /// The database's own. The disk's fail the whole group, and any other only undoes this part.
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize>;
 
     /// Whether it must survive a power cut as soon as it has succeeded. Otherwise it survives the process,
@@ -189,13 +193,13 @@ fn write(
         let more = jobs.try_iter().take(MAX_GROUP - 1);
         let mut group: Group = iter::once(first).chain(more).collect();
         let told = match commit(&mut database, &mut group) {
-            Ok(bytes) => {
-                unfolded += bytes;
-                Ok(())
+            Ok(written) => {
+                unfolded += written.bytes;
+                written.outcomes
             }
             Err(error) if is_no_room(&error) => {
                 warn!(%error, jobs = group.len(), "nothing was written");
-                Err(CommitError::NoRoom)
+                vec![Err(CommitError::NoRoom); group.len()]
             }
             Err(error) => {
                 done.notify_one();
@@ -203,7 +207,9 @@ fn write(
             }
         };
         done.notify_one();
-        group.into_iter().for_each(|job| job.settle(told));
+        for (job, outcome) in group.into_iter().zip(told) {
+            job.settle(outcome);
+        }
         if unfolded > CHECKPOINT {
             unfolded = 0;
             fold(&database).map_err(|error| (error, Group::new()))?;
@@ -212,16 +218,49 @@ fn write(
     fold(&database).map_err(|error| (error, Group::new()))
 }
 
-/// Commits all jobs or none. If one of them syncs, so does everything before it.
-fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<usize> {
+/// What a transaction wrote, and what each of its jobs is told.
+#[derive(Default)]
+struct Written {
+    bytes: usize,
+    outcomes: Vec<Result<(), CommitError>>,
+}
+
+/// Commits all jobs but those that the database refuses, or none. If one of them syncs, so does everything
+/// before it.
+fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Written> {
     let syncs = group.iter().any(|job| job.syncs());
     database.execute_batch(if syncs { SYNCED } else { UNSYNCED })?;
     let mut transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut bytes = 0;
+    let mut written = Written::default();
     for job in group {
-        bytes += job.apply(&mut transaction)?;
+        let applied = apply(job.as_mut(), &mut transaction)?;
+        written.bytes += applied.unwrap_or(0);
+        written.outcomes.push(applied.map(|_| ()));
     }
-    transaction.commit().map(|()| bytes)
+    transaction.commit().map(|()| written)
+}
+
+/// Does one job in a savepoint. The outer error is the disk's.
+fn apply(
+    job: &mut dyn Job,
+    transaction: &mut Transaction<'_>,
+) -> rusqlite::Result<Result<usize, CommitError>> {
+    execute(transaction, "SAVEPOINT job")?;
+    let applied = match job.apply(transaction) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if is_disk(&error) => return Err(error),
+        Err(error) => {
+            error!(%error, "the database refuses a job");
+            execute(transaction, "ROLLBACK TO job")?;
+            Err(CommitError::Refused)
+        }
+    };
+    execute(transaction, "RELEASE job")?;
+    Ok(applied)
+}
+
+fn execute(transaction: &Transaction<'_>, sql: &str) -> rusqlite::Result<()> {
+    transaction.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 const SYNCED: &str = "PRAGMA synchronous = FULL";
@@ -244,6 +283,24 @@ pub fn is_no_room(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
     )
+}
+
+/// Whether the disk or the whole database is at fault, and not what one job asked for.
+pub fn is_disk(error: &rusqlite::Error) -> bool {
+    let broken = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OutOfMemory
+        )
+    );
+    broken || is_no_room(error)
 }
 
 /// A function as a job.
@@ -376,14 +433,71 @@ mod tests {
         }
     }
 
+    fn failed(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
+    }
+
+    /// Three jobs in one transaction: the second writes, and then gives this error.
+    async fn group_with(error: rusqlite::Error) -> (Commits, [Result<(), CommitError>; 3]) {
+        let database = Connection::open_in_memory().unwrap();
+        database
+            .execute_batch("CREATE TABLE numbers (number)")
+            .unwrap();
+        let commits = Commits::start("test", database).unwrap();
+        let ((begun, begins), (gather, gathered)) = (mpsc::channel(), mpsc::channel());
+        let insert = "INSERT INTO numbers VALUES (1)";
+        let first = commits.run(0, move |database| {
+            begun.send(()).unwrap();
+            gathered.recv().unwrap();
+            database.execute_batch(insert)
+        });
+        let gathers = async {
+            tokio::task::spawn_blocking(move || begins.recv().unwrap())
+                .await
+                .unwrap();
+        };
+        let second = async {
+            gathers.await;
+            let job = commits.run(0, move |database| {
+                database.execute_batch(insert)?;
+                Err(error)
+            });
+            let third = commits.run(0, move |database| database.execute_batch(insert));
+            let opens = async { gather.send(()).unwrap() };
+            tokio::join!(job, third, opens)
+        };
+        let (first, (second, third, ())) = tokio::join!(first, second);
+        (commits, [first, second, third])
+    }
+
     #[tokio::test]
-    async fn an_error_of_the_database_takes_the_group_with_it_and_ends_the_thread() {
-        let commits = Commits::start("test", Connection::open_in_memory().unwrap()).unwrap();
-        let bad = commits
-            .run(0, |database| database.execute_batch("no SQL"))
-            .await;
-        assert_eq!(bad, Err(CommitError::Stopped));
-        assert_eq!(commits.run(0, |_| Ok(())).await, Err(CommitError::Stopped));
-        assert!(commits.failure().borrow().is_some());
+    async fn an_error_that_is_not_the_disks_is_the_answer_to_one_job() {
+        for error in [
+            failed(rusqlite::ffi::SQLITE_ERROR),
+            failed(rusqlite::ffi::SQLITE_CONSTRAINT),
+            rusqlite::Error::ToSqlConversionFailure("too large".into()),
+            rusqlite::Error::QueryReturnedNoRows,
+        ] {
+            let (commits, told) = group_with(error).await;
+            assert_eq!(told, [Ok(()), Err(CommitError::Refused), Ok(())]);
+            let count = "SELECT count(*) FROM numbers";
+            let counted = commits.run(0, |rows| rows.query_row(count, [], |row| row.get(0)));
+            assert_eq!(counted.await, Ok(2));
+            assert_eq!(*commits.failure().borrow(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_disk_takes_the_group_with_it_and_ends_the_thread() {
+        for code in [
+            rusqlite::ffi::SQLITE_IOERR,
+            rusqlite::ffi::SQLITE_CORRUPT,
+            rusqlite::ffi::SQLITE_READONLY,
+        ] {
+            let (commits, told) = group_with(failed(code)).await;
+            assert_eq!(told[1..], [Err(CommitError::Stopped); 2]);
+            assert_eq!(commits.run(0, |_| Ok(())).await, Err(CommitError::Stopped));
+            assert!(commits.failure().borrow().is_some());
+        }
     }
 }

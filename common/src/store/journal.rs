@@ -321,6 +321,7 @@ impl From<CommitError> for FeedError {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::NoRoom => Self::NoRoom,
+            CommitError::Refused => Self::Refused,
             CommitError::Stopped => Self::Stopped,
         }
     }

@@ -22,8 +22,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::store::commit::{CommitError, Commits, configure, is_no_room, lock};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
+use common::store::commit::{CommitError, Commits, configure, is_disk, lock};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use super::source::Source;
@@ -99,6 +99,9 @@ pub enum StoreError {
     /// The disk is full, or another process holds the database.
     #[error("the inbox has no room")]
     NoRoom,
+    /// The database refuses this event alone.
+    #[error("the inbox refuses it")]
+    Refused,
     /// The disk takes too long. The event may still be stored.
     #[error("the inbox is too slow")]
     Slow,
@@ -111,6 +114,7 @@ impl From<CommitError> for StoreError {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::NoRoom => Self::NoRoom,
+            CommitError::Refused => Self::Refused,
             CommitError::Stopped => Self::Stopped,
         }
     }
@@ -357,20 +361,6 @@ fn apply(
         Ok(Err(error)) => savepoint.finish().map(|()| Err(error.to_string())),
         Err(_) => savepoint.finish().map(|()| Err("it panicked".to_owned())),
     }
-}
-
-/// Whether the database itself has failed, and not only this effect's SQL.
-fn is_disk(error: &rusqlite::Error) -> bool {
-    let broken = matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::SystemIoFailure
-                | ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::OutOfMemory
-        )
-    );
-    broken || is_no_room(error)
 }
 
 /// Milliseconds since 1970, the unit of the tables.

@@ -193,8 +193,8 @@ fn at_once<T>(
         transaction.commit().map(|()| given)
     });
     done.map_err(|error| {
-        error!(%error, "the tables in memory have failed");
-        CommitError::Stopped
+        error!(%error, "the tables in memory refuse a change");
+        CommitError::Refused
     })
 }
 
