@@ -6,7 +6,7 @@ use super::message::IdempotencyKey;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FeedError {
-    /// NATS does not answer. A message may be stored or not: publish it again with the same key.
+    /// NATS does not answer. The message may or may not be stored: publish again with the same key.
     #[error("the feed's stream cannot be reached: {0}")]
     Away(String),
     /// The handle was closed, and everything has been read.
@@ -30,7 +30,7 @@ pub enum FeedError {
     /// unknown, so the feed takes nothing until it is opened again.
     #[error("the feed has failed: nothing is published until a restart")]
     Stopped,
-    /// The topic is new, and the feed keeps as many as it may, none of them idle.
+    /// The topic is new, the feed has its maximum of topics, and no topic is idle.
     #[error("the feed keeps at most {0} topics, and none of them is idle")]
     TooManyTopics(usize),
     /// Older messages could not be read back.

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a publisher that lost the answer asks again, and nothing is appended twice.
+//! `Idempotency-Key`: a publisher that lost the answer publishes again, and nothing is appended twice.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +16,7 @@ use super::{
 
 /// How long a key is remembered.
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
-/// How many keys are remembered. One more makes the feed forget the oldest.
+/// How many keys are remembered. Beyond that the feed forgets the oldest key.
 pub const MAX_KEYS: usize = 100_000;
 /// What makes a publish happen at most once.
 #[derive(Debug, Clone)]
@@ -38,10 +38,10 @@ impl Once {
     }
 }
 
-/// Tells one message from another without keeping it: a key outlives its message.
+/// Identifies a message after it was dropped, because a key is kept longer than its message.
 pub type Fingerprint = [u8; 32];
 
-/// SHA-256 over type and data. A type holds no NUL, so no two messages hash the same bytes.
+/// SHA-256 over type, NUL and data. A type contains no NUL, so two messages never hash the same bytes.
 pub fn fingerprint(draft: &Draft) -> Fingerprint {
     let hash = Sha256::new()
         .chain_update(draft.kind.as_str())
@@ -79,7 +79,7 @@ impl Keys {
         self.used.insert(scoped, (once.fingerprint, id));
     }
 
-    /// Forgets the expired, and the oldest ones beyond `keep`.
+    /// Forgets expired keys, and the oldest ones beyond `keep`.
     fn forget(&mut self, now: Instant, keep: usize) {
         while let Some((used, _)) = self.by_age.front()
             && (self.by_age.len() > keep || now - *used >= KEY_LIFE)

@@ -1,7 +1,7 @@
-//! The log under its lock, with those who wait on it.
+//! The log under its lock, and the readers that wait for it.
 //!
-//! A publisher holds the lock for one append, and wakes after it has released it. A reader holds it
-//! for one page.
+//! A publisher holds the lock for one append and wakes readers after releasing it, so that they do not
+//! wait for the lock at once. A reader holds the lock for one page.
 
 use std::{
     sync::{Mutex, RwLock},
@@ -22,7 +22,7 @@ use super::{
 /// A log under a lock, and its waiters.
 #[derive(Debug)]
 pub struct LiveLog {
-    /// Readers do not block each other: one wake-up sends thousands of them here at once.
+    /// A read-write lock, because one wake-up sends thousands of readers here at once.
     log: RwLock<Log>,
     pub(super) wakers: Wakers<Topic>,
     /// Empty if the feed has a store, which keeps the keys with the messages.
@@ -39,7 +39,7 @@ impl LiveLog {
         }
     }
 
-    /// Looks at the log. Keep it short: publishers wait meanwhile.
+    /// Reads the log. Keep `look` short: publishers wait meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
         look(&self.log.read().expect(UNPOISONED))
     }
@@ -49,19 +49,19 @@ impl LiveLog {
         change(&mut self.log.write().expect(UNPOISONED))
     }
 
-    /// Replaces this log by another one, which has no waiters, and wakes everyone to look again.
+    /// Replaces this log by another one that has no waiters yet. Wakes all readers, to look again.
     pub fn replace(&self, other: Self) {
         let log = other.log.into_inner().expect(UNPOISONED);
         self.change(|old| *old = log);
         self.wakers.wake_all();
     }
 
-    /// Wakes those who wait for the topic.
+    /// Wakes the readers that wait for the topic.
     pub fn wake(&self, topic: &Topic) {
         self.wakers.wake(topic);
     }
 
-    /// Publishes to a log that is in memory alone.
+    /// Publishes to a log that is only in memory.
     pub(super) fn publish(
         &self,
         topic: Topic,
@@ -83,8 +83,8 @@ impl LiveLog {
         self.change(|log| log.append(topic, draft, Instant::now(), SystemTime::now()))
     }
 
-    /// Holds the keys until the message is appended: a second publish with this key waits for the first,
-    /// and finds it.
+    /// Locks the keys until the message is appended, so that a second publish with this key waits for
+    /// the first and finds its key.
     fn append_once(&self, topic: &Topic, draft: Draft, once: Once) -> Result<Published, FeedError> {
         let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
         if let Some(published) = keys.find(topic, &once, now)? {

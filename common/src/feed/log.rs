@@ -1,11 +1,11 @@
 //! The bounded ordered log: what is kept and what was trimmed. No I/O, no clock, no waiting.
 //!
-//! Each topic keeps its messages in a ring, and the number of the last one that it dropped: its
-//! *mark*. A topic that is reclaimed leaves its mark in one feed-wide *floor*. The floor stands for
-//! the mark of every topic that the log does not know, so a cursor below it is told of a gap that
-//! it perhaps does not have, and never the reverse.
+//! Each topic has a ring of messages and a *mark*: the number of the last message it dropped. When a
+//! topic is reclaimed, its mark raises one feed-wide *floor*. The floor is the mark of every topic that
+//! the log does not know. So a cursor below the floor may get a needless gap, but never misses a real
+//! one.
 //!
-//! Whatever drops messages returns them as [`Changes`], for a store that has to delete them too.
+//! Every method that drops messages returns them as [`Changes`], for a store that must delete them too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,22 +36,24 @@ pub struct Log {
     /// The mark of every topic that is not in `topics`.
     floor: u64,
     topics: HashMap<Topic, Ring>,
-    /// Each topic that has messages, by the number of its oldest: the first is the oldest of all.
+    /// Each topic that has messages, by its oldest message's number. The first entry is the oldest
+    /// message of all, so trimming needs no search.
     oldest: BTreeMap<u64, Topic>,
     /// What all messages cost together.
     bytes: usize,
-    /// Messages of these topics that are newer than the number stay, whatever the retention says.
+    /// Messages of these topics newer than the number are kept, whatever the retention says.
     pins: HashMap<Topic, u64>,
-    /// No topic is idle before this moment, so a full log need not search for one.
+    /// No topic can become idle before this moment, so a log full of topics need not search at every
+    /// publish.
     none_idle_before: Option<Instant>,
 }
 
-/// What one step of the log changed, for a store that keeps the same.
+/// What one step changed in the log, for a store that must change the same.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Messages that are no longer kept.
     pub dropped: SmallVec<[Entry; 1]>,
-    /// Topics that began, were reclaimed or have another mark. One may be named twice.
+    /// Topics that are new, were reclaimed or have a new mark. A topic may occur twice.
     pub topics: SmallVec<[Topic; 1]>,
 }
 
@@ -71,7 +73,7 @@ impl Log {
         }
     }
 
-    /// Appends a message, and drops what is then too much.
+    /// Appends a message, and drops what is then over the limits.
     ///
     /// # Errors
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`].
@@ -85,15 +87,15 @@ impl Log {
         let mut changes = Changes::default();
         self.trim_total(&mut changes);
         self.make_room_for(topic, now, &mut changes)?;
-        // Encoded under the lock, because the bytes begin with the number.
+        // Encoded under the lock, because the JSON contains the number.
         let id = self.at(self.head + 1);
         let message = Message::encode(id, topic.clone(), draft, time);
         self.push_to(topic, Arc::new(message), now, &mut changes);
         Ok(id)
     }
 
-    /// Drops the oldest messages of all until the log fits, but not the newest one nor what is
-    /// pinned.
+    /// Drops the oldest messages until the log fits its byte limit. Keeps the newest message and
+    /// everything that is pinned.
     pub fn trim(&mut self) -> Changes {
         let mut changes = Changes::default();
         self.trim_total(&mut changes);
@@ -116,14 +118,14 @@ impl Log {
         Ok(changes)
     }
 
-    /// Appends a message that has its number already, and drops what is then too much.
+    /// Appends a message that already has its number, and drops what is then over the limits.
     pub fn push(&mut self, message: Arc<Message>, now: Instant) -> Changes {
         let (topic, mut changes) = (message.topic.clone(), Changes::default());
         self.push_to(&topic, message, now, &mut changes);
         changes
     }
 
-    /// From now on exactly these are pinned. What was pinned before is dropped by the next publish.
+    /// Replaces the pins. What is no longer pinned can be dropped from the next publish on.
     pub fn pin(&mut self, pins: HashMap<Topic, u64>) {
         self.pins = pins;
     }
@@ -171,7 +173,7 @@ impl Log {
         self.trim_total(changes);
     }
 
-    /// Refuses rather than drops what is pinned, or a topic that is in use.
+    /// Refuses the publish rather than drop a pinned message or a topic that is in use.
     fn make_room_for(
         &mut self,
         topic: &Topic,
@@ -224,7 +226,7 @@ impl Log {
         self.bytes += cost;
     }
 
-    /// The topic's ring, which begins now if there is none.
+    /// The topic's ring. A new ring starts at the floor: messages up to there may have been dropped.
     fn ring(&mut self, topic: &Topic, published: Instant) -> &mut Ring {
         let ring = self.topics.entry(topic.clone());
         let ring = ring.or_insert_with(|| Ring::new(self.floor, published));
@@ -232,7 +234,7 @@ impl Log {
         ring
     }
 
-    /// One look-up for all that is dropped: most publishes to a full topic drop one message.
+    /// Looks the topic up once, because almost every publish to a full topic drops a message.
     fn trim_topic(&mut self, topic: &Topic, changes: &mut Changes) {
         let Some(ring) = self.topics.get_mut(topic) else {
             return;
@@ -254,6 +256,7 @@ impl Log {
         }
     }
 
+    /// Searches below the head only, so the newest message always stays.
     fn oldest_unpinned(&self) -> Option<&Topic> {
         let mut oldest = self.oldest.range(..self.head);
         let unpinned = oldest.find(|(seq, topic)| !is_pinned(&self.pins, topic, **seq));
@@ -266,16 +269,16 @@ impl Log {
     }
 }
 
-/// What a store does to its log beside appending.
+/// What a store does to its log, in addition to appending.
 impl Log {
     /// Takes back a topic as it was saved.
     pub fn restore_topic(&mut self, topic: Topic, mark: u64, now: Instant) {
         self.topics.insert(topic, Ring::new(mark, now));
     }
 
-    /// Takes back a message as it was saved, in order. Nothing is dropped before the next publish,
-    /// so a message can be pinned first. Answers whether it is kept: one at or below its topic's
-    /// mark was dropped before.
+    /// Takes back a message as it was saved. Call it in order. Nothing is dropped before the next
+    /// publish, so messages can be pinned first. Returns whether the message is kept: one at or below
+    /// its topic's mark was dropped earlier.
     pub fn restore(&mut self, message: Arc<Message>, published: Instant) -> bool {
         let (topic, seq) = (message.topic.clone(), message.id.seq);
         let is_kept = seq > self.mark_of(&topic).unwrap_or(self.floor);
@@ -286,7 +289,7 @@ impl Log {
         is_kept
     }
 
-    /// Nothing new will come up to `seq`.
+    /// Moves the head to `seq`, if it is lower: no message up to there will still come.
     pub fn raise_head(&mut self, seq: u64) {
         self.head = self.head.max(seq);
     }
@@ -310,8 +313,8 @@ impl Log {
         changes
     }
 
-    /// Marks each full topic as trimmed right before its first message. It may have had more before
-    /// this log began, and a needless gap is better than a silent loss.
+    /// Marks each full topic as trimmed just before its first message. A full topic may have dropped
+    /// messages before this log began, and a needless gap is better than a silent loss.
     pub fn mark_full_topics(&mut self) {
         for ring in self.topics.values_mut() {
             if let Some(first) = ring.first()
@@ -322,7 +325,7 @@ impl Log {
         }
     }
 
-    /// Leaves the messages up to `seq` to the store, and returns how many bytes that freed.
+    /// Removes the messages up to `seq` from memory; the store still has them. Returns the bytes freed.
     pub fn page_out(&mut self, seq: u64) -> usize {
         self.topics
             .values_mut()
@@ -347,7 +350,7 @@ impl Log {
     }
 }
 
-/// Drops a ring's oldest message, keeps the index in step, and returns what the message cost.
+/// Drops a ring's oldest message, updates the index, and returns what the message cost.
 fn drop_oldest(ring: &mut Ring, oldest: &mut BTreeMap<u64, Topic>, changes: &mut Changes) -> usize {
     let Some(entry) = ring.pop() else {
         return 0;
@@ -363,7 +366,7 @@ fn drop_oldest(ring: &mut Ring, oldest: &mut BTreeMap<u64, Topic>, changes: &mut
     cost
 }
 
-/// Whether somebody is still owed this message.
+/// Whether this message must still be delivered.
 fn is_pinned(pins: &HashMap<Topic, u64>, topic: &Topic, seq: u64) -> bool {
     pins.get(topic).is_some_and(|pin| seq > *pin)
 }

@@ -1,9 +1,9 @@
-//! The feed: an ordered, bounded log of messages, and those who wait for more of them.
+//! The feed: an ordered, bounded log of messages, and the readers that wait for more of them.
 //!
 //! Read in this order: this file (the verbs, and how a reader waits), `live.rs` (the log under its
 //! lock), `log.rs` and `ring.rs` (what is kept), `view.rs` (what a read finds), `wake.rs` (how a waiter
-//! is woken), `keys.rs` (publish at most once). `store.rs` is what a feed needs of a place where
-//! messages outlive the process. This folder depends on nothing else of the repository.
+//! is woken), `keys.rs` (publish at most once). `store.rs` is the trait of a place where messages
+//! outlive the process. This folder uses nothing else of the repository.
 
 mod cursor;
 mod error;
@@ -49,8 +49,8 @@ pub use retention::Retention;
 ///
 /// In memory ([`Feed::new`]) a feed begins a new epoch and ends with the process. With a
 /// [store](Feed::with_store) its messages outlive the process: nothing is readable before it is
-/// stored, and old messages are read back from the store. The verbs are async and can fail because
-/// a store takes its time and can fail.
+/// stored, and old messages are read back from the store. The methods are async and return errors
+/// because a store does I/O.
 #[derive(Clone)]
 pub struct Feed {
     log: Arc<LiveLog>,
@@ -96,18 +96,17 @@ impl Feed {
         Self { log, handle }
     }
 
-    /// A handle to the same log that is [closed](Self::close) by itself. Each server takes one, so
-    /// that servers which share a feed drain one by one.
+    /// A second handle to the same log, with its own [close](Self::close). Each server takes one, so
+    /// that one server can drain while another still serves the same feed.
     pub fn handle(&self) -> Self {
         Self::over(self.log.clone(), self.handle.store.clone())
     }
 
-    /// Appends a message and wakes those who wait for its topic.
+    /// Appends a message and wakes the readers that wait for its topic.
     ///
     /// # Errors
-    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]. A feed in a file also
-    /// [`FeedError::NoRoom`] and [`FeedError::Stopped`], one on NATS also [`FeedError::Away`] and
-    /// [`FeedError::Stopped`].
+    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]. A file adds [`FeedError::NoRoom`] and
+    /// [`FeedError::Stopped`]. NATS adds [`FeedError::Away`] and [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
         match self.store() {
             None => self.log.publish(topic, draft, None),
@@ -115,8 +114,8 @@ impl Feed {
         }
     }
 
-    /// Publishes at most once: the same key with the same message again answers the first id. A key
-    /// is remembered for 24 hours; in memory and in a file at most the last 100,000 keys.
+    /// Publishes at most once: a repeat with the same key and message returns the first id. A key is
+    /// remembered for 24 hours. A feed in memory or in a file remembers at most 100,000 keys.
     ///
     /// # Errors
     /// [`FeedError::KeyReused`], and those of [`Feed::publish`].
@@ -148,7 +147,7 @@ impl Feed {
             let partial = self
                 .log
                 .read(|log| View::new(log, topics).read(after, limit));
-            // No page lives across the await: it would be room in the future of every reader.
+            // Holds no page across the await: every reader's future would reserve space for one.
             let completing = match self.complete(partial) {
                 Reading::Done(page) => return Ok(page),
                 Reading::Completing(page) => page,
@@ -159,8 +158,8 @@ impl Feed {
         }
     }
 
-    /// The same, but waits until there is a message or a gap. Dropping the future frees the wait
-    /// and loses nothing.
+    /// Like [`Feed::read`], but waits until there is a message or a gap. Cancel-safe: dropping the
+    /// future loses nothing.
     ///
     /// # Errors
     /// [`FeedError::Closed`] once this handle is closed and everything has been read;
@@ -175,6 +174,7 @@ impl Feed {
             feed: self,
             topics,
             after: match after {
+                // Fixed now. Read again at each poll, it would skip what came in between.
                 After::Latest => self.head().into(),
                 after => after.clone(),
             },
@@ -184,7 +184,7 @@ impl Feed {
         }
     }
 
-    /// Asks the store for what memory does not have.
+    /// Reads the messages that are not in memory from the store.
     fn complete(&self, partial: PartialPage) -> Reading<'_> {
         match self.store() {
             Some(store) if !partial.is_complete() => Reading::Completing(store.complete(partial)),
@@ -197,8 +197,8 @@ impl Feed {
         self.log.read(Log::head)
     }
 
-    /// The position that reading after `after` starts from. `None` for a cursor of another epoch or
-    /// beyond the head, whose reader has to be told of a gap first.
+    /// The position where reading after `after` starts. `None` for a cursor of another epoch or beyond
+    /// the head: there the reader must get a gap first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
         self.log.read(|log| View::new(log, topics).position(after))
     }
@@ -219,15 +219,16 @@ impl Feed {
         self.log.wakers.waiters()
     }
 
-    /// Keeps messages that are still owed to somebody, whatever the retention says: those of each
-    /// topic that are newer than its number. It replaces the pins before. A feed with more than
-    /// [`Retention::total_bytes`] of pinned messages takes no more.
+    /// Protects messages that must still be delivered: in each topic, those newer than its number stay,
+    /// whatever the retention says. Replaces all earlier pins. A feed over
+    /// [`Retention::total_bytes`] that still has pinned messages refuses new ones.
     pub fn pin(&self, pins: HashMap<Topic, u64>) {
         self.log.change(|log| log.pin(pins));
     }
 
-    /// Ends every wait of this handle and its clones, now and from now on.
+    /// Ends every wait of this handle and its clones, and every later one.
     pub fn close(&self) {
+        // Set before the wake-up: a woken reader looks at it.
         self.handle.closed.store(true, Ordering::SeqCst);
         self.log.wakers.wake_all();
     }
@@ -237,7 +238,7 @@ impl Feed {
         self.handle.closed.load(Ordering::SeqCst)
     }
 
-    /// Whether the feed takes messages, as far as is known.
+    /// Whether the feed accepts messages, as far as this process knows.
     ///
     /// # Errors
     /// [`FeedError::Stopped`].
@@ -258,8 +259,8 @@ enum Reading<'a> {
     Completing(StoreFuture<'a, Option<Page>>),
 }
 
-/// A future by name. An async block would store its arguments twice (rust-lang/rust#62958), and ten
-/// thousand readers wait here.
+/// A hand-written future. An async block would store its arguments twice (rust-lang/rust#62958), and
+/// ten thousand readers may wait here.
 struct Next<'a> {
     feed: &'a Feed,
     topics: &'a Topics,
@@ -279,6 +280,7 @@ impl Future for Next<'_> {
             if let Some(completing) = &mut next.completing {
                 let page = ready!(completing.as_mut().poll(task))?;
                 next.completing = None;
+                // Without a page the log has changed meanwhile: read it again.
                 if let Some(page) = page {
                     return Poll::Ready(Ok(page.log_gap()));
                 }
@@ -293,7 +295,7 @@ impl Future for Next<'_> {
 }
 
 impl Next<'_> {
-    /// The order of these three steps is what `tests/wake_model.rs` checks.
+    /// Look, register, look again. `tests/wake_model.rs` checks that this order loses no wake-up.
     fn wait(&mut self, task: &mut Context<'_>) -> Poll<Result<PartialPage, FeedError>> {
         let news = self.look();
         if news.is_ready() {
@@ -304,7 +306,7 @@ impl Next<'_> {
         self.look()
     }
 
-    /// A closed feed still gives what there is to read, so closing loses nothing.
+    /// News first, even on a closed feed: closing loses no message.
     fn look(&self) -> Poll<Result<PartialPage, FeedError>> {
         match self.news() {
             Some(partial) => Poll::Ready(Ok(partial)),
@@ -330,7 +332,7 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// The lock that `wake.rs` is built on. Its model check puts loom's in this place.
+/// The lock of `wake.rs`. Its model check replaces it by loom's.
 mod sync {
     pub(super) use std::sync::Mutex;
 }

@@ -51,20 +51,19 @@ impl FromStr for PageLimit {
 pub struct Page {
     /// In the feed's order, oldest first.
     pub messages: Vec<Arc<Message>>,
-    /// Read on after this: the last message of this page if there is `more`, else the feed's head at
-    /// the moment of reading.
+    /// Where the next read starts. If the limit cut the page, its last message. Otherwise the end of what
+    /// was read: the feed's head at that moment, or the start of the next gap.
     pub next: Cursor,
-    /// The last message that the topics had up to `next`, on this page or an earlier one. It stands
-    /// still while other topics move the head. Not on the wire.
+    /// The topics' last message up to `next`, on this page or an earlier one. Unlike `next` it does not
+    /// move when other topics get messages. Not on the wire.
     pub last: Cursor,
-    /// Reading on would give more at once.
+    /// Whether another read from `next` returns more at once.
     pub more: bool,
     /// What the cursor asked for and the feed cannot give. It comes before the messages.
     pub gap: Option<Gap>,
-    /// The newest publish among the request's topics, whether or not this page gives that message.
-    /// Exact for what this process published. For messages from a file or from another server it is
-    /// computed from their timestamps, at most the machine's uptime ago. `None` if the feed keeps
-    /// none of the topics. Not on the wire.
+    /// When one of the topics was last published to, whether or not that message is on this page. Exact
+    /// for messages of this process. For messages from a file or another server it is computed from
+    /// their timestamps. `None` if the feed has none of the topics. Not on the wire.
     pub published: Option<Instant>,
 }
 
@@ -82,7 +81,7 @@ impl Page {
         !self.messages.is_empty() || self.gap.is_some()
     }
 
-    /// Loss is never silent: whatever a reader is given goes through here.
+    /// Logs the page's gap. Every page goes through here, so no loss is silent.
     pub(super) fn log_gap(self) -> Self {
         if let Some(gap) = &self.gap {
             info!("gap {}", gap.to_json());
@@ -150,9 +149,11 @@ impl Gap {
 /// Why the feed cannot go on where a cursor stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The cursor is beyond the head, as after restoring an old copy: all topics, from their earliest.
+    /// The cursor is beyond the head, for example after an old copy was restored. Every topic restarts
+    /// at its earliest message.
     Ahead,
-    /// The cursor is of another epoch, or not a cursor: all topics, from their earliest.
+    /// The cursor is of another epoch, or not a cursor at all. Every topic restarts at its earliest
+    /// message.
     Foreign,
     /// The cursor is older than what is kept.
     Trimmed,

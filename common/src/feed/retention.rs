@@ -9,13 +9,13 @@ pub struct Retention {
     pub messages: usize,
     /// Bytes per topic; the newest message stays whatever its size. Default 8 MiB.
     pub topic_bytes: usize,
-    /// Bytes in all, oldest messages first. Default 256 MiB.
+    /// Bytes of all topics together. The oldest messages are dropped first. Default 256 MiB.
     pub total_bytes: usize,
-    /// Topics at one time. Publishing to one more reclaims those that are idle, or else is refused.
-    /// Default 10,000.
+    /// How many topics the feed has at most. A publish to one more reclaims idle topics, or is refused if
+    /// none is idle. Default 10,000.
     pub topics: usize,
-    /// A topic without a publish for this long may be reclaimed, messages and all, when another
-    /// one needs its place. Default one hour.
+    /// A topic without a publish for this long is idle. Its messages are dropped when a new topic needs
+    /// its place. Default one hour.
     pub idle: Duration,
     /// Bytes of the newest messages that a feed with a store also keeps in memory. The older ones
     /// are read from the store. Default 16 MiB.

@@ -1,4 +1,4 @@
-//! One topic's messages in order, wherever their bytes are.
+//! One topic's messages in order, whether their bytes are in memory or in a store.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{message::Message, retention::Retention};
 pub enum Entry {
     /// In memory.
     Loaded(Arc<Message>),
-    /// In a store alone. Number and cost suffice to decide what is kept and what a page holds.
+    /// Only in a store. The number and the cost are enough to trim and to fill a page.
     Stored {
         /// The message's number.
         seq: u64,
@@ -41,7 +41,7 @@ impl Entry {
         matches!(self, Self::Stored { .. })
     }
 
-    /// Leaves the bytes to the store.
+    /// Frees the message's bytes. The store still has them.
     fn unload(&mut self) {
         let (seq, cost) = (self.seq(), self.cost());
         let cost = u32::try_from(cost).expect("a message is far smaller than 4 GiB");
@@ -52,7 +52,7 @@ impl Entry {
 /// The messages of one topic.
 #[derive(Debug)]
 pub(super) struct Ring {
-    /// In order. Those that only the store has come first.
+    /// In order. [`Entry::Stored`] ones come first, because the oldest are paged out first.
     entries: VecDeque<Entry>,
     /// What the entries cost together.
     pub(super) bytes: usize,
@@ -118,7 +118,7 @@ impl Ring {
         self.entries.range(first..self.count_up_to(end).max(first))
     }
 
-    /// Frees the bytes of all messages up to `seq`, and returns how many those were.
+    /// Frees the bytes of all messages up to `seq`, and returns how many bytes that was.
     pub(super) fn page_out(&mut self, seq: u64) -> usize {
         let first = self.entries.partition_point(Entry::is_stored);
         let end = self.count_up_to(seq).max(first);
@@ -134,7 +134,7 @@ impl Ring {
         self.entries.into_iter()
     }
 
-    /// Sequence numbers have holes here, since they count over all topics. Hence a binary search.
+    /// A binary search, because one topic's numbers have holes: they count over all topics.
     fn count_up_to(&self, seq: u64) -> usize {
         self.entries.partition_point(|entry| entry.seq() <= seq)
     }

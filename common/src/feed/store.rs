@@ -1,4 +1,4 @@
-//! What a feed needs of a place where messages outlive the process.
+//! The trait of a place where messages outlive the process.
 
 use std::{any::Any, pin::Pin};
 
@@ -14,25 +14,25 @@ pub use super::{
     view::PartialPage,
 };
 
-/// A file, or a stream that many processes share. It appends to the feed's [`Log`](super::log::Log)
-/// what it has stored, and pages old messages out of it. [`Any`] lets a program ask for the store
-/// that it gave: see [`Feed::store`](super::Feed::store).
+/// A file, or a stream that many processes share. A store appends each stored message to the feed's
+/// [`Log`](super::log::Log) and pages old messages out of it. [`Any`] lets a program get its own store
+/// type back from [`Feed::store`](super::Feed::store).
 pub trait Store: Any + Send + Sync {
-    /// Answers once the message is stored and in the log that readers see.
+    /// Resolves when the message is stored and in the log that readers see.
     fn publish(&self, topic: Topic, draft: Draft, once: Option<Once>)
     -> StoreFuture<'_, Published>;
 
-    /// Reads what memory does not have of a page. It also decides about a cursor beyond the head:
-    /// other processes may have given it out before the message came here. `None`: the log has
-    /// changed meanwhile, so it has to be read again.
+    /// Adds the messages of a page that are not in memory. Also decides about a cursor beyond the head:
+    /// another process may have given it out before the message came here. `None` if the log has changed
+    /// meanwhile: read it again.
     fn complete(&self, partial: PartialPage) -> StoreFuture<'_, Option<Page>>;
 
-    /// Whether it takes messages, as far as is known.
+    /// Whether it accepts messages, as far as this process knows.
     ///
     /// # Errors
     /// [`FeedError::Stopped`].
     fn health(&self) -> Result<(), FeedError>;
 }
 
-/// Boxed, because thousands wait for messages and few of them for the store.
+/// Boxed, so that readers that do not wait for the store reserve no memory for its future.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, FeedError>> + Send + 'a>>;

@@ -1,7 +1,7 @@
 //! What a read finds in the log: where it starts, what is missing before that, and which messages fit.
 //!
-//! A read decides by numbers and sizes alone. Where the bytes of a message are makes no difference to
-//! the page, except that a store may have to fill in the first messages.
+//! A read uses only numbers and sizes, so a page is the same wherever the bytes are. If its first messages
+//! are not in memory, the store adds them afterwards.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl PartialPage {
         gap.requested.parse().ok()
     }
 
-    /// Puts the messages that were missing in front.
+    /// Puts the missing messages in front: messages that only the store has are older.
     pub fn complete(self, missing: Vec<Arc<Message>>) -> Page {
         let mut page = self.page;
         page.messages.splice(..0, missing);
@@ -56,7 +56,7 @@ pub(super) fn news(
     after: &After,
     limit: PageLimit,
 ) -> Option<PartialPage> {
-    // Most waiting readers have read everything, and they look twice before each wait.
+    // A shortcut: a reader looks twice before each wait, and most have read everything.
     if *after == After::Cursor(log.head()) {
         return None;
     }
@@ -67,7 +67,7 @@ pub(super) fn news(
 pub(super) struct View<'a> {
     log: &'a Log,
     topics: &'a Topics,
-    /// In the order of `topics`. A topic that the log does not know has the floor as its mark.
+    /// In the order of `topics`. `None` for a topic that the log does not know: its mark is the floor.
     rings: SmallVec<[Option<&'a Ring>; 4]>,
 }
 
@@ -127,8 +127,8 @@ impl<'a> View<'a> {
         (earliest, Some(self.gap(reason, all, after, earliest)))
     }
 
-    /// The gap of those topics that lost something after `seq`. It ends at the lowest of their
-    /// marks: up to there, each of them has lost everything.
+    /// The gap of the topics that lost something after `seq`. It ends at their lowest mark, because up to
+    /// there all of them have lost everything.
     fn trimmed(&self, seq: u64, after: &After) -> Option<Gap> {
         let resumed = self.first_mark_after(seq)?;
         let marks = self.topics.iter().zip(self.marks());
@@ -146,9 +146,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The last number that this page covers. Another topic's gap may begin where this one's ends.
-    /// The page stops there, and the next one begins with that gap, so each gap says exactly what
-    /// is missing.
+    /// The last number that this page covers. If another topic lost messages after this gap, the page stops
+    /// at the gap's end. The next page then starts with the other gap, so each gap names exactly the topics
+    /// that lost something.
     fn end(&self, gap: Option<&Gap>) -> u64 {
         gap.map(|gap| gap.resumed.seq)
             .filter(|resumed| self.first_mark_after(*resumed).is_some())
@@ -157,7 +157,7 @@ impl<'a> View<'a> {
 
     /// The entries in (`start`, `end`] that the limit admits, and whether that is all of them.
     fn collect(&self, start: u64, end: u64, limit: PageLimit) -> (Vec<&'a Entry>, bool) {
-        // One more than is wanted tells that there is more.
+        // One more than the limit shows whether there is more.
         let enough = limit.messages.saturating_add(1);
         let mut found: Vec<&Entry> = Vec::new();
         for ring in self.rings() {
@@ -169,6 +169,7 @@ impl<'a> View<'a> {
         let wanted = found.iter().take(limit.messages.max(1));
         let admitted = wanted.take_while(|entry| {
             let is_first = bytes == 0;
+            // The cost includes the struct; the limit counts only what is sent.
             bytes += entry.cost() - size_of::<Message>();
             is_first || bytes <= limit.bytes
         });

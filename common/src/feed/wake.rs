@@ -4,9 +4,9 @@
 //! first and wakes afterwards. Whichever way the two interleave, either the second read sees the
 //! message, or the publisher finds the waker. `tests/wake_model.rs` checks every interleaving.
 //!
-//! Each key has a slab of wakers. Waking takes the whole slab out under the lock, and wakes after the
-//! lock is released, so a crowd of ten thousand blocks no publisher. A slab has a generation, by which
-//! a waiter knows whether its waker is still in there.
+//! Each key (a topic) has a slab of wakers. To wake, the whole slab is removed under the lock, and the
+//! wakers are called after it is released, so ten thousand waiters block no publisher. Each slab has a
+//! generation number, which tells a waiter whether its waker is still in the slab.
 
 use std::{collections::HashMap, hash::Hash, task::Waker};
 
@@ -25,7 +25,7 @@ pub(super) struct Wakers<K> {
 struct State<K> {
     /// The keys with waiters.
     waiting: HashMap<K, Waiting>,
-    /// Counts the slabs, so that a [`Slot`] in one that was taken out is recognized.
+    /// Counts the slabs, so that a [`Slot`] of a removed slab is recognized.
     generation: u64,
     /// [`Waiter`]s that have registered and are not dropped.
     waiters: usize,
@@ -84,7 +84,7 @@ impl Waiting {
         }
     }
 
-    /// To be called without the lock: a waker may run at once and register again.
+    /// Call it without the lock: a woken task may run at once and register again.
     fn wake(self) {
         self.wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
@@ -98,7 +98,7 @@ pub(super) struct Waiter<'a, K: Hash + Eq + Clone> {
     slots: SmallVec<[Slot; 1]>,
 }
 
-/// Where a waiter's waker is, if its key's slab is still of that generation.
+/// Where a waiter's waker is. Valid while the key's slab has the same generation.
 #[derive(Clone, Copy)]
 struct Slot {
     generation: u64,
@@ -106,8 +106,8 @@ struct Slot {
 }
 
 impl<K: Hash + Eq + Clone> Waiter<'_, K> {
-    /// From here on a wake-up of any key wakes `waker`. Call it at every poll: a wake-up frees the slots,
-    /// and a task may come with another waker. Read once more after it.
+    /// Registers `waker` for all keys. Call it at every poll, because a wake-up removes the slots and a
+    /// task may bring another waker. Read the log once more after it.
     pub(super) fn register(&mut self, waker: &Waker) {
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
         if self.slots.is_empty() {
