@@ -1,9 +1,9 @@
-//! The feed's file: what was published is on the disk before anyone hears of it.
+//! The feed's file: a message is on the disk before any reader or its publisher hears of it.
 //!
-//! A publish is a [`Job`] of the one thread that writes. It adds a row. When its group has been
-//! committed, the message goes into the log that readers see, readers are woken, and the publisher is
-//! answered: no one sees what a crash could take back. What the log drops is deleted with a later
-//! group, so after a crash there may be a little more than the log kept, never less.
+//! A publish is a [`Job`] for the one thread that writes. The job inserts a row. After the commit the
+//! message is appended to the log that readers see, readers are woken, and the publisher is answered.
+//! So nobody sees a message that a crash could take back. What the log drops is deleted by a later job,
+//! so after a crash the file may have a few messages more than the log kept, but never fewer.
 
 use std::{
     any::Any,
@@ -30,20 +30,20 @@ use crate::feed::{
     store::{Once, PartialPage, Store, StoreFuture},
 };
 
-/// About what a row costs beside its data, for the size of the write-ahead log.
+/// Roughly how many bytes a row takes in addition to its data, to estimate the write-ahead log's size.
 const ROW: usize = 128;
 
 /// The file and its threads. Dropping it closes the file.
 struct Journal {
     commits: Commits,
-    /// To another thread, which reads without being in the way of the one that writes.
+    /// To the thread that reads. It has its own connection, so a read never waits for a write.
     reads: mpsc::Sender<Read>,
     kept: Arc<Kept>,
-    /// Until the file is closed.
+    /// Keeps other processes out until the file is closed.
     _lock: File,
 }
 
-/// What is kept, and what the file does not know of it yet.
+/// What the feed keeps, and which of its changes are not in the file yet.
 struct Kept {
     epoch: Epoch,
     window: Window,
@@ -57,16 +57,16 @@ struct Unsaved {
     topics: HashSet<Topic>,
 }
 
-/// The thread that writes to the feed's file, if it has one. A program can keep tables of its own in
-/// that file: they are committed with the feed, and a copy of the file is a copy of both.
+/// The thread that writes the feed's file. `None` if the feed is not in a file. A program can keep its
+/// own tables in that file, so that they are committed and copied together with the feed.
 pub fn commits(feed: &Feed) -> Option<&Commits> {
     let store: &dyn Any = feed.store()?;
     Some(&store.downcast_ref::<Journal>()?.commits)
 }
 
-/// Opens or creates a feed's file, for this process alone. With `new_epoch` it begins another history
-/// with the same messages. That is for a restored copy: cursors that were given out since the copy was
-/// made mean something else now.
+/// Opens or creates a feed's file. Only one process can have it open. With `new_epoch` the messages stay
+/// but get a new epoch. That is for a restored copy: cursors given out after the copy was made must not
+/// be valid for the messages that come now.
 pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
     let lock = lock(path).map_err(|error| named(path, &error.to_string()))?;
     let (database, window, reader) = open_databases(path, retention, new_epoch)
@@ -129,14 +129,14 @@ impl Store for Journal {
         Box::pin(async { answer.await.unwrap_or(Err(FeedError::Stopped)) })
     }
 
-    /// A file belongs to one process, so a cursor beyond its head is ahead.
+    /// No other process can have given out a cursor beyond the head, so such a cursor keeps its gap.
     fn complete(&self, mut partial: PartialPage) -> StoreFuture<'_, Option<Page>> {
         let seqs = mem::take(&mut partial.missing);
         if seqs.is_empty() {
             return Box::pin(async { Ok(Some(partial.page)) });
         }
         let (reply, read) = oneshot::channel();
-        // If the thread has ended, so has the reply.
+        // If the thread has ended, it drops `reply`, and the wait below fails.
         let _ = self.reads.send(Read { seqs, reply });
         Box::pin(async {
             let ended = FeedError::Unreadable("its thread has ended".into());
@@ -154,7 +154,7 @@ impl Store for Journal {
 }
 
 impl Drop for Journal {
-    /// Saves what the log has dropped, so that the next start finds what this one ends with.
+    /// Saves what the log has dropped, so that the next start has the same messages.
     fn drop(&mut self) {
         self.commits.submit(Save(self.kept.clone()));
     }
@@ -168,9 +168,9 @@ struct Publish {
     once: Option<Once>,
     now: Instant,
     time: SystemTime,
-    /// What is to be answered, if the transaction succeeds.
+    /// The answer, if the transaction succeeds. Set by [`Job::apply`].
     outcome: Result<Published, FeedError>,
-    /// What was saved along with it. If the transaction fails, a later one saves it.
+    /// The log's changes that were saved with it. Put back if the transaction fails.
     unsaved: Unsaved,
     reply: oneshot::Sender<Result<Published, FeedError>>,
 }
@@ -195,7 +195,7 @@ impl Job for Publish {
             let message = Message::encode(id, publish.topic, publish.draft, publish.time);
             publish.kept.append(message, publish.now);
         }
-        // The publisher may have given up.
+        // An error only means that the publisher is gone.
         let _ = publish.reply.send(answer);
     }
 }
@@ -236,7 +236,7 @@ impl Job for Save {
 }
 
 impl Kept {
-    /// Notes what was trimmed even if the message is refused: it is dropped all the same.
+    /// Trims first and separately: what was trimmed must be noted even if the message is refused.
     fn admit(&self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
         self.note(self.window.change(Log::trim));
         self.note(self.window.admit(topic, now)?);
@@ -247,7 +247,7 @@ impl Kept {
         self.note(self.window.append(message, now));
     }
 
-    /// Remembers what the file has to forget.
+    /// Remembers what the file must delete or update.
     fn note(&self, changes: Changes) {
         let mut unsaved = self.unsaved();
         let dropped = changes.dropped.iter().map(Entry::seq);
@@ -255,8 +255,8 @@ impl Kept {
         unsaved.topics.extend(changes.topics);
     }
 
-    /// Brings the file up to what the log keeps. A changed topic always has its mark saved with the
-    /// messages it dropped: a crash in between would make a cursor silently wrong.
+    /// Writes the log's changes to the file. A topic's mark is saved in the same transaction as its
+    /// deletions. Without the mark, a crash would hide the loss from a cursor.
     fn save(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Unsaved> {
         let unsaved = mem::take(&mut *self.unsaved());
         if !unsaved.topics.is_empty() {
@@ -308,11 +308,11 @@ fn serve(reader: &Connection, kept: &Kept, asked: &mpsc::Receiver<Read>) {
     for Read { seqs, reply } in asked {
         let messages = match tables::read(reader, kept.epoch, &seqs) {
             Ok(messages) => Ok(Some(messages)),
-            // The log drops a message before the file does, so this one was dropped after the reader looked.
+            // The log drops a message before the file does. So this one was dropped after the page was read.
             Err(BadFile::Missing(seq)) if !kept.keeps(seq) => Ok(None),
             Err(error) => Err(FeedError::Unreadable(error.to_string())),
         };
-        // The reader may have left.
+        // An error only means that the reader is gone.
         let _ = reply.send(messages);
     }
 }

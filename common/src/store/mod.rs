@@ -1,5 +1,5 @@
-//! Places where a feed's messages outlive the process: what a file and a stream have in common, and
-//! the file.
+//! Stores that keep a feed's messages after the process ends: the part that a file and a stream share
+//! (`window.rs`), and the file.
 
 #[cfg(feature = "file")]
 pub mod commit;

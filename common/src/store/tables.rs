@@ -1,7 +1,7 @@
-//! What a feed's file holds: the tables, and how a message, a key and a topic lie in them.
+//! The tables of a feed's file, and how messages, keys and topics are stored in them.
 //!
-//! The file has the parts of a message and not its JSON, whose id names the epoch: a restored copy of
-//! a file begins a new epoch, and its messages get new ids.
+//! The file holds the parts of a message, not its JSON. The JSON contains the epoch in its id, and a
+//! restored copy starts a new epoch, so its messages get new ids.
 
 use std::{
     path::Path,
@@ -18,14 +18,16 @@ use crate::feed::{
     store::{Fingerprint, KEY_LIFE, MAX_KEYS, Once},
 };
 
-/// "Feed" in ASCII, in the file's header: no other program's database is taken for a feed.
+/// "Feed" in ASCII, stored in the file's header, so that another program's database is not opened as a
+/// feed.
 const APPLICATION: i32 = 0x4665_6564;
-/// The form of the tables. It goes up when they change.
+/// The version of the tables. Raise it when they change.
 const VERSION: i32 = 1;
 
-/// `topics` has every topic that is kept. Messages at or below their topic's mark are not read: they
-/// are waiting to be deleted. Keys are numbered in the order of their use. Times are milliseconds since
-/// 1970.
+/// `feed` has one row. `topics` has every topic that is kept. Messages at or below their topic's mark are
+/// not loaded: the log had dropped them. Keys are numbered in the order of their use, so the oldest can
+/// be deleted by number. Times are milliseconds since 1970. `AUTOINCREMENT` never gives a deleted
+/// message's number again; a reused number would make a cursor silently wrong.
 const SCHEMA: &str = "
 CREATE TABLE feed (
     epoch TEXT NOT NULL,
@@ -70,11 +72,13 @@ pub(super) enum BadFile {
     Version(i32),
 }
 
-/// Opens the file, and makes the tables of a new one. A database that is not a feed's is left alone.
+/// Opens the file, and creates the tables if it is new. Refuses another program's database unchanged.
 pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFile> {
     let mut database = Connection::open(path)?;
+    // Before `configure`, which writes to the file.
     let is_new = is_new(&database)?;
     configure(&database)?;
+    // One transaction: after a crash the file is empty or complete.
     let transaction = database.transaction()?;
     if is_new {
         transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -89,8 +93,8 @@ pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFil
     Ok(database)
 }
 
-/// Whether the file has no tables yet. A feed has its mark in the header; a database without it may be
-/// another program's, which must not be written to.
+/// Whether the file is new. A feed's file has [`APPLICATION`] in its header. A database without it may
+/// belong to another program and must not be written to.
 fn is_new(database: &Connection) -> Result<bool, BadFile> {
     let pragma = |name| database.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let tables = "SELECT count(*) FROM sqlite_schema";
@@ -103,8 +107,9 @@ fn is_new(database: &Connection) -> Result<bool, BadFile> {
     }
 }
 
-/// Reads everything that is kept, in order. The window unloads the older messages as newer ones come, so
-/// memory stays bounded, whatever the size of the file.
+/// Loads everything that is kept, in order. The window pages older messages out as newer ones come, so
+/// memory stays bounded whatever the file's size. The order is floor, topics, messages: a message is
+/// kept only if it is above its topic's mark, so the marks must be there first.
 pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Window, BadFile> {
     let (epoch, floor) = database.query_row("SELECT epoch, floor FROM feed", [], |row| {
         Ok((row.get::<_, String>(0)?, row.get(1)?))
@@ -122,7 +127,7 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Win
     while let Some(row) = rows.next()? {
         window.restore(message(row, epoch)?, time(row.get(3)?));
     }
-    // The last message may have been deleted, but its number is not given again.
+    // The last message may be deleted, but its number is never used again. Its cursor stays valid.
     let head = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
     let head = database.query_row(head, [], |row| row.get(0)).optional()?;
     window.raise_head(head.unwrap_or(0));
@@ -132,6 +137,7 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Win
 /// What [`message`] reads.
 const MESSAGE: &str = "SELECT seq, topic, type, published, data FROM messages";
 
+/// A row as a message. Topic and type are parsed again, because a damaged file may hold anything.
 fn message(row: &Row<'_>, epoch: Epoch) -> Result<Message, BadFile> {
     let seq = row.get(0)?;
     let (topic, published) = (parsed(text(row, 1)?)?, time(row.get(3)?));
@@ -145,7 +151,8 @@ fn message(row: &Row<'_>, epoch: Epoch) -> Result<Message, BadFile> {
     ))
 }
 
-/// Reads messages back; [`BadFile::Missing`] if one is not there.
+/// Reads messages back by number, one indexed look-up each. [`BadFile::Missing`] if one is not there: the
+/// caller decides whether it was dropped or the file is damaged.
 pub(super) fn read(
     database: &Connection,
     epoch: Epoch,
@@ -161,7 +168,7 @@ pub(super) fn read(
     Ok(messages)
 }
 
-/// Adds a message and returns its number.
+/// Adds a message and returns the number that SQLite gave it.
 pub(super) fn insert(
     transaction: &Transaction<'_>,
     topic: &Topic,
@@ -176,8 +183,8 @@ pub(super) fn insert(
     insert.query_row(row, |row| row.get(0))
 }
 
-/// What the key was used for, if it was: the message's fingerprint and number. Expired keys go first, so that
-/// one of them is not found.
+/// The fingerprint and number of the message that this key was used for, if any. Deletes expired keys
+/// first, so that an expired key is not found.
 pub(super) fn find_key(
     transaction: &Transaction<'_>,
     topic: &Topic,
@@ -194,8 +201,8 @@ pub(super) fn find_key(
     .optional()
 }
 
-/// Remembers a key, and forgets the oldest if there are too many. Their numbers may have
-/// holes, so there are never more than that.
+/// Stores a key and deletes the oldest beyond [`MAX_KEYS`]. Counting by number avoids a `count(*)`. The
+/// numbers may have holes, so there may be fewer keys, but never more.
 pub(super) fn insert_key(
     transaction: &Transaction<'_>,
     topic: &Topic,
@@ -213,12 +220,12 @@ pub(super) fn insert_key(
     execute(transaction, "DELETE FROM keys WHERE number <= ?1", oldest)
 }
 
-/// Saves the mark of all topics that are not kept.
+/// Saves the floor: the mark of all topics that are not kept.
 pub(super) fn save_floor(transaction: &Transaction<'_>, floor: u64) -> rusqlite::Result<()> {
     execute(transaction, "UPDATE feed SET floor = ?1", [floor])
 }
 
-/// Saves a topic's mark. A topic without one is not kept.
+/// Saves a topic's mark. `None` deletes the topic: it was reclaimed, and the floor now covers it.
 pub(super) fn save_topic(
     transaction: &Transaction<'_>,
     topic: &Topic,
@@ -232,12 +239,12 @@ pub(super) fn save_topic(
     }
 }
 
-/// Deletes a message.
+/// Deletes a message that the log has dropped.
 pub(super) fn delete(transaction: &Transaction<'_>, seq: u64) -> rusqlite::Result<()> {
     execute(transaction, "DELETE FROM messages WHERE seq = ?1", [seq])
 }
 
-/// A prepared statement is cached, because most groups run the same few.
+/// Caches the prepared statement, because each publish runs the same few.
 fn execute(
     transaction: &Transaction<'_>,
     statement: &str,
@@ -247,7 +254,7 @@ fn execute(
     statement.execute(parameters).map(drop)
 }
 
-/// Borrows a column: most are parsed and not kept.
+/// Borrows a text column, because most are parsed at once: no `String` is needed.
 fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a str> {
     Ok(row.get_ref(column)?.as_str()?)
 }

@@ -1,8 +1,8 @@
-//! A log of which only the newest messages are in memory.
+//! A log backed by a store: only its newest messages are in memory.
 //!
-//! The log keeps number and cost of every message, so retention and gaps do not depend on where the
-//! bytes are. The window counts the bytes that are in memory, and leaves the older half to the store
-//! when they are too many. Everything that changes a store's log goes through here.
+//! The log keeps the number and cost of every message, so retention and gaps do not depend on where the
+//! bytes are. The window counts the bytes in memory. Over the limit, it pages out the older half of the
+//! messages: the store still has them. Every change of a store's log goes through the window.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ pub(crate) struct Window {
 #[derive(Debug)]
 struct Loaded {
     bytes: usize,
-    /// Every message up to this number is in the store alone.
+    /// Every message up to this number is only in the store.
     after: u64,
 }
 
@@ -51,7 +51,7 @@ impl Window {
         &self.log
     }
 
-    /// Makes room for a message of this topic, which is going to be stored.
+    /// Makes room for a message of this topic, before it is stored.
     pub(crate) fn admit(&self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
         self.try_change(|log| log.admit(topic, now))
     }
@@ -75,28 +75,29 @@ impl Window {
         });
     }
 
-    /// Shows a message that is stored.
+    /// Appends a message that is stored, and wakes its readers.
     pub(crate) fn append(&self, message: Message, now: Instant) -> Changes {
         let (topic, cost) = (message.topic.clone(), message.cost());
+        // Counted first: this push may already drop or page out the message.
         self.loaded().bytes += cost;
         let changes = self.change(|log| log.push(Arc::new(message), now));
         self.log.wake(&topic);
         changes
     }
 
-    /// The store has nothing up to `seq`.
+    /// Drops everything up to `seq`: the store no longer has it.
     pub(crate) fn raise_floor(&self, seq: u64) -> Changes {
         let changes = self.change(|log| log.raise_floor(seq));
         self.raise_head(seq);
         changes
     }
 
-    /// The store has nothing to give up to `seq` that is not here.
+    /// Moves the head to `seq`: the log has everything that the store has up to there.
     pub(crate) fn raise_head(&self, seq: u64) {
         self.log.change(|log| log.raise_head(seq));
     }
 
-    /// Changes the log, and pages out what is then too much.
+    /// Changes the log, and pages out what is then over the limit.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Log) -> Changes) -> Changes {
         let Ok(changes) = self.try_change(|log| Ok::<_, Infallible>(change(log)));
         changes
@@ -115,7 +116,7 @@ impl Window {
         })
     }
 
-    /// Puts another window's log in the place of this one's.
+    /// Replaces this window's log by another one's. Readers keep waiting on the same [`LiveLog`].
     #[cfg(feature = "nats")]
     pub(crate) fn replace(&self, other: Self) {
         let mut loaded = self.loaded();
@@ -138,8 +139,8 @@ impl Loaded {
         }
     }
 
-    /// Leaves half of what is in memory to the store, rather than one message each time: that
-    /// touches every topic.
+    /// Pages out the older half of the numbers at once. Paging out touches every topic, so doing it for
+    /// each message would be slow.
     fn page_out(&mut self, log: &mut Log, limit: usize) {
         while self.bytes > limit {
             self.after += (log.head().seq - self.after).div_ceil(2);
@@ -150,7 +151,8 @@ impl Loaded {
 
 const UNPOISONED: &str = "nothing panics under this lock";
 
-/// When something was published, by this process's clock. Before the machine's start is as good as now.
+/// A publish time as an `Instant`. An `Instant` may not reach back before the machine's start; then it
+/// is now, which only makes the topic look busier.
 pub(crate) fn moment(published: SystemTime) -> Instant {
     let (now, age) = (Instant::now(), SystemTime::now().duration_since(published));
     now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
