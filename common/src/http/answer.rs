@@ -10,11 +10,11 @@ use hyper::{
 use super::Problem;
 use crate::feed::Feed;
 
-/// No other page may lay this one under the user's clicks.
+/// No other site may show this page in a frame and trick the user into clicking it (clickjacking).
 const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
 
-/// Answers `GET /` with the browser's half of the technique. A browser may keep the page as it left it,
-/// but asks for it anew when it is loaded again: `no-store` would forbid both.
+/// Answers `GET /` with the technique's page. `no-cache`: a browser checks for a new version at each load,
+/// but may still keep the page for its back button, which `no-store` would prevent.
 pub fn html(page: &'static str) -> Response<Full<Bytes>> {
     let mut response = text("text/html; charset=utf-8", "no-cache", page);
     response
@@ -23,8 +23,8 @@ pub fn html(page: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Answers `GET /healthz`, and OPTIONS, which some load balancers ask by default: the server serves, and
-/// its feed takes messages. A cache must not say so for a server that is down.
+/// Answers `GET /healthz`, and OPTIONS, which some load balancers send by default. 200 means that the
+/// server runs and its feed accepts messages. `no-store`: a cached 200 would hide a server that is down.
 ///
 /// # Errors
 /// 503 if the feed cannot take messages.

@@ -8,10 +8,10 @@ use hyper::{
 };
 use serde_json::json;
 
-/// The longest detail in characters. A part of it may be a peer's text, whose length is the peer's choice.
+/// The longest detail, in characters. It may repeat a part of the request, which may be of any length.
 const MAX_DETAIL: usize = 500;
 
-/// Why a request is refused: a status, and a detail that names the offending part.
+/// Why a request is refused: a status, and a detail that names what is wrong.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{status}: {detail}")]
 pub struct Problem {
@@ -19,7 +19,7 @@ pub struct Problem {
     pub status: StatusCode,
     /// One sentence for the person who reads it.
     pub detail: String,
-    /// Fields that belong to the status, such as `Allow` with 405.
+    /// Header fields that belong to the status, such as `Allow` with 405.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -65,7 +65,8 @@ impl Problem {
         self
     }
 
-    /// The answer: a JSON object with `type`, `title`, `status` and `detail`. A cache must not keep it.
+    /// The answer: a JSON object with `type`, `title`, `status` and `detail`. `no-store`, because the cause
+    /// may be gone a moment later.
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
@@ -82,8 +83,8 @@ impl Problem {
     }
 }
 
-/// How long a client that was refused for now should wait, in seconds: 5 to 10 at random, so that
-/// clients do not come back together.
+/// How long a client should wait after a 503, in seconds. Random, 5 to 10, so that clients do not all
+/// return at once.
 pub fn retry_after() -> u64 {
     rand::random_range(5..=10)
 }

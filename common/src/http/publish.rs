@@ -21,23 +21,23 @@ use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Published, Topic
 /// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
 /// clients read nothing before they have sent everything.
 const DISCARD_BYTES: usize = 1 << 20;
-/// And for at most this time.
+/// An oversized body is drained for at most this time.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// What a publisher may send.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishLimits {
-    /// Bytes of body.
+    /// The largest body, in bytes.
     pub max_message: usize,
-    /// From the head to the body's end.
+    /// How long the body may take after the head.
     pub body_timeout: Duration,
 }
 
 /// Publishes the request's body to `topic` and answers `201 {"id":"…","duplicate":false}`.
 ///
 /// With `Content-Type: application/json` the body is the data. Any other body is UTF-8 text and
-/// becomes a JSON string. `?type=` sets the message's type. With `Idempotency-Key` the same request
-/// again answers the first id.
+/// becomes a JSON string. `?type=` sets the message's type. A repeat with the same
+/// `Idempotency-Key` returns the first id.
 ///
 /// # Errors
 /// 400 for an invalid topic, type, key or body; 408 for a slow body; 413 for an oversized one; 422
@@ -53,6 +53,7 @@ where
 {
     let topic: Topic = topic.parse().map_err(Problem::bad_request)?;
     let kind = Query::of(request.uri()).get("type")?.unwrap_or_default();
+    // Everything that the head decides comes before the body, which may be large or slow.
     let key = idempotency_key(&request)?;
     let is_json = is_json(&request);
     let body = read_body(request, limits).await?;
@@ -80,7 +81,7 @@ fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Pr
     if values.next().is_some() {
         return Err(Problem::bad_request("Idempotency-Key is repeated"));
     }
-    // A value that is not text becomes an empty key, which is refused like any other invalid one.
+    // A value that is not text becomes an empty key, which is invalid, so the request is refused.
     let text = value.to_str().unwrap_or_default();
     text.parse().map(Some).map_err(Problem::bad_request)
 }
@@ -93,7 +94,7 @@ pub fn is_json<B>(request: &Request<B>) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Reads the whole body, within its limits.
+/// Reads the whole body, within the limits. An oversized one is drained first, see `DISCARD_BYTES`.
 ///
 /// # Errors
 /// 400 if the body breaks off, 408 if it takes too long, 413 if it is too large.
@@ -104,14 +105,14 @@ where
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut body = pin!(request.into_body());
     if expects_continue && body.size_hint().lower() > limits.max_message as u64 {
-        // The client has not sent the body and, without a 100 (Continue), will not: nothing to drain.
+        // This client waits for a 100 (Continue) before it sends the body. So there is nothing to drain.
         return Err(too_large(limits));
     }
     let read = read_up_to(limits.max_message, body.as_mut());
     match timeout(limits.body_timeout, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => {
-            // The answer is the same whether the body ends or a limit is reached.
+            // Ignored: the answer is 413 whether the body ended or the drain reached a limit.
             let _ = timeout(DISCARD_TIME, discard(body)).await;
             Err(too_large(limits))
         }
@@ -150,6 +151,7 @@ fn too_large(limits: PublishLimits) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
+/// Closes the connection, as RFC 9110 §15.5.9 advises: the rest of a slow body is not waited for.
 fn too_slow(limits: PublishLimits) -> Problem {
     let seconds = limits.body_timeout.as_secs_f64();
     let detail = format!("the body took longer than {seconds} s");

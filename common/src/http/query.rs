@@ -1,5 +1,5 @@
-//! The query of a request: each known parameter is there at most once and is not empty. Unknown ones
-//! are ignored.
+//! The query of a request. A known parameter occurs at most once and is not empty. Unknown parameters are
+//! ignored.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -17,8 +17,8 @@ impl<'a> Query<'a> {
         Self(uri.query().unwrap_or_default())
     }
 
-    /// The value of the parameter `name`, or `None` if the query has none of that name. `%` is not
-    /// decoded: no valid value needs it, so the value's own grammar refuses it.
+    /// The value of the parameter `name`, or `None` if the query has no such parameter. `%` is not decoded,
+    /// because no valid value needs it. A value with `%` fails to parse.
     ///
     /// # Errors
     /// 400 if the parameter is repeated, empty or not a `T`.

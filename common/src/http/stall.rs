@@ -1,5 +1,5 @@
-//! Disconnects a peer that does not read. hyper has a timer for a slow head, but none for a slow
-//! reader, which would keep its connection for ever.
+//! Disconnects a peer that does not read. hyper limits how long a request's head may take, but not how
+//! long a write may take. Without a limit a peer that never reads keeps its connection forever.
 
 use std::{
     io,
@@ -14,13 +14,13 @@ use tokio::{
 };
 use tracing::info;
 
-/// Passes everything through. A write fails with [`io::ErrorKind::TimedOut`] once the socket has
-/// accepted no byte for the time `stall`.
+/// Passes reads and writes through. A write fails with [`io::ErrorKind::TimedOut`] when the socket has
+/// accepted no data for `stall`.
 #[derive(Debug)]
 pub struct StallGuard<S> {
     io: S,
     stall: Duration,
-    /// The timer of a write that waits. A connection that does not wait pays nothing for it.
+    /// The timer of a write that waits. Created only then, because most writes never wait.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 

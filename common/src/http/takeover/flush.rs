@@ -1,4 +1,4 @@
-//! Whether everything that was written is flushed.
+//! Knows whether everything written is flushed. hyper does not tell.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Passes everything through, and notes writes and flushes in `unflushed`.
+/// Passes reads and writes through, and records writes and flushes in `unflushed`.
 #[derive(Debug)]
 pub(super) struct FlushWatch<'a, S> {
     io: S,
@@ -21,7 +21,7 @@ pub(super) struct FlushWatch<'a, S> {
 pub(super) struct Unflushed(AtomicBool);
 
 impl Unflushed {
-    /// Notes a write, also one that is still to come.
+    /// Notes a write, or announces one that will come.
     pub(super) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

@@ -1,22 +1,22 @@
 //! Takes a connection back from hyper, to save memory.
 //!
-//! hyper keeps a read and a write buffer of 8 KiB each for as long as a connection lives. A client
-//! that only waits needs neither. So the service inside hyper hands over what it has, a request or
-//! an answer still to be written. The task around hyper then drops hyper with its buffers, and goes
-//! on with the bare socket. It is an addition: a server on plain hyper is complete without it.
+//! hyper keeps two buffers of 8 KiB for as long as a connection is open, one to read and one to write. A
+//! client that only waits needs neither. So the service inside hyper hands over its request, or an answer
+//! to write. The task around hyper then drops hyper with its buffers and continues with the bare socket.
+//! This is optional: a server on plain hyper is complete without it.
 //!
 //! # The contract
 //!
-//! hyper documents `Connection::into_parts` for a connection that is done. Ours is not done: its
-//! service never answers, or has just answered. Three things could be lost, and each has its rule.
+//! hyper documents `Connection::into_parts` for a finished connection. Here it is not finished: the
+//! service never answers, or has just answered. Three things could be lost. For each there is a rule.
 //!
-//! - **Bytes of an earlier answer.** In general hyper writes an answer out before it parses the
-//!   next head. It does not if the answer left a part of its request's body unread: then it
-//!   discards that part and parses the next head, while the answer is still in its buffer (hyper
-//!   1.12, `poll_drain_or_close_read`). So the handover waits for a successful flush.
+//! - **Bytes of an earlier answer.** Usually hyper writes an answer out before it parses the next head.
+//!   There is one exception: the service answered before it had read the whole request body. Then hyper
+//!   discards the rest of that body and parses the next head, while the answer may still be in its buffer
+//!   (hyper 1.12, `poll_drain_or_close_read`). So the handover waits for a successful flush.
 //! - **Bytes that hyper read beyond the head.** [`Taken::read_beyond`] has them.
-//! - **A part of a body.** Only hyper knows where the next request begins. So a service hands over
-//!   no request that has a body, and nothing after a body that it did not read to the end.
+//! - **A part of a body.** Only hyper knows where a body ends and the next request begins. So a service
+//!   hands over no request with a body, and nothing after a body that it has not read to the end.
 //!
 //! `flush.rs` watches the flushes, `head.rs` writes an answer's head as hyper would, and
 //! `unbuffered.rs` is a whole keep-alive connection built on the handover.
@@ -69,14 +69,15 @@ impl<T> Default for Handover<T> {
 }
 
 impl<T> Handover<T> {
-    /// Hands `value` over. The service must not answer after it: it waits for ever, and is dropped
-    /// with hyper.
+    /// Hands `value` over. After this the service must not answer: it waits forever (`pending`) until it is
+    /// dropped together with hyper.
     pub fn give(&self, value: T) {
         *self.given.lock().expect(UNPOISONED) = Some(value);
     }
 
     /// Hands `value` over once the answer that the service now returns is flushed.
     pub fn give_after_answer(&self, value: T) {
+        // hyper writes the answer later. Until then nothing would look unflushed.
         self.unflushed.set();
         self.give(value);
     }
@@ -120,7 +121,8 @@ impl<T> Handover<T> {
         }))
     }
 
-    /// Before each request: hyper may go on to a pipelined one before the connection is taken.
+    /// Takes back what was given. Called before each request, because hyper may start a pipelined request
+    /// before the connection is taken.
     fn withdraw(&self) {
         self.given.lock().expect(UNPOISONED).take();
     }

@@ -1,12 +1,12 @@
 //! A keep-alive connection that has no buffers while it waits.
 //!
-//! hyper is made anew for each request, when its first bytes have come. A `GET` is taken out of
-//! hyper before it is answered; the route answers it, and the answer is written here. hyper answers
-//! everything else itself, and the connection is taken back when that answer is flushed.
+//! Each request gets a new hyper connection, when its first bytes have arrived. A `GET` is taken out of
+//! hyper before it is answered: the route answers it, and the answer is written here. hyper answers all
+//! other requests itself, and the connection is taken back when that answer is flushed.
 //!
-//! What the client sends before it has its answer is kept for its turn, up to [`MAX_EARLY`] bytes.
-//! Beyond that, nothing is read until the answer is out. The end of what it sends, or a reset, means
-//! that it has left: its answer is dropped.
+//! A client may send its next request before it has the answer. Up to [`MAX_EARLY`] bytes of that are
+//! kept; then nothing more is read until the answer is written. If the client closes its sending side or
+//! resets, it counts as gone, and its answer is dropped.
 
 use std::{
     convert::Infallible,
@@ -36,23 +36,24 @@ use tracing::debug;
 use super::{Handover, encode_head};
 use crate::http::StallGuard;
 
-/// Bytes kept of what a client sends before it has its answer.
+/// The most bytes kept of what a client sends before it has its answer.
 const MAX_EARLY: usize = 8 * 1_024;
 
-/// What a route answers: all of it is there at once.
+/// What a route answers: a complete body, not a stream.
 type Routed = Result<Response<Full<Bytes>>, Infallible>;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// Until a request comes, and until its head is complete: one limit for both, as hyper's is.
+    /// From the end of the last answer to the end of the next request's head: the wait and the head share
+    /// one limit, as in hyper.
     pub read: Duration,
-    /// For a client that accepts no data.
+    /// How long a client may accept no data.
     pub stall: Duration,
 }
 
-/// Serves one connection, from its first byte to its last, on the same wire as plain hyper. `http`
-/// gives hyper's settings, and `route` answers a request. `app` is what both need.
+/// Serves one connection from its first byte to its last. The client sees the same bytes as from plain
+/// hyper. `http` makes hyper's settings, `route` answers a request, and `app` is passed to both.
 pub fn serve_unbuffered<T, H, R, A>(
     socket: TcpStream,
     timeouts: Timeouts,
@@ -76,7 +77,7 @@ where
         http,
         route,
     };
-    // Captured and borrowed: a value moved across an await is stored twice in the future
+    // Borrowed, not moved: a value moved across an await is stored twice in the future
     // (rust-lang/rust#62958).
     async move {
         if let Err(error) = connection.serve().await {
@@ -104,15 +105,15 @@ where
     R: Fn(T, Request<Incoming>) -> A,
     A: Future<Output = Routed>,
 {
-    /// Request after request. What needs much room for a short time is boxed, so that a client that
-    /// waits does not hold it.
+    /// Serves one request after another. Short steps with large futures are boxed, so that a waiting client
+    /// does not reserve memory for them.
     async fn serve(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         loop {
             let deadline = Instant::now() + self.timeouts.read;
             if !self.request_comes(deadline).await? {
                 return Ok(());
             }
-            // The request is not kept: it would be stored until its answer is there.
+            // Keeps two facts and not the request, which would take memory until the answer is ready.
             let (version, closes, answer) = match Box::pin(self.parse(deadline)).await? {
                 Some(Parsed::Request(request)) => (
                     request.version(),
@@ -123,7 +124,7 @@ where
                 None => return Ok(()),
             };
             let answer = tokio::select! {
-                // First: an answer that is there goes out, also to a client that sends no more.
+                // The answer first: a client that has closed only its sending side still gets a ready answer.
                 biased;
                 Ok(answer) = answer => answer,
                 left = self.left() => return Ok(left?),
@@ -136,14 +137,14 @@ where
         }
     }
 
-    /// Waits for the first bytes of a request. `false` if the client leaves or is silent until the
-    /// deadline, or the server drains.
+    /// Waits for the first bytes of a request. `false` if the client leaves, is silent until the deadline,
+    /// or the server drains. A request in `early` is still served while draining.
     async fn request_comes(&mut self, deadline: Instant) -> io::Result<bool> {
         if !self.early.is_empty() || *self.draining.borrow() {
             return Ok(!self.early.is_empty());
         }
         tokio::select! {
-            biased; // It was most likely a request that woke the task.
+            biased; // The request first: it is the usual reason for a wake-up.
             sent = reads(&self.socket, &mut self.early) => sent,
             () = sleep_until(deadline) => Ok(false),
             _ = self.draining.changed() => Ok(false),
@@ -163,8 +164,8 @@ where
         .await
     }
 
-    /// Resolves when the client has left. Once `early` is full it never resolves: what is left in the
-    /// socket hides the end.
+    /// Resolves when the client has left. When `early` is full it never resolves, because the end of the
+    /// stream comes after the bytes that are not read.
     async fn left(&mut self) -> io::Result<()> {
         while self.early.len() < MAX_EARLY {
             if !reads(&self.socket, &mut self.early).await? {
@@ -192,7 +193,7 @@ where
 
 /// Waits until the client sends something, and appends it to `early`. `false` if it leaves.
 fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Result<bool>> {
-    // Not an async block, and not `TcpStream::readable`, which keep more: ten thousand wait here.
+    // `poll_fn` is smaller than an async block or `TcpStream::readable`, and ten thousand clients wait here.
     poll_fn(move |task| {
         loop {
             ready!(socket.poll_read_ready(task))?;
@@ -203,7 +204,7 @@ fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Re
                     early.extend_from_slice(&bytes[..read]);
                     return Poll::Ready(Ok(read > 0));
                 }
-                // A new socket counts as readable at first.
+                // Readiness can be out of date: tokio reports a new socket as readable. Ask again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -221,8 +222,8 @@ enum Parsed {
     Answered,
 }
 
-/// Lets hyper read, first what is `early`, until the connection can be taken back. `None` if hyper
-/// has ended it. What hyper read beyond the request is `early` again.
+/// Lets hyper read `early` and then the socket, until the connection can be taken back. `None` if hyper
+/// has ended it. Bytes that hyper read beyond the request go back to `early`.
 async fn parse<A: Future<Output = Routed>>(
     mut http: http1::Builder,
     early: &mut Vec<u8>,
@@ -231,8 +232,8 @@ async fn parse<A: Future<Output = Routed>>(
     draining: &mut watch::Receiver<bool>,
     route: &impl Fn(Request<Incoming>) -> A,
 ) -> hyper::Result<Option<Parsed>> {
-    // A client may end its sending side right behind its request. To hyper that would be an error;
-    // here `left` decides what it means.
+    // A client may close its sending side right after its request. By default hyper takes that as an
+    // error; here `left` decides what it means.
     http.half_close(true);
     let handover = Handover::default();
     let sent = std::mem::take(early);
@@ -244,7 +245,7 @@ async fn parse<A: Future<Output = Routed>>(
         return Ok(None);
     };
     let (unread, _) = taken.io.into_inner().0.into_inner();
-    // Copied: a part of hyper's buffer would keep the whole of it.
+    // Copied, because a slice of hyper's buffer would keep the whole buffer alive.
     *early = [&taken.read_beyond[..], unread].concat();
     Ok(Some(taken.given))
 }
@@ -261,8 +262,8 @@ async fn hand_over<A: Future<Output = Routed>>(
         return pending().await;
     }
     let answer = route(request).await?;
-    // A body was read to its end if it was published. After any other body only hyper knows where
-    // the next request begins.
+    // 201 means that the body was published, so it was read to its end. After any other body only hyper
+    // knows where the next request begins.
     let was_read = !has_body || answer.status() == StatusCode::CREATED;
     if was_read && !closes {
         handover.give_after_answer(Parsed::Answered);
@@ -270,8 +271,8 @@ async fn hand_over<A: Future<Output = Routed>>(
     Ok(answer)
 }
 
-/// Whether the connection ends with this answer (RFC 9112 §9.3). With HTTP/1.0 it always does: there
-/// a client would have to ask for keep-alive, which is not supported here.
+/// Whether the connection ends with this answer (RFC 9112 §9.3). With HTTP/1.0 it always does, because
+/// keep-alive for HTTP/1.0 is not supported.
 fn is_last<B>(request: &Request<B>) -> bool {
     let connection = request.headers().get_all(header::CONNECTION);
     request.version() != Version::HTTP_11 || connection.iter().any(says_close)
