@@ -1,13 +1,13 @@
-//! A log of your own behind the four verbs that the patterns call: `read`, `next`, `position` and
-//! `close`. Run it with `cargo run -p common --example own_log`.
+//! Your own log in place of `common::Feed`. It has the four methods that the patterns call: `read`,
+//! `next`, `position` and `close`. Run it with `cargo run -p common --example own_log`.
 //!
-//! Take it if your service has a `tokio::sync::broadcast` channel already. A channel alone loses
-//! messages: a receiver that is too slow skips some, and one that reconnects starts at the end. So the
-//! last messages are kept in a log, a reader is a cursor into it, and the channel only wakes readers.
+//! Use it if your service already has a `tokio::sync::broadcast` channel. A channel alone loses messages:
+//! a slow receiver skips some, and one that reconnects starts at the end. So a log keeps the last
+//! messages, a reader is a cursor into the log, and the channel only wakes readers.
 //!
-//! It keeps the last messages of all topics together, in memory. `common::Feed` keeps some of each
-//! topic, by count and bytes, knows idempotency keys and can live in a file. The feed's own contract
-//! tests hold both: see `tests/own_log.rs`.
+//! This log has one limit for all topics together, in memory. `common::Feed` has limits per topic, by
+//! count and bytes, supports idempotency keys and can be in a file. Both pass the same contract tests:
+//! see `tests/own_log.rs`.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Prints what comes, and leaves after the first page.
+/// Prints the first page, then closes its handle, which ends the loop.
 async fn stream(log: OwnLog, topics: Topics) {
     println!("from {:?}", log.position(&topics, &After::Latest));
     let limit = PageLimit::default();
@@ -50,7 +50,7 @@ async fn stream(log: OwnLog, topics: Topics) {
 #[derive(Clone)]
 pub(crate) struct OwnLog {
     kept: Arc<RwLock<Kept>>,
-    /// The topic of each new message. It only wakes: the messages are read from `kept`.
+    /// Sends the topic of each new message. It only wakes readers: they read the messages from `kept`.
     news: broadcast::Sender<Topic>,
     /// Becomes true when this handle and its clones are closed.
     closed: watch::Sender<bool>,
@@ -60,7 +60,7 @@ struct Kept {
     epoch: Epoch,
     /// How many messages are kept.
     limit: usize,
-    /// In order and without holes, so a message's place follows from its number.
+    /// In order and without holes: message `seq` is at index `seq - trimmed - 1`.
     messages: VecDeque<Arc<Message>>,
     /// The number of the last message that was dropped.
     trimmed: u64,
@@ -77,13 +77,13 @@ impl OwnLog {
         };
         Self {
             kept: Arc::new(RwLock::new(kept)),
-            // A receiver that lags is woken by that as well, so a small channel suffices.
+            // Small: a receiver that lags gets an error, which wakes it too. Then it reads from `kept`.
             news: broadcast::Sender::new(16),
             closed: watch::Sender::new(false),
         }
     }
 
-    /// The same log, to be closed by itself.
+    /// A second handle to the same log, with its own `close`.
     pub(crate) fn handle(&self) -> Self {
         Self {
             closed: watch::Sender::new(false),
@@ -91,10 +91,10 @@ impl OwnLog {
         }
     }
 
-    /// Appends a message, then wakes: in this order, a reader that is woken finds it.
+    /// Appends a message, then wakes readers. In this order a woken reader always finds the message.
     pub(crate) async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
         let id = self.kept.write().expect(UNPOISONED).append(&topic, draft);
-        // An error says only that nobody is waiting.
+        // An error only means that no reader is waiting.
         let _ = self.news.send(topic);
         Ok(Published::new(id))
     }
@@ -109,14 +109,14 @@ impl OwnLog {
         Ok(self.look(|kept| kept.page(topics, after, limit)))
     }
 
-    /// The same, but waits until there is a message or a gap.
+    /// Like `read`, but waits until there is a message or a gap.
     pub(crate) async fn next(
         &self,
         topics: &Topics,
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        // Both before the first look, so nothing is lost between a look and the wait.
+        // Both subscribe before the first look. So nothing is lost between a look and the wait.
         let (mut news, mut closed) = (self.news.subscribe(), self.closed.subscribe());
         let after = match after {
             After::Latest => self.head().into(),
@@ -137,7 +137,7 @@ impl OwnLog {
         }
     }
 
-    /// Where reading after `after` starts; `None` if this log never gave that cursor out.
+    /// Where reading after `after` starts. `None` if this log never gave out that cursor.
     pub(crate) fn position(&self, _topics: &Topics, after: &After) -> Option<Cursor> {
         self.look(|kept| kept.start(after).ok())
     }
@@ -147,7 +147,7 @@ impl OwnLog {
         self.look(|kept| kept.at(kept.head()))
     }
 
-    /// Ends every wait of this handle and its clones, now and from now on.
+    /// Ends every wait of this handle and its clones, and every later one.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -162,7 +162,8 @@ impl OwnLog {
     }
 }
 
-/// Waits for a message of one of the topics, or for so many messages that the channel dropped some.
+/// Waits for a message of one of the topics. Also returns if the channel has dropped some (`Lagged`),
+/// because one of them may have been of these topics.
 async fn any_of(topics: &Topics, news: &mut broadcast::Receiver<Topic>) {
     while let Ok(topic) = news.recv().await {
         if topics.iter().any(|wanted| *wanted == topic) {
@@ -204,7 +205,7 @@ impl Kept {
             messages,
             more,
             gap,
-            published: None, // not known here; it only makes a hint to poll again better
+            published: None, // unknown here; only used for a better hint when to poll again
         }
     }
 
@@ -220,7 +221,7 @@ impl Kept {
         }
     }
 
-    /// As many messages after `start` as the limit admits, at least one, and whether there are more.
+    /// The messages after `start` that the limit admits, at least one, and whether there are more.
     fn collect(&self, topics: &Topics, start: u64, limit: PageLimit) -> (Vec<Arc<Message>>, bool) {
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let skipped = usize::try_from(start - self.trimmed).unwrap_or(usize::MAX);
