@@ -1,11 +1,13 @@
-//! The way back from the stream: one consumer per process reads it into the log.
+//! From the stream to the log: each process has one consumer that reads the stream.
 //!
-//! While the process keeps up, the log trims itself by the same rules as the stream, so it knows all that
-//! was dropped. Messages that the stream drops before they come here show as a jump in its sequence, and
-//! a jump does not name the topics. But the stream drops a message for two reasons only: its topic has as
-//! many newer ones as a topic may have, or the stream's first message has moved past it. So a process
-//! that has read the whole stream knows which topics may have lost something. Therefore a jump makes a new log,
-//! which is filled aside and takes the old one's place once it is whole.
+//! While the process keeps up, the log trims itself by the same rules as the stream, so it knows what was
+//! dropped. If the process falls behind, the stream may drop messages before they are read. Then the
+//! sequence jumps, and a jump does not say which topics lost messages.
+//!
+//! But the stream drops a message for only two reasons: its topic is full, or the stream's first message
+//! has moved past it. So after a jump a new log is filled from the whole stream. Each full topic is marked
+//! as trimmed, and the floor is raised to the stream's first message. The new log replaces the old one when
+//! it is complete.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -31,16 +33,16 @@ use super::{
     shape::{BadStream, RENEWED, epoch_of, nats},
 };
 
-/// How long NATS may take for one request. After that it counts as away.
+/// How long NATS may take for one request. After that it counts as unreachable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a server that has just become the stream's leader may be behind the others. For that time
-/// a cursor that it does not know is not called ahead.
+/// How long a new leader of the stream may be behind the other servers. During that time an unknown cursor
+/// is not yet reported as `ahead`.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 /// Messages per request.
 const BATCH: usize = 500;
 /// A consumer that misses two of these counts as gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// After this time the server removes a consumer that is not read.
+/// The server removes a consumer that was not read for this long, so a killed process leaves nothing behind.
 const INACTIVE: Duration = Duration::from_secs(30);
 /// The pause between two attempts to read on.
 const RETRY: Duration = Duration::from_millis(500);
@@ -54,7 +56,7 @@ enum Broken {
     Nats(#[from] BadStream),
     #[error("reconnected")]
     Reconnected,
-    /// A server that has just become the leader may be behind for a moment.
+    /// Perhaps only for a moment, because a new leader may be behind.
     #[error("the stream ends at {0}, but had more before")]
     WentBack(u64),
 }
@@ -68,14 +70,14 @@ pub(super) struct Follower {
     pub(super) stream: Stream,
     pub(super) window: Arc<Window>,
     pub(super) retention: Retention,
-    /// The log's head. Only this one moves it.
+    /// The log's head. Only the follower moves it.
     pub(super) shown: watch::Sender<Cursor>,
-    /// Changes whenever the client has connected.
+    /// Changes whenever the client has connected again.
     pub(super) connections: watch::Receiver<()>,
 }
 
 impl Follower {
-    /// Reads for as long as the stream can be trusted.
+    /// Reads until the stream has lost acknowledged messages. Returning drops `shown`, which stops the feed.
     pub(super) async fn run(mut self, mut tail: Tail) {
         loop {
             let Err(why) = self.follow(tail).await;
@@ -89,8 +91,8 @@ impl Follower {
         }
     }
 
-    /// Tries until it succeeds. `None` if the stream has lost acknowledged messages: it has been behind for
-    /// longer than a new leader may be.
+    /// Tries until it succeeds. `None` if the stream stays behind the log for longer than [`SETTLE`]: then it
+    /// has lost acknowledged messages.
     async fn resume(&mut self, jumped: bool) -> Option<Tail> {
         let (mut behind, mut said) = (None, String::new());
         loop {
@@ -107,6 +109,7 @@ impl Follower {
                 );
                 return None;
             }
+            // Once per cause, not once per attempt.
             if error.to_string() != said {
                 said = error.to_string();
                 warn!("the feed's stream: {said}");
@@ -121,12 +124,13 @@ impl Follower {
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
+                // The new server may be another one, with another history: check before reading on.
                 _ = self.connections.changed() => return Err(Broken::Reconnected),
             };
             let message = message.ok_or_else(|| broken("it ended"))?.map_err(broken)?;
             let (seq, head) = (tail.count(&message)?, self.head());
             match seq.checked_sub(head.seq) {
-                // The log has it already: a server that is behind started the consumer too early.
+                // The log has this message already: a server that was behind started the consumer too early.
                 None | Some(0) => {}
                 Some(1) => self.show(Cursor { seq, ..head }, &message),
                 Some(_) => return Err(Broken::Jump),
@@ -143,7 +147,7 @@ impl Follower {
         *self.shown.borrow()
     }
 
-    /// Reads on after the head, or fills a new log.
+    /// Continues after the head. After a jump, or with a new epoch, fills a new log instead.
     async fn try_resume(&mut self, jumped: bool) -> Result<Tail, Broken> {
         let head = self.head();
         let (tail, info) = Tail::open(&self.stream, head.seq + 1).await?;
@@ -166,7 +170,7 @@ impl Follower {
     }
 }
 
-/// A log with everything that the stream has, and what reads on after it.
+/// Fills a log with everything that the stream has. Also returns the consumer that continues after it.
 pub(super) async fn fill(
     stream: &Stream,
     retention: &Retention,
@@ -186,8 +190,9 @@ pub(super) async fn fill(
             append(&window, Cursor { epoch, seq }, &message);
         }
     }
-    // The stream's last messages may have been dropped already.
+    // The last messages may be dropped already, but their numbers were given out.
     window.raise_head(info.state.last_sequence);
+    // The stream may have changed while it was read: check the epoch again, and what was dropped.
     let after = stream.get_info().await.map_err(nats)?;
     if epoch_of(&after.config)? != epoch {
         return Err(nats(RENEWED));
@@ -197,7 +202,7 @@ pub(super) async fn fill(
     Ok((window, tail))
 }
 
-/// Shows a message, if it is a feed's.
+/// Appends a message. One that this program would not have written is skipped, but its number counts.
 fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
     match Record::decode(&message.subject, &message.payload) {
         Ok(record) => {
@@ -211,19 +216,20 @@ fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
     }
 }
 
-/// A consumer of this process alone.
+/// This process's own consumer.
 pub(super) struct Tail {
     consumer: Consumer<pull::Config>,
-    /// Messages that came. The server counts them too, so a lost one shows.
+    /// How many messages have arrived. The server counts them too, so a lost message is noticed.
     delivered: u64,
 }
 
 impl Tail {
-    /// Also returns the stream as it was after the consumer was made. If that is the right stream, the
-    /// consumer reads the right one.
+    /// Creates the consumer, then gets the stream's info, in this order: if the info shows the expected epoch,
+    /// the consumer reads that stream too.
     async fn open(stream: &Stream, start_sequence: u64) -> Result<(Self, Info), BadStream> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+            // The log's head is the position, so the server keeps none: no acks, no disk, no replicas.
             ack_policy: AckPolicy::None,
             inactive_threshold: INACTIVE,
             memory_storage: true,
@@ -242,7 +248,7 @@ impl Tail {
         ))
     }
 
-    /// What the stream has now; empty if there is no more.
+    /// The next messages that the stream has now. Empty at its end.
     async fn batch(&mut self) -> Result<Vec<jetstream::Message>, BadStream> {
         let fetch = async {
             let batch = self.consumer.fetch().max_messages(BATCH).messages();
@@ -252,7 +258,7 @@ impl Tail {
         timeout(PATIENCE, fetch).await.unwrap_or_else(late)
     }
 
-    /// What comes from now on.
+    /// The messages from now on, as they come.
     async fn messages(&self) -> Result<pull::Stream, Broken> {
         let messages = self.consumer.stream().max_messages_per_batch(BATCH);
         let messages = messages.heartbeat(HEARTBEAT).messages();
@@ -271,5 +277,5 @@ impl Tail {
     }
 }
 
-/// Reading ends only with an error.
+/// Has no value: reading ends only with an error.
 enum Never {}

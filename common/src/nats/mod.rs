@@ -1,14 +1,15 @@
-//! A feed on NATS JetStream: any number of processes show one stream, and a cursor means the same to
-//! all of them.
+//! A feed on NATS JetStream: many processes serve one stream, and a cursor is valid at all of them.
 //!
-//! The stream is the log, and the log in memory is a window on it. A message goes one way only. The
-//! stream stores and acknowledges it, each process's consumer reads it back (`follow.rs`) into the
-//! log, readers are woken, and then the publisher is answered. Older messages than the window has are
-//! fetched.
+//! The stream is the log, and the log in memory is a window on it. Every message takes the same way:
+//! 1. The stream stores it and acknowledges it.
+//! 2. Each process's consumer reads it back into the log (`follow.rs`), and readers are woken.
+//! 3. The publisher gets its answer.
 //!
-//! SEQ is the stream's sequence. EPOCH is in the stream's description: that is configuration, so it is
-//! the same on every server and after every restart. The stream's creation time is not (nats-server
-//! issue 8470).
+//! Messages older than the window are fetched from the stream.
+//!
+//! In a cursor, SEQ is the stream's sequence. EPOCH is stored in the stream's description. That is
+//! configuration, so it is the same on every server and after every restart. The stream's creation time
+//! is not (nats-server issue 8470).
 
 mod follow;
 mod record;
@@ -54,11 +55,11 @@ use shape::{BadStream, RENEWED, STREAM, epoch_of, nats};
 
 pub use url::NatsUrl;
 
-/// The time between two pings. After three without an answer the client tries another server.
+/// The time between two pings. After three pings without an answer the client tries another server.
 const PING: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// The pause between two looks at the stream, for a reader whose cursor is beyond this process's head.
+/// How often to ask for the stream's last sequence while a reader's cursor is beyond this process's head.
 const LOOK: Duration = Duration::from_millis(200);
 /// How many older messages are fetched at the same time.
 const FETCHES: usize = 32;
@@ -67,8 +68,8 @@ fn away(error: impl Display) -> FeedError {
     FeedError::Away(error.to_string())
 }
 
-/// Opens the feed, and creates its stream if there is none. With `new_epoch` the stream begins another
-/// history with the same messages, and is given the configuration that this program wants.
+/// Opens the feed, and creates its stream if there is none. With `new_epoch` the stream keeps its messages
+/// but gets a new epoch, and the configuration that this program needs.
 pub(crate) async fn open(url: &NatsUrl, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
     let started = start(url, retention, new_epoch).await;
     started.map_err(|error| io::Error::other(format!("feed {url}: {error}")))
@@ -104,9 +105,10 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
     Ok(Feed::with_store(log, Arc::new(store)))
 }
 
-/// The first connection has to succeed. Later the client reconnects for as long as the process lives.
+/// The first connection must succeed, so that a wrong URL is noticed at the start. Later the client
+/// reconnects by itself, without end.
 async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, BadStream> {
-    // The client logs its connections itself.
+    // No log line here: the client logs its connections itself.
     let told = move |event| {
         if event == Event::Connected {
             connected.send_replace(());
@@ -127,13 +129,13 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
     options.connect(&url.servers[..]).await.map_err(nats)
 }
 
-/// One process's view of the stream. Dropping it ends the reading.
+/// One process's view of the stream. Dropping it stops the follower.
 struct Nats {
     client: Client,
     context: Context,
     stream: Stream,
     window: Arc<Window>,
-    /// The log's head. The sender is dropped once the stream cannot be trusted any more.
+    /// The log's head. The follower drops the sender when the stream has lost messages: see `health`.
     head: watch::Receiver<Cursor>,
     follower: JoinHandle<()>,
 }
@@ -154,7 +156,7 @@ impl Store for Nats {
         Box::pin(async move {
             timeout(PATIENCE, self.publish(topic, draft, once))
                 .await
-                // Whether it was stored is not known then.
+                // The message may or may not be stored.
                 .unwrap_or_else(|_| Err(away("it took too long")))
         })
     }
@@ -168,6 +170,7 @@ impl Store for Nats {
         })
     }
 
+    /// Down only if the stream has lost messages. A lost connection comes back by itself.
     fn health(&self) -> Result<(), FeedError> {
         match self.head.has_changed() {
             Ok(_) => Ok(()),
@@ -184,11 +187,12 @@ impl Nats {
         once: Option<Once>,
     ) -> Result<Published, FeedError> {
         self.health()?;
-        // The client would keep the message and send it after this has been answered.
+        // Without a connection the client would queue the message and send it later, after the error answer.
         if self.client.connection_state() != State::Connected {
             return Err(away("not connected"));
         }
         let before = *self.head.borrow();
+        // Refuses before anything is stored: the stream knows nothing of topics, pins and their limits.
         self.window.change(Log::trim);
         self.window.admit(&topic, Instant::now())?;
         let stored = self.send(&topic, &draft, once.as_ref()).await?;
@@ -196,9 +200,11 @@ impl Nats {
         let id = Cursor { epoch, seq };
         let published = match once {
             Some(once) if stored.duplicate => self.repeat(id, &topic, &once).await?,
+            // A new message cannot have an old number: another process has created the stream anew.
             _ if id.seq <= before.seq => return Err(away(RENEWED)),
             _ => Published::new(id),
         };
+        // Answers only when this process shows the message: the publisher can then read what it wrote.
         if self.reached(id).await.epoch != epoch {
             return Err(away(RENEWED));
         }
@@ -221,8 +227,8 @@ impl Nats {
         sent.map_err(away)?.await.map_err(away)
     }
 
-    /// The answer to a key that the stream knows. The stream compares keys alone, so the messages are
-    /// compared here. If the first one is no longer kept, the key decides.
+    /// The answer to a key that the stream knows. The stream compares only keys, so the messages are compared
+    /// here. If the first message is no longer stored, the same key counts as the same message.
     async fn repeat(&self, id: Cursor, topic: &Topic, once: &Once) -> Result<Published, FeedError> {
         if id.seq == 0 {
             return Err(away("the key's first publish is under way"));
@@ -237,8 +243,8 @@ impl Nats {
         }
     }
 
-    /// Whether the log has caught up with a cursor beyond its head, that another process has given
-    /// out. Otherwise no process has given it out.
+    /// Waits for the log to reach a cursor beyond its head, which another process may have given out. `false`
+    /// if the stream has no such message: then no process gave the cursor out.
     async fn catches_up(&self, cursor: Cursor) -> Result<bool, FeedError> {
         let started = Instant::now();
         loop {
@@ -246,6 +252,7 @@ impl Nats {
             if timeout(LOOK, self.reached(cursor)).await.is_ok() {
                 return self.health().map(|()| true);
             }
+            // A new leader may itself be behind, so one look at the stream is not enough.
             let is_stored = self.info().await?.state.last_sequence >= cursor.seq;
             if !is_stored && started.elapsed() >= SETTLE {
                 return Ok(false);
@@ -256,7 +263,7 @@ impl Nats {
         }
     }
 
-    /// Reads what memory no longer has.
+    /// Fetches the messages that are no longer in memory.
     async fn fetch(&self, mut partial: PartialPage) -> Result<Option<Page>, FeedError> {
         let (epoch, seqs) = (partial.page.next.epoch, mem::take(&mut partial.missing));
         let records = stream::iter(seqs.clone()).map(|seq| self.stored(seq));
@@ -267,7 +274,7 @@ impl Nats {
                 Some(record) => {
                     messages.push(Arc::new(record.message(Cursor { epoch, seq: *seq })))
                 }
-                // The stream trims itself, perhaps sooner than the log does.
+                // The stream trims itself, sometimes earlier than the log. The log then follows.
                 None => drop(self.window.change(|log| log.lose(*seq))),
             }
         }
@@ -275,8 +282,8 @@ impl Nats {
         Ok(is_whole.then(|| partial.complete(messages)))
     }
 
-    /// Waits until the log has this position, or is another log, or the stream cannot be trusted any
-    /// more.
+    /// Waits until the log has reached this position, has another epoch, or the follower has stopped. Returns
+    /// the head then.
     async fn reached(&self, cursor: Cursor) -> Cursor {
         let mut head = self.head.clone();
         let there = |head: &Cursor| head.epoch != cursor.epoch || head.seq >= cursor.seq;
@@ -291,7 +298,7 @@ impl Nats {
     /// A message as the stream has it; `None` if it has dropped it.
     async fn stored(&self, seq: u64) -> Result<Option<Record>, FeedError> {
         let stored = match self.stream.direct_get(seq).await {
-            // Any server may answer a direct get, even one that is behind. The leader knows.
+            // A direct get may be answered by a server that is behind. So ask the leader as well.
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
                 match self.stream.get_raw_message(seq).await {
                     Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
@@ -311,8 +318,8 @@ fn subject(topic: &Topic) -> String {
     format!("{STREAM}.{topic}")
 }
 
-/// The id by which the stream recognizes a repeat. A key's scope is its topic, but the stream knows only
-/// one scope, so the topic goes into the id.
+/// The id by which the stream recognizes a repeat. A key counts per topic, but the stream compares ids over
+/// all topics, so the topic is hashed into the id.
 fn message_id(topic: &Topic, key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
         .chain_update(topic.as_str())

@@ -1,5 +1,5 @@
-//! A message as the stream stores it: `{"type":"T","timestamp":"…","data":…}`. The sequence is the id
-//! and the subject is the topic, so every process composes the same JSON.
+//! A message as the stream stores it: `{"type":"T","timestamp":"…","data":…}`. The id and
+//! the topic are not in it: they are the sequence and the subject. So every process builds the same JSON.
 
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ pub(super) fn encode(draft: &Draft, published: SystemTime) -> Bytes {
 }
 
 impl Record {
-    /// Takes exactly what [`encode`] writes. Anyone may publish to the stream's subjects, and readers
+    /// Accepts exactly what [`encode`] writes. Other programs may publish to the stream's subjects, but readers
     /// must get only what this program would have accepted.
     pub(super) fn decode(subject: &str, payload: &[u8]) -> Result<Self, String> {
         let topic = subject
@@ -48,7 +48,7 @@ impl Record {
     }
 }
 
-/// By hand, because a JSON parser would drop the spaces around the data, which is kept byte for byte.
+/// Split by hand: a JSON parser would lose the spaces around the data, which must stay byte for byte.
 fn parts(record: &str) -> Option<(&str, &str, &str)> {
     let rest = record.strip_prefix(r#"{"type":""#)?.strip_suffix('}')?;
     let (kind, rest) = rest.split_once(r#"","timestamp":""#)?;

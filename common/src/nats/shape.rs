@@ -1,4 +1,5 @@
-//! The stream's configuration, on which the meaning of cursors and gaps depends.
+//! The stream's configuration. Cursors and gaps are only right if the stream has this configuration, so it
+//! is checked at every start and never changed silently.
 
 use std::fmt::Display;
 
@@ -14,12 +15,16 @@ use crate::feed::{Epoch, Retention, store::KEY_LIFE};
 
 /// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
 pub(super) const STREAM: &str = "FEED";
-/// The stream was made anew, or given a new epoch, by somebody else.
+/// Another process has created the stream again, or given it a new epoch.
 pub(super) const RENEWED: &str = "it has begun another history";
-/// The stream's description is this and the epoch.
+/// The stream's description is this prefix followed by the epoch.
 const EPOCH: &str = "epoch ";
-/// The fields that must be as this program wants them, by their names in NATS. A stream whose messages
-/// can be deleted by hand or by age would make cursors silently wrong.
+/// The fields that must have this program's values, by their names in NATS:
+/// - the limits must be the log's (`follow.rs` computes from them what the stream has dropped);
+/// - deletion by age, by hand or by purge is off, because such a loss would not become a gap;
+/// - `no_ack` is off, because a publisher's answer needs the acknowledgement.
+///
+/// Other fields, such as replicas and storage, are the administrator's choice.
 const FIXED: [&str; 10] = [
     "subjects",
     "retention",
@@ -33,7 +38,7 @@ const FIXED: [&str; 10] = [
     "no_ack",
 ];
 
-/// Why a stream cannot be a feed, or is not one now.
+/// Why the stream cannot be used as a feed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadStream {
     #[error("{0}")]
@@ -52,7 +57,7 @@ pub(super) fn nats(error: impl Display) -> BadStream {
     BadStream::Nats(error.to_string())
 }
 
-/// Creates the stream, or checks that it fits. With `new_epoch` it is made to fit.
+/// Creates the stream, or checks its configuration. With `new_epoch` updates the configuration instead.
 pub(super) async fn prepare(
     context: &Context,
     retention: &Retention,
@@ -63,7 +68,7 @@ pub(super) async fn prepare(
     let Some(found) = existing(context).await? else {
         return match context.create_stream(wanted.clone()).await {
             Ok(_) => Ok(()),
-            // Another process created it first, with another epoch.
+            // Several servers may start at once. If another one created it first, its epoch counts.
             Err(error) => match existing(context).await? {
                 Some(found) => check(&found, &wanted, replicas),
                 None => Err(nats(error)),
@@ -73,6 +78,7 @@ pub(super) async fn prepare(
     if !new_epoch {
         return check(&found, &wanted, replicas);
     }
+    // A new epoch comes from `wanted`. What an administrator may have chosen stays.
     let renewed = Config {
         num_replicas: replicas.unwrap_or(found.num_replicas),
         max_bytes: found.max_bytes,
@@ -84,7 +90,7 @@ pub(super) async fn prepare(
     Ok(())
 }
 
-/// The epoch is in the stream's description, the one text that NATS keeps with a stream's configuration.
+/// Reads the epoch from the stream's description, a free text that NATS stores with the configuration.
 pub(super) fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
     let description = config.description.as_deref().unwrap_or_default();
     let epoch = description.strip_prefix(EPOCH);
@@ -94,17 +100,18 @@ pub(super) fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
 
 fn config(retention: &Retention, replicas: Option<usize>) -> Config {
     let limit = |limit: usize| i64::try_from(limit).unwrap_or(-1);
-    // The stream counts bytes differently. Twice as many, so that the log trims first.
+    // The stream counts bytes in its own way. It gets twice the log's limit, so that the log trims first: what
+    // the log trims itself becomes an exact gap.
     let bytes = retention.total_bytes.saturating_mul(2);
     Config {
         name: STREAM.into(),
         subjects: vec![format!("{STREAM}.>")],
         description: Some(format!("{EPOCH}{}", Epoch::random().as_str())),
         max_messages_per_subject: limit(retention.messages),
-        max_messages: -1,
+        max_messages: -1, // no limit: the log has none over all topics either
         max_bytes: limit(bytes.saturating_add(1 << 20)),
         duplicate_window: KEY_LIFE,
-        allow_direct: true,
+        allow_direct: true, // any server may answer a read of an old message, not only the leader
         deny_delete: true,
         deny_purge: true,
         num_replicas: replicas.unwrap_or(1),
@@ -112,6 +119,7 @@ fn config(retention: &Retention, replicas: Option<usize>) -> Config {
     }
 }
 
+/// The stream's configuration. Only "not found" is `None`: any other error must not create a stream.
 async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
     let error = match context.get_stream(STREAM).await {
         Ok(stream) => return Ok(Some(stream.cached_info().config.clone())),
@@ -127,6 +135,8 @@ async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
     }
 }
 
+/// Checks each fixed field, and the replicas if the URL names them. Compared as JSON, so that a field is
+/// found by the name that the error shows.
 fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(), BadStream> {
     let [ours, theirs] = [wanted, found].map(|config| json!(config));
     let said = replicas.map(|_| "num_replicas");
@@ -135,6 +145,7 @@ fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(),
             return Err(unfit(field, &theirs[field], &ours[field]));
         }
     }
+    // Only a warning: a shorter window weakens idempotency keys but makes no cursor wrong.
     if found.duplicate_window < wanted.duplicate_window {
         let life = found.duplicate_window;
         warn!("the stream remembers an Idempotency-Key for {life:?}");

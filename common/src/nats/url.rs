@@ -1,4 +1,6 @@
-//! Where the servers are: `nats://[USER:PASSWORD@]HOST[:PORT],…[?replicas=N]`.
+//! The servers' addresses: `nats://[USER:PASSWORD@]HOST[:PORT],…[?replicas=N]`.
+//!
+//! Parsed by hand, because the url crate allows only one host.
 
 use std::{fmt, str::FromStr};
 
@@ -10,7 +12,8 @@ pub struct NatsUrl {
     pub(super) servers: Vec<ServerAddr>,
     /// A user with a password, or a token.
     pub(super) login: Option<(String, Option<String>)>,
-    /// How many servers store each message. A stream that exists already must have as many.
+    /// How many servers store each message. An existing stream must have the same number. `None`: one for a
+    /// new stream, and any number for an existing one.
     pub(super) replicas: Option<usize>,
 }
 
@@ -20,13 +23,16 @@ impl FromStr for NatsUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("it has no scheme")?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // The last `@`, because a password may contain one. A host cannot.
         let (login, hosts) = match rest.rsplit_once('@') {
             None => (None, rest),
+            // Refused rather than guessed: the password may be meant as it is, or percent-encoded.
             Some((login, _)) if login.contains('%') => {
                 return Err("a user or a password must not contain %-escapes".into());
             }
             Some((login, hosts)) => (Some(self::login(login)), hosts),
         };
+        // Each host is parsed with the scheme, because `tls://` is part of what the client must know.
         let server = |host: &str| match format!("{scheme}://{host}").parse::<ServerAddr>() {
             Ok(server) if !server.host().is_empty() => Ok(server),
             Ok(_) => Err(format!("{host:?} is not a server")),
@@ -40,7 +46,7 @@ impl FromStr for NatsUrl {
     }
 }
 
-/// A login without a colon is a token.
+/// A login without a colon is a token. The first colon counts, because a password may contain one.
 fn login(text: &str) -> (String, Option<String>) {
     match text.split_once(':') {
         None => (text.into(), None),
@@ -48,6 +54,7 @@ fn login(text: &str) -> (String, Option<String>) {
     }
 }
 
+/// NATS allows 1 to 5. An unknown parameter is an error, because a misspelled one would be ignored.
 fn replicas(query: &str) -> Result<Option<usize>, String> {
     match query.split_once('=') {
         None if query.is_empty() => Ok(None),
@@ -59,7 +66,7 @@ fn replicas(query: &str) -> Result<Option<usize>, String> {
     }
 }
 
-/// Without the login, which must not be logged.
+/// Without the login: this text goes into log lines and error messages.
 impl fmt::Display for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = |server: &ServerAddr| format!("{}:{}", server.host(), server.port());
@@ -68,6 +75,7 @@ impl fmt::Display for NatsUrl {
     }
 }
 
+/// Not derived, because a derived one would print the password.
 impl fmt::Debug for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
