@@ -6,7 +6,8 @@ use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use common::{listen, log_to_stderr, shutdown_signal};
@@ -41,7 +42,7 @@ async fn a_runtime_that_is_stuck() {
     shutdown.await;
     println!("stuck");
     loop {
-        std::thread::park(); // the only thread of the runtime
+        thread::park(); // the only thread of the runtime
     }
 }
 
@@ -61,5 +62,10 @@ fn a_second_signal_ends_the_process_even_if_its_runtime_is_stuck() {
         let pid = program.id().to_string();
         Command::new("kill").args([signal, &pid]).status().unwrap();
     }
+    let deadline = Instant::now() + PATIENCE;
+    while program.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let _ = program.kill(); // it may have ended
     assert_eq!(program.wait().unwrap().code(), Some(1));
 }
