@@ -56,7 +56,8 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     Ok(Verified(Event { body, secret }))
 }
 
-/// The key as the user typed it into GitHub: any text of one line.
+/// The key as the user typed it into GitHub: any text on one line. A line break cannot be typed there, so it
+/// is a mistake.
 #[derive(Debug, Clone)]
 pub struct Secret(Key);
 

@@ -1,4 +1,4 @@
-//! From bytes that anybody may have sent to an event that a known sender has signed.
+//! Verifies webhooks: from bytes that anybody may have sent to an event that a known sender has signed.
 //!
 //! Each scheme is a pure function of the body's bytes, the header fields, the secrets and the time. It
 //! takes [`Unverified`] and returns [`Verified`]. Only a scheme can make a `Verified`, so code that
@@ -8,8 +8,8 @@
 //! one matched. Each scheme has its own secret type: the secrets of Stripe and of Standard Webhooks both
 //! begin with `whsec_`, but the key bytes differ.
 //!
-//! Where the vendors' own libraries disagree, these files take the strict side. The folder needs only
-//! the crates for HMAC, SHA-2, base64 and hex, and nothing of this repository.
+//! Where the vendors' own libraries disagree, these files are strict, and say so where they are not. The
+//! folder needs only the crates for HMAC, SHA-2, base64 and hex, and nothing else of this repository.
 
 use std::{
     error::Error,
@@ -26,7 +26,8 @@ pub mod standard;
 pub mod stripe;
 pub mod telegram;
 
-/// The most signatures on one request. Each costs a comparison with each secret.
+/// The most signatures on one request. Each is compared with each secret, and an attacker chooses how many
+/// there are.
 const MAX_SIGNATURES: usize = 16;
 /// The most digits of a timestamp: enough for the next 29,000 years.
 const MAX_DIGITS: usize = 12;
@@ -156,7 +157,7 @@ impl fmt::Display for BadSecret {
 
 impl Error for BadSecret {}
 
-/// The values of these header fields. Refuses a repeated one.
+/// The values of these header fields, in the order of `names`. Refuses a repeated one.
 fn fields<'h, const N: usize>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     names: [&'static str; N],
@@ -172,10 +173,10 @@ fn fields<'h, const N: usize>(
     Ok(values)
 }
 
-/// A MAC. Comparing two takes the same time wherever they differ, so an attacker learns nothing from it.
+/// A MAC. `==` takes the same time wherever two MACs differ, so its duration tells an attacker nothing.
 type Tag = CtOutput<Hmac<Sha256>>;
 
-/// A key that is ready for use. HMAC hashes the key first: this does it once, not at each request.
+/// A prepared key. HMAC hashes its key first, and this is done once instead of at each request.
 #[derive(Clone)]
 struct Key {
     bytes: Vec<u8>,
@@ -206,8 +207,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Canonical decimal digits: no sign, no leading zero, no space. A library that parses loosely and
-/// prints the number again would sign a different text.
+/// Parses canonical decimal digits: no sign, no leading zero, no space. Other libraries may sign the number
+/// as they print it, which is a different text for `007`.
 fn timestamp(digits: &[u8]) -> Option<u64> {
     let canonical = digits == b"0" || !digits.starts_with(b"0");
     let plain = canonical && digits.len() <= MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);

@@ -32,8 +32,8 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// `v1,BASE64`, several separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
-/// Svix's names for the same fields: its scheme became the standard. They count only if the request has
-/// none of the standard's names, so the two sets never mix.
+/// Svix's names for the same fields, because its scheme became the standard. They are used only if the
+/// request has none of the standard names, so the two sets are never mixed.
 const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 
 /// The longest id in bytes.
@@ -42,8 +42,8 @@ const MAX_ID: usize = 255;
 /// A signed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<B> {
-    /// `webhook-id`. It is signed, so it reliably identifies a repeat. An id with a dot is ambiguous
-    /// in the signed text; only the sender can avoid that.
+    /// `webhook-id`. It is signed, so it reliably identifies a repeat. A dot in an id
+    /// makes the signed text ambiguous; only the sender can avoid that.
     pub id: String,
     /// `webhook-timestamp`.
     pub timestamp: u64,
@@ -86,11 +86,11 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 }
 
 /// The header fields of one attempt at `timestamp`, in seconds since 1970. The id is the same at all
-/// attempts but the time is not, so each attempt is signed again. During a rotation pass several
+/// attempts, but the time is not. So each attempt is signed again. During a rotation pass several
 /// secrets, newest first: a receiver needs to know only one of them.
 ///
-/// The id must not contain a dot. The dot separates the signed parts, so a body that continues an id
-/// would verify.
+/// The id must not contain a dot, because the dot separates the signed parts: parts could be moved from
+/// the id to the body, and the signature would still match.
 pub fn sign(
     secrets: &[Secret],
     id: &str,
@@ -111,8 +111,8 @@ pub fn sign(
     ]
 }
 
-/// The scheme's MAC. It covers the timestamp's text from the header, because a number that is parsed
-/// and printed again may be another text.
+/// The scheme's MAC. It takes the timestamp's text as it came, because a number that is parsed and printed
+/// again may differ from it.
 fn mac(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Tag {
     secret.0.mac(&[id, b".", timestamp, b".", body])
 }
@@ -158,7 +158,7 @@ fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
     Ok(signatures)
 }
 
-/// `v1,` and the canonical base64 of 32 bytes. Any other token is skipped.
+/// `v1,` and the canonical base64 of 32 bytes. Any other token is skipped: it may be of a later version.
 fn signature(token: &[u8]) -> Option<Tag> {
     let encoded = token.strip_prefix(b"v1,")?;
     let mut bytes = [0; 33]; // what 44 characters could hold
@@ -182,7 +182,7 @@ impl Secret {
     const MIN: usize = 16;
     const MAX: usize = 64;
 
-    /// A secret of these key bytes, for example 32 random ones. Their number is not checked.
+    /// A secret of these key bytes, for example 32 random ones. The length is not checked.
     pub fn from_key(key: impl Into<Vec<u8>>) -> Self {
         Self(Key::new(key))
     }

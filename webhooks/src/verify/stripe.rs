@@ -1,10 +1,10 @@
 //! Stripe (`v1`): HMAC-SHA256 over `t.body`. One header field holds the time and the signatures.
 //!
-//! Source: <https://docs.stripe.com/webhooks/signature>. Stripe's own libraries disagree in two points:
+//! Source: <https://docs.stripe.com/webhooks/signature>. Stripe's own libraries disagree on two points:
 //! - A second `t`: Node uses it, Python ignores it. Here it is refused.
 //! - A time in the future: Node, Python, Ruby and Go accept any, PHP and .NET apply the tolerance. Here
-//!   [`TOLERANCE`] accepts any by default. A clock that is ahead is no forgery, and the event's id shows a
-//!   repeat anyway.
+//!   [`TOLERANCE`] accepts any. A clock that is ahead does not mean a forgery, and a replay is found by
+//!   the event's id anyway.
 
 use std::{str::FromStr, time::Duration};
 

@@ -61,7 +61,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
 }
 
 /// Tokens are compared by their MACs. The comparison takes the same time wherever two tokens differ, and
-/// does not reveal the length of the right one. The key is not secret: it need only be the same for both.
+/// does not reveal the right token's length. The MAC's key need not be secret, only the same for both.
 fn tag(token: &[u8]) -> Tag {
     Key::new(TOKEN).mac(&[token])
 }
