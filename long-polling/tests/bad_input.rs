@@ -3,8 +3,9 @@
 mod setup;
 
 use harness::contract::{
-    Row, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
-    rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
+    Row, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
+    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_subscribing,
+    trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -64,6 +65,17 @@ fn queries() -> Vec<Row> {
 async fn a_cache_in_front_answers_for_nothing() {
     let server = start(small()).await;
     leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_is_answered() {
+    let config = small();
+    if !config.takeover {
+        return; // Plain hyper sees a client leave by its end alone, and a wait has to see that.
+    }
+    let server = start(config).await;
+    answers_who_sends_no_more(&server).await;
     server.stop().await;
 }
 

@@ -3,8 +3,9 @@
 mod setup;
 
 use harness::contract::{
-    Row, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
-    rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
+    Row, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
+    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_subscribing,
+    trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -56,6 +57,13 @@ async fn a_wrong_request_is_refused_whatever_it_has_already() {
 async fn a_cache_in_front_answers_for_nothing() {
     let server = start(small()).await;
     leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_is_answered() {
+    let server = start(small()).await;
+    answers_who_sends_no_more(&server).await;
     server.stop().await;
 }
 

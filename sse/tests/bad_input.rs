@@ -5,9 +5,9 @@
 mod setup;
 
 use harness::contract::{
-    closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
-    refuses_what_follows_a_short_length, rows_of_every_server, rows_of_subscribing,
-    trusts_the_allowed_origin,
+    answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
+    publishes_no_half_bodies, refuses_bad_input, refuses_what_follows_a_short_length,
+    rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -24,6 +24,17 @@ async fn every_wrong_request_is_refused_by_name() {
 async fn a_cache_in_front_answers_for_nothing() {
     let server = start(small()).await;
     leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_is_answered() {
+    let config = small();
+    if !config.takeover {
+        return; // Plain hyper sees a client leave by its end alone, and a wait has to see that.
+    }
+    let server = start(config).await;
+    answers_who_sends_no_more(&server).await;
     server.stop().await;
 }
 

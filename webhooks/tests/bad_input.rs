@@ -7,9 +7,9 @@ use common::{Feed, Retention};
 use harness::{
     TestServer,
     contract::{
-        MAX_MESSAGE, READ_TIMEOUT, Row, closes_slow_heads, leaves_nothing_to_caches,
-        publishes_no_half_bodies, refuses_bad_input, rows_of_every_server,
-        trusts_the_allowed_origin,
+        MAX_MESSAGE, READ_TIMEOUT, Row, answers_who_sends_no_more, closes_slow_heads,
+        leaves_nothing_to_caches, publishes_no_half_bodies, refuses_bad_input,
+        rows_of_every_server, trusts_the_allowed_origin,
     },
 };
 use serde_json::Value;
@@ -43,6 +43,13 @@ async fn a_cache_in_front_answers_for_nothing() {
     server.stop().await;
     let (server, _) = receiver().await;
     leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_is_answered() {
+    let server = start(config()).await;
+    answers_who_sends_no_more(&server).await;
     server.stop().await;
 }
 

@@ -5,8 +5,9 @@ mod setup;
 use harness::{
     End, Frame, TestServer, WsWire,
     contract::{
-        MAX_MESSAGE, closes_slow_heads, leaves_nothing_to_caches, publishes_no_half_bodies,
-        refuses_bad_input, rows_of_every_server, rows_of_subscribing, trusts_the_allowed_origin,
+        MAX_MESSAGE, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
+        publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_subscribing,
+        trusts_the_allowed_origin,
     },
 };
 use serde_json::{Value, json};
@@ -32,6 +33,13 @@ async fn every_wrong_request_is_refused_by_name() {
 async fn a_cache_in_front_answers_for_nothing() {
     let server = start(small()).await;
     leaves_nothing_to_caches(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_no_more_is_answered() {
+    let server = start(small()).await;
+    answers_who_sends_no_more(&server).await;
     server.stop().await;
 }
 

@@ -427,6 +427,22 @@ pub async fn trusts_the_allowed_origin(server: &TestServer) {
     }
 }
 
+/// A client that sends nothing after its request still wants the answer (RFC 9112 §9.6). Often enough to
+/// meet every order in which the server may see the request and the end.
+///
+/// # Panics
+/// If an answer does not come.
+pub async fn answers_who_sends_no_more(server: &TestServer) {
+    let publish = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (request, status) in [(publish, 201), (page, 200)].repeat(50) {
+        let mut wire = server.wire().await;
+        wire.send(request).await;
+        wire.half_close().await;
+        assert_eq!(wire.read_response().await.status, status, "{request}");
+    }
+}
+
 /// A head that never ends is closed without an answer, and so is a connection that sends nothing.
 ///
 /// # Panics

@@ -37,7 +37,7 @@
 //! | fault | short polling | long polling | SSE | websockets | webhooks |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`Pass`] | a page | a page, empty at the deadline | each event once, in order | each message once, in order | a 2xx ends the delivery |
-//! | [`Pass`], a client's half-close | answered or gone: *again* | *gone* | *gone* | *gone*, without a close frame | no answer: *retried* |
+//! | [`Pass`], a client's half-close | answered | answered; a wait is *gone* | answered; a stream gives what there is, and is *gone* | answered; a session is *gone*, without a close frame | no answer: *retried* |
 //! | [`ByteAtATime`] | the same page | the same page | the same events | the same messages | the signature holds |
 //! | [`Delay`] | later | later; what came meanwhile is in the next page | later, in order | later, in order; a pong in time keeps the session | within the timeout delivered, beyond it *retried* |
 //! | [`Stall`] | *cut*; *again* | *cut*, but a wait is no stall; *again* | *cut*; *resumes* | *cut*, or closed for want of a pong; *resumes* | times out: *retried*; other endpoints do not wait |

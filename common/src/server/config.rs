@@ -103,8 +103,10 @@ impl ServerConfig {
         let mut http = http1::Builder::new();
         // hyper needs the timer: without one, its own limit on slow heads is silently off. It closes
         // an idle connection after the same time.
+        // A client that sends no more after its request still wants the answer (RFC 9112 §9.6).
         http.timer(TokioTimer::new())
             .header_read_timeout(self.read_timeout)
+            .half_close(true)
             .max_buf_size(MAX_HEAD);
         http
     }
