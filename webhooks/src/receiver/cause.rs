@@ -1,8 +1,8 @@
-//! Why a request that is probably genuine failed verification: for the log.
+//! Finds, for the log, why a request failed verification although it is probably genuine.
 //!
-//! People who set up a receiver make one of a few mistakes. Each leaves a trace: the signature matches the
-//! other kind of secret, another layout of the body, or another time. Each test costs a MAC, so the receiver
-//! runs them only for requests that it [logs](common::Quota).
+//! Setting up a receiver, people make a few typical mistakes. After each of them the signature still matches
+//! something: the other kind of secret, another layout of the body, or another time. Each test computes a
+//! MAC, so the receiver tests only requests that it [logs](common::Quota).
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use super::source::{Rejection, Secrets, Source};
 use crate::verify::{Refusal, standard, stripe};
 
-/// Larger bodies are not tested in other layouts.
+/// Larger bodies are not tested in other layouts, because each layout is a copy and a MAC of the body.
 const MAX_BODY: usize = 256 << 10;
 
 /// The likely cause, in words. The text has no secret and no signature.
@@ -25,7 +25,7 @@ pub(crate) fn likely_cause(
     let fits = |secrets: &Secrets, body: Bytes, now| fits(secrets, source, headers, body, now);
     let cause = match refusal {
         Refusal::Absent(_) => another_source(source, headers),
-        // Verified as of the signed time, only the age is left as the cause.
+        // With the signed time as `now` the age passes. If the signature matches too, only the age was wrong.
         Refusal::TooOld(age) => fits(secrets, body.clone(), now - age).then(|| {
             "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
                 .to_owned()
@@ -66,8 +66,8 @@ fn another_source(source: Source, headers: &HeaderMap) -> Option<String> {
     Some(format!("it has {field}, which belongs to {path}"))
 }
 
-/// The same secrets, with each key read as the other kind too: Stripe's key is all of `whsec_TEXT`, but
-/// Standard Webhooks' key is what TEXT encodes.
+/// Every secret read both ways: for Stripe the key is the whole text `whsec_TEXT`, for Standard Webhooks it is
+/// the bytes that TEXT encodes.
 fn confused(secrets: &Secrets) -> Secrets {
     let mut keys: Vec<Vec<u8>> = Vec::new();
     for secret in &secrets.standard {
@@ -122,7 +122,8 @@ fn layouts(body: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Writes the same JSON tokens with other white space. `colon` and `comma` include the space after them.
-/// With `indent` each member has a line. A serializer would also change escapes and numbers.
+/// With `indent` each member has its own line. By hand, because a serializer would also change escapes and
+/// numbers, and then the signature would not match.
 fn lay_out(json: &[u8], colon: &str, comma: &str, indent: Option<usize>) -> Vec<u8> {
     let (mut out, mut depth, mut in_text, mut escaped) = (Vec::new(), 0usize, false, false);
     for &byte in json {

@@ -1,11 +1,11 @@
-//! The events that were received: each once, and on disk before the answer.
+//! The inbox: stores each received event once, and on disk before the answer.
 //!
-//! A sender that gets a 200 forgets the event, so the row must be synced to disk before. A sender that
-//! gets no answer repeats the event, so the row must also identify a repeat. One row serves both. With
-//! two, a crash in between would lose an event or handle it twice.
+//! A sender that gets a 200 forgets the event, so its row must be synced to disk before the answer. A
+//! sender that gets no answer repeats the event, so the row must also identify a repeat. One row does
+//! both. With two rows, a crash between them could lose an event or handle it twice.
 //!
-//! One thread writes, in groups ([`common::store::commit`]), so a thousand senders cost hardly more syncs
-//! than one. The results of the work (`work.rs`) go through the same thread and the same transactions.
+//! One thread writes, in groups ([`common::store::commit`]): a thousand senders need hardly more syncs than
+//! one. The results of the work (`work.rs`) go through the same thread and the same transactions.
 //!
 //! On a full disk nothing is stored, and the sender must try again. When a sync or a write *fails*, the
 //! inbox stops for good, because the process no longer knows what is on the disk. The next start reads what is there.
@@ -31,10 +31,12 @@ use crate::verify::Verified;
 
 /// Roughly how many bytes a row takes in addition to its payload.
 const ROW: usize = 512;
-/// How long a handled event is kept after it was received. No sender repeats an event for longer.
+/// How long a handled event is kept after it was received. A repeat after that would be handled again, but
+/// no sender repeats an event after 30 days.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// `events` holds what arrived and never changes. `work` has a row for each event that is not handled yet;
-/// without a `due` time the event is dead. Times are milliseconds since 1970.
+/// `events` holds what arrived and never changes. `work` has a row for each event that is not handled yet, so
+/// it stays small and its index fast. A row without a `due` time is a dead event. Times are milliseconds
+/// since 1970.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -68,7 +70,7 @@ pub struct Arrival {
     pub kind: String,
     /// What [`StoredEvent::payload`] will be.
     pub payload: Bytes,
-    /// SHA-256 of the body, where the id is not signed. The same body under another id is suspect.
+    /// SHA-256 of the body, if the id is not signed. The same body under another id is suspect.
     pub digest: Option<[u8; 32]>,
     /// Index of the secret that matched.
     pub secret: usize,
@@ -102,7 +104,7 @@ pub enum StoreError {
     /// The database refuses this event alone.
     #[error("the inbox refuses it")]
     Refused,
-    /// The disk takes too long. The event may still be stored.
+    /// The disk takes too long. The event may still be stored: then the sender's repeat is recognized.
     #[error("the inbox is too slow")]
     Slow,
     /// A write or a sync has failed. The inbox stores nothing until a restart.
@@ -121,8 +123,8 @@ impl From<CommitError> for StoreError {
 }
 
 /// An effect inside the inbox's own transaction. It is committed together with the record that the event
-/// is handled, or not at all. It runs on the only thread that writes, so it may run SQL but must not wait.
-/// It must not commit.
+/// is handled, or not at all. It may run SQL. It must not commit, and must not wait for anything, because
+/// it runs on the only thread that writes.
 pub type InTransaction = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 
 /// A handle to the inbox. Dropping the last handle closes the database.
@@ -183,9 +185,9 @@ impl Inbox {
         stored.await.map_err(|_| StoreError::Slow)?
     }
 
-    /// Records an attempt at event number `seq`. `outcome` is the effect that remains, or why the attempt
-    /// failed. The effect runs in the same transaction. If it fails too, the event is due at `retry`, or
-    /// dead without one.
+    /// Records an attempt at event number `seq`. `outcome` is the effect to run in the same transaction, or
+    /// why the attempt failed. After a failure, also of that effect, the event is due again at `retry`.
+    /// Without `retry` it is dead.
     ///
     /// # Errors
     /// If nothing is recorded. Then the effect is undone.
@@ -229,7 +231,7 @@ impl Inbox {
         self.writer.commits.committed().notified().await;
     }
 
-    /// Watches how the inbox ends. It is no handle, so it does not keep the database open.
+    /// Watches how the inbox ends. It does not keep the database open, unlike a handle.
     pub fn ending(&self) -> Ending {
         Ending(self.writer.commits.failure())
     }
@@ -301,7 +303,7 @@ fn insert(
             &arrival.payload[..],
         ])?;
     if inserted == 0 {
-        return Ok(false); // a repeat: its work is in `work`, or done
+        return Ok(false); // a repeat: the first one is in `work`, or already handled
     }
     transaction
         .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
@@ -380,7 +382,7 @@ pub fn due(
     limit: usize,
 ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
     let now = millis(now);
-    // A claimed event is still due, so the limit must reach past all of them.
+    // Claimed events are still due and may all come first, so the query must read that many more.
     let mut first = database
         .prepare_cached("SELECT seq FROM work WHERE due <= ?1 ORDER BY due, seq LIMIT ?2")?;
     let seqs: Vec<i64> = first

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// The most events of a page.
+/// The most events on a page.
 const PAGE: usize = 100;
 /// A page ends after this many bytes of payload, but always has at least one event.
 const PAGE_BYTES: usize = 1 << 20;
@@ -37,6 +37,7 @@ impl FromStr for Filter {
 }
 
 impl Filter {
+    /// See `SCHEMA` in `inbox.rs`: no `work` row is handled, and one without `due` is dead.
     fn condition(self) -> &'static str {
         match self {
             Self::All => "TRUE",
@@ -114,7 +115,7 @@ fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
     })
 }
 
-/// A payload that is JSON, as it is. Any other payload as a string.
+/// A JSON payload unchanged: parsing and printing it could change numbers. Any other payload as a string.
 fn json(payload: Vec<u8>) -> Box<RawValue> {
     let text = String::from_utf8_lossy(&payload).into_owned();
     RawValue::from_string(text.clone())

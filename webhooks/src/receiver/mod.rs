@@ -1,5 +1,6 @@
-//! The receiver: the back end that a sender calls. It verifies a request before it parses it, stores the
-//! event before it answers, and answers 200 to repeats and to unknown types.
+//! The receiver: the back end that a sender calls. It verifies a request before parsing it, and stores the
+//! event before answering. It answers 200 to repeats and unknown types too: any other answer would only
+//! make the sender try again.
 //!
 //! Read in this order: `receive.rs` is the pattern; `source.rs` reads a genuine request; `inbox.rs` is the
 //! disk; `work.rs` handles the stored events. The rest is the server around them.
@@ -39,13 +40,13 @@ mod route;
 pub mod source;
 pub mod work;
 
-/// A slower store is answered 503, because GitHub hangs up after 10 s.
+/// After this time the answer is 503, because GitHub closes the connection after 10 s.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "receiver", version)]
-// There are no subscribers to derive a limit from.
+// Fixed defaults: the other servers derive this limit from their number of subscribers.
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
@@ -100,8 +101,9 @@ impl Config {
     }
 }
 
-/// Receives on `listener` until `shutdown` resolves, then drains. Each event is counted inside the inbox
-/// and published to `feed`, on the topic `webhook` or `webhook.SOURCE`.
+/// Receives on `listener` until `shutdown` resolves, then drains. Handles each event with the built-in
+/// effects (`publish.rs`): publishes it to `feed`, on the topic `webhook` or `webhook.SOURCE`, and counts
+/// it in the inbox.
 ///
 /// # Errors
 /// See [`run_with`].
@@ -115,11 +117,11 @@ pub async fn run(
     run_with(listener, feed, publish, config, shutdown).await
 }
 
-/// The same with other effects.
+/// Like [`run`], with your own effects.
 ///
 /// # Errors
-/// If the listener has no address, if the inbox cannot be opened, or when it has failed. Events that were
-/// answered 200 before are on disk. The next start goes on with them.
+/// If the listener has no address, or the inbox cannot be opened or fails later. Every event that was
+/// answered 200 is on disk, and the next start continues with it.
 pub async fn run_with(
     listener: TcpListener,
     feed: Feed,
@@ -136,9 +138,9 @@ pub async fn run_with(
         SystemTime::now,
         stopped,
     ));
-    // A failed inbox can store nothing, so the server drains then too.
+    // A failed inbox stores nothing more, so its failure ends the server too.
     let mut ending = inbox.ending();
-    let served = feed.handle(); // closed at the drain, while the effects still publish to `feed`
+    let served = feed.handle(); // closed by the drain, but the effects still publish to `feed`
     let app = app(&listener, served.clone(), &config, inbox)?;
     let route = move |request| route::route(app.clone(), request);
     let shutdown = async {
@@ -152,7 +154,8 @@ pub async fn run_with(
     // The worker stops after the server, so that it can still handle the events of the last requests.
     stop.send_replace(true);
     finish(worker, drain).await;
-    // The last handle went with the routes and the worker. Only a closed database is a safe end.
+    // All handles are dropped with the routes and the worker. Wait for the database to close: only then is
+    // the last commit done.
     match ending.closed().await {
         None => Ok(drained),
         Some(error) => Err(io::Error::other(format!("the inbox has failed: {error}"))),
@@ -171,7 +174,7 @@ fn app(listener: &TcpListener, feed: Feed, config: &Config, inbox: Inbox) -> io:
     Ok(Arc::new(App::new(receiver, feed, browsers, limits)))
 }
 
-/// Waits for the attempts that are running. Those that take too long are repeated after the next start.
+/// Waits for the running attempts. An attempt that takes too long is repeated after the next start.
 async fn finish(mut worker: JoinHandle<()>, limit: Duration) {
     if timeout(limit, &mut worker).await.is_err() {
         warn!("unfinished attempts are left for the next start");

@@ -1,4 +1,4 @@
-//! The effects of the receiver as it ships: publish each event, and count it. Put yours in their place.
+//! The receiver's built-in effects: publish each event, and count it. Replace them by your own.
 
 use common::{Data, Draft, Feed, Topic};
 use rusqlite::Connection;
@@ -12,7 +12,8 @@ use super::{
 pub(super) struct Publish(pub(super) Feed);
 
 impl Effects for Publish {
-    /// Outside: a message. The event's id is its idempotency key, so a repeat publishes nothing.
+    /// The effect outside the inbox: a message. Its idempotency key is the event's id, so a second attempt
+    /// publishes nothing new.
     async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
         let key = event.id.parse().map_err(|error| format!("{error}"))?;
         let published = self.0.publish_once(topic(event), draft(event), key);
@@ -22,9 +23,9 @@ impl Effects for Publish {
     }
 }
 
-/// Inside: a counter, which would show if an event were counted twice.
+/// The effect inside the inbox: a counter. A test can see there that no event is counted twice.
 fn count(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
-    // The first event creates the table, because the inbox knows nothing of these effects.
+    // Creates the table at the first event, because the inbox does not know what these effects need.
     add_one(database, source, kind).or_else(|_| {
         database.execute_batch(
             "CREATE TABLE IF NOT EXISTS counts
@@ -58,7 +59,7 @@ fn draft(event: &StoredEvent) -> Draft {
     let data = format!(r#"{{"id":{},"payload":{}}}"#, id.as_str(), payload.as_str());
     Draft {
         kind: event.kind.parse().unwrap_or_default(),
-        // One level deeper than the payload, which may be at the nesting limit already.
+        // One level deeper than the payload: if that is over the nesting limit, the payload goes alone.
         data: Data::json(data.as_bytes()).unwrap_or(payload),
     }
 }

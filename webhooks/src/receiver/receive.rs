@@ -1,8 +1,9 @@
 //! One webhook: verify it, store it, and only then acknowledge it.
 //!
-//! The order is the pattern. A body is bytes until its signature matches, so nothing parses it before.
-//! A sender that gets a 200 forgets the event, so the event is on disk before the answer. The work itself
-//! comes after the answer (`work.rs`), because senders hang up after a few seconds and send again.
+//! This order is the pattern:
+//! - verify before anything parses the body, because until then anybody may have sent it;
+//! - store before the answer, because a sender that gets a 200 forgets the event;
+//! - handle it after the answer (`work.rs`), because senders wait only a few seconds and then send again.
 //!
 //! ```no_run
 //! # async fn route(headers: hyper::HeaderMap, body: bytes::Bytes) -> Result<hyper::StatusCode, Box<dyn std::error::Error>> {
@@ -80,7 +81,7 @@ impl Receiver {
                 Ok(new)
             }
             Err(error) => {
-                // GitHub does not retry by itself. With the id an operator can ask it to send again.
+                // GitHub does not retry by itself. With the id from the log an operator can redeliver it.
                 warn!(source = source.name(), id, %error, "not stored");
                 Err(error.into())
             }
@@ -89,7 +90,8 @@ impl Receiver {
 }
 
 impl NotReceived {
-    /// The status to answer. It is 400 only for mistakes that reveal nothing to an attacker.
+    /// The status to answer. 400 is only for mistakes whose reason tells an attacker nothing; other failed
+    /// checks are all 401. 503 makes the sender try again.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,4 +1,4 @@
-//! From request to answer.
+//! From request to answer: which path takes which method, and what is checked before.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -26,14 +26,14 @@ use crate::{
     verify::unix_seconds,
 };
 
-/// A body up to this size is read at once. Larger ones take turns, so that strangers cannot fill the
-/// memory with unverified bodies.
+/// A body up to this size is read immediately. Larger ones wait for one of [`LARGE_BODIES`] slots, so that
+/// unverified bodies cannot fill the memory.
 const SMALL_BODY: u64 = 64 << 10;
 /// How many larger bodies are read at the same time.
 const LARGE_BODIES: usize = 4;
 
-/// How many rejected requests a source may log, each second. Each has its own quota, so that a flood at
-/// one path does not hide a mistake at another.
+/// How many rejections per second are logged for each source. Each source has its own quota, so that a flood
+/// at one path does not hide a mistake at another.
 static REJECTIONS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
 
 /// What every connection shares.
@@ -82,8 +82,8 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
     let path = request.uri().path().to_owned();
     let source = app.source(&path);
-    // The rules for browsers are for the other paths. A webhook proves its sender by a signature, and a
-    // tunnel brings it with a foreign `Host`.
+    // A webhook is exempt from the rules for browsers: its signature proves the sender, and behind a tunnel
+    // it has another `Host`.
     if source.is_none() {
         let safe = reads(&request) || request.method() == Method::OPTIONS;
         app.browsers.check(&request, !safe)?;
@@ -115,12 +115,14 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
     }
 }
 
-/// The place for authentication and authorization. It is called before any route, and admits everything.
+/// Put authentication and authorization here. It is called before any route, and admits everything. Let the
+/// webhook paths pass: their proof is the signature.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// One webhook. Its age is judged by the time of arrival, because the body may take a while.
+/// Receives one webhook. `now` is taken before the body is read, because a slow body would make the request
+/// look older.
 async fn receive(
     app: &App,
     source: Source,
@@ -141,8 +143,8 @@ async fn receive(
     }
 }
 
-/// Requiring the media type also stops a browser's form, which needs no preflight. A body with a
-/// `Content-Encoding` would be stored as bytes that no reader expects.
+/// The media type must be the source's. That also stops cross-site posts from a browser that need no
+/// preflight. A `Content-Encoding` is refused, because the compressed bytes would be stored.
 fn check_type<B>(source: Source, request: &Request<B>) -> Result<(), Problem> {
     let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
     let value = request.headers().get(CONTENT_TYPE);
@@ -156,7 +158,8 @@ fn check_type<B>(source: Source, request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The whole body. Its limits come before the signature, which needs every byte.
+/// Reads the whole body. The limits must hold before the sender is verified, because the signature covers
+/// every byte.
 async fn read(app: &App, source: Source, request: Request<Incoming>) -> Result<Bytes, Problem> {
     let limits = PublishLimits {
         max_message: source.max_body(app.limits.max_message),
@@ -173,7 +176,7 @@ async fn read(app: &App, source: Source, request: Request<Incoming>) -> Result<B
     read_body(request, limits).await
 }
 
-/// The reason goes to the log, within the quota. The answer must not tell it to an attacker.
+/// Logs the reason, within the quota. It goes only to the log: the answer must not tell it to an attacker.
 fn log(
     app: &App,
     source: Source,
@@ -196,7 +199,8 @@ fn log(
     }
 }
 
-/// Syntax errors may be named, because they help an honest sender and tell nothing about the secret.
+/// The answer to a rejected request. It names syntax errors, which help an honest sender and say nothing
+/// about the secret.
 fn refuse(rejection: Rejection) -> Problem {
     let status = NotReceived::from(rejection).status();
     if status == StatusCode::UNAUTHORIZED {

@@ -47,7 +47,7 @@ pub struct Secrets {
     pub past: Duration,
 }
 
-/// Why a request is rejected.
+/// Why a request is rejected. The two cases get different answers: 401 without a reason, or 400 with one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// It failed verification: anybody may have sent it.
@@ -92,8 +92,8 @@ impl Source {
         }
     }
 
-    /// The body limit: `max_message`, or the source's own maximum if that is larger. A refused event is
-    /// lost, so the limit must admit all that the source may send.
+    /// The body limit: `max_message`, or the source's own maximum if that is larger. An event that is too
+    /// large would be lost, so the limit must admit everything that the source may send.
     pub fn max_body(self, max_message: usize) -> usize {
         max_message.max(match self {
             Self::Standard => 0,
@@ -102,7 +102,7 @@ impl Source {
         })
     }
 
-    /// Whether the source sends bodies of this media type.
+    /// Whether the source may send this media type. Only GitHub also sends forms.
     pub fn takes(self, media_type: &str) -> bool {
         let form = self == Self::GitHub && is_form(media_type);
         form || essence(media_type).eq_ignore_ascii_case("application/json")
@@ -143,7 +143,7 @@ impl Secrets {
             }
             Source::Stripe => {
                 let tolerance = Tolerance {
-                    past,
+                    past, // the knob sets only the age, see `stripe::TOLERANCE`
                     ..stripe::TOLERANCE
                 };
                 stripe::verify(body, fields, &self.stripe, now, tolerance)?.and_then(from_stripe)
@@ -157,7 +157,7 @@ impl Secrets {
     }
 }
 
-/// The id is signed. A payload that is not JSON, or has no `type`, is as genuine as any.
+/// The id is signed. The payload need not be JSON or have a `type`: the signature already proves the sender.
 fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
     let standard::Event {
         id, body, secret, ..
@@ -167,7 +167,7 @@ fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
     Ok(arrival(Source::Standard, id, kind, body, secret))
 }
 
-/// The id is in the signed body.
+/// The id is in the signed body, so a body without one cannot be stored once only: it is refused.
 fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
     let stripe::Event { body, secret, .. } = event;
     let members = members(&body).unwrap_or_default();
@@ -184,7 +184,8 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
 }
 
 /// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
-/// request can send it again under another id. So the inbox also stores the body's digest.
+/// request can send it again under another id. So the inbox also stores the body's digest, and marks such an
+/// event as suspect. It is not refused, because two genuine events may have equal bodies.
 fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
     let github::Event { body, secret } = event;
     let name = single(headers, "x-github-event")?;
@@ -202,7 +203,7 @@ fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arriv
     })
 }
 
-/// The id is in the body, which only the token protects. Two bots may use the same ids, so one receiver
+/// The id is in the body. Each bot has its own ids, and two bots may use the same ones. So one receiver
 /// serves one bot.
 fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
     let telegram::Event { body, secret } = event;
@@ -211,7 +212,7 @@ fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
         .get("update_id")
         .and_then(|id| id.get().parse().ok())
         .ok_or(Unreadable("update_id is not an integer"))?;
-    // An update has exactly one other member. Its name is the update's type.
+    // An update has exactly one other member (Bot API, "Update"). Its name is the type.
     let kind = update.keys().find(|name| *name != "update_id");
     let (id, kind) = (number.to_string(), kind.map_or("", |kind| kind));
     Ok(arrival(Source::Telegram, id, kind, body.clone(), secret))
@@ -228,7 +229,7 @@ fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize
     }
 }
 
-/// The members of a JSON object, each as it is written.
+/// The members of a JSON object. The values are not parsed: usually only one or two are needed.
 fn members(json: &[u8]) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
     serde_json::from_slice(json).ok()
 }
@@ -238,7 +239,7 @@ fn text(members: &BTreeMap<Cow<'_, str>, &RawValue>, name: &str) -> Option<Strin
     serde_json::from_str(members.get(name)?.get()).ok()
 }
 
-/// An invalid type is no reason to refuse an event: the sender would only send it again.
+/// Replaces an invalid type. A refusal would not help: the sender would send the same event again.
 fn valid_type(kind: &str) -> &str {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let valid = (1..=MAX_TYPE).contains(&kind.len()) && kind.bytes().all(allowed);
@@ -267,6 +268,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, Rej
     }
 }
 
+/// The media type without parameters such as `charset`.
 fn essence(media_type: &str) -> &str {
     let essence = media_type.split(';').next();
     essence.unwrap_or_default().trim_ascii()
@@ -276,6 +278,7 @@ fn is_form(media_type: &str) -> bool {
     essence(media_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
+/// The JSON in a form. It is taken out after the verification, because the signature covers the form.
 fn form_payload(form: &[u8]) -> Result<Bytes, Rejection> {
     let mut pairs = url::form_urlencoded::parse(form);
     let payload = pairs.find(|(name, _)| name == "payload");

@@ -1,13 +1,12 @@
 //! The work on stored events: effects, retries, and the record of both.
 //!
-//! - Effects **inside** the inbox's own transaction happen exactly once. They are committed together with
-//!   the record that the event is handled.
-//! - **Other** effects (a mail, a call, a message) happen at least once: a crash may come after the effect
-//!   and before the record. They carry the event's id as their key, so that the other end can recognize a
-//!   repeat.
+//! - Effects **inside** the inbox's own transaction happen exactly once, because they are committed together
+//!   with the record that the event is handled.
+//! - **Other** effects (a mail, a call, a message) happen at least once, because a crash may come between the
+//!   effect and the record. Send the event's id with them, so that the other end can recognize a repeat.
 //!
-//! A failed attempt is retried by the schedule. After the last one the event is dead: it stays listed with
-//! its error until somebody retries it. Order is not promised, because a retry comes after newer events.
+//! A failed attempt is retried by the schedule. After the last attempt the event is dead: it stays listed
+//! with its error until an operator retries it. Order is not promised: a retry comes after newer events.
 
 use std::{
     collections::HashSet,
@@ -36,7 +35,7 @@ const CONCURRENCY: usize = 64;
 const TRIM: Duration = Duration::from_secs(3_600);
 /// How long to wait after the inbox could not be read or written.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest wait for the next due event. The system's clock may be set meanwhile.
+/// The longest wait before looking for due events again, because the system's clock may be set meanwhile.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The source of the time: `SystemTime::now`, except in tests.
@@ -44,8 +43,8 @@ pub type Clock = fn() -> SystemTime;
 
 /// What to do with each event.
 pub trait Effects: Send + Sync + 'static {
-    /// Runs the effects outside the inbox, with the event's source and id as their key, because they may
-    /// run again. Returns the effect [inside](InTransaction) it.
+    /// Runs the effects outside the inbox and returns the effect [inside](InTransaction) it. It may be called
+    /// again for the same event, so use the event's source and id as an idempotency key.
     ///
     /// # Errors
     /// Why the attempt failed. The event is listed with this text.
@@ -98,7 +97,7 @@ pub async fn work<E: Effects>(
                 event,
             ));
         }
-        // Without room a wake-up would only read the database in vain.
+        // With every slot in use, a wake-up would read the database for nothing.
         let has_room = claimed.len() < CONCURRENCY;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -111,11 +110,11 @@ pub async fn work<E: Effects>(
             never = &mut trimming => match never {},
         }
     }
-    // An attempt that is cut here would repeat its outside effects after the next start.
+    // Wait for them: an attempt that is aborted repeats its outside effects after the next start.
     while running.join_next().await.is_some() {}
 }
 
-/// The due events that nobody handles yet, and how long until the next one is due.
+/// The due events that no attempt has claimed yet, and how long until the next one is due.
 async fn claim(
     inbox: &Inbox,
     now: SystemTime,
@@ -136,6 +135,7 @@ async fn claim(
     }
 }
 
+/// Frees the slot of an attempt that has ended. If it has failed, a later `claim` finds the event again.
 fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
     claimed.remove(&seq.expect("an attempt's task catches the panics of its effects"));
 }
@@ -175,7 +175,7 @@ async fn attempt<E: Effects>(
     }
     let retry = delay.map(|delay| clock() + delay);
     if let Err(error) = inbox.record(event.seq, outcome, retry).await {
-        // The event is still due, so its outside effects will be repeated.
+        // The event is still due, so it is attempted again. The pause keeps a failing disk from a busy loop.
         warn!(id = event.id, %error, "an attempt is not recorded");
         sleep(PAUSE).await;
     }
