@@ -86,7 +86,7 @@ async fn a_wait_behind_answers_that_the_client_has_not_read_follows_them_whole()
         assert_eq!(wire.read_response().await.status, 200);
     }
     let answer = wire.read_response().await;
-    assert!(answer.status == 404 && answer.text().contains(&path));
+    assert!(answer.status == 404 && answer.text().contains(&path[..99]));
     until_waiting(&feed, 1).await;
     publish(&feed, "news", "after all of it").await;
     assert!(

@@ -23,7 +23,7 @@ async fn a_stream_behind_an_answer_that_the_client_has_not_read_follows_it_whole
         assert_eq!(wire.read_response().await.status, 200);
     }
     let answer = wire.read_response().await;
-    assert!(answer.status == 404 && answer.text().contains(&path));
+    assert!(answer.status == 404 && answer.text().contains(&path[..99]));
     assert!(wire.read_head().await.contains("text/event-stream"));
     wire.read_until(": hello\n").await;
     server.post("/topics/a", "after all of it").await;
