@@ -201,7 +201,8 @@ impl Job for Publish {
 }
 
 impl Publish {
-    /// The outer error is the database's and fails the whole group; the inner one is the publisher's.
+    /// The outer error is the database's, see [`Job::apply`]. The inner one is the publisher's: it writes
+    /// nothing, and the group is committed.
     fn publish(
         &mut self,
         transaction: &Transaction<'_>,
