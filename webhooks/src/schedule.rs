@@ -11,10 +11,11 @@
 
 use std::time::Duration;
 
-/// The delays of the Standard Webhooks text: ten attempts in 75 hours, the first included.
+/// The delays that the Standard Webhooks specification gives, in seconds. With the first attempt that makes
+/// ten attempts in 75 hours.
 const STANDARD: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
-/// An attempt may be this much later than its delay, so that deliveries that failed together do not come
-/// back together. It is never earlier, because a receiver may rely on the delay.
+/// The largest random addition to a delay, as a part of it. It spreads deliveries that failed together. Never
+/// a subtraction, because a receiver may rely on the delay.
 const JITTER: f64 = 0.2;
 
 /// The delays between the attempts of one delivery.
@@ -27,8 +28,8 @@ impl Schedule {
         Self(delays.into())
     }
 
-    /// How long to wait after `failed` failed attempts (1 or more). `None` at the schedule's end.
-    /// `random` is between 0 and 1.
+    /// How long to wait after `failed` failed attempts (1 or more). `None` when no attempt is left. `random` is
+    /// between 0 and 1.
     pub fn delay(&self, failed: usize, random: f64) -> Option<Duration> {
         let delay = self.0.get(failed.checked_sub(1)?)?;
         Some(delay.mul_f64(1.0 + JITTER * random))

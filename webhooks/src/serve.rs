@@ -1,5 +1,5 @@
-//! The accept loop, one connection and the drain, for any route. Both programs use it. Below it is what
-//! both routes need.
+//! The accept loop, one connection and the drain, for both programs, whatever their route. At the end are two
+//! functions that both routes need.
 
 use std::{convert::Infallible, pin::pin};
 
@@ -19,10 +19,11 @@ use tokio::{
 };
 use tracing::debug;
 
-/// What a route gives hyper. An error is an answer too.
+/// What a route returns to hyper. Never an error, because an error is sent as an answer too.
 pub(crate) type Answer = Result<Response<Full<Bytes>>, Infallible>;
 
-/// Serves `route` until `shutdown` resolves. Then it closes the listener and waits for what is in flight.
+/// Serves `route` until `shutdown` resolves. Then closes the listener and waits for the requests in
+/// flight.
 pub(crate) async fn serve<R, F>(
     listener: TcpListener,
     feed: &Feed,
@@ -50,7 +51,7 @@ where
     connections.drain(config.drain).await
 }
 
-/// The next connection. The future may be dropped and called again: nothing is lost.
+/// The next connection. Cancel-safe: dropping the future loses no connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
@@ -76,6 +77,7 @@ async fn connection<R, F>(
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {
+            // Finishes the request in progress, then closes.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
