@@ -110,11 +110,11 @@ fn config(retention: &Retention, replicas: Option<usize>) -> Config {
         max_messages_per_subject: limit(retention.messages),
         max_messages: -1, // no limit: the log has none over all topics either
         max_bytes: limit(bytes.saturating_add(1 << 20)),
-        duplicate_window: KEY_LIFE,
+        duplicate_window: KEY_LIFE, // the stream itself recognizes a repeated key, for all processes
         allow_direct: true, // any server may answer a read of an old message, not only the leader
         deny_delete: true,
         deny_purge: true,
-        num_replicas: replicas.unwrap_or(1),
+        num_replicas: replicas.unwrap_or(1), // a single server cannot hold more
         ..Config::default()
     }
 }

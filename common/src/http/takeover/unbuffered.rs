@@ -232,8 +232,8 @@ async fn parse<A: Future<Output = Routed>>(
     draining: &mut watch::Receiver<bool>,
     route: &impl Fn(Request<Incoming>) -> A,
 ) -> hyper::Result<Option<Parsed>> {
-    // A client may close its sending side right after its request. By default hyper takes that as an
-    // error; here `left` decides what it means.
+    // A client may close its sending side right after its request. hyper must not end the connection for
+    // that: `left` decides what it means.
     http.half_close(true);
     let handover = Handover::default();
     let sent = std::mem::take(early);
