@@ -69,6 +69,7 @@ fn another_source(source: Source, headers: &HeaderMap) -> Option<String> {
 /// Every secret read both ways: for Stripe the key is the whole text `whsec_TEXT`, for Standard Webhooks it is
 /// the bytes that TEXT encodes.
 fn confused(secrets: &Secrets) -> Secrets {
+    // GitHub and Telegram have no second kind of secret, so theirs are not in it.
     let mut keys: Vec<Vec<u8>> = Vec::new();
     for secret in &secrets.standard {
         keys.extend([secret.key().into(), secret.reveal().into()]);
@@ -127,12 +128,14 @@ fn layouts(body: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 fn lay_out(json: &[u8], colon: &str, comma: &str, indent: Option<usize>) -> Vec<u8> {
     let (mut out, mut depth, mut in_text, mut escaped) = (Vec::new(), 0usize, false, false);
     for &byte in json {
+        // Inside a string every byte stays, white space and brackets included.
         if in_text {
             in_text = escaped || byte != b'"';
             escaped = !escaped && byte == b'\\';
             out.push(byte);
             continue;
         }
+        // The body's own layout goes; only the new one is written.
         if byte.is_ascii_whitespace() {
             continue;
         }

@@ -276,6 +276,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(database)
 }
 
+/// Inserts the event and its work together. `UNIQUE (source, id)` decides what is a repeat, so two equal
+/// requests in one group cannot both be new.
 fn insert(
     transaction: &Transaction<'_>,
     arrival: &Arrival,
@@ -334,6 +336,7 @@ fn record(
     Ok(())
 }
 
+/// Only a dead event has no `due` time, so this cannot disturb an event that is being attempted.
 fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite::Result<bool> {
     let revived = transaction
         .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
@@ -341,6 +344,7 @@ fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite:
     Ok(revived > 0)
 }
 
+/// Never deletes waiting or dead events: they still have a `work` row.
 fn trim(transaction: &Transaction<'_>, now: SystemTime) -> rusqlite::Result<usize> {
     transaction
         .prepare_cached(

@@ -81,6 +81,7 @@ pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlit
     let mut rows = statement.query([after])?;
     let (mut events, mut bytes, mut more) = (Vec::<EventView>::new(), 0, false);
     while let Some(row) = rows.next()? {
+        // Checked only when there is another row, so `more` is never wrong.
         more = events.len() == PAGE || bytes > PAGE_BYTES;
         if more {
             break;
@@ -95,6 +96,7 @@ pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlit
 }
 
 fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
+    // Both are NULL without a `work` row; `work.seq` tells that apart from a dead event.
     let (work, due): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
     let received = Duration::from_millis(row.get::<_, i64>(4)?.unsigned_abs());
     Ok(EventView {

@@ -61,7 +61,7 @@ impl App {
         }
     }
 
-    /// The source that sends to this path, if there is a secret for it.
+    /// The source that sends to this path, if there is a secret for it. Without one the path does not exist (404).
     fn source(&self, path: &str) -> Option<Source> {
         let secrets = &self.receiver.secrets;
         Source::ALL
@@ -93,6 +93,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
         return Ok(preflight);
     }
     admit(&request)?;
+    // No route reads it, and it can hide a second request from a proxy (RFC 9110 §9.3.1).
     if reads(&request) && !request.body().is_end_stream() {
         return Err(Problem::bad_request("a GET has no body"));
     }
@@ -130,6 +131,7 @@ async fn receive(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let now = SystemTime::now();
     check_type(source, &request)?;
+    // Cloned, because reading the body consumes the request.
     let headers = request.headers().clone();
     let body = read(app, source, request).await?;
     let received = app.receiver.receive(source, &headers, body.clone(), now);
