@@ -248,6 +248,78 @@ async fn a_file_is_for_one_process() {
     scratch.open(&Retention::default());
 }
 
+/// The write-ahead log belongs to one name of the file, so a second name would miss what is in it.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_of_two_names_is_refused_by_both() {
+    let scratch = Scratch::new();
+    let feed = scratch.open(&Retention::default());
+    let other = scratch.0.join("other.sqlite");
+    fs::hard_link(scratch.file(), &other).unwrap();
+    let refused = |path: &Path| {
+        let error = open(path, &Retention::default(), false).unwrap_err();
+        assert!(error.to_string().ends_with("it has 2 names"), "{error}");
+    };
+    refused(&other);
+    drop(feed);
+    refused(&scratch.file());
+    fs::remove_file(other).unwrap();
+    scratch.open(&Retention::default());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_is_for_one_process_through_a_link_too() {
+    use std::os::unix::fs::symlink;
+
+    let scratch = Scratch::new();
+    let link = scratch.0.join("link.sqlite");
+    symlink(scratch.file(), &link).unwrap();
+    let feed = open(&link, &Retention::default(), false).unwrap();
+    let second = open(&scratch.file(), &Retention::default(), false).unwrap_err();
+    assert!(second.to_string().ends_with("another process has it open"));
+    publish(&feed, "a", "1").await;
+    drop(feed);
+    let feed = scratch.open(&Retention::default());
+    assert_eq!(texts(&read(&feed, "a", &After::Earliest).await), ["1"]);
+    let second = open(&link, &Retention::default(), false).unwrap_err();
+    assert!(second.to_string().ends_with("another process has it open"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_lock_does_not_empty_what_a_link_in_its_place_leads_to() {
+    let scratch = Scratch::new();
+    let precious = scratch.0.join("precious");
+    fs::write(&precious, "of value").unwrap();
+    let lock = scratch.0.join("feed.sqlite-lock");
+    std::os::unix::fs::symlink(&precious, lock).unwrap();
+    let error = open(&scratch.file(), &Retention::default(), false).unwrap_err();
+    assert!(error.to_string().contains("-lock is a link"), "{error}");
+    assert_eq!(fs::read(&precious).unwrap(), b"of value");
+}
+
+/// They may hold secrets: the endpoints of webhooks have theirs in the feed's file.
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_reads_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let scratch = Scratch::new();
+    let feed = scratch.open(&Retention::default());
+    publish(&feed, "a", "1").await;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&scratch.0).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+        files.push(entry.file_name().into_string().unwrap());
+    }
+    files.sort_unstable();
+    let beside = ["", "-lock", "-shm", "-wal"].map(|end| format!("feed.sqlite{end}"));
+    assert_eq!(files, beside);
+}
+
 #[tokio::test]
 async fn a_file_that_is_no_feed_is_refused_and_left_alone() {
     let scratch = Scratch::new();

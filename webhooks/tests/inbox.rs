@@ -4,7 +4,7 @@
 mod setup;
 
 use std::{
-    io,
+    fs, io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -279,5 +279,61 @@ async fn an_inbox_is_one_processs() {
     let second = receiver::run(listener, feed, receiving(&scratch), std::future::pending());
     let error: io::Error = soon(second).await.unwrap_err();
     assert!(error.to_string().ends_with("another process has it open"));
+    server.stop().await;
+}
+
+/// Why the receiver does not start.
+async fn refusal(config: receiver::Config) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let feed = Feed::new(Retention::default());
+    let run = receiver::run(listener, feed, config, std::future::pending());
+    soon(run).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn another_programs_database_is_refused_and_left_alone() {
+    let scratch = Scratch::new();
+    let foreign = Connection::open(scratch.inbox()).unwrap();
+    foreign.execute_batch("CREATE TABLE mine (x)").unwrap();
+    drop(foreign);
+    let before = fs::read(scratch.inbox()).unwrap();
+    let error = refusal(receiving(&scratch)).await;
+    assert!(error.ends_with("but not an inbox"), "{error}");
+    assert_eq!(fs::read(scratch.inbox()).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_inbox_is_one_processs_through_links_too() {
+    let scratch = Scratch::new();
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let other = |name| receiver::Config {
+        inbox: scratch.path().join(name),
+        ..receiving(&scratch)
+    };
+    std::os::unix::fs::symlink(scratch.inbox(), other("link").inbox).unwrap();
+    let error = refusal(other("link")).await;
+    assert!(error.ends_with("another process has it open"), "{error}");
+    fs::hard_link(scratch.inbox(), other("name").inbox).unwrap();
+    let error = refusal(other("name")).await;
+    assert!(error.ends_with("it has 2 names"), "{error}");
+    server.stop().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_reads_the_inbox() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let scratch = Scratch::new();
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    assert_eq!(send(&server.client(), "e-1").await.status, 200);
+    let files: Vec<_> = fs::read_dir(scratch.path()).unwrap().collect();
+    assert_eq!(files.len(), 4, "database, -wal, -shm and -lock");
+    for file in files {
+        let mode = file.as_ref().unwrap().metadata().unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600, "{file:?}");
+    }
     server.stop().await;
 }

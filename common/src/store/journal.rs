@@ -8,7 +8,6 @@
 use std::{
     any::Any,
     collections::HashSet,
-    fs::File,
     io, mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, mpsc},
@@ -20,7 +19,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    commit::{CommitError, Commits, Job, lock},
+    commit::{Claim, CommitError, Commits, Job},
     tables::{self, BadFile},
     window::Window,
 };
@@ -40,7 +39,7 @@ struct Journal {
     reads: mpsc::Sender<Read>,
     kept: Arc<Kept>,
     /// Keeps other processes out until the file is closed.
-    _lock: File,
+    _claim: Claim,
 }
 
 /// What the feed keeps, and which of its changes are not in the file yet.
@@ -68,8 +67,8 @@ pub fn commits(feed: &Feed) -> Option<&Commits> {
 /// but get a new epoch. That is for a restored copy: cursors given out after the copy was made must not
 /// be valid for the messages that come now.
 pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
-    let lock = lock(path).map_err(|error| named(path, &error.to_string()))?;
-    let (database, window, reader) = open_databases(path, retention, new_epoch)
+    let claim = Claim::new(path).map_err(|error| named(path, &error.to_string()))?;
+    let (database, window, reader) = open_databases(claim.path(), retention, new_epoch)
         .map_err(|error| named(path, &error.to_string()))?;
     let log = window.log().clone();
     let kept = Arc::new(Kept {
@@ -86,7 +85,7 @@ pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Re
         commits: Commits::start("feed", database)?,
         reads,
         kept,
-        _lock: lock,
+        _claim: claim,
     };
     Ok(Feed::with_store(log, Arc::new(journal)))
 }

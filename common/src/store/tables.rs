@@ -12,17 +12,21 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 
-use super::{commit::configure, window::Window};
+use super::{
+    commit::{Kind, Unfit, configure},
+    window::Window,
+};
 use crate::feed::{
     Cursor, Data, Draft, Epoch, IdempotencyKey, Message, Retention, Topic,
     store::{Fingerprint, KEY_LIFE, MAX_KEYS, Once},
 };
 
-/// "Feed" in ASCII, stored in the file's header, so that another program's database is not opened as a
-/// feed.
-const APPLICATION: i32 = 0x4665_6564;
-/// The version of the tables. Raise it when they change.
-const VERSION: i32 = 1;
+/// Stored in the file's header, so that another program's database is not opened as a feed.
+const KIND: Kind = Kind {
+    name: "a feed's",
+    application: 0x4665_6564, // "Feed" in ASCII
+    version: 1,
+};
 
 /// `feed` has one row. `topics` has every topic that is kept. Messages at or below their topic's mark are
 /// not loaded: the log had dropped them. Keys are numbered in the order of their use, so the oldest can
@@ -60,30 +64,26 @@ CREATE INDEX keys_used ON keys (used);
 /// Why a file is not a feed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadFile {
-    #[error("it is a database, but not a feed's")]
-    Foreign,
     #[error("it is damaged: {0}")]
     Damaged(String),
     #[error("message {0} is missing")]
     Missing(u64),
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-    #[error("it is of version {0}, and this program reads version {VERSION}")]
-    Version(i32),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// Opens the file, and creates the tables if it is new. Refuses another program's database unchanged.
 pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFile> {
     let mut database = Connection::open(path)?;
     // Before `configure`, which writes to the file.
-    let is_new = is_new(&database)?;
+    let is_new = KIND.is_new(&database)?;
     configure(&database)?;
     // One transaction: after a crash the file is empty or complete.
     let transaction = database.transaction()?;
     if is_new {
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-        transaction.execute_batch(SCHEMA)?;
+        KIND.create(&transaction, SCHEMA)?;
     }
     if is_new || new_epoch {
         let epoch = Epoch::random();
@@ -91,20 +91,6 @@ pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFil
     }
     transaction.commit()?;
     Ok(database)
-}
-
-/// Whether the file is new. A feed's file has [`APPLICATION`] in its header. A database without it may
-/// belong to another program and must not be written to.
-fn is_new(database: &Connection) -> Result<bool, BadFile> {
-    let pragma = |name| database.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let tables = "SELECT count(*) FROM sqlite_schema";
-    let tables: u32 = database.query_row(tables, [], |row| row.get(0))?;
-    match (pragma("application_id")?, pragma("user_version")?, tables) {
-        (APPLICATION, VERSION, _) => Ok(false),
-        (APPLICATION, version, _) => Err(BadFile::Version(version)),
-        (0, 0, 0) => Ok(true),
-        _ => Err(BadFile::Foreign),
-    }
 }
 
 /// Loads everything that is kept, in order. The window pages older messages out as newer ones come, so

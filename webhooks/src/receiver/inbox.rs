@@ -13,7 +13,6 @@
 use std::{
     collections::HashSet,
     error::Error,
-    fs::File,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -22,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::store::commit::{CommitError, Commits, configure, is_disk, lock};
+use common::store::commit::{Claim, CommitError, Commits, Kind, Unfit, configure, is_disk};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
@@ -34,11 +33,17 @@ const ROW: usize = 512;
 /// How long a handled event is kept after it was received. A repeat after that would be handled again, but
 /// no sender repeats an event after 30 days.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Stored in the file's header, so that another program's database is not opened as an inbox.
+const KIND: Kind = Kind {
+    name: "an inbox",
+    application: 0x496e_6278, // "Inbx" in ASCII
+    version: 1,
+};
 /// `events` holds what arrived and never changes. `work` has a row for each event that is not handled yet, so
 /// it stays small and its index fast. A row without a `due` time is a dead event. Times are milliseconds
 /// since 1970.
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS events (
+CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     source TEXT NOT NULL,
     id TEXT NOT NULL,
@@ -49,14 +54,14 @@ CREATE TABLE IF NOT EXISTS events (
     payload BLOB NOT NULL,
     UNIQUE (source, id)
 ) STRICT;
-CREATE INDEX IF NOT EXISTS events_digest ON events (digest) WHERE digest IS NOT NULL;
-CREATE TABLE IF NOT EXISTS work (
+CREATE INDEX events_digest ON events (digest) WHERE digest IS NOT NULL;
+CREATE TABLE work (
     seq INTEGER PRIMARY KEY REFERENCES events (seq),
     due INTEGER,
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT
 ) STRICT;
-CREATE INDEX IF NOT EXISTS work_due ON work (due);
+CREATE INDEX work_due ON work (due);
 ";
 
 /// An event to store.
@@ -135,11 +140,11 @@ pub struct Inbox {
     timeout: Duration,
 }
 
-/// The thread that writes. The lock file keeps other processes away, and is dropped after the thread.
+/// The thread that writes. The claim keeps other processes away, and is dropped after the thread.
 #[derive(Debug)]
 struct Writer {
     commits: Commits,
-    _lock: File,
+    _claim: Claim,
 }
 
 impl Inbox {
@@ -153,13 +158,13 @@ impl Inbox {
     }
 
     fn try_open(path: &Path, timeout: Duration) -> Result<Self, Box<dyn Error>> {
-        let lock = lock(path)?;
-        let database = open(path)?;
+        let claim = Claim::new(path)?;
+        let database = open(claim.path())?;
         // WAL lets it read while the thread writes.
-        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = Connection::open_with_flags(claim.path(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let writer = Writer {
             commits: Commits::start("inbox", database)?,
-            _lock: lock,
+            _claim: claim,
         };
         Ok(Self {
             writer: Arc::new(writer),
@@ -269,10 +274,16 @@ impl Ending {
     }
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let database = Connection::open(path)?;
+/// Opens the file, and makes the tables of a new one. A database that is not an inbox is left alone.
+fn open(path: &Path) -> Result<Connection, Unfit> {
+    let mut database = Connection::open(path)?;
+    let is_new = KIND.is_new(&database)?;
     configure(&database)?;
-    database.execute_batch(SCHEMA)?;
+    if is_new {
+        let transaction = database.transaction()?;
+        KIND.create(&transaction, SCHEMA)?;
+        transaction.commit()?;
+    }
     Ok(database)
 }
 
