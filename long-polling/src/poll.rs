@@ -118,7 +118,9 @@ impl Polls {
     fn refusal(&self) -> Problem {
         debug!("at the subscriber limit");
         let detail = format!("{} polls are waiting already", self.limit);
-        Problem::unavailable(detail, retry_after())
+        // An idle connection of a refused client would use up those that are left.
+        let close = HeaderValue::from_static("close");
+        Problem::unavailable(detail, retry_after()).with(header::CONNECTION, close)
     }
 }
 

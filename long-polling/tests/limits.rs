@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::{Feed, Retention};
-use harness::{End, TestServer, contract::MAX_MESSAGE};
+use harness::{
+    End, TestServer,
+    contract::{MAX_MESSAGE, keeps_its_reserve},
+};
 use hyper::Method;
 use long_polling::Config;
 use setup::{config, in_time, publish, small, start, start_with, until_waiting};
@@ -64,6 +67,21 @@ async fn at_the_subscriber_limit_what_does_not_wait_is_answered_within_a_second(
     assert_eq!(server.get("/topics/other").await.status, 200);
     assert!(started.elapsed() < Duration::from_secs(1));
     server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
+    for takeover in [true, false] {
+        let mut config = Config {
+            takeover,
+            ..config()
+        };
+        config.server.max_connections = Some(3);
+        let (_feed, server) = full_with(config).await;
+        let request = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        keeps_its_reserve(&server, request).await;
+        server.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -191,10 +209,14 @@ async fn an_idle_connection_is_closed_after_the_read_timeout() {
 
 /// A server with all slots taken by waiting polls. They wait as long as the server runs.
 async fn full() -> (Feed, TestServer) {
+    full_with(config()).await
+}
+
+async fn full_with(config: Config) -> (Feed, TestServer) {
     let feed = Feed::new(Retention::default());
     let config = Config {
         max_subscribers: 2,
-        ..config()
+        ..config
     };
     let server = start_with(feed.clone(), config).await;
     for _ in 0..2 {

@@ -81,6 +81,7 @@ impl Streams {
             after: after(request)?,
             heartbeat: heartbeat(request)?,
         };
+        let mut headers = fields();
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -92,10 +93,12 @@ impl Streams {
                 _slot: slot,
             })
         } else {
+            // An idle connection of a refused client would use up those that are left.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             Either::Left(Full::from(self.refusal()))
         };
         let mut response = Response::new(body);
-        response.headers_mut().extend(fields());
+        response.headers_mut().extend(headers);
         Ok(response)
     }
 

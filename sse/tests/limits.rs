@@ -6,7 +6,7 @@ mod setup;
 use std::time::Duration;
 
 use common::{Data, Draft, Feed, Retention};
-use harness::{EventReader, TestServer};
+use harness::{EventReader, TestServer, contract::keeps_its_reserve};
 use hyper::Method;
 use setup::{config, in_time, small, start, start_with};
 use sse::Config;
@@ -68,6 +68,25 @@ async fn at_the_subscriber_limit_health_and_publishing_answer_within_a_second() 
     assert!(started.elapsed() < Duration::from_secs(1));
     drop(stream);
     server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
+    for takeover in [true, false] {
+        let mut config = Config {
+            max_subscribers: 1,
+            takeover,
+            ..config()
+        };
+        config.server.max_connections = Some(2);
+        let server = start(config).await;
+        let mut stream = server.events("/topics/a").await;
+        stream.next().await.unwrap();
+        let request = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        keeps_its_reserve(&server, request).await;
+        drop(stream);
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

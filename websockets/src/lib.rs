@@ -7,6 +7,7 @@
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections, gives each to hyper, and takes it back when it is upgraded;
+//!   `refusals.rs` limits the ones that got no session;
 //! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades;
 //! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] drives
 //!   tungstenite on any async stream, [`boundary`] finds the moments when it is idle, [`close`] ends it
@@ -19,6 +20,7 @@ pub mod close;
 mod commands;
 pub mod handshake;
 mod protocol;
+mod refusals;
 mod route;
 mod serve;
 pub mod session;
@@ -32,7 +34,7 @@ use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
 pub use crate::{commands::FeedV1, subscriptions::PAGE};
-use crate::{route::App, session::Sessions};
+use crate::{refusals::Refusals, route::App, session::Sessions};
 
 /// WebSockets: one upgraded connection, both ways.
 #[derive(Debug, Clone, Parser)]
@@ -65,6 +67,8 @@ impl Default for Config {
 impl App {
     fn new(feed: &Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
         let drain = config.server.drain;
+        let connections = config.server.connections(config.max_subscribers);
+        let spare = connections.saturating_sub(config.max_subscribers);
         let sessions = Sessions::new(config.max_subscribers, config.ping, drain);
         Ok(Self {
             // Its own handle: closing it ends the waits of this server, not of others on the same feed.
@@ -72,6 +76,7 @@ impl App {
             browsers: config.server.browsers(listener, "")?,
             server: config.server,
             sessions: Arc::new(sessions),
+            refusals: Refusals::new(spare),
         })
     }
 }

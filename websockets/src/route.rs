@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     handshake::{self, Refusal},
     protocol::SUBPROTOCOL,
+    refusals::Refusals,
     session::Sessions,
 };
 
@@ -27,6 +28,7 @@ pub(crate) struct App {
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) refusals: Refusals,
 }
 
 /// The session that a connection becomes when its 101 is written.

@@ -97,7 +97,7 @@ async fn until_session(
     let opening = http(stream, &app, draining).await?;
     let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
     let Some(slot) = opening.slot else {
-        refuse(socket).await;
+        refuse(&app, socket).await;
         return None;
     };
     // HTTP ends here. From now on the subprotocol says what the frames mean.
@@ -169,9 +169,14 @@ fn log(error: &hyper::Error) {
 }
 
 /// Closes a connection that got no slot.
-async fn refuse(mut socket: Socket<Stream>) {
+async fn refuse(app: &App, mut socket: Socket<Stream>) {
     let ending = Ending::ours(CloseCode::Again, "at the subscriber limit");
-    if close(&mut socket, ending).await == Err(Stalled) {
+    tokio::select! {
+        biased; // The close frame is written first.
+        _ = close(&mut socket, ending) => {}
+        () = app.refusals.outnumbered() => {}
+    }
+    if socket.unsent() > 0 {
         reset(socket.get_ref());
     }
 }

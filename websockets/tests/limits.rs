@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use common::{Feed, Retention};
 use harness::{
-    End, Frame, PATIENCE, Process, TestServer, Wire, WsWire, contract::MAX_MESSAGE, handshake,
+    End, Frame, PATIENCE, Process, TestServer, Wire, WsWire,
+    contract::{MAX_MESSAGE, keeps_its_reserve},
+    handshake,
 };
 use serde_json::json;
 use setup::{ask, config, feed, frame, is_alive, publish, short_stall, small, start, start_with};
@@ -40,6 +42,48 @@ async fn one_more_than_the_subscribers_is_closed_with_1013_as_soon_as_it_is_open
     drop(first);
     until_there_is_a_slot(&server).await;
     drop((second, third));
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
+    let mut config = Config {
+        max_subscribers: 1,
+        ..config()
+    };
+    config.server.max_connections = Some(2);
+    let server = start(config).await;
+    let session = server.websocket("/topics/a").await;
+    keeps_its_reserve(&server, &handshake("localhost", "/topics/a", &[])).await;
+    drop(session);
+    server.stop().await;
+}
+
+/// Two of the four connections that are left.
+#[tokio::test(start_paused = true)]
+async fn half_of_the_spare_connections_is_for_refused_clients_and_the_oldest_is_cut_for_the_next() {
+    let mut config = Config {
+        max_subscribers: 1,
+        ..config()
+    };
+    config.server.max_connections = Some(5);
+    let server = start(config).await;
+    let session = server.websocket("/topics/a").await;
+    let begun = tokio::time::Instant::now();
+    let mut refused = Vec::new();
+    for _ in 0..3 {
+        let mut client = server.websocket("/topics/a").await;
+        assert_eq!(client.expect_close().await.0, 1013);
+        refused.push(client);
+    }
+    assert_eq!(refused[0].wire().closed().await.0, End::Eof);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // The two after it may still close in their own time.
+    for client in &mut refused[1..] {
+        client.close(1013, "").await;
+        assert_eq!(client.wire().closed().await, (End::Eof, Vec::new()));
+    }
+    drop(session);
     server.stop().await;
 }
 

@@ -4,7 +4,10 @@
 #[cfg(unix)]
 mod log;
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tokio::time::Instant;
 
 #[cfg(unix)]
 pub use self::log::{outlives_its_log, writes_few_and_short_lines};
@@ -440,6 +443,31 @@ pub async fn answers_who_sends_no_more(server: &TestServer) {
         wire.send(request).await;
         wire.half_close().await;
         assert_eq!(wire.read_response().await.status, status, "{request}");
+    }
+}
+
+/// At the subscriber limit, refused clients do not use up the connections that are left. They stay silent
+/// and keep their side open. `request` is for one subscriber too many, and only one connection is left.
+///
+/// Run it under a paused clock, which moves on only when every task waits: a busy machine does not matter.
+///
+/// # Panics
+/// If health or publishing are not answered within a second.
+pub async fn keeps_its_reserve(server: &TestServer, request: &str) {
+    let mut refused = Vec::new();
+    for count in 1..=3 {
+        let mut wire = server.wire().await;
+        wire.send(request).await;
+        wire.read_head().await;
+        refused.push(wire);
+        let begun = Instant::now();
+        assert_eq!(server.get("/healthz").await.status, 200);
+        assert_eq!(server.post("/topics/good", "news").await.status, 201);
+        let waited = begun.elapsed();
+        assert!(
+            waited < Duration::from_secs(1),
+            "{waited:?} after {count} refused"
+        );
     }
 }
 

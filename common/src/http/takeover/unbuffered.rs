@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response, StatusCode, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
     header::{self, HeaderValue},
     server::conn::http1,
@@ -129,7 +129,7 @@ where
                 Ok(answer) = answer => answer,
                 left = self.left() => return Ok(left?),
             };
-            let last = closes || *self.draining.borrow();
+            let last = closes || close_is_said(answer.headers()) || *self.draining.borrow();
             Box::pin(self.write(version, last, answer)).await?;
             if last {
                 return Ok(());
@@ -274,8 +274,12 @@ async fn hand_over<A: Future<Output = Routed>>(
 /// Whether the connection ends with this answer (RFC 9112 §9.3). With HTTP/1.0 it always does, because
 /// keep-alive for HTTP/1.0 is not supported.
 fn is_last<B>(request: &Request<B>) -> bool {
-    let connection = request.headers().get_all(header::CONNECTION);
-    request.version() != Version::HTTP_11 || connection.iter().any(says_close)
+    request.version() != Version::HTTP_11 || close_is_said(request.headers())
+}
+
+fn close_is_said(headers: &HeaderMap) -> bool {
+    let connection = headers.get_all(header::CONNECTION);
+    connection.iter().any(says_close)
 }
 
 fn says_close(connection: &HeaderValue) -> bool {
