@@ -21,7 +21,8 @@ use crate::{
     socket::Socket,
 };
 
-/// Reading stops while this many bytes wait to be written, because more answers would need more memory.
+/// Reading and answering stop while this many bytes wait to be written, because more answers would need
+/// more memory. So at most one answer goes beyond it.
 pub const MAX_UNSENT: usize = 64 * 1024;
 
 /// What the messages of one session mean (RFC 6455 §1.9).

@@ -1,20 +1,27 @@
 //! Every timer of a session, and its backpressure, over a pipe and under a paused clock.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use common::{After, Data, Draft, Feed, Retention};
 use harness::Frame;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     sync::watch,
     task::JoinHandle,
     time::{Instant, advance, timeout},
 };
 use websockets::{
     FeedV1, PAGE,
-    close::Stalled,
-    session::{MAX_UNSENT, Session, Sessions},
+    close::{Ending, Stalled},
+    session::{MAX_UNSENT, Session, Sessions, Subprotocol},
     socket::{Limits, Socket},
 };
 
@@ -255,6 +262,118 @@ async fn a_peer_that_only_sends_is_read_as_far_as_its_answers_have_room() {
     peer.next_text().await;
     for _ in 0..sent - 1 {
         assert_eq!(peer.next_text().await.0, r#"{"pong":{}}"#);
+    }
+}
+
+/// A connection whose peer sends the same frame without end, and reads nothing.
+struct Flood {
+    frame: Vec<u8>,
+    /// How many bytes were read.
+    taken: usize,
+}
+
+impl AsyncRead for Flood {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while buffer.remaining() > 0 {
+            let rest = &self.frame[self.taken % self.frame.len()..];
+            let part = rest.len().min(buffer.remaining());
+            buffer.put_slice(&rest[..part]);
+            self.taken += part;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Flood {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+/// Answers every message by as many bytes, and counts the answers.
+struct Answers {
+    size: usize,
+    count: usize,
+}
+
+impl Subprotocol for &mut Answers {
+    async fn handle(&mut self, _: &str) -> Option<String> {
+        self.count += 1;
+        Some("x".repeat(self.size))
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
+        pending().await
+    }
+
+    async fn read(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    async fn heartbeat(&mut self) -> Option<String> {
+        None
+    }
+}
+
+/// What a session holds of messages of `asked` bytes that are answered by `said` bytes: the answers, and
+/// what it has read and not answered.
+async fn held(asked: usize, said: usize) -> (usize, usize) {
+    let frame = Frame::text(&"x".repeat(asked)).encode();
+    let length = frame.len();
+    let limits = Limits {
+        message: 65_536,
+        fragments: 10,
+    };
+    let socket = Socket::new(Flood { frame, taken: 0 }, b"", limits);
+    let mut answers = Answers {
+        size: said,
+        count: 0,
+    };
+    let sessions = Arc::new(Sessions::new(1, PING, DRAIN));
+    let slot = sessions.slot().unwrap();
+    let mut session = Session::new(sessions, slot, socket, &mut answers, None);
+    let (_drain, mut draining) = watch::channel(false);
+    let ended = timeout(PING / 2, session.run(&mut draining)).await;
+    assert!(ended.is_err(), "a peer that sends is alive");
+    let taken = session.get_ref().taken;
+    drop(session);
+    let header = if said > 125 { 4 } else { 2 };
+    (
+        answers.count * (said + header),
+        taken - answers.count * length,
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_and_does_not_read_holds_64_kib_a_short_read_and_one_answer() {
+    for (asked, said) in [(10, 10), (10, 0), (1_000, 1_000), (60_000, 10), (200, 150)] {
+        let (queued, unanswered) = held(asked, said).await;
+        assert!(
+            queued + unanswered <= MAX_UNSENT + 4_096 + said + 4,
+            "{asked} answered by {said}: {queued} queued, {unanswered} unanswered"
+        );
+    }
+}
+
+/// One read may then bring more messages than there is room for answers.
+#[tokio::test(start_paused = true)]
+async fn where_answers_are_longer_64_kib_of_messages_wait_for_their_answers() {
+    for (asked, said) in [(1, 2_000), (1, 130), (5_000, 60_000)] {
+        let (queued, unanswered) = held(asked, said).await;
+        assert!(queued <= MAX_UNSENT + said + 4, "{queued} queued");
+        assert!(unanswered <= MAX_UNSENT, "{unanswered} unanswered");
     }
 }
 
