@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use common::{Browsers, Drained, Feed, ServerConfig, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
@@ -34,6 +34,7 @@ use crate::{
 mod cause;
 pub mod inbox;
 mod listing;
+mod masked;
 mod publish;
 pub mod receive;
 mod route;
@@ -53,17 +54,42 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
-    #[arg(long, value_name = "whsec_BASE64")]
+    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation. A variable
+    /// holds one secret a line; `ps` shows a flag to everyone on the machine, but not a variable.
+    #[arg(
+        long,
+        env = "WEBHOOK_SECRET",
+        hide_env_values = true,
+        value_delimiter = '\n',
+        value_name = "whsec_BASE64"
+    )]
     pub secret: Vec<standard::Secret>,
     /// A Stripe endpoint's secret that opens POST /webhook/stripe; repeatable.
-    #[arg(long, value_name = "whsec_TEXT")]
+    #[arg(
+        long,
+        env = "STRIPE_WEBHOOK_SECRET",
+        hide_env_values = true,
+        value_delimiter = '\n',
+        value_name = "whsec_TEXT"
+    )]
     pub stripe_secret: Vec<stripe::Secret>,
     /// A GitHub webhook's secret that opens POST /webhook/github; repeatable.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(
+        long,
+        env = "GITHUB_WEBHOOK_SECRET",
+        hide_env_values = true,
+        value_delimiter = '\n',
+        value_name = "TEXT"
+    )]
     pub github_secret: Vec<github::Secret>,
     /// A Telegram bot's secret_token that opens POST /webhook/telegram; repeatable.
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(
+        long,
+        env = "TELEGRAM_SECRET_TOKEN",
+        hide_env_values = true,
+        value_delimiter = '\n',
+        value_name = "TOKEN"
+    )]
     pub telegram_secret: Vec<telegram::Secret>,
     /// The SQLite database that stores received events.
     #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
@@ -83,9 +109,12 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// The command line's defaults.
+    /// The command line's defaults. The environment is not read.
     fn default() -> Self {
-        Self::try_parse_from(["receiver"]).expect("every knob has a default")
+        let command = Self::command().mut_args(|arg| arg.env(None::<&'static str>));
+        let matches = command.try_get_matches_from(["receiver"]);
+        let config = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        config.expect("every knob has a default")
     }
 }
 

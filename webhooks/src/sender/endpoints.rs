@@ -20,7 +20,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{error, info, warn};
-use url::Url;
+use url::{Position, Url};
 
 use super::{
     endpoint::{
@@ -187,7 +187,9 @@ impl Endpoints {
         let endpoints = self.clone();
         let added = to_its_end(async move { endpoints.add(saved).await });
         let endpoint = added.await?;
-        info!(endpoint = endpoint.id, url = %endpoint.url, "registered");
+        // Path and query may hold a token.
+        let at = &endpoint.url[..Position::BeforePath];
+        info!(endpoint = endpoint.id, at, "registered");
         Ok((endpoint, secret.reveal()))
     }
 

@@ -1,0 +1,149 @@
+//! Secrets: where they come from, and that no line shows them.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Output, Stdio},
+};
+
+use harness::{Client, Process};
+use setup::{SECRET, Scratch, send};
+use webhooks::receiver;
+
+const RECEIVER: &str = env!("CARGO_BIN_EXE_receiver");
+/// Each flag with its variable and what it refuses.
+const MISTYPED: [(&str, &str, &str); 4] = [
+    ("--secret", "WEBHOOK_SECRET", "whsec_S3CRET!"),
+    ("--stripe-secret", "STRIPE_WEBHOOK_SECRET", "whsec S3CRET"),
+    ("--github-secret", "GITHUB_WEBHOOK_SECRET", "S3CRET\r"),
+    ("--telegram-secret", "TELEGRAM_SECRET_TOKEN", "S3CRET!"),
+];
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn says_nothing_secret(output: &Output) {
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(!said.contains("S3CRET"), "{said}");
+}
+
+#[test]
+fn a_mistyped_secret_is_refused_and_not_repeated() {
+    for (flag, variable, value) in MISTYPED {
+        for refused in [
+            run(Command::new(RECEIVER).args([flag, value])),
+            run(Command::new(RECEIVER).env(variable, value)),
+        ] {
+            assert_eq!(refused.status.code(), Some(2), "{flag}");
+            says_nothing_secret(&refused);
+            let said = String::from_utf8(refused.stderr).unwrap();
+            assert!(said.contains(flag), "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_help_names_the_variables_and_not_their_values() {
+    let mut command = Command::new(RECEIVER);
+    command.arg("--help");
+    for (_, variable, _) in MISTYPED {
+        command.env(variable, "S3CRET");
+    }
+    let help = run(&mut command);
+    says_nothing_secret(&help);
+    let help = String::from_utf8(help.stdout).unwrap();
+    for (_, variable, _) in MISTYPED {
+        assert!(help.contains(variable), "{help}");
+    }
+}
+
+/// Killed when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have exited.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_read_from_the_environment_one_a_line() {
+    let scratch = Scratch::new();
+    let mut command = Command::new(RECEIVER);
+    command
+        .args(["--listen", "127.0.0.1:0", "--inbox"])
+        .arg(scratch.inbox())
+        .env("WEBHOOK_SECRET", format!("whsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5u\n{SECRET}"))
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_S3CRET")
+        .env("GITHUB_WEBHOOK_SECRET", "S3CRET")
+        .env("TELEGRAM_SECRET_TOKEN", "S3CRET")
+        .stdout(Stdio::piped());
+    let mut receiver = Killed(command.spawn().unwrap());
+    let mut line = String::new();
+    let stdout = receiver.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let addr = line
+        .trim_end()
+        .strip_prefix("listening on http://")
+        .unwrap();
+    let client = Client::new(addr.parse::<SocketAddr>().unwrap());
+    assert_eq!(send(&client, "e-1").await.status, 200);
+    let update = client
+        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
+        .header("content-type", "application/json")
+        .header("x-telegram-bot-api-secret-token", "S3CRET");
+    assert_eq!(update.send().await.status, 200);
+    for path in ["/webhook/stripe", "/webhook/github"] {
+        let unsigned = client
+            .post(path, "{}")
+            .header("content-type", "application/json");
+        assert_eq!(unsigned.send().await.status, 401, "{path}");
+    }
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let config = receiver::Config {
+        secret: vec![SECRET.parse().unwrap()],
+        stripe_secret: vec!["whsec_S3CRET".parse().unwrap()],
+        github_secret: vec!["S3CRET".parse().unwrap()],
+        telegram_secret: vec!["S3CRET".parse().unwrap()],
+        ..receiver::Config::default()
+    };
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("S3CRET"), "{shown}");
+    assert!(!shown.contains(&SECRET[6..]), "{shown}");
+}
+
+#[tokio::test]
+async fn the_log_has_an_endpoints_host_and_not_its_token() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("log");
+    let args: [&str; 0] = [];
+    let (program, log) = (env!("CARGO_BIN_EXE_webhooks"), File::create(&path).unwrap());
+    let anywhere = "127.0.0.1:0".parse().unwrap();
+    let server = Process::start_logging(anywhere, program, &args, log).await;
+    let body = r#"{"url":"https://1.1.1.1/S3CRET?token=S3CRET","topics":["a"]}"#;
+    let client = server.client();
+    let registered = client.post("/endpoints", body);
+    let registered = registered.header("content-type", "application/json");
+    assert_eq!(registered.send().await.status, 201);
+    let logged = async || {
+        while !fs::read_to_string(&path).unwrap().contains("registered") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    setup::soon(logged()).await;
+    let log = fs::read_to_string(&path).unwrap();
+    assert!(log.contains("https://1.1.1.1"), "{log}");
+    assert!(!log.contains("S3CRET"), "{log}");
+}
