@@ -42,7 +42,7 @@ pub trait Subprotocol {
     fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
 
     /// Called at every heartbeat. If the client asked for none, called once per ping interval, and the
-    /// result is dropped. Returns the text of the heartbeat, if there is one.
+    /// result is dropped. It is dropped, too, while something waits to be written. Returns the text of the heartbeat, if there is one.
     fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
@@ -222,7 +222,8 @@ where
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
             let text = self.subprotocol.heartbeat().await;
-            if let (Some(text), Some(_)) = (text, self.heartbeat) {
+            // Behind bytes that the peer does not take, heartbeats would pile up.
+            if let (Some(text), Some(_), 0) = (text, self.heartbeat, self.socket.unsent()) {
                 self.socket.push_text(&text);
             }
         }

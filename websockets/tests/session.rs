@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     sync::watch,
     task::JoinHandle,
-    time::{Instant, advance, timeout},
+    time::{Instant, advance, sleep, timeout},
 };
 use websockets::{
     FeedV1, PAGE,
@@ -188,6 +188,19 @@ async fn heartbeats_come_as_often_as_they_were_asked_for() {
         let heartbeat = format!(r#"{{"heartbeat":{{"next":"{head}"}}}}"#);
         assert_eq!(peer.next_text().await, (heartbeat, n * 7));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_do_not_pile_up_for_a_peer_that_does_not_read() {
+    let every = Some(Duration::from_secs(1));
+    let mut peer = Peer::new(Some(After::Latest), every, 100);
+    sleep(Duration::from_secs(10_000)).await;
+    let mut queued = 0;
+    while let Ok((_, payload, _)) = timeout(Duration::from_millis(1), peer.next()).await {
+        queued += payload.len() + 2;
+    }
+    // As many as the pipe takes, and one.
+    assert!(queued <= 200, "{queued} bytes");
 }
 
 #[tokio::test(start_paused = true)]
