@@ -13,7 +13,7 @@ use std::{
 
 use common::{
     After, Cursor, Data, Draft, Feed, FeedError, FeedSource, IdempotencyKey, Page, PageLimit,
-    Reason, Retention, Topics,
+    Reason, Retention, Topics, healthz,
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -234,6 +234,24 @@ async fn an_old_copy_takes_a_new_epoch_and_its_messages_new_ids() {
         id,
         "once and for all"
     );
+}
+
+#[tokio::test]
+async fn a_panic_on_the_thread_that_writes_is_seen_by_health() {
+    let scratch = Scratch::new();
+    let feed = scratch.open(&Retention::default());
+    publish(&feed, "a", "1").await;
+    assert_eq!(healthz(&feed).unwrap().status(), 200);
+    let commits = common::store::commits(&feed).unwrap();
+    let panics = commits.run(0, |_| -> rusqlite::Result<()> { panic!("on purpose") });
+    panics.await.unwrap_err();
+    let mut failure = commits.failure();
+    let ended = failure.wait_for(Option::is_some);
+    tokio::time::timeout(std::time::Duration::from_secs(10), ended)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(healthz(&feed).unwrap_err().status, 503);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod sync {
     pub(crate) use loom::sync::Mutex;
 }
 
+#[allow(dead_code, reason = "the feed uses the rest")]
 #[path = "../src/feed/wake.rs"]
 mod wake;
 

@@ -82,7 +82,10 @@ async fn secrets_are_read_from_the_environment_one_a_line() {
     command
         .args(["--listen", "127.0.0.1:0", "--inbox"])
         .arg(scratch.inbox())
-        .env("WEBHOOK_SECRET", format!("whsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5u\n{SECRET}"))
+        .env(
+            "WEBHOOK_SECRET",
+            format!("whsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5u\n{SECRET}"),
+        )
         .env("STRIPE_WEBHOOK_SECRET", "whsec_S3CRET")
         .env("GITHUB_WEBHOOK_SECRET", "S3CRET")
         .env("TELEGRAM_SECRET_TOKEN", "S3CRET")

@@ -61,6 +61,14 @@ impl LiveLog {
         self.wakers.wake(topic);
     }
 
+    /// Whether every lock can still be taken: none can after a panic under it.
+    pub(super) fn health(&self) -> Result<(), FeedError> {
+        if self.log.is_poisoned() || self.keys.is_poisoned() || self.wakers.is_poisoned() {
+            return Err(FeedError::Stopped);
+        }
+        Ok(())
+    }
+
     /// Publishes to a log that is only in memory.
     pub(super) fn publish(
         &self,
@@ -97,3 +105,35 @@ impl LiveLog {
 }
 
 const UNPOISONED: &str = "nothing panics under this lock";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::Arc,
+    };
+
+    use super::super::{Epoch, Feed, Retention};
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_lock_is_seen_by_health() {
+        let panics: [fn(&LiveLog); 2] = [
+            |log| log.change(|_| panic!("on purpose")),
+            |log| {
+                let _keys = log.keys.lock().unwrap();
+                panic!("on purpose");
+            },
+        ];
+        for panics in panics {
+            let lock = Arc::new(LiveLog::new(Log::new(
+                Epoch::random(),
+                Retention::default(),
+            )));
+            let feed = Feed::over(lock.clone(), None);
+            assert_eq!(feed.health(), Ok(()));
+            catch_unwind(AssertUnwindSafe(|| panics(&lock))).unwrap_err();
+            assert_eq!(feed.health(), Err(FeedError::Stopped));
+        }
+    }
+}

@@ -1,6 +1,12 @@
 //! What is published: topics, types, keys, data, and the message with its one encoding.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -46,7 +52,7 @@ impl Message {
     /// The message of a draft, once it has an id.
     pub fn encode(id: Cursor, topic: Topic, draft: Draft, published: SystemTime) -> Self {
         let Draft { kind, data } = draft;
-        let timestamp = humantime::format_rfc3339_millis(published);
+        let timestamp = timestamp(published);
         let mut json = String::with_capacity(
             160 + topic.as_str().len() + kind.as_str().len() + data.as_str().len(),
         );
@@ -69,6 +75,14 @@ impl Message {
     pub fn cost(&self) -> usize {
         self.json.len() + size_of::<Self>()
     }
+}
+
+/// The time on the wire. A clock outside the years 1970 to 9999 counts as the nearest time in them:
+/// humantime panics for any other.
+pub fn timestamp(time: SystemTime) -> humantime::Rfc3339Timestamp {
+    let last = Duration::from_millis(253_402_300_799_999);
+    let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + last);
+    humantime::format_rfc3339_millis(time)
 }
 
 /// A message that has no id yet.
@@ -475,8 +489,6 @@ impl fmt::Display for Topics {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -494,6 +506,24 @@ mod tests {
             message.json,
             r#"{"id":"m3k9qf-42","topic":"payments","type":"payment.succeeded","timestamp":"2026-11-23T17:55:51.123Z","data":{"amount":1999}}"#
         );
+    }
+
+    /// It is encoded under the lock of the log, where a panic would end the feed.
+    #[test]
+    fn no_clock_ends_the_feed() {
+        let year = Duration::from_secs(366 * 24 * 3_600);
+        for (time, timestamp) in [
+            (SystemTime::UNIX_EPOCH - year, "1970-01-01T00:00:00.000Z"),
+            (
+                SystemTime::UNIX_EPOCH + 8_040 * year,
+                "9999-12-31T23:59:59.999Z",
+            ),
+        ] {
+            let (id, topic) = ("e-1".parse().unwrap(), "a".parse().unwrap());
+            let message = Message::encode(id, topic, Draft::new(Data::text("1")), time);
+            let json = str::from_utf8(&message.json).unwrap();
+            assert!(json.contains(timestamp), "{json}");
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use cursor::{After, BadCursor, Cursor, Epoch};
 pub use error::FeedError;
 pub use message::{
     BadKey, BadName, BadTopics, Data, Draft, IdempotencyKey, InvalidData, Message, MessageType,
-    Published, Topic, Topics,
+    Published, Topic, Topics, timestamp,
 };
 pub use page::{Gap, Page, PageLimit, Reason};
 pub use retention::Retention;
@@ -243,6 +243,7 @@ impl Feed {
     /// # Errors
     /// [`FeedError::Stopped`].
     pub fn health(&self) -> Result<(), FeedError> {
+        self.log.health()?;
         self.store().map_or(Ok(()), Store::health)
     }
 

@@ -70,6 +70,11 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
         taken.into_values().for_each(Waiting::wake);
     }
 
+    /// Whether something has panicked under the lock.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.state.lock().is_err()
+    }
+
     /// How many wait.
     pub(super) fn waiters(&self) -> usize {
         self.state.lock().expect(UNPOISONED).waiters

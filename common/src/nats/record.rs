@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::feed::{Cursor, Data, Draft, Message, Topic};
+use crate::feed::{Cursor, Data, Draft, Message, Topic, timestamp};
 
 use super::shape::STREAM;
 
@@ -19,7 +19,7 @@ pub(super) struct Record {
 
 pub(super) fn encode(draft: &Draft, published: SystemTime) -> Bytes {
     let Draft { kind, data } = draft;
-    let timestamp = humantime::format_rfc3339_millis(published);
+    let timestamp = timestamp(published);
     format!(r#"{{"type":"{kind}","timestamp":"{timestamp}","data":{data}}}"#).into()
 }
 

@@ -13,6 +13,7 @@
 use std::{
     fs::{File, OpenOptions},
     io, iter,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -83,15 +84,18 @@ impl Commits {
         let committed = Arc::new(Notify::new());
         let told = committed.clone();
         let write = move || {
-            if let Err((error, group)) = write(database, &received, &told) {
-                error!(%error, "the {name} has failed and takes nothing any more");
-                // Before the jobs hear of it, so that a job which asks for the reason finds it.
-                failed.send_replace(Some(error.to_string()));
-                group
-                    .into_iter()
-                    .chain(received.try_iter())
-                    .for_each(stopped);
-            }
+            // Nobody sees a panic of this thread. So it counts as a failure, which is seen.
+            let ended = catch_unwind(AssertUnwindSafe(|| write(database, &received, &told)));
+            let (error, group) = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err((error, group))) => (error.to_string(), group),
+                Err(_) => ("it panicked".to_owned(), Group::new()),
+            };
+            error!(%error, "the {name} has failed and takes nothing any more");
+            // Before the jobs hear of it, so that a job which asks for the reason finds it.
+            failed.send_replace(Some(error));
+            let more = received.try_iter();
+            group.into_iter().chain(more).for_each(stopped);
         };
         Ok(Self {
             jobs: Some(jobs),
@@ -611,5 +615,16 @@ mod tests {
             assert_eq!(commits.run(0, |_| Ok(())).await, Err(CommitError::Stopped));
             assert!(commits.failure().borrow().is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_thread_and_is_its_failure() {
+        let commits = Commits::start("test", Connection::open_in_memory().unwrap()).unwrap();
+        let panics = commits.run(0, |_| -> rusqlite::Result<()> { panic!("on purpose") });
+        assert_eq!(panics.await, Err(CommitError::Stopped));
+        let mut failure = commits.failure();
+        let told = failure.wait_for(Option::is_some).await;
+        assert_eq!(told.unwrap().as_deref(), Some("it panicked"));
+        assert_eq!(commits.run(0, |_| Ok(())).await, Err(CommitError::Stopped));
     }
 }

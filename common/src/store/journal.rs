@@ -11,7 +11,7 @@ use std::{
     io, mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::SystemTime,
 };
 
@@ -37,6 +37,7 @@ struct Journal {
     commits: Commits,
     /// To the thread that reads. It has its own connection, so a read never waits for a write.
     reads: mpsc::Sender<Read>,
+    reader: JoinHandle<()>,
     kept: Arc<Kept>,
     /// Keeps other processes out until the file is closed.
     _claim: Claim,
@@ -78,12 +79,13 @@ pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Re
     });
     let (reads, asked) = mpsc::channel();
     let read_kept = kept.clone();
-    thread::Builder::new()
+    let reader = thread::Builder::new()
         .name("feed reader".into())
         .spawn(move || serve(&reader, &read_kept, &asked))?;
     let journal = Journal {
         commits: Commits::start("feed", database)?,
         reads,
+        reader,
         kept,
         _claim: claim,
     };
@@ -145,10 +147,10 @@ impl Store for Journal {
     }
 
     fn health(&self) -> Result<(), FeedError> {
-        match *self.commits.failure().borrow() {
-            None => Ok(()),
-            Some(_) => Err(FeedError::Stopped),
+        if self.commits.failure().borrow().is_some() || self.reader.is_finished() {
+            return Err(FeedError::Stopped);
         }
+        Ok(())
     }
 }
 
