@@ -38,8 +38,10 @@ fn common_names_no_member_and_holds_no_accept_loop() {
         for member in MEMBERS {
             assert!(!code.contains(&format!("{member}::")), "{path}: {member}");
         }
+        // A unit test may accept a connection of its own.
+        let shipped = code.split("#[cfg(test)]").next().unwrap();
         for accept in [".accept()", "poll_accept"] {
-            assert!(!code.contains(accept), "{path}: {accept}");
+            assert!(!shipped.contains(accept), "{path}: {accept}");
         }
     }
 }
