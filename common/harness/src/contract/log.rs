@@ -59,6 +59,9 @@ async fn ends_with_an_error(program: &str, args: &[&str]) {
     let second = Process::start_in_vain(first.addr(), program, args, full);
     assert_eq!(second.exit_code().await, Some(1));
     drop(unread);
+    // What it has locked is free again only when it has ended.
+    first.signal("TERM");
+    assert_eq!(first.exit_code().await, Some(0));
 }
 
 /// A standard error that takes no byte more, and the end that nobody reads.
