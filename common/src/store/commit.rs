@@ -84,7 +84,7 @@ impl Commits {
         let committed = Arc::new(Notify::new());
         let told = committed.clone();
         let write = move || {
-            // Nobody sees a panic of this thread. So it counts as a failure, which is seen.
+            // A panic of this thread would go unnoticed. As a failure it shows in the health.
             let ended = catch_unwind(AssertUnwindSafe(|| write(database, &received, &told)));
             let (error, group) = match ended {
                 Ok(Ok(())) => return,

@@ -107,7 +107,7 @@ impl Listener {
         unheard.copied().collect()
     }
 
-    /// Waits until there are none of these.
+    /// Waits until all of these are gone.
     async fn catch_up(&mut self, truth: &Truth, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {

@@ -52,7 +52,7 @@ async fn serves_and_stops(server: Process, noise: &str) {
     assert_eq!(server.exit_code().await, Some(0));
 }
 
-/// The address is in use, and nobody can be told.
+/// The program starts at an address that is in use, and cannot write its error.
 async fn ends_with_an_error(program: &str, args: &[&str]) {
     let first = Process::start(program, args).await;
     let (unread, full) = full();
@@ -64,7 +64,7 @@ async fn ends_with_an_error(program: &str, args: &[&str]) {
     assert_eq!(first.exit_code().await, Some(0));
 }
 
-/// A standard error that takes no byte more, and the end that nobody reads.
+/// A full standard error, and its other end, which is never read.
 fn full() -> (UnixStream, Stdio) {
     let (unread, mut full) = UnixStream::pair().expect("a pair of sockets");
     full.set_nonblocking(true).expect("a socket is open");
