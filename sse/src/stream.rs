@@ -10,7 +10,7 @@ use common::{After, Cursor, Feed, FeedError, PageLimit, Problem, Query, Topics};
 use futures_util::{Stream, stream::unfold};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::{
-    HeaderMap, Method, Request, Response,
+    Method, Request, Response,
     body::Frame,
     header::{self, HeaderName, HeaderValue},
 };
@@ -81,7 +81,6 @@ impl Streams {
             after: after(request)?,
             heartbeat: heartbeat(request)?,
         };
-        let mut headers = fields();
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -93,12 +92,12 @@ impl Streams {
                 _slot: slot,
             })
         } else {
-            // An idle connection of a refused client would use up those that are left.
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             Either::Left(Full::from(self.refusal()))
         };
         let mut response = Response::new(body);
-        response.headers_mut().extend(headers);
+        // Otherwise hyper would add `keep-alive` for a client of HTTP/1.0 that asks for it.
+        *response.version_mut() = request.version();
+        response.headers_mut().extend(fields());
         Ok(response)
     }
 
@@ -134,15 +133,18 @@ fn heartbeat<B>(request: &Request<B>) -> Result<fn(Cursor) -> String, Problem> {
     }
 }
 
-/// The header fields that stop caches and proxies from holding events back.
-fn fields() -> HeaderMap {
-    let fields = [
+/// The header fields. They stop caches and proxies from holding events back.
+fn fields() -> [(HeaderName, HeaderValue); 5] {
+    [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store, no-transform"),
         (HeaderName::from_static("x-accel-buffering"), "no"), // nginx
         (HeaderName::from_static("incremental"), "?1"),       // draft-ietf-httpbis-incremental
-    ];
-    HeaderMap::from_iter(fields.map(|(name, value)| (name, HeaderValue::from_static(value))))
+        // A stream is its connection's last answer. An idle connection of a refused client would use up
+        // those that are left.
+        (header::CONNECTION, "close"),
+    ]
+    .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
 /// What a client asks for.

@@ -3,8 +3,8 @@
 //! hyper keeps a read and a write buffer of 8 KiB each while an answer streams. A stream that mostly
 //! waits needs neither. So hyper parses the request and the route answers it as usual. Before any byte
 //! of a streaming answer is written, [`Handover`] takes the connection back and drops hyper. The answer
-//! is then written here: its head, and its body until one side ends it. The body ends where the
-//! connection does (RFC 9112 §6.3, rule 8), so a stream is the connection's last answer.
+//! is then written here: its head, and its body until one side ends it. The client sees the same bytes as
+//! from plain hyper.
 //!
 //! `common/src/http/takeover/mod.rs` states the contract with hyper, and tests it.
 
@@ -15,10 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use common::{Handover, StallGuard, encode_head};
 use http_body_util::{Either, Full};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response, Version, body::Incoming};
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
 use tracing::debug;
 
@@ -53,6 +53,8 @@ pub(crate) fn connection(
 /// A streaming answer of which no byte is written yet.
 struct OpenStream {
     head: Vec<u8>,
+    /// Whether the body is in chunks. If not, it ends with the connection.
+    chunked: bool,
     subscriber: Subscriber,
 }
 
@@ -83,8 +85,11 @@ async fn answer(
     match body {
         Either::Left(body) => Ok(Response::from_parts(head, body)),
         Either::Right(subscriber) => {
-            let head = encode_head(version, &head, None);
-            handover.give(OpenStream { head, subscriber });
+            handover.give(OpenStream {
+                head: encode_head(version, &head, None),
+                chunked: version != Version::HTTP_10,
+                subscriber,
+            });
             pending().await
         }
     }
@@ -100,10 +105,26 @@ async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut OpenStream) -> i
             left = left(socket.get_ref()) => return left,
         };
         match blocks {
+            Some(blocks) if stream.chunked => write_chunk(socket, &blocks).await?,
             Some(blocks) => socket.write_all(&blocks).await?,
-            None => return socket.shutdown().await,
+            None => return end(socket, stream.chunked).await,
         }
     }
+}
+
+/// Writes one chunk (RFC 9112 §7.1), with one system call as a rule.
+async fn write_chunk(socket: &mut StallGuard<TcpStream>, blocks: &[u8]) -> io::Result<()> {
+    let size = format!("{:x}\r\n", blocks.len());
+    let mut chunk = size.as_bytes().chain(blocks).chain(&b"\r\n"[..]);
+    socket.write_all_buf(&mut chunk).await
+}
+
+/// Ends the body. A connection that is cut has no last chunk, so the client can tell the two apart.
+async fn end(socket: &mut StallGuard<TcpStream>, chunked: bool) -> io::Result<()> {
+    if chunked {
+        socket.write_all(b"0\r\n\r\n").await?;
+    }
+    socket.shutdown().await
 }
 
 /// Resolves when the client has left. What it sends during the stream is read and dropped.

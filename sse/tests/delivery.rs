@@ -6,7 +6,7 @@ mod setup;
 use std::time::Duration;
 
 use common::{Data, Draft, Feed, Retention};
-use harness::{Block, EventReader, TestServer};
+use harness::{Block, End, EventReader, TestServer};
 use serde_json::json;
 use setup::{config, in_time, start, start_with};
 use sse::Config;
@@ -61,34 +61,64 @@ async fn the_client_only_listens_and_hears_each_message_once() {
     assert_eq!(server.stop().await.cut, 0);
 }
 
+/// What both versions of the protocol have in their heads, up to the framing and the date.
+const FIELDS: &str = "200 OK\r\n\
+    content-type: text/event-stream; charset=utf-8\r\n\
+    cache-control: no-store, no-transform\r\n\
+    x-accel-buffering: no\r\n\
+    incremental: ?1\r\n\
+    connection: close\r\n\
+    x-content-type-options: nosniff\r\n\
+    vary: origin\r\n";
+
 #[tokio::test]
-async fn the_head_is_the_documented_bytes() {
-    let server = start(config()).await;
-    let mut wire = server.wire().await;
-    wire.send("GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+async fn the_head_is_the_same_bytes_with_the_takeover_and_without() {
+    for takeover in [true, false] {
+        let server = start(Config {
+            takeover,
+            ..config()
+        })
         .await;
-    let head = wire.read_head().await;
-    // Plain hyper sends the body in chunks. Taken out of hyper, the body ends with the connection.
-    let plain = head.replace("transfer-encoding: chunked\r\n", "");
-    let taken = head.replace("connection: close\r\n", "");
-    assert_ne!(plain == head, taken == head);
-    let (fields, date) = if config().takeover { taken } else { plain }
-        .split_once("date: ")
-        .map(|(fields, date)| (fields.to_owned(), date.to_owned()))
-        .unwrap();
-    assert_eq!(
-        fields,
-        "HTTP/1.1 200 OK\r\n\
-         content-type: text/event-stream; charset=utf-8\r\n\
-         cache-control: no-store, no-transform\r\n\
-         x-accel-buffering: no\r\n\
-         incremental: ?1\r\n\
-         x-content-type-options: nosniff\r\n\
-         vary: origin\r\n"
-    );
-    assert!(date.ends_with(" GMT\r\n\r\n"));
-    drop(wire);
-    server.stop().await;
+        for (version, asked, framing) in [
+            ("HTTP/1.1", "", "transfer-encoding: chunked\r\n"),
+            ("HTTP/1.0", "", ""),
+            ("HTTP/1.0", "Connection: keep-alive\r\n", ""),
+        ] {
+            let mut wire = server.wire().await;
+            let request = format!("GET /topics/a {version}\r\nHost: localhost\r\n{asked}\r\n");
+            wire.send(request).await;
+            let head = wire.read_head().await;
+            let (fields, date) = head.split_once("date: ").unwrap();
+            assert_eq!(fields, format!("{version} {FIELDS}{framing}"));
+            assert!(date.ends_with(" GMT\r\n\r\n"));
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn each_write_is_a_chunk_and_the_last_chunk_is_the_end() {
+    for takeover in [true, false] {
+        let server = start(Config {
+            takeover,
+            ..config()
+        })
+        .await;
+        let mut wire = server.wire().await;
+        wire.send("GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        wire.read_head().await;
+        // The opening is shorter than 256 bytes, and longer than 16.
+        let size = wire.read_until("\r\n").await;
+        let opening = wire.read_until("\n\n\r\n").await;
+        let size = usize::from_str_radix(str::from_utf8(&size).unwrap().trim(), 16).unwrap();
+        assert_eq!(size, opening.len() - "\r\n".len());
+        server.stop().await;
+        let (_, rest) = wire.closed().await;
+        let rest = String::from_utf8(rest).unwrap();
+        assert!(rest.contains(": the server is going away\n"), "{rest:?}");
+        assert!(rest.ends_with("\n\n\r\n0\r\n\r\n"), "{rest:?}");
+    }
 }
 
 #[tokio::test]
@@ -114,8 +144,10 @@ async fn http_1_0_gets_a_stream_too() {
     wire.send("GET /topics/a HTTP/1.0\r\n\r\n").await;
     assert!(wire.read_head().await.starts_with("HTTP/1.0 200 OK\r\n"));
     wire.expect(": hello\nretry: ").await;
-    drop(wire);
     server.stop().await;
+    let (end, rest) = wire.closed().await;
+    assert_eq!(end, End::Eof);
+    assert!(rest.ends_with(b"\n\n") && !rest.contains(&b'\r'));
 }
 
 #[tokio::test]

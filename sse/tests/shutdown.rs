@@ -89,4 +89,6 @@ async fn a_stream_that_takes_nothing_is_cut_at_the_deadline() {
     }
     let drained = server.stop().await;
     assert_eq!(drained.cut, 1, "{drained:?}");
+    let (_, rest) = stalled.closed().await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut is no end");
 }
