@@ -66,8 +66,8 @@ impl Streams {
         }
     }
 
-    /// Answers a request for `topics`: where to start is in `Last-Event-ID` or `after=`, and
-    /// `heartbeat=event` asks for heartbeats that a page can see.
+    /// Answers a request for `topics`: where to start is in `Last-Event-ID`, `lastEventId=` or
+    /// `after=`, and `heartbeat=event` asks for heartbeats that a page can see.
     ///
     /// # Errors
     /// 400 if the topics or a parameter do not parse.
@@ -112,15 +112,23 @@ impl Streams {
     }
 }
 
-/// Where to start: `Last-Event-ID`, which a browser sends when it reconnects, or else `after=`.
+/// Where to start: `Last-Event-ID`, which a browser sends when it reconnects; or else the last
+/// `lastEventId=`, which polyfills send that cannot set a field; or else `after=`.
 ///
-/// A malformed `Last-Event-ID` is read leniently and becomes a gap: an error status would stop an
-/// EventSource for good.
+/// A malformed id is read leniently and becomes a gap: an error status would stop an EventSource for good.
 fn after<B>(request: &Request<B>) -> Result<After, Problem> {
-    let queried = Query::of(request.uri()).get("after")?;
-    match request.headers().get("last-event-id") {
-        Some(id) if !id.is_empty() => Ok(After::lenient(&String::from_utf8_lossy(id.as_bytes()))),
-        _ => Ok(queried.unwrap_or(After::Latest)),
+    let query = Query::of(request.uri());
+    let queried = query.get("after")?;
+    let field = request.headers().get("last-event-id");
+    let parameters = query.values("lastEventId").rev().map(str::as_bytes);
+    let mut ids = field
+        .map(HeaderValue::as_bytes)
+        .into_iter()
+        .chain(parameters);
+    // Before its first event a browser sends no id. Some polyfills send an empty one.
+    match ids.find(|id| !id.is_empty()) {
+        Some(id) => Ok(After::lenient(&String::from_utf8_lossy(id))),
+        None => Ok(queried.unwrap_or(After::Latest)),
     }
 }
 

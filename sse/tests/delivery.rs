@@ -198,6 +198,48 @@ async fn a_long_replay_comes_in_pages_and_whole() {
 }
 
 #[tokio::test]
+async fn a_polyfill_resumes_by_the_query_and_an_empty_id_is_none() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let one = publish(&feed, "a", "one").await;
+    let two = publish(&feed, "a", "two").await;
+    for (query, field, start) in [
+        (format!("lastEventId={one}"), None, &one),
+        (
+            format!("after={two}&lastEventId={two}&lastEventId={one}"),
+            None,
+            &one,
+        ),
+        (
+            format!("after=earliest&lastEventId={one}"),
+            Some(two.as_str()),
+            &two,
+        ),
+        (format!("lastEventId={one}&lastEventId="), Some(""), &one),
+        (format!("after={one}&lastEventId="), Some(""), &one),
+        ("lastEventId".to_owned(), None, &two),
+    ] {
+        let path = format!("/topics/a?{query}");
+        let fields: Vec<_> = field.map(|id| ("Last-Event-ID", id)).into_iter().collect();
+        let mut stream = EventReader::connect_with(server.addr(), &path, &fields).await;
+        assert_eq!(
+            block(&mut stream).await.id(),
+            Some(start.as_str()),
+            "{path}"
+        );
+    }
+    let mut stream = server.events("/topics/a?lastEventId=%").await;
+    assert_eq!(block(&mut stream).await.id(), None);
+    let gap = block(&mut stream).await.json();
+    assert_eq!(
+        (&gap["reason"], &gap["requested"]),
+        (&json!("foreign"), &json!("%"))
+    );
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_cursor_older_than_what_is_kept_hears_of_the_gap_first() {
     let feed = Feed::new(Retention {
         messages: 2,

@@ -36,7 +36,8 @@ impl<'a> Query<'a> {
         Err(Problem::bad_request(detail))
     }
 
-    fn values(self, name: &str) -> impl Iterator<Item = &'a str> {
+    /// Every value of the parameter `name`, as it stands.
+    pub fn values(self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
         let pairs = self.0.split('&');
         pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
