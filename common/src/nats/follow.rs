@@ -47,6 +47,8 @@ const INACTIVE: Duration = Duration::from_secs(30);
 /// The pause between two attempts to read on.
 const RETRY: Duration = Duration::from_millis(500);
 
+const LOST: &str = "messages were lost on the way";
+
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -180,12 +182,8 @@ pub(super) async fn fill(
     let epoch = epoch_of(&info.config)?;
     let window = Window::new(epoch, retention.clone());
     window.raise_floor(first.saturating_sub(1));
-    loop {
-        let batch = tail.batch().await?;
-        if batch.is_empty() {
-            break;
-        }
-        for message in batch {
+    while !tail.is_at_the_end().await? {
+        for message in tail.batch().await? {
             let seq = tail.count(&message).map_err(nats)?;
             append(&window, Cursor { epoch, seq }, &message);
         }
@@ -248,7 +246,16 @@ impl Tail {
         ))
     }
 
-    /// The next messages that the stream has now. Empty at its end.
+    /// Whether every message that the stream has now has arrived. An empty batch does not prove it.
+    async fn is_at_the_end(&mut self) -> Result<bool, BadStream> {
+        let info = self.consumer.info().await.map_err(nats)?;
+        if info.delivered.consumer_sequence != self.delivered {
+            return Err(nats(LOST));
+        }
+        Ok(info.num_pending == 0)
+    }
+
+    /// The next messages that the stream has now, or only some of them.
     async fn batch(&mut self) -> Result<Vec<jetstream::Message>, BadStream> {
         let fetch = async {
             let batch = self.consumer.fetch().max_messages(BATCH).messages();
@@ -272,7 +279,7 @@ impl Tail {
         if info.consumer_sequence == self.delivered {
             Ok(info.stream_sequence)
         } else {
-            Err(broken("messages were lost on the way"))
+            Err(broken(LOST))
         }
     }
 }
