@@ -80,10 +80,9 @@ async fn play(world: &mut World, seed: u64) -> Result<(), String> {
             Step::Restart | Step::NewLife => world.restart(step == Step::NewLife).await,
         }
         if !away {
-            world
-                .catch_up()
-                .await
-                .map_err(|wrong| format!("after {step:?}: {wrong}"))?;
+            if let Err(wrong) = world.catch_up().await {
+                return Err(format!("after {step:?}: {wrong}\n{}", world.state().await));
+            }
         }
     }
     world.tell_the_same()

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Cursor, Drained, Feed, FeedSource};
+use common::{After, Cursor, Drained, Feed, FeedSource, PageLimit};
 use compare::{
     Follower, Gap, Heard, Knobs, Publisher, Receiver, State, Subscription, Technique, run,
 };
@@ -363,6 +363,23 @@ impl World {
             listener.is_exact()?;
         }
         Ok(())
+    }
+
+    /// What each server holds and each client heard last, for a failed story.
+    pub(crate) async fn state(&self) -> String {
+        let (topics, limit) = (TOPICS.join(",").parse().unwrap(), PageLimit::default());
+        let mut lines = Vec::new();
+        for (technique, feed) in &self.feeds {
+            let page = feed.read(&topics, &After::Earliest, limit).await;
+            let ids = page.map(|page| page.messages.iter().map(|message| message.id.seq).collect());
+            let ids: Result<Vec<u64>, _> = ids;
+            lines.push(format!("{technique}: head {}, has {ids:?}", feed.head()));
+        }
+        for listener in &self.listeners {
+            let last = listener.received.last();
+            lines.push(format!("{}: last heard {last:?}", listener.technique));
+        }
+        lines.join("\n")
     }
 
     /// Messages that clients know to be missing.
