@@ -285,8 +285,9 @@ async function accepts(port) {
   }
 }
 
-export function startChromium() {
+export function startChromium(options = {}) {
   return chromium.launch({
+    ...options,
     executablePath: "/usr/bin/chromium",
     args: [
       "--no-sandbox",
