@@ -3,10 +3,12 @@
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import http from "node:http";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import readline from "node:readline";
+import { text } from "node:stream/consumers";
 import { chromium } from "playwright-core";
 
 // How long a check waits for anything before it fails.
@@ -14,7 +16,7 @@ const PATIENCE = 30_000;
 
 // Waits until `holds()` is true.
 export async function until(holds, what, patience = PATIENCE) {
-  for (const deadline = Date.now() + patience; !holds(); await pause(5)) {
+  for (const deadline = Date.now() + patience; !(await holds()); await pause(5)) {
     if (Date.now() > deadline) throw new Error(`not within ${patience / 1000} s: ${what()}`);
   }
 }
@@ -50,7 +52,7 @@ process.on("exit", (status) => {
 });
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
-function start(program, args, { signal = "SIGKILL", ...options } = {}) {
+export function start(program, args, { signal = "SIGKILL", ...options } = {}) {
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
   child.stderr.on("data", (text) => log.push(text));
   const target = options.detached ? -child.pid : child.pid;
@@ -61,10 +63,19 @@ function start(program, args, { signal = "SIGKILL", ...options } = {}) {
   return { child, exited, end };
 }
 
+// A folder that is deleted at the end.
+export function temporaryFolder(name) {
+  const folder = mkdtempSync(path.join(tmpdir(), `${name}-`));
+  endings.add(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
 // Runs a client that prints a line of JSON for each event.
 export function startClient(program, args, tell) {
-  const { child } = start(program, args, { detached: true }); // a process group, because curl.sh starts curl
+  const options = { detached: true, stdio: "pipe" }; // a process group, because curl.sh starts curl
+  const { child } = start(program, args, options);
   readline.createInterface({ input: child.stdout }).on("line", (line) => tell(JSON.parse(line)));
+  return child;
 }
 
 // The last sequence number of each epoch. A server that restarts begins a new epoch.
@@ -72,11 +83,11 @@ export const heads = new Map();
 
 // One process of the server under test.
 export class Server {
-  static async start(args = [], port = 0) {
+  static async start(args = [], port = 0, program = process.env.SERVER) {
     const server = new Server();
-    server.args = args;
+    Object.assign(server, { args, program });
     const listen = ["--listen", `127.0.0.1:${port}`];
-    Object.assign(server, start(process.env.SERVER, [...listen, ...args]));
+    Object.assign(server, start(program, [...listen, ...args]));
     const lines = readline.createInterface({ input: server.child.stdout });
     const [, url] = (await new Promise((resolve) => lines.once("line", resolve))).match(/(http:.*)/);
     server.url = url;
@@ -105,7 +116,7 @@ export class Server {
   // Stops the server and starts it again on the same port.
   async restart() {
     await this.stop();
-    return Server.start(this.args, this.port);
+    return Server.start(this.args, this.port, this.program);
   }
 
   // Stops the process with SIGTERM, as an operator does.
@@ -252,7 +263,7 @@ export class FaultProxy {
 
 // Starts nginx with its default configuration, plus the text that `http(folder)` returns.
 export async function startNginx(http, ports) {
-  const folder = mkdtempSync(path.join(tmpdir(), "nginx-"));
+  const folder = temporaryFolder("nginx");
   const file = path.join(folder, "nginx.conf");
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
   writeFileSync(file, `
@@ -268,7 +279,6 @@ export async function startNginx(http, ports) {
       ${http(folder)}
     }`);
   const nginx = start("nginx", ["-c", file, "-p", folder], { signal: "SIGTERM" });
-  endings.add(() => rmSync(folder, { recursive: true, force: true }));
   for (const port of ports) await accepts(port);
   return nginx;
 }
@@ -300,6 +310,44 @@ export function startChromium(options = {}) {
       "--disable-sync",
     ],
   });
+}
+
+// A page in Firefox, without a driver: the page comes from here, and posts what it has to tell.
+export class Firefox {
+  static async start() {
+    const firefox = new Firefox();
+    const server = http.createServer((request, response) => firefox.answer(request, response));
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+    firefox.origin = `http://127.0.0.1:${server.address().port}`;
+    return firefox;
+  }
+
+  // `script` puts what it has to tell into `told`.
+  run(script, tell) {
+    Object.assign(this, { script, tell });
+    const profile = temporaryFolder("firefox");
+    const preferences = {
+      "network.proxy.type": 0, // none
+      "network.websocket.delay-failed-reconnects": false, // else up to a minute, after a few cuts
+    };
+    const lines = Object.entries(preferences).map(([name, value]) => `user_pref("${name}", ${value});`);
+    writeFileSync(path.join(profile, "user.js"), lines.join("\n"));
+    start("firefox-esr", ["--headless", "--no-remote", "--profile", profile, this.origin], { detached: true });
+  }
+
+  async answer(request, response) {
+    if (request.method === "POST") JSON.parse(await text(request)).forEach(this.tell);
+    response.setHeader("Content-Type", "text/html");
+    response.end(`<script>
+      const told = [];
+      const post = async () => {
+        if (told.length) await fetch("/", { method: "POST", body: JSON.stringify(told.splice(0)) });
+        setTimeout(post, 20);
+      };
+      post();
+      ${this.script};
+    </script>`);
+  }
 }
 
 // Listens to `url` in a page. The page reports in batches, because each call costs a round trip.

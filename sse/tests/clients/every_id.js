@@ -1,36 +1,18 @@
 // Clients of other authors receive every id, although connections are cut anywhere and the server
 // restarts: received = published - named in gaps, none twice, none out of order.
 
-import { EventSource } from "eventsource";
-import {
-  FaultProxy, Listener, Server, allUpWith, check, checkAllHold, freePort, heads, listen,
-  listenInPage, startChromium, startClient,
-} from "./kit.js";
+import { startListeners } from "./clients.js";
+import { FaultProxy, Server, allUpWith, check, checkAllHold, freePort, heads } from "./kit.js";
 
 const IDS = 10_000;
 const CUTS = 20;
 const RESTARTS = 5;
 const STEPS = CUTS + RESTARTS;
 
-const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1"];
+const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1", "--heartbeat", "1"];
 let server = await Server.start(args, await freePort());
 const proxy = await FaultProxy.start(server.port);
-const url = `${proxy.url}/topics/ids?after=earliest`;
-
-const curl = new Listener("curl");
-startClient("./curl.sh", [url], curl.tell);
-const httpx = new Listener("httpx-sse");
-startClient(process.env.PYTHON, ["httpx_client.py", url], httpx.tell);
-const rust = new Listener("eventsource-stream");
-startClient(process.env.RUST_CLIENT, [url], rust.tell);
-const npm = new Listener("eventsource");
-listen(EventSource, url, npm.tell);
-const browser = await startChromium();
-const page = await browser.newPage();
-await page.goto(`${proxy.url}/healthz`); // a page of the same origin, without a stream of its own
-const chromium = new Listener("Chromium");
-await listenInPage(page, url, chromium.tell);
-const listeners = [curl, httpx, rust, npm, chromium];
+const listeners = await startListeners(`${proxy.url}/topics/ids?after=earliest`);
 
 for (let step = 1; step <= STEPS; step += 1) {
   const share = Math.floor((IDS * step) / STEPS) - Math.floor((IDS * (step - 1)) / STEPS);
@@ -55,6 +37,5 @@ for (const { name, opens, received, named, gaps } of listeners) {
   check(opens > STEPS, `${name} connected once, and again after each cut and each restart`);
   check(gaps >= RESTARTS, `${name} is told of each restart`);
 }
-await browser.close();
 await server.stop();
 process.exit(0);
