@@ -1,40 +1,25 @@
 // Clients of other authors receive every id, although connections are cut anywhere and the server
 // restarts: received = published - named in gaps, none twice, none out of order.
 
-import { WebSocket as npm } from "ws";
+import { startOnEach } from "./clients.js";
 import { follow } from "./follow.js";
-import {
-  FaultProxy, Listener, Server, allUpWith, check, checkAllHold, freePort, heads, startChromium,
-  startClient,
-} from "./kit.js";
+import { FaultProxy, Firefox, Listener, Server, allUpWith, check, checkAllHold, freePort, heads } from "./kit.js";
 
 const IDS = 10_000;
 const CUTS = 20;
 const RESTARTS = 5;
 const STEPS = CUTS + RESTARTS;
 
-const args = ["--retain", "20000", "--drain", "1"];
+const firefox = await Firefox.start();
+const args = ["--retain", "20000", "--drain", "1", "--allow-origin", firefox.origin];
 let server = await Server.start(args, await freePort());
 const proxy = await FaultProxy.start(server.port);
-const url = `${proxy.url.replace("http", "ws")}/topics/ids`;
-
-const node = new Listener("Node's WebSocket");
-follow(WebSocket, url, node.tell);
-const ws = new Listener("npm ws");
-follow(npm, url, ws.tell);
-const python = new Listener("Python's websockets");
-startClient(process.env.PYTHON, ["websockets_client.py", url], python.tell);
-const browser = await startChromium();
-const page = await browser.newPage();
-await page.goto(`${proxy.url}/healthz`); // a page of the same origin
-const chromium = new Listener("Chromium");
-await page.exposeFunction("tellAll", (batch) => batch.forEach(chromium.tell));
-await page.evaluate(`
-  const told = [];
-  setInterval(() => told.length && tellAll(told.splice(0)), 20);
-  (${follow})(WebSocket, ${JSON.stringify(url)}, (heard) => told.push(heard));
-  undefined`);
-const listeners = [node, ws, python, chromium];
+const listeners = [];
+await startOnEach(follow, `${proxy.url}/topics/ids`, firefox, (name) => {
+  const listener = new Listener(name);
+  listeners.push(listener);
+  return listener.tell;
+});
 
 for (let step = 1; step <= STEPS; step += 1) {
   const share = Math.floor((IDS * step) / STEPS) - Math.floor((IDS * (step - 1)) / STEPS);
@@ -59,6 +44,5 @@ for (const { name, opens, received, named, gaps } of listeners) {
   check(opens > STEPS, `${name} connected once, and again after each cut and each restart`);
   check(gaps >= RESTARTS, `${name} is told of each restart`);
 }
-await browser.close();
 await server.stop();
 process.exit(0);
