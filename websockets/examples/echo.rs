@@ -17,11 +17,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tungstenite::Message;
 use websockets::{
     close::{Ending, close},
+    frames::{BINARY, Limits, TEXT, push_frame},
     handshake,
-    socket::{Limits, Socket},
+    socket::{Message, Socket},
 };
 
 /// What the Autobahn Testsuite sends: messages of 16 MiB, and as many in frames of 64 bytes. One more
@@ -74,7 +74,7 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
         }
         Err(refusal) => {
             let mut response = Response::new(Full::from(refusal.to_string()));
-            *response.status_mut() = refusal.status();
+            *response.status_mut() = refusal.status;
             response.headers_mut().extend(refusal.fields());
             Ok(response)
         }
@@ -96,12 +96,11 @@ async fn echo(upgraded: Upgraded) {
 /// Answers what one read brought with one write.
 async fn echo_some(socket: &mut Socket<TokioIo<Upgraded>>) -> Result<(), Ending> {
     socket.ready(socket.unsent() == 0).await?;
-    while let Some(message) = socket.message() {
-        match message? {
-            Message::Text(text) => socket.push_text(&text),
-            Message::Binary(bytes) => socket.push_binary(&bytes),
-            Message::Close(_) => return Err(Ending::ByPeer),
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+    while let Some((message, out)) = socket.message()? {
+        match message {
+            Message::Text(text) => push_frame(TEXT, text.as_bytes(), out),
+            Message::Binary(bytes) => push_frame(BINARY, bytes, out),
+            Message::Close => return Err(Ending::ByPeer),
         }
     }
     Ok(socket.write_some().await?)

@@ -1,68 +1,46 @@
 //! The opening handshake (RFC 6455 §4.2), as pure functions over a request's head.
 
-use base64::prelude::{BASE64_STANDARD, Engine};
+use base64::{
+    alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+    prelude::Engine,
+};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
 };
 use tungstenite::handshake::derive_accept_key;
 
-/// Why a request does not become a websocket. The text tells the client what to change.
+/// Takes keys whose last bits say nothing and are not zero, as the standard's own example in §4.1.
+const KEY: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// Why a request does not become a websocket: the answer's status, and what the client has to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No `Upgrade: websocket`.
-    #[error("this is a websocket: ask with Upgrade: websocket")]
-    NotAsked,
-    /// `Sec-WebSocket-Version` is missing, repeated or another version.
-    #[error("Sec-WebSocket-Version is not 13")]
-    Version,
-    /// Another method than GET.
-    #[error("this path takes GET")]
-    Method,
-    /// Not HTTP/1.1. HTTP/2 has a handshake of its own (RFC 8441).
-    #[error("a websocket needs HTTP/1.1")]
-    Http,
-    /// `Connection` does not name `Upgrade`.
-    #[error("Connection does not name Upgrade; has a proxy taken it away?")]
-    Connection,
-    /// `Sec-WebSocket-Key` is missing or repeated.
-    #[error("Sec-WebSocket-Key is not there exactly once")]
-    NoKey,
-    /// `Sec-WebSocket-Key` has another form.
-    #[error("Sec-WebSocket-Key is not 16 bytes in Base64")]
-    BadKey,
-    /// The client offers subprotocols, but not this server's.
-    #[error("Sec-WebSocket-Protocol does not offer {0}")]
-    Subprotocol(&'static str),
+#[error("{reason}")]
+pub struct Refusal {
+    /// 400, 405 or 426.
+    pub status: StatusCode,
+    reason: String,
 }
 
 impl Refusal {
-    /// The answer's status.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::NotAsked | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            _ => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    /// The header fields that go with the status: a 426 names what to upgrade to (RFC 9110 §15.5.22),
-    /// and `Connection` always names `Upgrade`.
-    pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let mut fields = Vec::new();
-        if self.status() == StatusCode::UPGRADE_REQUIRED {
-            fields.push((header::UPGRADE, HeaderValue::from_static("websocket")));
-            fields.push((header::CONNECTION, HeaderValue::from_static("upgrade")));
-        }
-        match self {
-            Self::Version => fields.push((
-                header::SEC_WEBSOCKET_VERSION,
-                HeaderValue::from_static("13"),
-            )),
-            Self::Method => fields.push((header::ALLOW, HeaderValue::from_static("GET"))),
-            _ => {}
-        }
-        fields
+    /// The header fields that go with the status. A 426 names what to upgrade to (RFC 9110 §15.5.22,
+    /// RFC 6455 §4.4).
+    pub fn fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        let fields: &[_] = match self.status {
+            StatusCode::UPGRADE_REQUIRED => &[
+                (header::UPGRADE, "websocket"),
+                (header::CONNECTION, "upgrade"),
+                (header::SEC_WEBSOCKET_VERSION, "13"),
+            ],
+            StatusCode::METHOD_NOT_ALLOWED => &[(header::ALLOW, "GET")],
+            _ => &[],
+        };
+        let fields = fields.iter();
+        fields.map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
     }
 }
 
@@ -83,47 +61,56 @@ pub fn answer<B, T: Default>(
     request: &Request<B>,
     subprotocol: &'static str,
 ) -> Result<Response<T>, Refusal> {
+    const UPGRADE: StatusCode = StatusCode::UPGRADE_REQUIRED;
+    const METHOD: StatusCode = StatusCode::METHOD_NOT_ALLOWED;
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let headers = request.headers();
-    if !is_asked(headers) {
-        return Err(Refusal::NotAsked);
-    }
-    if request.method() != Method::GET {
-        return Err(Refusal::Method);
-    }
-    // HTTP/1.0 has no `Upgrade`, and HTTP/2 has another handshake.
-    if request.version() != Version::HTTP_11 {
-        return Err(Refusal::Http);
-    }
-    if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(Refusal::Connection);
-    }
+    let asked = "this is a websocket: ask with Upgrade: websocket";
+    require(is_asked(headers), UPGRADE, asked)?;
+    let is_get = request.method() == Method::GET;
+    require(is_get, METHOD, "this path takes GET")?;
+    // HTTP/1.0 has no `Upgrade`, and HTTP/2 has another handshake (RFC 8441).
+    let is_http = request.version() == Version::HTTP_11;
+    require(is_http, BAD, "a websocket needs HTTP/1.1")?;
+    let upgrades = has_token(headers, &header::CONNECTION, "upgrade");
+    let hint = "Connection does not name Upgrade; has a proxy taken it away?";
+    require(upgrades, BAD, hint)?;
     // Older versions are drafts that no browser speaks any more.
-    if single(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Refusal::Version);
-    }
-    let key = key(headers)?;
+    let version = single(headers, &header::SEC_WEBSOCKET_VERSION);
+    let is_13 = version.is_some_and(|version| version == "13");
+    require(is_13, UPGRADE, "Sec-WebSocket-Version is not 13")?;
+    // The client's nonce. Its hash in the answer proves that no cache answered.
+    let key = single(headers, &header::SEC_WEBSOCKET_KEY)
+        .ok_or_else(|| refusal(BAD, "Sec-WebSocket-Key is not there exactly once"))?;
+    let is_key = KEY.decode(key).is_ok_and(|nonce| nonce.len() == 16);
+    require(is_key, BAD, "Sec-WebSocket-Key is not 16 bytes in Base64")?;
     let chosen = choose(subprotocol, headers)?;
     Ok(switching_protocols(key, chosen))
 }
 
-/// The client's nonce, 16 bytes in Base64. Its hash in the answer proves that no cache answered.
-fn key(headers: &HeaderMap) -> Result<&HeaderValue, Refusal> {
-    let key = single(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refusal::NoKey)?;
-    match BASE64_STANDARD.decode(key) {
-        Ok(nonce) if nonce.len() == 16 => Ok(key),
-        _ => Err(Refusal::BadKey),
+fn require(holds: bool, status: StatusCode, reason: impl Into<String>) -> Result<(), Refusal> {
+    if holds {
+        Ok(())
+    } else {
+        Err(refusal(status, reason))
     }
+}
+
+fn refusal(status: StatusCode, reason: impl Into<String>) -> Refusal {
+    let reason = reason.into();
+    Refusal { status, reason }
 }
 
 /// A browser fails a connection if the server chooses a subprotocol that it did not offer, and also if
 /// the server chooses none of those that it offered.
 fn choose(ours: &'static str, headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
-    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+    let mut offers = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).peekable();
+    if offers.peek().is_none() {
         return Ok(None);
     }
-    if !tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offer| offer == ours) {
-        return Err(Refusal::Subprotocol(ours));
-    }
+    let is_offered = offers.any(|offer| offer == ours);
+    let reason = format!("Sec-WebSocket-Protocol does not offer {ours}");
+    require(is_offered, StatusCode::BAD_REQUEST, reason)?;
     Ok(Some(ours))
 }
 
@@ -153,10 +140,12 @@ fn has_token(headers: &HeaderMap, field: &HeaderName, token: &str) -> bool {
     tokens(headers, field).any(|other| other.eq_ignore_ascii_case(token))
 }
 
+/// The elements of a list. Empty ones do not count (RFC 9110 §5.6.1.2).
 fn tokens<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(field).iter();
     let lists = lines.filter_map(|line| line.to_str().ok());
-    lists.flat_map(|list| list.split(',').map(str::trim))
+    let elements = lists.flat_map(|list| list.split(',').map(str::trim));
+    elements.filter(|element| !element.is_empty())
 }
 
 /// The field's value, if the field is there exactly once. If there were two, a proxy might use one and

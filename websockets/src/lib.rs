@@ -8,16 +8,17 @@
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections, gives each to hyper, and takes it back when it is upgraded;
 //!   `refusals.rs` limits the ones that got no session;
-//! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades;
-//! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] drives
-//!   tungstenite on any async stream, [`boundary`] finds the moments when it is idle, [`close`] ends it
-//!   and tells the peer why;
+//! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades, and
+//!   `spelling.rs` the names of its fields;
+//! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] is a
+//!   websocket on any async stream, [`frames`] its protocol without I/O, [`close`] ends it and tells the
+//!   peer why;
 //! - `commands.rs` is what the messages mean, `subscriptions.rs` what a session reads of the feed,
 //!   `protocol.rs` the JSON in the frames.
 
-pub mod boundary;
 pub mod close;
 mod commands;
+pub mod frames;
 pub mod handshake;
 mod protocol;
 mod refusals;
@@ -25,6 +26,7 @@ mod route;
 mod serve;
 pub mod session;
 pub mod socket;
+mod spelling;
 mod subscriptions;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};

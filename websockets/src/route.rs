@@ -4,19 +4,20 @@ use std::{fmt::Display, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{After, Browsers, Feed, Problem, Query, ServerConfig, Topics, healthz, html, publish};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response,
     body::Body,
     upgrade::{self, OnUpgrade},
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     handshake::{self, Refusal},
     protocol::SUBPROTOCOL,
     refusals::Refusals,
     session::Sessions,
+    spelling::SPELLING,
 };
 
 type Answer = Response<Full<Bytes>>;
@@ -45,7 +46,7 @@ pub(crate) struct Opening {
 /// Answers one request. A 101 comes with the session that it opens.
 pub(crate) async fn route<B>(app: &App, request: Request<B>) -> (Answer, Option<Opening>)
 where
-    B: Body<Data = Bytes, Error: Display>,
+    B: Body<Data = Bytes, Error: Display> + Unpin,
 {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let (mut response, opening) = answer(app, request)
@@ -55,9 +56,9 @@ where
     (response, opening)
 }
 
-async fn answer<B>(app: &App, request: Request<B>) -> Result<(Answer, Option<Opening>), Problem>
+async fn answer<B>(app: &App, mut request: Request<B>) -> Result<(Answer, Option<Opening>), Problem>
 where
-    B: Body<Data = Bytes, Error: Display>,
+    B: Body<Data = Bytes, Error: Display> + Unpin,
 {
     let upgrades = handshake::is_asked(request.headers());
     // Browsers apply no same-origin policy to websockets, so the server checks the origin (RFC 6455 §10.2).
@@ -70,8 +71,8 @@ where
     admit(&request)?;
     // hyper sends no body in answer to HEAD.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+    if reads {
+        expect_no_body(app, request.body_mut()).await?;
     }
     let path = request.uri().path().to_owned();
     match (path.as_str(), path.strip_prefix("/topics/")) {
@@ -85,6 +86,24 @@ where
         ("/healthz", _) if request.method() == Method::OPTIONS => Ok((healthz(&app.feed)?, None)),
         (path, topics) => Ok((fallback(app, path, topics, reads)?, None)),
     }
+}
+
+/// A body of no bytes is none. It may come in chunks: then its end has to be read before the connection is
+/// upgraded.
+async fn expect_no_body<B>(app: &App, body: &mut B) -> Result<(), Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let is_empty = body.is_end_stream()
+        || body.size_hint().lower() == 0
+            && matches!(
+                timeout(app.server.read_timeout, body.frame()).await,
+                Ok(None)
+            );
+    if is_empty {
+        return Ok(());
+    }
+    Err(Problem::bad_request("a GET has no body"))
 }
 
 /// Put your authentication here. It is called before any route, and admits everything. Which topics a
@@ -105,7 +124,8 @@ fn open<B>(
     let topics = topics.map(str::parse).transpose();
     let subscription = topics.map_err(Problem::bad_request)?;
     let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
-    let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
+    let mut switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
+    *switching_protocols.extensions_mut() = SPELLING.clone();
     let opening = Opening {
         upgrade: upgrade::on(&mut request),
         subscription: subscription.map(|topics| (topics, after)),
@@ -118,10 +138,9 @@ fn open<B>(
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let headers = refusal.fields();
         Self {
-            headers,
-            ..Self::new(refusal.status(), refusal)
+            headers: refusal.fields().collect(),
+            ..Self::new(refusal.status, refusal)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod setup;
 
-use harness::{TestServer, Wire, WsWire, handshake};
+use harness::{Frame, TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
 use setup::{config, is_alive, start};
 
@@ -155,6 +155,13 @@ const ROWS: &[Row] = &[
     ),
     Row(
         "\r\n\r\n",
+        "\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        400,
+        &[],
+        "a GET has no body",
+    ),
+    Row(
+        "\r\n\r\n",
         "\r\nOrigin: https://elsewhere.example\r\n\r\n",
         403,
         &[],
@@ -232,17 +239,19 @@ async fn is_served(server: &TestServer) {
 async fn the_answer_is_these_bytes() {
     let server = start(config()).await;
     let mut wire = server.wire().await;
-    wire.send(GOOD).await;
+    let offer = "\r\nSec-WebSocket-Protocol: feed.v1.json\r\n\r\n";
+    wire.send(GOOD.replace("\r\n\r\n", offer)).await;
     let head = wire.read_head().await;
-    let (head, date) = head.split_once("date: ").unwrap();
+    let (head, date) = head.split_once("Date: ").unwrap();
     assert_eq!(
         head,
         "HTTP/1.1 101 Switching Protocols\r\n\
-         upgrade: websocket\r\n\
-         connection: Upgrade\r\n\
-         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
-         x-content-type-options: nosniff\r\n\
-         vary: origin\r\n"
+         Upgrade: websocket\r\n\
+         Connection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+         Sec-WebSocket-Protocol: feed.v1.json\r\n\
+         X-Content-Type-Options: nosniff\r\n\
+         Vary: origin\r\n"
     );
     assert!(date.ends_with("GMT\r\n\r\n"), "{date}");
     drop(wire);
@@ -267,6 +276,50 @@ async fn tokens_may_be_in_lists_over_several_lines_in_any_case() {
     assert_eq!(session.header("sec-websocket-extensions"), None);
     assert!(is_alive(&mut session).await);
     drop(session);
+    server.stop().await;
+}
+
+/// What lazy and old clients send, and what is right all the same.
+#[tokio::test]
+async fn an_unusual_handshake_is_accepted() {
+    let server = start(config()).await;
+    let offer = |list| format!("\r\nSec-WebSocket-Protocol: {list}\r\n\r\n");
+    for (end, chosen) in [
+        (offer(""), None),
+        (offer(" , ,"), None),
+        (offer(",, feed.v1.json ,"), Some("feed.v1.json")),
+        ("\r\nContent-Length: 0\r\n\r\n".to_owned(), None),
+        (
+            "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            None,
+        ),
+    ] {
+        let mut wire = server.wire().await;
+        let early = Frame::text(r#"{"ping":{}}"#).encode();
+        let request = GOOD.replace("/topics/a", "/topics");
+        wire.send([request.replace("\r\n\r\n", &end).as_bytes(), &early].concat())
+            .await;
+        let mut session = WsWire::on_wire(wire).await;
+        assert_eq!(session.header("sec-websocket-protocol"), chosen, "{end}");
+        assert_eq!(session.next_text().await, r#"{"pong":{}}"#, "{end}");
+    }
+    server.stop().await;
+}
+
+/// The example of RFC 6455 §4.1 ends in bits that say nothing and are not zero.
+#[tokio::test]
+async fn a_key_is_any_base64_of_16_bytes() {
+    let server = start(config()).await;
+    let mut wire = server.wire().await;
+    wire.send(GOOD.replace("dGhlIHNhbXBsZSBub25jZQ==", "AQIDBAUGBwgJCgsMDQ4PEC=="))
+        .await;
+    let head = wire.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(
+        head.contains("\r\nSec-WebSocket-Accept: OfS0wDaT5NoxF2gqm7Zj2YtetzM=\r\n"),
+        "{head}"
+    );
+    drop(wire);
     server.stop().await;
 }
 
