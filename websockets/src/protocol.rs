@@ -25,10 +25,13 @@
 //! A `heartbeat` comes after each gap, and to clients that asked for it with `?heartbeat=SECONDS`. A client
 //! may subscribe after its `next` instead of its last id. If its last id is newer, it keeps that id.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use common::{Cursor, Gap, Message, Problem, Published};
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
 use serde_json::{json, value::RawValue};
 
 /// The name that clients offer in `Sec-WebSocket-Protocol`.
@@ -38,53 +41,39 @@ const MAX_REF: usize = 64;
 
 /// What a client asks for. Names and cursors are still text here, so that an error about them can carry
 /// the command's `ref`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug)]
 pub(crate) enum Command<'a> {
-    #[serde(borrow)]
     Publish(Publish<'a>),
-    #[serde(borrow)]
     Subscribe(Subscribe<'a>),
-    #[serde(borrow)]
     Unsubscribe(Unsubscribe<'a>),
     Received(Received),
-    Ping {},
+    Ping,
 }
 
-/// Unknown members are refused: a misspelt `afer` must not subscribe from another position.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(crate) struct Publish<'a> {
     pub(crate) topic: String,
-    #[serde(rename = "type")]
     pub(crate) kind: Option<String>,
-    #[serde(borrow)]
     pub(crate) data: &'a RawValue,
     /// The idempotency key: the same key and message again are published once.
     pub(crate) key: Option<String>,
-    #[serde(borrow, rename = "ref")]
     pub(crate) reference: Ref<'a>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(crate) struct Subscribe<'a> {
     pub(crate) topics: Vec<String>,
     pub(crate) after: Option<String>,
-    #[serde(borrow, rename = "ref")]
     pub(crate) reference: Ref<'a>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(crate) struct Unsubscribe<'a> {
     pub(crate) topics: Vec<String>,
-    #[serde(borrow, rename = "ref")]
     pub(crate) reference: Ref<'a>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) id: String,
 }
@@ -98,7 +87,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Ref<'a> {
         let json = <&RawValue>::deserialize(deserializer)?.get();
         let scalar = json.starts_with(|first| matches!(first, '"' | '-' | '0'..='9'));
         if !scalar || json.len() > MAX_REF {
-            let expected = format!("ref is a string or a number of at most {MAX_REF} bytes");
+            let expected = format!("a ref is a string or a number of at most {MAX_REF} bytes");
             return Err(D::Error::custom(expected));
         }
         Ok(Self(json))
@@ -113,21 +102,111 @@ impl fmt::Display for Ref<'_> {
 
 /// Reads one text message. If it is not a command, the error has its `ref`, if that can be read.
 pub(crate) fn parse(text: &str) -> Result<Command<'_>, (Option<Ref<'_>>, Problem)> {
-    serde_json::from_str(text).map_err(|error| {
-        let problem = Problem::bad_request(format!("not a command: {error}"));
-        (reference(text), problem)
+    let mut reference = None;
+    read(text, &mut reference).map_err(|why| {
+        let problem = Problem::bad_request(format!("not a command: {why}"));
+        (reference, problem)
     })
 }
 
-/// The `ref` of a text that is not a command, such as one with a misspelt member.
-fn reference(text: &str) -> Option<Ref<'_>> {
-    #[derive(Deserialize)]
-    struct Referring<'a> {
-        #[serde(borrow, rename = "ref")]
-        reference: Ref<'a>,
+fn read<'a>(text: &'a str, reference: &mut Option<Ref<'a>>) -> Result<Command<'a>, String> {
+    let Members(frame) = object(text)?;
+    let [(name, body)] = &frame[..] else {
+        return Err("expected an object with one member".into());
+    };
+    let mut members = object(body.get()).map_err(|why| format!("{name}: {why}"))?;
+    *reference = members.reference();
+    let command = members.command(name);
+    // Unknown members are refused: a misspelt `afer` must not subscribe from another position.
+    let known = command.and_then(|command| members.end().map(|()| command));
+    known.map_err(|why| format!("{name}: {why}"))
+}
+
+fn object(json: &str) -> Result<Members<'_>, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+/// The members of an object that were not taken yet. Derived, serde would also take arrays for objects.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    fn command(&mut self, name: &str) -> Result<Command<'a>, String> {
+        Ok(match name {
+            "publish" => Command::Publish(Publish {
+                topic: self.required("topic")?,
+                kind: self.optional("type")?,
+                data: self.required("data")?,
+                key: self.optional("key")?,
+                reference: self.required("ref")?,
+            }),
+            "subscribe" => Command::Subscribe(Subscribe {
+                topics: self.required("topics")?,
+                after: self.optional("after")?,
+                reference: self.required("ref")?,
+            }),
+            "unsubscribe" => Command::Unsubscribe(Unsubscribe {
+                topics: self.required("topics")?,
+                reference: self.required("ref")?,
+            }),
+            "received" => Command::Received(Received {
+                id: self.required("id")?,
+            }),
+            "ping" => Command::Ping,
+            _ => return Err("no such command".into()),
+        })
     }
-    let members: BTreeMap<String, Referring<'_>> = serde_json::from_str(text).ok()?;
-    members.into_values().next().map(|one| one.reference)
+
+    fn reference(&self) -> Option<Ref<'a>> {
+        let (_, json) = self.0.iter().find(|(name, _)| name == "ref")?;
+        serde_json::from_str(json.get()).ok()
+    }
+
+    fn required<T: Deserialize<'a>>(&mut self, name: &str) -> Result<T, String> {
+        let place = self.0.iter().position(|(other, _)| other == name);
+        let (_, json) = self
+            .0
+            .remove(place.ok_or_else(|| format!("{name} is missing"))?);
+        serde_json::from_str(json.get()).map_err(|error| format!("{name}: {error}"))
+    }
+
+    /// `null` is as if it were not there.
+    fn optional<T: Deserialize<'a>>(&mut self, name: &str) -> Result<Option<T>, String> {
+        if self.0.iter().all(|(other, _)| other != name) {
+            return Ok(None);
+        }
+        self.required(name)
+    }
+
+    fn end(&self) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("{name} is unknown, or there twice")),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(AnyMembers).map(Self)
+    }
+}
+
+struct AnyMembers;
+
+impl<'de> Visitor<'de> for AnyMembers {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
 }
 
 /// The message in its envelope.
@@ -229,6 +308,8 @@ mod tests {
         let misspelt = r#"{"subscribe":{"topics":["a"],"afer":"x","ref":7}}"#;
         assert_eq!(reference(misspelt), Some(Ref("7")));
         assert_eq!(reference(r#"{"leave":{"ref":"b"}}"#), Some(Ref("\"b\"")));
+        let twice = r#"{"subscribe":{"ref":1,"ref":2,"topics":["a"]}}"#;
+        assert_eq!(reference(twice), Some(Ref("1")));
         for nothing in [r#"{"leave":{"ref":[]}}"#, r#"{"leave":{}}"#, "[7]", "{"] {
             assert_eq!(reference(nothing), None, "{nothing}");
         }

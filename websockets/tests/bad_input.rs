@@ -122,47 +122,77 @@ async fn a_command_that_cannot_be_done_is_refused_by_name() {
     server.stop().await;
 }
 
-/// Texts that are not commands, each with words of the error. The words are serde's.
+/// Texts that are not commands, each with words of the error.
 const NOT_COMMANDS: &[(&str, &str)] = &[
     ("", "EOF while parsing"),
     ("hello", "expected value"),
-    ("1", "expected value"),
-    ("[]", "expected value"),
-    ("{}", "expected value"),
-    (
-        r#""ping""#,
-        "invalid type: unit variant, expected struct variant",
-    ),
+    ("1", "expected an object"),
+    ("[]", "expected an object"),
+    (r#"["ping",{}]"#, "expected an object"),
+    ("{}", "expected an object with one member"),
+    (r#""ping""#, "expected an object"),
     (r#"{"ping":{}} x"#, "trailing characters"),
-    (r#"{"ping":{},"ping":{}}"#, "expected value"),
-    (r#"{"message":{}}"#, "unknown variant `message`"),
+    (
+        r#"{"ping":{},"ping":{}}"#,
+        "expected an object with one member",
+    ),
+    (
+        r#"{"ping":[]}"#,
+        "ping: invalid type: sequence, expected an object",
+    ),
+    (r#"{"ping":null}"#, "ping: invalid type: null"),
+    (
+        r#"{"ping":{"id":1}}"#,
+        "ping: id is unknown, or there twice",
+    ),
+    (r#"{"message":{}}"#, "message: no such command"),
+    (
+        r#"{"publish":["a",null,1,null,1]}"#,
+        "publish: invalid type: sequence, expected an object",
+    ),
     (
         r#"{"publish":{"topic":"a","ref":1}}"#,
-        "missing field `data`",
+        "publish: data is missing",
     ),
     (
         r#"{"publish":{"topic":"a","data":1}}"#,
-        "missing field `ref`",
+        "publish: ref is missing",
     ),
     (
         r#"{"publish":{"topic":"a","data":1,"ref":null}}"#,
-        "ref is a string or a number",
+        "publish: ref: a ref is a string or a number",
     ),
     (
         r#"{"publish":{"topic":"a","data":1,"ref":{}}}"#,
-        "ref is a string or a number",
+        "publish: ref: a ref is a string or a number",
+    ),
+    (
+        r#"{"publish":{"topic":1,"data":1,"ref":1}}"#,
+        "publish: topic: invalid type: integer",
     ),
     (
         r#"{"publish":{"topic":"a","topic":"b","data":1,"ref":1}}"#,
-        "duplicate field `topic`",
+        "publish: topic is unknown, or there twice",
     ),
     (
         r#"{"subscribe":{"topics":["a"],"afer":"earliest","ref":1}}"#,
-        "unknown field `afer`",
+        "subscribe: afer is unknown",
     ),
     (
         r#"{"subscribe":{"topics":"a","ref":1}}"#,
-        "expected a sequence",
+        "subscribe: topics: invalid type: string",
+    ),
+    (
+        r#"{"subscribe":{"topics":["a",{"b":1}],"ref":1}}"#,
+        "subscribe: topics: invalid type: map",
+    ),
+    (
+        r#"{"unsubscribe":{"topics":["a"],"after":"earliest","ref":1}}"#,
+        "unsubscribe: after is unknown",
+    ),
+    (
+        r#"{"received":{"id":"e-1","x":1}}"#,
+        "received: x is unknown",
     ),
 ];
 
@@ -227,16 +257,8 @@ fn frames() -> Vec<(Vec<u8>, u16, &'static str)> {
     let (two, none) = ("text messages only", "");
     vec![
         (Frame::binary("{}").encode(), 1003, two),
-        (
-            reserved.encode(),
-            1002,
-            "WebSocket protocol error: Reserved bits are non-zero",
-        ),
-        (
-            unmasked.encode(),
-            1002,
-            "WebSocket protocol error: Received an unmasked frame from client",
-        ),
+        (reserved.encode(), 1002, "reserved bits are set"),
+        (unmasked.encode(), 1002, "a frame without a mask"),
         (frame(3, b"").encode(), 1002, none),
         (frame(11, b"").encode(), 1002, none),
         (frame(0, b"x").encode(), 1002, none),
@@ -251,7 +273,7 @@ fn frames() -> Vec<(Vec<u8>, u16, &'static str)> {
         (
             Frame::text(&over).encode(),
             1009,
-            "Space limit exceeded: Message too long: 1025 > 1024",
+            "a message over the limit",
         ),
         ([half.encode(), rest.encode()].concat(), 1009, none),
         (huge.to_vec(), 1009, none),
@@ -270,8 +292,8 @@ async fn frames_that_break_the_protocol_are_answered_with_their_close_code() {
         let (closed, why) = session.expect_close().await;
         assert_eq!(closed, code, "{shown}: {why}");
         assert!(reason.is_empty() || why == reason, "{shown}: {why}");
-        if code == 1003 {
-            session.close(1003, "").await;
+        if code != 1002 {
+            session.wire().half_close().await; // Or the server waits for a close frame.
         }
         assert_eq!(
             session.wire().closed().await,
