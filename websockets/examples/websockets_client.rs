@@ -9,7 +9,7 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     process::ExitCode,
     thread::sleep,
@@ -143,7 +143,7 @@ impl Client {
         failure
     }
 
-    fn connect(&self) -> Result<WebSocket<TcpStream>, Failure> {
+    fn connect(&self) -> Result<WebSocket<Stream>, Failure> {
         let stream = connect(&self.url)?;
         let sign = self.url.query().map_or('?', |_| '&');
         let text = format!("{}{sign}after={}", self.url, self.after);
@@ -156,13 +156,13 @@ impl Client {
             Err(HandshakeError::Failure(Error::Http(answer))) => Err(refused(&answer)),
             Err(HandshakeError::Failure(error)) => Err(error.into()),
             Err(HandshakeError::Interrupted(_)) => {
-                Err(Error::from(io::Error::from(io::ErrorKind::TimedOut)).into())
+                Err(Error::from(io::Error::from(ErrorKind::TimedOut)).into())
             }
         }
     }
 
     /// Prints, then moves the cursor. If the program ends in between, the message is printed again.
-    fn take(&mut self, text: &str, socket: &mut WebSocket<TcpStream>) -> Result<(), Failure> {
+    fn take(&mut self, text: &str, socket: &mut WebSocket<Stream>) -> Result<(), Failure> {
         let frame: Frame<'_> = parse(text)?;
         if let Some(Position { next }) = frame.subscribed {
             self.failures = 0;
@@ -199,7 +199,37 @@ fn say(line: &str) -> Result<(), Failure> {
     printed.map_err(|error| Failure::Final(format!("printing: {error}")))
 }
 
-fn connect(url: &Uri) -> Result<TcpStream, Failure> {
+/// A connection with timeouts. Linux ends a waiting call with [`ErrorKind::Interrupted`] if the process was
+/// stopped and goes on. That is no timeout: what came meanwhile has yet to be read.
+#[derive(Debug)]
+pub struct Stream<S = TcpStream>(pub S);
+
+impl<S: Read> Read for Stream<S> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.read(bytes))
+    }
+}
+
+impl<S: Write> Write for Stream<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn connect(url: &Uri) -> Result<Stream, Failure> {
     let (Some("ws"), Some(host)) = (url.scheme_str(), url.host()) else {
         return Err(Failure::Final(format!("{url} is not ws://HOST:PORT/…")));
     };
@@ -214,7 +244,7 @@ fn connect(url: &Uri) -> Result<TcpStream, Failure> {
     stream
         .set_write_timeout(Some(SILENCE))
         .map_err(Error::from)?;
-    Ok(stream)
+    Ok(Stream(stream))
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Failure> {

@@ -6,12 +6,13 @@
 mod client;
 
 use std::{
+    io::{self, ErrorKind, Read},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     thread,
 };
 
-use client::{Args, Client, Failure};
+use client::{Args, Client, Failure, Stream};
 use harness::PATIENCE;
 use serde_json::{Value, json};
 use tungstenite::{
@@ -102,4 +103,24 @@ fn an_error_is_final_unless_it_is_the_servers() {
         panic!("a full server may have room later");
     };
     assert_eq!((reason.as_str(), at_least.as_secs()), ("503: no", 5));
+}
+
+/// Fails once, as after a stop of the process, and then has what came meanwhile.
+struct Stopped<'a>(Option<ErrorKind>, &'a [u8]);
+
+impl Read for Stopped<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.0.take() {
+            Some(kind) => Err(kind.into()),
+            None => self.1.read(bytes),
+        }
+    }
+}
+
+#[test]
+fn a_stop_of_the_process_is_no_timeout() {
+    let mut bytes = [0; 9];
+    let read = |kind, bytes: &mut [u8]| Stream(Stopped(Some(kind), b"heartbeat")).read(bytes);
+    assert_eq!(read(ErrorKind::Interrupted, &mut bytes).unwrap(), 9);
+    assert!(read(ErrorKind::WouldBlock, &mut bytes).is_err());
 }

@@ -44,10 +44,25 @@ async function thePage() {
   check((await bob.getByText("to nobody yet").count()) === 1, "what was not acknowledged counts once");
   console.log(`the page: chat and chart live, ${await state.textContent()} again after a cut and a restart, ${gaps} gaps shown`);
 
+  await wakesUp(proxy.url);
   await refusesOthers(server);
   await alice.close();
   await bob.close();
   await server.stop();
+}
+
+// A computer wakes up. The page's timers are due, and it has read nothing yet.
+async function wakesUp(url) {
+  const page = await chromium.newPage();
+  await page.clock.install();
+  await page.goto(url);
+  await page.waitForFunction(`document.getElementById("state").className === "live"`);
+  await page.clock.fastForward("10:00");
+  await say(page, "awake");
+  await hears(page, "Alice: awake");
+  check((await page.locator("#state").textContent()) === "live", "a page that was asleep keeps its connection");
+  console.log("a page that was asleep: still live");
+  await page.close();
 }
 
 // A browser sends its cookies with the WebSocket of a foreign page, too. Only the origin tells them apart.
