@@ -1,8 +1,5 @@
 //! How a session ends, and what the peer learns of it (RFC 6455 §7).
 //!
-//! On an error tungstenite sends nothing. The peer would only see its connection break, and not learn that
-//! its own frame was the reason. So the close frame is sent here:
-//!
 //! | code | reason | may the client reconnect? |
 //! | --- | --- | --- |
 //! | the peer's own | the peer closed | as it likes |
@@ -14,38 +11,41 @@
 //! | 1011 | the feed failed | yes, later |
 //! | 1012 | the server restarts | yes |
 //! | 1013 | the server is at its session limit | yes, later |
+//!
+//! A peer may close with 1000 to 1003, 1007 to 1014, or 3000 to 4999, and gets its own code and reason
+//! back. Any other code breaks the protocol: the registry does not have it, or it is never sent.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
 use tracing::debug;
-use tungstenite::{
-    Error,
-    error::ProtocolError,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::{
+    frames::{CLOSE, Violation},
+    socket::Socket,
 };
 
-use crate::socket::{Socket, TooManyFragments};
-
-/// How long a peer has to take our close frame and to send its own.
+/// How long the whole closing may take.
 const CLOSING: Duration = Duration::from_secs(5);
-/// The longest reason in bytes: a control frame has at most 125, and the code takes two.
-const MAX_REASON: usize = 123;
+/// How long a peer has to send its close frame. Then comes our FIN, ready or not. A browser calls a close
+/// unclean if the FIN comes before it has sent its own frame.
+const LINGER: Duration = Duration::from_secs(3);
+/// How many bytes a peer may send before its close frame. A browser first sends its message to the end.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why a session ends.
 #[derive(Debug)]
 pub enum Ending {
-    /// The peer sent a close frame, and tungstenite has queued the answer.
+    /// The peer sent a close frame, and the answer is queued.
     ByPeer,
-    /// We close, and wait for the peer's answer.
-    Ours(CloseFrame),
-    /// We close, and do not wait: after broken frames, the peer's next frame cannot be found.
-    Failed(CloseFrame),
+    /// We close, with a reason for the peer.
+    Ours(CloseCode, &'static str),
     /// No close frame: the peer left without one, was reset, or takes no bytes.
-    Gone(Error),
+    Gone(io::Error),
 }
 
 /// The peer did not take everything that was written to it. Reset the connection: otherwise the kernel
@@ -72,81 +72,37 @@ where
     Ok(())
 }
 
-async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Error>
+async fn goodbye<S>(socket: &mut Socket<S>, ending: Ending) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match ending {
         Ending::Gone(error) => return Err(error),
-        Ending::ByPeer => socket.finish_close().await?,
-        Ending::Ours(frame) => {
-            socket.close(frame).await?;
-            socket.finish_close().await?;
+        Ending::ByPeer => socket.write_all().await?,
+        Ending::Ours(code, reason) => {
+            let code_bytes = u16::from(code).to_be_bytes();
+            socket.push(CLOSE, &[&code_bytes, reason.as_bytes()].concat());
+            socket.write_all().await?;
+            // After a broken frame the peer's next one cannot be found.
+            if code != CloseCode::Protocol {
+                // Without an answer the connection ends all the same.
+                let _ = timeout(LINGER, socket.skip_to_close(LINGER_BYTES)).await;
+            }
         }
-        Ending::Failed(frame) => socket.close(frame).await?,
     }
     // The server closes first, so that TIME-WAIT stays here (§7.1.1). Then it reads on: dropping a
     // socket with unread bytes would reset the connection, and a reset can overtake the close frame.
-    socket.shutdown().await?;
-    socket.discard().await.map_err(io::Error::into)
+    socket.shutdown().await
 }
 
-impl Ending {
-    /// We close with this code and reason.
-    pub fn ours(code: CloseCode, reason: &'static str) -> Self {
-        Self::Ours(CloseFrame {
-            code,
-            reason: reason.into(),
-        })
-    }
-
-    fn failed(code: CloseCode, error: &dyn fmt::Display) -> Self {
-        let mut reason = error.to_string();
-        // By characters, so that the reason stays valid UTF-8.
-        while reason.len() > MAX_REASON {
-            reason.pop();
-        }
-        Self::Failed(CloseFrame {
-            code,
-            reason: reason.into(),
-        })
-    }
-}
-
-impl From<Error> for Ending {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Io(error) => error.into(),
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone(error),
-            Error::Protocol(_) => Self::failed(CloseCode::Protocol, &error),
-            Error::Utf8(_) => Self::failed(CloseCode::Invalid, &error),
-            Error::Capacity(_) => Self::failed(CloseCode::Size, &error),
-            _ => Self::failed(CloseCode::Error, &error),
-        }
+impl From<Violation> for Ending {
+    fn from(Violation(code, reason): Violation) -> Self {
+        Self::Ours(code, reason)
     }
 }
 
 impl From<io::Error> for Ending {
     fn from(error: io::Error) -> Self {
-        match error.get_ref().and_then(|cause| cause.downcast_ref()) {
-            Some(limit @ TooManyFragments) => Self::failed(CloseCode::Size, limit),
-            None => Self::Gone(error.into()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_fits_into_a_control_frame_and_stays_text() {
-        let error = Error::Utf8("é".repeat(100));
-        let Ending::Failed(frame) = error.into() else {
-            panic!("it ends the session");
-        };
-        assert_eq!(frame.code, CloseCode::Invalid);
-        assert!((MAX_REASON - 1..=MAX_REASON).contains(&frame.reason.len()));
-        assert!(frame.reason.ends_with('é'));
+        Self::Gone(error)
     }
 }

@@ -61,7 +61,7 @@ impl Subprotocol for FeedV1 {
                 let problem = confirm(&received).err()?; // Success is not answered.
                 Some(protocol::error(None, &problem))
             }
-            Ok(Command::Ping {}) => Some(protocol::pong()),
+            Ok(Command::Ping) => Some(protocol::pong()),
             Err((reference, problem)) => Some(protocol::error(reference, &problem)),
         }
     }
@@ -72,7 +72,7 @@ impl Subprotocol for FeedV1 {
             Err(FeedError::Closed) => Ok(None), // The server drains.
             Err(error) => {
                 warn!(%error, "the feed failed a session");
-                Err(Ending::ours(CloseCode::Error, "the feed failed"))
+                Err(Ending::Ours(CloseCode::Error, "the feed failed"))
             }
         }
     }

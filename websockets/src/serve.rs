@@ -24,9 +24,10 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use crate::{
     close::{Ending, Stalled, close},
     commands::FeedV1,
+    frames::{Limits, TEXT},
     route::{App, Opening, route},
     session::Session,
-    socket::{Limits, Socket},
+    socket::Socket,
 };
 
 /// The most frames that a message may come in. Each costs the server some work, even an empty one.
@@ -103,7 +104,8 @@ async fn until_session(
     // HTTP ends here. From now on the subprotocol says what the frames mean.
     let mut subprotocol = FeedV1::new(app.feed.clone());
     if let Some((topics, after)) = opening.subscription {
-        socket.push_text(&subprotocol.open(topics, after));
+        let subscribed = subprotocol.open(topics, after);
+        socket.push(TEXT, subscribed.as_bytes());
     }
     let (sessions, heartbeat) = (app.sessions.clone(), opening.heartbeat);
     Some(Session::new(sessions, slot, socket, subprotocol, heartbeat))
@@ -170,7 +172,7 @@ fn log(error: &hyper::Error) {
 
 /// Closes a connection that got no slot.
 async fn refuse(app: &App, mut socket: Socket<Stream>) {
-    let ending = Ending::ours(CloseCode::Again, "at the subscriber limit");
+    let ending = Ending::Ours(CloseCode::Again, "at the subscriber limit");
     tokio::select! {
         biased; // The close frame is written first.
         _ = close(&mut socket, ending) => {}

@@ -14,11 +14,12 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep_until},
 };
-use tungstenite::{Message, protocol::frame::coding::CloseCode};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     close::{Ending, Stalled, close},
-    socket::Socket,
+    frames::{PING, TEXT, push_frame},
+    socket::{Message, Socket},
 };
 
 /// Reading and answering stop while this many bytes wait to be written, because more answers would need
@@ -30,7 +31,7 @@ pub trait Subprotocol {
     /// Handles one text message. Returns the text that answers it, if there is one.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
-    /// Waits for news. Returns whole frames, made by [`push_text_frame`](crate::socket::push_text_frame).
+    /// Waits for news. Returns whole frames, made by [`push_frame`](crate::frames::push_frame).
     /// `None` means that no more will come: the session then ends with 1012. Must be cancel-safe: if the
     /// future is dropped before it is ready, no news may be lost.
     ///
@@ -76,14 +77,24 @@ impl Sessions {
     }
 }
 
+/// Whether the peer is still there. Any byte of it is a sign.
+#[derive(Debug, Clone, Copy)]
+enum Liveness {
+    /// Nothing is in doubt.
+    Assumed,
+    /// It was pinged at this time.
+    Asked(Instant),
+    /// At this time it had not answered the ping. It gets [`DOUBT`] more.
+    Doubted(Instant),
+}
+
 /// One open session.
 #[derive(Debug)]
 pub struct Session<S, P> {
     shared: Arc<Sessions>,
     socket: Socket<S>,
     subprotocol: P,
-    /// When the last ping was sent.
-    pinged: Option<Instant>,
+    liveness: Liveness,
     /// How often the client wants a heartbeat, if it asked for them.
     heartbeat: Option<Duration>,
     heartbeat_at: Instant,
@@ -112,7 +123,7 @@ where
             shared,
             socket,
             subprotocol,
-            pinged: None,
+            liveness: Liveness::Assumed,
             heartbeat,
             heartbeat_at,
             leave_at: None,
@@ -181,30 +192,29 @@ where
 
     /// Handles what has come, and what is due by the clock.
     async fn work(&mut self, due: bool) -> Result<(), Ending> {
+        if due {
+            // What the clock decides below must not overlook what lies in the socket.
+            self.socket.hear().await?;
+        }
         while self.socket.unsent() < MAX_UNSENT
-            && let Some(message) = self.socket.message()
+            && let Some((message, out)) = self.socket.message()?
         {
-            self.handle(message?).await?;
+            match message {
+                Message::Text(text) => {
+                    if let Some(answer) = self.subprotocol.handle(text).await {
+                        push_frame(TEXT, answer.as_bytes(), out);
+                    }
+                }
+                Message::Binary(_) => {
+                    return Err(Ending::Ours(CloseCode::Unsupported, "text messages only"));
+                }
+                Message::Close => return Err(Ending::ByPeer),
+            }
         }
         if due {
             self.tick().await?;
         }
         Ok(())
-    }
-
-    async fn handle(&mut self, message: Message) -> Result<(), Ending> {
-        match message {
-            Message::Text(text) => {
-                if let Some(answer) = self.subprotocol.handle(&text).await {
-                    self.socket.push_text(&answer);
-                }
-                Ok(())
-            }
-            Message::Binary(_) => Err(Ending::ours(CloseCode::Unsupported, "text messages only")),
-            Message::Close(_) => Err(Ending::ByPeer),
-            // tungstenite has answered the ping. A pong needs no answer.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
-        }
     }
 
     /// When `tick` has something to do: leave, send a heartbeat, or check a silent peer.
@@ -224,7 +234,7 @@ where
             let text = self.subprotocol.heartbeat().await;
             // Behind bytes that the peer does not take, heartbeats would pile up.
             if let (Some(text), Some(_), 0) = (text, self.heartbeat, self.socket.unsent()) {
-                self.socket.push_text(&text);
+                self.socket.push(TEXT, text.as_bytes());
             }
         }
         if self.check_at() <= now {
@@ -240,37 +250,54 @@ where
         {
             self.socket.push_frames(frames);
         }
-        Ending::ours(CloseCode::Restart, "the server restarts")
+        Ending::Ours(CloseCode::Restart, "the server restarts")
     }
 
-    /// When a silent peer is pinged or, after a ping, disconnected.
-    fn check_at(&self) -> Instant {
-        match self.unanswered_ping() {
-            Some(pinged) => pinged + self.shared.ping / 2,
-            None => self.socket.heard() + self.shared.ping,
+    fn liveness(&self) -> Liveness {
+        match self.liveness {
+            Liveness::Asked(since) | Liveness::Doubted(since) if self.socket.heard() >= since => {
+                Liveness::Assumed
+            }
+            other => other,
         }
     }
 
-    /// Any byte answers a ping.
-    fn unanswered_ping(&self) -> Option<Instant> {
-        self.pinged.filter(|pinged| self.socket.heard() < *pinged)
+    /// When a silent peer is pinged, doubted or given up. A ping also goes to a peer that talks and hears
+    /// nothing: a proxy between may watch this direction only.
+    fn check_at(&self) -> Instant {
+        let ping = self.shared.ping;
+        match self.liveness() {
+            Liveness::Assumed => self.socket.silent_since() + ping,
+            Liveness::Asked(pinged) => pinged + ping / 2 - ping / DOUBT,
+            Liveness::Doubted(since) => since + ping / DOUBT,
+        }
     }
 
     fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
             // A ping would queue behind bytes that the peer does not take. The connection's write
             // timeout disconnects such a peer.
-            self.socket.mark_heard();
+            self.socket.end_silence();
             return Ok(());
         }
-        if self.unanswered_ping().is_some() {
-            return Err(Ending::ours(CloseCode::Policy, "no answer to a ping"));
-        }
-        self.pinged = Some(now);
-        self.socket.push_ping(rand::random());
+        self.liveness = match self.liveness() {
+            Liveness::Assumed => {
+                self.socket.push(PING, &rand::random::<[u8; 4]>());
+                Liveness::Asked(now)
+            }
+            Liveness::Asked(_) => Liveness::Doubted(now),
+            Liveness::Doubted(_) => {
+                return Err(Ending::Ours(CloseCode::Policy, "no answer to a ping"));
+            }
+        };
         Ok(())
     }
 }
+
+/// A peer is given up after two looks, which are a 20th of a ping interval apart. When a stopped process goes
+/// on, the runtime learns of at most 1,024 readable sockets before it runs the timers. So one look may find
+/// nothing on a socket that has the answer.
+const DOUBT: u32 = 20;
 
 /// The time over which the open sessions leave: a thousand a second, but all by half of the drain, so that
 /// the last one has time to close.

@@ -1,120 +1,71 @@
-//! A server's websocket: tungstenite on any `AsyncRead + AsyncWrite`.
+//! A server's websocket on any `AsyncRead + AsyncWrite`.
 //!
-//! tungstenite's `WebSocketContext` does no I/O: each call takes a stream. Here this stream is two buffers,
-//! the received bytes and the bytes to write. So one read may bring many messages, and one write carries
-//! the answers to all of them.
-//!
-//! Between two messages tungstenite has nothing to remember. The socket then drops tungstenite's
-//! context with its buffers, so an idle websocket costs little more than its TCP connection.
-//! [`boundary`](crate::boundary) finds these moments.
+//! One read may bring many messages, and one write carries the answers to all of them. Between two messages
+//! a socket holds no buffer, so an idle websocket costs little more than its TCP connection.
 //!
 //! Every future here is cancel-safe: it may be dropped at any await, and no byte is lost.
 
 use std::{
     future::poll_fn,
-    io::{self, ErrorKind, Read, Write},
-    mem::{self, MaybeUninit},
-    pin::Pin,
+    io::{self, ErrorKind},
+    ops::Range,
+    pin::{Pin, pin},
+    str,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::BufMut;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
     time::Instant,
 };
-use tungstenite::{
-    Error, Message,
-    protocol::{
-        CloseFrame, Role, WebSocketConfig, WebSocketContext,
-        frame::{
-            FrameHeader,
-            coding::{Control, Data, OpCode},
-        },
-    },
+use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
+
+use crate::frames::{
+    CLOSE, Inbox, Limits, NOT_UTF8, PING, PONG, READ, TEXT, Violation, make_room, push_frame,
 };
 
-use crate::boundary::Boundary;
-
-/// The most bytes that one read takes, less what waits to be written: a peer that sends and does not read
-/// holds this much of both. With 16 KiB, sixteen echoes of 1 KiB took two reads and a fifth more
-/// processor time (`cargo bench -p websockets`).
-const READ: usize = 64 * 1024;
-/// How many bytes tungstenite takes from us at a time. It zeroes as many before each read, so more would
-/// cost time.
-const READ_BUFFER: usize = 4 * 1024;
-/// By how much the bytes to write grow at a time. A `Vec` would double, and hold twice of what is queued.
-const GROWTH: usize = 16 * 1024;
-
-/// What a peer may send.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The most bytes of a message, and of a frame: tungstenite reserves what a frame's header announces.
-    pub message: usize,
-    /// The most frames of a message.
-    pub fragments: u32,
-}
-
-/// A peer that broke [`Limits::fragments`].
-#[derive(Debug, thiserror::Error)]
-#[error("a message of too many fragments")]
-pub struct TooManyFragments;
+/// The least that one read takes. Otherwise what waits to be written takes from [`READ`]: a peer that sends
+/// and does not read holds this much of both.
+const LEAST_READ: usize = 4 * 1024;
 
 /// A websocket, the server's side.
 #[derive(Debug)]
 pub struct Socket<S> {
     io: S,
-    max_message: usize,
-    state: State,
-    buffers: Buffers,
-    /// When the last byte came, or [`Socket::mark_heard`] was called.
-    heard: Instant,
-}
-
-/// Whether tungstenite has something to read or to remember.
-#[derive(Debug, Default)]
-enum State {
-    /// Between two messages, with nothing left to read.
-    #[default]
-    Idle,
-    /// There may be a message in the received bytes.
-    Unread(Box<WebSocketContext>),
-    /// Everything was read. The context remembers half a message, or that a close frame was sent.
-    Waiting(Box<WebSocketContext>),
-}
-
-/// The stream that tungstenite reads from and writes to.
-#[derive(Debug)]
-struct Buffers {
-    /// Bytes of the peer that tungstenite has not taken yet.
-    received: Bytes,
-    /// The peer has sent FIN.
-    ended: bool,
-    /// Where in the peer's frames `received` begins.
-    boundary: Boundary,
+    inbox: Inbox,
+    /// There may be a message in `inbox`.
+    unread: bool,
     /// Bytes to write.
     out: Vec<u8>,
+    /// When the last byte came.
+    heard: Instant,
+    /// When the last byte was written.
+    said: Instant,
+}
+
+/// What the peer sent. Pings were answered, and pongs need no answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(&'a [u8]),
+    /// The close frame. Its answer is queued.
+    Close,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// A socket on an upgraded connection. `early` holds the bytes that came after the handshake.
     pub fn new(io: S, early: &[u8], limits: Limits) -> Self {
-        let state = if early.is_empty() {
-            State::Idle
-        } else {
-            State::Unread(context(limits.message))
-        };
+        let now = Instant::now();
         Self {
             io,
-            max_message: limits.message,
-            state,
-            buffers: Buffers {
-                received: Bytes::copy_from_slice(early),
-                ended: false,
-                boundary: Boundary::new(limits.fragments),
-                out: Vec::new(),
-            },
-            heard: Instant::now(),
+            inbox: Inbox::new(early, limits),
+            unread: !early.is_empty(),
+            out: Vec::new(),
+            heard: now,
+            said: now,
         }
     }
 
@@ -125,58 +76,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// How many bytes wait to be written.
     pub fn unsent(&self) -> usize {
-        self.buffers.out.len()
+        self.out.len()
     }
 
     /// Whether there may be a message in the received bytes.
     pub fn is_unread(&self) -> bool {
-        matches!(self.state, State::Unread(_))
+        self.unread
     }
 
-    /// When the peer was last heard.
+    /// When the last byte came.
     pub fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// Restarts the peer's silence, as if a byte had come now.
-    pub fn mark_heard(&mut self) {
-        self.heard = Instant::now();
+    /// Since when one side has been silent.
+    pub fn silent_since(&self) -> Instant {
+        self.heard.min(self.said)
     }
 
-    /// Queues a text message. [`ready`](Self::ready) and [`write_some`](Self::write_some) write what is
-    /// queued.
-    pub fn push_text(&mut self, text: &str) {
-        push_text_frame(text.as_bytes(), &mut self.buffers.out);
+    /// Restarts the silence of both sides, as if bytes had come and gone now.
+    pub fn end_silence(&mut self) {
+        (self.heard, self.said) = (Instant::now(), Instant::now());
     }
 
-    /// Queues a binary message.
-    pub fn push_binary(&mut self, bytes: &[u8]) {
-        push_frame(bytes, OpCode::Data(Data::Binary), &mut self.buffers.out);
-    }
-
-    /// Queues a ping.
-    pub fn push_ping(&mut self, payload: [u8; 4]) {
-        let opcode = OpCode::Control(Control::Ping);
-        push_frame(&payload, opcode, &mut self.buffers.out);
+    /// Queues one frame. [`ready`](Self::ready) and [`write_some`](Self::write_some) write what is queued.
+    pub fn push(&mut self, opcode: OpCode, payload: &[u8]) {
+        push_frame(opcode, payload, &mut self.out);
     }
 
     /// Queues whole frames. They are copied only if something is queued already.
     pub fn push_frames(&mut self, frames: Vec<u8>) {
-        if self.buffers.out.is_empty() {
-            self.buffers.out = frames;
+        if self.out.is_empty() {
+            self.out = frames;
         } else {
-            make_room(frames.len(), &mut self.buffers.out);
-            self.buffers.out.extend_from_slice(&frames);
+            make_room(frames.len(), &mut self.out);
+            self.out.extend_from_slice(&frames);
         }
     }
 
     /// Resolves when there is something to read (only if `reading`), or when everything queued is written.
     ///
     /// # Errors
-    /// If the connection fails.
+    /// If the connection fails, or the peer has sent its last byte.
     pub async fn ready(&mut self, reading: bool) -> io::Result<()> {
         poll_fn(|task| {
-            if reading && (self.is_unread() || self.poll_fill(task)?.is_ready()) {
+            if reading && (self.unread || self.poll_fill(task)?.is_ready()) {
                 return Poll::Ready(Ok(()));
             }
             if self.unsent() == 0 {
@@ -187,6 +131,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         .await
     }
 
+    /// Reads what has come, without waiting.
+    ///
+    /// # Errors
+    /// As [`ready`](Self::ready).
+    pub async fn hear(&mut self) -> io::Result<()> {
+        if self.unread {
+            return Ok(());
+        }
+        poll_fn(|task| now(self.poll_fill(task).map_ok(|_| ()))).await
+    }
+
     /// Writes as much as the connection takes now.
     ///
     /// # Errors
@@ -195,194 +150,127 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if self.unsent() == 0 {
             return Ok(());
         }
-        poll_fn(|task| match self.poll_write(task) {
-            Poll::Ready(written) => Poll::Ready(written),
-            Poll::Pending => Poll::Ready(Ok(())),
-        })
-        .await
+        poll_fn(|task| now(self.poll_write(task))).await
     }
 
-    /// The next message in the received bytes, if there is one.
-    pub fn message(&mut self) -> Option<Result<Message, Error>> {
-        let State::Unread(context) = &mut self.state else {
-            return None;
-        };
-        match context.read(&mut self.buffers) {
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
-                self.rest();
-                None
-            }
-            Ok(message) => {
-                if matches!(message, Message::Ping(_) | Message::Close(_)) {
-                    // Moves tungstenite's answer to our buffer. The answer to a close is the last
-                    // frame, and tungstenite reports that as an error.
-                    let _ = context.flush(&mut self.buffers);
-                }
-                Some(Ok(message))
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// Everything was read: keeps the context only if it has something to remember.
-    fn rest(&mut self) {
-        if let State::Unread(context) = mem::take(&mut self.state) {
-            let is_closing = !context.can_write();
-            if is_closing || !self.buffers.boundary.at_rest() {
-                self.state = State::Waiting(context);
-            }
-        }
-    }
-
-    /// Writes everything queued, and then a close frame.
-    ///
-    /// # Errors
-    /// tungstenite's, or the connection's.
-    pub async fn close(&mut self, frame: CloseFrame) -> Result<(), Error> {
-        let mut context = self.take_context();
-        let queued = context.close(&mut self.buffers, Some(frame));
-        self.state = State::Unread(context);
-        queued?;
-        self.finish().await
-    }
-
-    /// Reads until both close frames are exchanged or the peer is gone, then writes what is left.
+    /// Writes everything queued.
     ///
     /// # Errors
     /// If the connection fails.
-    pub async fn finish_close(&mut self) -> Result<(), Error> {
-        while self.receive().await.is_ok() {}
-        self.finish().await
+    pub async fn write_all(&mut self) -> io::Result<()> {
+        poll_fn(|task| self.poll_write(task)).await
     }
 
-    async fn receive(&mut self) -> Result<(), Error> {
-        self.ready(true).await?;
-        self.message().transpose()?;
+    /// The next message in the received bytes, if there is one, and the bytes to write, for its answer.
+    ///
+    /// # Errors
+    /// The rule that the peer's bytes break. No message can be read after it.
+    pub fn message(&mut self) -> Result<Option<(Message<'_>, &mut Vec<u8>)>, Violation> {
+        while let Some((opcode, place)) = self.inbox.next_message()? {
+            match opcode {
+                PING => push_frame(PONG, self.inbox.payload(place), &mut self.out),
+                PONG => {}
+                _ => return self.open(opcode, place).map(Some),
+            }
+        }
+        self.inbox.tidy();
+        self.unread = false;
+        Ok(None)
+    }
+
+    fn open(
+        &mut self,
+        opcode: OpCode,
+        place: Range<usize>,
+    ) -> Result<(Message<'_>, &mut Vec<u8>), Violation> {
+        let payload = self.inbox.payload(place);
+        let message = match opcode {
+            TEXT => Message::Text(str::from_utf8(payload).map_err(|_| NOT_UTF8)?),
+            CLOSE => {
+                check_close(payload)?;
+                push_frame(CLOSE, payload, &mut self.out);
+                Message::Close
+            }
+            _ => Message::Binary(payload),
+        };
+        Ok((message, &mut self.out))
+    }
+
+    /// Drops what the peer sends until its close frame has come, but at most about `most` bytes.
+    ///
+    /// # Errors
+    /// As [`ready`](Self::ready).
+    pub async fn skip_to_close(&mut self, most: usize) -> io::Result<()> {
+        let (mut skip, mut dropped) = (0, 0);
+        while !self.inbox.skip_to_close(&mut skip) && dropped < most {
+            self.inbox.tidy();
+            dropped += poll_fn(|task| self.poll_fill(task)).await?;
+        }
         Ok(())
     }
 
-    async fn finish(&mut self) -> Result<(), Error> {
-        Ok(poll_fn(|task| self.poll_write(task)).await?)
-    }
-
-    /// Sends FIN: nothing more will be written.
+    /// Sends FIN, and drops what comes until the peer's FIN.
     ///
     /// # Errors
     /// If the connection fails.
     pub async fn shutdown(&mut self) -> io::Result<()> {
-        poll_fn(|task| Pin::new(&mut self.io).poll_shutdown(task)).await
-    }
-
-    /// Reads until the peer's FIN and drops what comes.
-    ///
-    /// # Errors
-    /// If the connection fails.
-    pub async fn discard(&mut self) -> io::Result<()> {
-        while !self.buffers.ended {
-            poll_fn(|task| self.poll_fill(task)).await?;
-        }
+        self.io.shutdown().await?;
+        copy(&mut self.io, &mut sink()).await?;
         Ok(())
     }
 
-    fn take_context(&mut self) -> Box<WebSocketContext> {
-        match mem::take(&mut self.state) {
-            State::Idle => context(self.max_message),
-            State::Unread(context) | State::Waiting(context) => context,
+    /// One read. Returns how many bytes it brought.
+    fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = READ.saturating_sub(self.unsent()).max(LEAST_READ);
+        let count = ready!(self.inbox.fill(|buffer| {
+            let mut buffer = buffer.limit(room);
+            pin!(self.io.read_buf(&mut buffer)).poll(task)
+        }))?;
+        if count == 0 {
+            return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
         }
-    }
-
-    /// Fills `received` by one read.
-    fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // On the stack and uninitialized: no memory is held between two reads, and none is cleared.
-        let mut bytes = [const { MaybeUninit::uninit() }; READ];
-        let room = READ.saturating_sub(self.unsent()).max(READ_BUFFER);
-        let mut buffer = ReadBuf::uninit(&mut bytes[..room]);
-        ready!(Pin::new(&mut self.io).poll_read(task, &mut buffer))?;
         self.heard = Instant::now();
-        self.buffers.ended = buffer.filled().is_empty();
-        self.buffers.received = Bytes::copy_from_slice(buffer.filled());
-        self.state = State::Unread(self.take_context());
-        Poll::Ready(Ok(()))
+        self.unread = true;
+        Poll::Ready(Ok(count))
     }
 
     /// Writes everything queued.
     fn poll_write(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let out = &mut self.buffers.out;
-        while !out.is_empty() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(task, out))?;
+        while !self.out.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(task, &self.out))?;
             if written == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
-            out.drain(..written);
+            self.out.drain(..written);
+            self.said = Instant::now();
         }
-        *out = Vec::new();
+        self.out = Vec::new();
         Pin::new(&mut self.io).poll_flush(task)
     }
 }
 
-impl Read for Buffers {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.received.is_empty() {
-            self.received = Bytes::new(); // An empty slice still holds its allocation.
-            return if self.ended {
-                Ok(0)
-            } else {
-                Err(ErrorKind::WouldBlock.into())
-            };
-        }
-        let most = bytes.len().min(self.received.len());
-        let taken = self.boundary.advance(&self.received[..most]);
-        if taken == 0 {
-            return Err(io::Error::other(TooManyFragments));
-        }
-        self.received.copy_to_slice(&mut bytes[..taken]);
-        Ok(taken)
+/// Does not wait for what is not ready.
+fn now(poll: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    if poll.is_pending() {
+        Poll::Ready(Ok(()))
+    } else {
+        poll
     }
 }
 
-impl Write for Buffers {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        make_room(bytes.len(), &mut self.out);
-        self.out.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn context(max_message: usize) -> Box<WebSocketContext> {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(Some(max_message))
-        .max_frame_size(Some(max_message));
-    Box::new(WebSocketContext::new(Role::Server, Some(config)))
-}
-
-/// Appends a text message to `out`, as one frame.
-pub fn push_text_frame(text: &[u8], out: &mut Vec<u8>) {
-    push_frame(text, OpCode::Data(Data::Text), out);
-}
-
-/// Appends a frame. A server's frame is never masked (RFC 6455 §5.1).
-fn push_frame(payload: &[u8], opcode: OpCode, out: &mut Vec<u8>) {
-    let header = FrameHeader {
-        opcode,
-        ..FrameHeader::default()
+/// A close frame holds nothing, or a code and a reason (RFC 6455 §7.4). 1004 to 1006 and 1015 are never
+/// sent. Other codes below 3000 mean nothing before they are registered.
+fn check_close(payload: &[u8]) -> Result<(), Violation> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => Ok(()),
+            _ => Err(Violation(CloseCode::Protocol, "half a close code")),
+        };
     };
-    let length = payload.len() as u64;
-    make_room(header.len(length) + payload.len(), out);
-    header.format(length, out).expect("a Vec takes any bytes");
-    out.extend_from_slice(payload);
-}
-
-/// Makes room in `out` for this many bytes more.
-fn make_room(bytes: usize, out: &mut Vec<u8>) {
-    if out.capacity() - out.len() < bytes {
-        out.reserve_exact(bytes.max(out.len().min(GROWTH)));
+    if !matches!(u16::from_be_bytes(*code), 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation(CloseCode::Protocol, "an invalid close code"));
     }
+    str::from_utf8(reason).map(|_| ()).map_err(|_| NOT_UTF8)
 }
 
 #[cfg(test)]
@@ -390,11 +278,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bytes_to_write_hold_little_more_than_they_are() {
-        let mut out = Vec::new();
-        while out.len() < READ {
-            push_text_frame(b"an answer", &mut out);
-            assert!(out.capacity() <= (out.len() * 2).min(out.len() + GROWTH));
+    fn the_registered_close_codes_are_taken_and_those_for_private_use() {
+        for code in 0..=u16::MAX {
+            let may_be_sent = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+            let taken = check_close(&code.to_be_bytes());
+            assert_eq!(taken.is_ok(), may_be_sent, "{code}");
         }
+        assert_eq!(check_close(b""), Ok(()));
+        assert_eq!(check_close(b"\x03\xe8\xc3\xa9"), Ok(()));
+        assert_eq!(check_close(b"\x03\xe8\xff"), Err(NOT_UTF8));
+        assert!(check_close(b"\x03").is_err());
     }
 }

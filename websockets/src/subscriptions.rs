@@ -9,7 +9,10 @@ use std::{future::pending, mem};
 use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Topic, Topics};
 use futures_util::future::select_all;
 
-use crate::{protocol, socket};
+use crate::{
+    frames::{TEXT, push_frame},
+    protocol,
+};
 
 /// The most that one write carries. A stalled reader holds at most this much of the feed in memory, or
 /// one message if that is longer.
@@ -129,17 +132,17 @@ impl Subscriptions {
     fn encode(&self, page: &Page) -> Vec<u8> {
         let mut frames = Vec::new();
         if let Some(gap) = &page.gap {
-            socket::push_text_frame(protocol::gap(gap).as_bytes(), &mut frames);
+            push_frame(TEXT, protocol::gap(gap).as_bytes(), &mut frames);
         }
         for message in &page.messages {
-            socket::push_text_frame(&protocol::message(message), &mut frames);
+            push_frame(TEXT, &protocol::message(message), &mut frames);
         }
         // Only this frame moves the client past the gap. If the connection breaks before it, the client
         // comes back with its old cursor and is told of the gap again.
         if page.gap.is_some()
             && let Some(next) = self.position()
         {
-            socket::push_text_frame(protocol::heartbeat(next).as_bytes(), &mut frames);
+            push_frame(TEXT, protocol::heartbeat(next).as_bytes(), &mut frames);
         }
         frames
     }

@@ -21,8 +21,9 @@ use tokio::{
 };
 use websockets::{
     FeedV1,
+    frames::Limits,
     session::{Session, Sessions},
-    socket::{Limits, Socket},
+    socket::Socket,
 };
 
 const PING: Duration = Duration::from_secs(20);

@@ -1,10 +1,13 @@
 //! The program itself: its first line, its signals, its exit codes.
 #![cfg(unix)]
 
+use std::time::Duration;
+
 use harness::{
-    End, Process, WsWire,
+    End, Frame, Process, WsWire,
     contract::{outlives_its_log, writes_few_and_short_lines},
 };
+use tokio::time::sleep;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_websockets");
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
@@ -32,6 +35,38 @@ async fn a_second_signal_exits_at_once_with_1() {
     server.refuses().await;
     server.signal("INT");
     assert_eq!(server.exit_code().await, Some(1));
+}
+
+/// A virtual machine is paused, or a processor is starved. The answers come meanwhile.
+#[tokio::test]
+async fn answers_to_pings_that_came_while_the_process_was_stopped_count() {
+    const PING: Duration = Duration::from_secs(2);
+    let server = Process::start(PROGRAM, &["--ping", "2"]).await;
+    let mut sessions = Vec::new();
+    for _ in 0..100 {
+        sessions.push(WsWire::connect(server.addr(), "/topics").await);
+    }
+    for session in &mut sessions {
+        assert_eq!(session.next_frame().await.unwrap().opcode, 9);
+    }
+    server.signal("STOP");
+    for session in &mut sessions {
+        session.send_frame(Frame::pong("")).await;
+    }
+    sleep(PING).await; // Meanwhile every deadline passes.
+    server.signal("CONT");
+    for session in &mut sessions {
+        session.send_text(r#"{"ping":{}}"#).await;
+        while session.next_frame().await.unwrap() != pong() {}
+    }
+}
+
+/// The answer to a `ping` command.
+fn pong() -> Frame {
+    Frame {
+        masked: false,
+        ..Frame::text(r#"{"pong":{}}"#)
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,459 @@
+//! Frames and messages (RFC 6455 §5), without I/O.
+//!
+//! The peer's bytes go into an [`Inbox`], and messages come out. A payload is unmasked where it lies and
+//! lent to the caller. Only fragments are moved, so that they join. tungstenite parses and writes the
+//! headers. Its own reader copies each payload twice, and took a third more of the processor's time for a
+//! small message (`cargo bench -p websockets`).
+
+use std::{cell::Cell, io::Cursor, mem, ops::Range, str};
+
+use tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{CloseCode, Control, Data, OpCode},
+};
+
+/// A text message.
+pub const TEXT: OpCode = OpCode::Data(Data::Text);
+/// A binary message.
+pub const BINARY: OpCode = OpCode::Data(Data::Binary);
+/// The last frame of each side (§5.5.1).
+pub const CLOSE: OpCode = OpCode::Control(Control::Close);
+/// Asks for a pong with the same payload (§5.5.2).
+pub const PING: OpCode = OpCode::Control(Control::Ping);
+/// Answers a ping.
+pub const PONG: OpCode = OpCode::Control(Control::Pong);
+/// The next fragment of a message.
+const CONTINUATION: OpCode = OpCode::Data(Data::Continue);
+
+/// How many bytes one read takes. A message of 64 KiB and its header take one read.
+pub const READ: usize = 68 * 1024;
+
+thread_local! {
+    /// The buffer of the next read. One is enough for all sockets of a thread, because a socket between two
+    /// messages needs none. A new one for each read is given back to the system and faulted in again: an
+    /// echo of 64 KiB then took half as long again (`cargo bench -p websockets`).
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What a peer may send.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most bytes of a message.
+    pub message: usize,
+    /// The most frames of a message. Each costs the server some work, even an empty one.
+    pub fragments: u32,
+}
+
+/// A rule that the peer's frames break: the code to close with, and the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation(pub CloseCode, pub &'static str);
+
+/// Text, or a close frame's reason.
+pub const NOT_UTF8: Violation = Violation(CloseCode::Invalid, "text that is not UTF-8");
+
+/// Bytes of the peer, and where its messages are in them.
+#[derive(Debug)]
+pub struct Inbox {
+    limits: Limits,
+    bytes: Vec<u8>,
+    /// Where the next frame begins. What is before it was used, or belongs to `begun`.
+    next: usize,
+    /// A message whose last frame has not come. Boxed, because few messages come in fragments.
+    begun: Option<Box<Begun>>,
+}
+
+/// The fragments so far, joined, without their headers.
+#[derive(Debug)]
+struct Begun {
+    opcode: OpCode,
+    start: usize,
+    length: usize,
+    frames: u32,
+    /// So many bytes of text were found to be UTF-8.
+    valid: usize,
+}
+
+impl Inbox {
+    /// These bytes have come.
+    pub fn new(bytes: &[u8], limits: Limits) -> Self {
+        Self {
+            limits,
+            bytes: bytes.to_vec(),
+            next: 0,
+            begun: None,
+        }
+    }
+
+    /// Lets `read` append bytes. It gets a buffer with room.
+    pub fn fill<T>(&mut self, read: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        if self.bytes.len() < self.bytes.capacity() {
+            return read(&mut self.bytes);
+        }
+        let mut buffer = SPARE.take();
+        buffer.reserve_exact(READ);
+        let outcome = read(&mut buffer);
+        if self.bytes.is_empty() && !buffer.is_empty() {
+            self.bytes = buffer;
+        } else {
+            self.bytes.extend_from_slice(&buffer);
+            give_back(buffer);
+        }
+        outcome
+    }
+
+    /// The next message or control frame, if it is complete: what it is, and where its
+    /// [`payload`](Self::payload) lies.
+    ///
+    /// # Errors
+    /// The rule that the next frame breaks. No message can be read after it.
+    pub fn next_message(&mut self) -> Result<Option<(OpCode, Range<usize>)>, Violation> {
+        while let Some((header, start, length)) = self.header()? {
+            self.check(&header, length)?;
+            let place = start..start + length;
+            let Some(payload) = self.bytes.get_mut(place.clone()) else {
+                break; // The rest has yet to come.
+            };
+            unmask(payload, header.mask.unwrap_or_default());
+            self.next = place.end;
+            if header.is_final && header.opcode != CONTINUATION {
+                return Ok(Some((header.opcode, place)));
+            }
+            let whole = self.join(&header, place)?;
+            if whole.is_some() {
+                return Ok(whole);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The payload that [`next_message`](Self::next_message) found. It stays there until [`tidy`](Self::tidy).
+    pub fn payload(&self, place: Range<usize>) -> &[u8] {
+        &self.bytes[place]
+    }
+
+    /// Passes over whole frames to the peer's close frame. Returns whether it has come. `skip` is how many
+    /// bytes are still to be passed; it begins with 0.
+    pub fn skip_to_close(&mut self, skip: &mut usize) -> bool {
+        self.begun = None;
+        loop {
+            let passed = (self.bytes.len() - self.next).min(*skip);
+            (self.next, *skip) = (self.next + passed, *skip - passed);
+            match self.header() {
+                Ok(Some((header, ..))) if header.opcode == CLOSE => return true,
+                Ok(Some((_, start, length))) => *skip = (start - self.next).saturating_add(length),
+                Ok(None) => return false,
+                Err(_) => self.next = self.bytes.len(), // No frame can be found in these.
+            }
+        }
+    }
+
+    /// Drops the used bytes, after [`next_message`](Self::next_message) found nothing more. A socket between two messages
+    /// then holds no buffer, and half a message takes little more than its own size.
+    pub fn tidy(&mut self) {
+        let (start, length) = match &mut self.begun {
+            Some(begun) => (mem::take(&mut begun.start), begun.length),
+            None => (self.next, 0),
+        };
+        self.bytes.drain(start + length..self.next);
+        self.bytes.drain(..start);
+        self.next = length;
+        if self.bytes.len() < self.bytes.capacity() / 2 {
+            let rest = self.bytes.to_vec();
+            give_back(mem::replace(&mut self.bytes, rest));
+        }
+    }
+
+    /// The next frame's header, and its payload's start and length.
+    fn header(&self) -> Result<Option<(FrameHeader, usize, usize)>, Violation> {
+        let mut cursor = Cursor::new(&self.bytes[self.next..]);
+        let header = FrameHeader::parse(&mut cursor);
+        let header = header.map_err(|_| Violation(CloseCode::Protocol, "a reserved opcode"))?;
+        let start = self.next + cursor.position() as usize;
+        Ok(header.map(|(header, length)| {
+            let length = length.try_into().unwrap_or(usize::MAX);
+            (header, start, length)
+        }))
+    }
+
+    fn check(&self, header: &FrameHeader, length: usize) -> Result<(), Violation> {
+        let rule = |holds, reason| ensure(holds, CloseCode::Protocol, reason);
+        let limit = |holds, reason| ensure(holds, CloseCode::Size, reason);
+        let FrameHeader {
+            rsv1, rsv2, rsv3, ..
+        } = header;
+        rule(!(rsv1 | rsv2 | rsv3), "reserved bits are set")?;
+        rule(header.mask.is_some(), "a frame without a mask")?;
+        if let OpCode::Control(_) = header.opcode {
+            rule(header.is_final, "a fragment of a control frame")?;
+            return rule(length <= 125, "a control frame over 125 bytes");
+        }
+        let begun = self.begun.as_ref();
+        let (frames, joined) = begun.map_or((0, 0), |begun| (begun.frames, begun.length));
+        let is_next = header.opcode == CONTINUATION;
+        rule(is_next == (frames > 0), "a fragment out of order")?;
+        limit(
+            length <= self.limits.message - joined,
+            "a message over the limit",
+        )?;
+        let is_within = header.is_final || frames + 1 < self.limits.fragments;
+        limit(is_within, "a message of too many fragments")
+    }
+
+    /// Adds a fragment to its message. Returns the message if this was the last one.
+    fn join(
+        &mut self,
+        header: &FrameHeader,
+        fragment: Range<usize>,
+    ) -> Result<Option<(OpCode, Range<usize>)>, Violation> {
+        let mut begun = self.begun.take().unwrap_or_else(|| {
+            Box::new(Begun {
+                opcode: header.opcode,
+                start: fragment.start,
+                length: 0,
+                frames: 0,
+                valid: 0,
+            })
+        });
+        let end = begun.start + begun.length;
+        begun.length += fragment.len();
+        begun.frames += 1;
+        self.bytes.copy_within(fragment, end);
+        let place = begun.start..begun.start + begun.length;
+        if header.is_final {
+            return Ok(Some((begun.opcode, place)));
+        }
+        if begun.opcode == TEXT {
+            begun.valid += utf8_prefix(&self.bytes[place][begun.valid..])?;
+        }
+        self.begun = Some(begun);
+        Ok(None)
+    }
+}
+
+/// Keeps a buffer for the next read of this thread.
+fn give_back(mut buffer: Vec<u8>) {
+    if buffer.capacity() == READ {
+        buffer.clear();
+        SPARE.set(buffer);
+    }
+}
+
+fn ensure(holds: bool, code: CloseCode, reason: &'static str) -> Result<(), Violation> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Violation(code, reason))
+    }
+}
+
+/// How many of the bytes are UTF-8. The last character may be cut in two.
+fn utf8_prefix(bytes: &[u8]) -> Result<usize, Violation> {
+    match str::from_utf8(bytes) {
+        Ok(_) => Ok(bytes.len()),
+        Err(error) if error.error_len().is_none() => Ok(error.valid_up_to()),
+        Err(_) => Err(NOT_UTF8),
+    }
+}
+
+/// Takes the mask off (§5.3), in steps that the compiler makes vector instructions of.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let four_times = 0x1_0000_0001_0000_0001_0000_0001;
+    let wide = u128::from(u32::from_ne_bytes(mask)) * four_times;
+    let (chunks, rest) = payload.as_chunks_mut();
+    for chunk in chunks {
+        *chunk = (u128::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.into_iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+/// Appends a frame. A server's frame is never masked (§5.1).
+pub fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    let header = FrameHeader {
+        opcode,
+        ..FrameHeader::default()
+    };
+    let length = payload.len() as u64;
+    make_room(header.len(length) + payload.len(), out);
+    header.format(length, out).expect("a Vec takes any bytes");
+    for chunk in payload.chunks(COPY) {
+        out.extend_from_slice(chunk);
+    }
+}
+
+/// Makes room in `out` for this many bytes more.
+pub fn make_room(bytes: usize, out: &mut Vec<u8>) {
+    if out.capacity() - out.len() < bytes {
+        out.reserve_exact(bytes.max(out.len().min(GROWTH)));
+    }
+}
+
+/// How many bytes to copy at a time. For more, glibc before 2.39 uses an instruction that is up to 20 times
+/// slower on AMD's Zen 3 and 4 (sourceware bug 30994): an echo of 64 KiB took half as long again.
+const COPY: usize = 2 * 1024;
+/// By how much the bytes to write grow at a time. A `Vec` would double, and hold twice of what is queued.
+const GROWTH: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use harness::Frame;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        message: 70_000,
+        fragments: 3,
+    };
+
+    type Found = (Vec<(OpCode, Vec<u8>)>, Option<Violation>);
+
+    /// What an inbox finds in these pieces, one after the other.
+    fn found<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {
+        let (mut inbox, mut messages) = (Inbox::new(b"", LIMITS), Vec::new());
+        for piece in pieces {
+            receive(&mut inbox, piece);
+            loop {
+                match inbox.next_message() {
+                    Ok(Some((opcode, place))) => {
+                        messages.push((opcode, inbox.payload(place).to_vec()));
+                    }
+                    Ok(None) => break,
+                    Err(violation) => return (messages, Some(violation)),
+                }
+            }
+            inbox.tidy();
+        }
+        (messages, None)
+    }
+
+    fn receive(inbox: &mut Inbox, bytes: &[u8]) {
+        inbox.fill(|buffer| buffer.extend_from_slice(bytes));
+    }
+
+    fn frame(opcode: u8, fin: bool, payload: impl Into<Vec<u8>>) -> Vec<u8> {
+        let mut frame = Frame::client(opcode, payload);
+        frame.fin = fin;
+        frame.encode()
+    }
+
+    #[test]
+    fn messages_of_any_length_come_out_as_they_were_sent() {
+        for length in [0, 1, 15, 16, 17, 125, 126, 65_535, 65_536, 70_000] {
+            let payload: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let (two, whole) = (frame(2, true, &payload[..]).repeat(2), (BINARY, payload));
+            assert_eq!(found([&two[..]]), (vec![whole.clone(), whole], None));
+        }
+        let over = frame(2, true, [0; 70_001]);
+        let violation = Violation(CloseCode::Size, "a message over the limit");
+        // It is refused by its header.
+        assert_eq!(found([&over[..14]]), (vec![], Some(violation)));
+    }
+
+    #[test]
+    fn fragments_are_joined_and_control_frames_between_them_come_first() {
+        let pieces = [
+            frame(1, false, "a"),
+            frame(9, true, "b"),
+            frame(0, false, ""),
+            frame(0, true, "c"),
+            frame(2, true, "d"),
+        ];
+        let messages = vec![
+            (PING, b"b".to_vec()),
+            (TEXT, b"ac".to_vec()),
+            (BINARY, b"d".to_vec()),
+        ];
+        assert_eq!(found([&pieces.concat()[..]]), (messages.clone(), None));
+        assert_eq!(found(pieces.concat().chunks(1)), (messages, None));
+    }
+
+    #[test]
+    fn a_message_has_as_many_frames_and_bytes_as_it_may() {
+        let begun = [frame(2, false, [0; 40_000]), frame(0, false, "")].concat();
+        let most = [begun.clone(), frame(0, true, [0; 30_000])].concat();
+        assert_eq!(found([&most[..]]).0[0].1.len(), 70_000);
+        for (last, reason) in [
+            (frame(0, true, [0; 30_001]), "a message over the limit"),
+            (frame(0, false, ""), "a message of too many fragments"),
+        ] {
+            let more = [begun.clone(), last].concat();
+            let violation = Violation(CloseCode::Size, reason);
+            assert_eq!(found([&more[..]]), (vec![], Some(violation)));
+        }
+    }
+
+    #[test]
+    fn text_that_cannot_become_utf_8_is_refused_before_its_end() {
+        let (half, other) = ("é".as_bytes()[..1].to_vec(), frame(0, false, [0xa9]));
+        assert_eq!(
+            found([&[frame(1, false, half.clone()), other].concat()[..]]).1,
+            None
+        );
+        let wrong = [frame(1, false, half), frame(0, false, "x")].concat();
+        assert_eq!(found([&wrong[..]]).1, Some(NOT_UTF8));
+        assert_eq!(found([&frame(2, false, [0xff])[..]]).1, None);
+    }
+
+    #[test]
+    fn between_messages_no_buffer_is_held_and_half_a_message_holds_its_size() {
+        let mut inbox = Inbox::new(b"", LIMITS);
+        let message = frame(2, true, [0; 10_000]);
+        receive(&mut inbox, &[&message[..], &message[..5_000]].concat());
+        assert_eq!(inbox.next_message().unwrap().unwrap().1, 8..10_008);
+        assert_eq!(inbox.next_message(), Ok(None));
+        inbox.tidy();
+        assert!((5_000..=10_000).contains(&inbox.bytes.capacity()));
+        receive(&mut inbox, &message[5_000..]);
+        assert_eq!(inbox.next_message().unwrap().unwrap().1, 8..10_008);
+        inbox.tidy();
+        assert_eq!(inbox.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn a_close_frame_is_found_behind_whatever_the_peer_was_sending() {
+        let mut inbox = Inbox::new(b"", LIMITS);
+        let rest = [
+            frame(2, true, [8; 80_000]),
+            frame(1, false, "half"),
+            frame(8, true, ""),
+        ]
+        .concat();
+        receive(&mut inbox, &rest[..100]);
+        assert!(inbox.next_message().is_err());
+        let (mut skip, mut come) = (0, 100);
+        while !inbox.skip_to_close(&mut skip) {
+            inbox.tidy();
+            receive(&mut inbox, &rest[come..=come]);
+            come += 1;
+        }
+        assert_eq!(come, rest.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_mean_the_same_in_one_piece_and_in_many(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), 0_u8..4, Just(0x81), Just(0x80)], 0..200),
+            cuts in prop::collection::vec(1_usize..20, 0..40),
+        ) {
+            let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
+            for cut in cuts {
+                let (piece, behind) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = behind;
+            }
+            pieces.push(rest);
+            prop_assert_eq!(found(pieces), found([&bytes[..]]));
+        }
+    }
+
+    #[test]
+    fn the_bytes_to_write_hold_little_more_than_they_are() {
+        let mut out = Vec::new();
+        while out.len() < READ {
+            push_frame(TEXT, b"an answer", &mut out);
+            assert!(out.capacity() <= (out.len() * 2).min(out.len() + GROWTH));
+        }
+    }
+}
