@@ -14,14 +14,9 @@ pub fn opening(retry: Duration, start: Option<Cursor>) -> String {
     format!(": hello\n{}{id}\n", retry_field(retry))
 }
 
-/// The only block of a stream that cannot be served now.
-pub fn refusal(reason: &str, retry: Duration) -> String {
+/// The last block of a stream that the server ends, and the only one of a stream that it refuses.
+pub fn farewell(reason: &str, retry: Duration) -> String {
     format!(": {reason}\n{}\n", retry_field(retry))
-}
-
-/// The last block before the server shuts down.
-pub fn farewell(retry: Duration) -> String {
-    refusal("the server is going away", retry)
 }
 
 fn retry_field(retry: Duration) -> String {
@@ -95,11 +90,7 @@ mod tests {
             ": hello\nretry: 2500\nid: e-7\n\n"
         );
         assert_eq!(opening(retry, None), ": hello\nretry: 2500\n\n");
-        assert_eq!(refusal("no room", retry), ": no room\nretry: 2500\n\n");
-        assert_eq!(
-            farewell(retry),
-            ": the server is going away\nretry: 2500\n\n"
-        );
+        assert_eq!(farewell("no room", retry), ": no room\nretry: 2500\n\n");
         assert_eq!(checkpoint(cursor("e-9")), "id: e-9\n\n");
         assert_eq!(
             heartbeat(cursor("e-9")),

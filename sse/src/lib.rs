@@ -43,6 +43,10 @@ pub struct Config {
     /// 50 % longer.
     #[arg(long, default_value = "2", value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Duration,
+    /// End a stream at this age, in seconds, or up to a tenth earlier. A browser reconnects and misses
+    /// nothing. A proxy that reads on for a client that left does not come back.
+    #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
+    pub max_age: Duration,
     /// How many streams may be open at one time. A client over the limit is told when to retry.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub max_subscribers: usize,
@@ -87,6 +91,7 @@ impl App {
             streams: config.max_subscribers,
             heartbeat: config.heartbeat,
             retry: config.retry,
+            age: config.max_age,
             drain: config.server.drain,
         };
         Ok(Self {

@@ -40,6 +40,8 @@ pub struct StreamLimits {
     /// How long a client waits before it reconnects. Each stream gets a random value, up to 50 %
     /// longer.
     pub retry: Duration,
+    /// A stream ends at this age, or up to a tenth earlier.
+    pub age: Duration,
     /// At shutdown, streams end over up to half of this time.
     pub drain: Duration,
 }
@@ -89,6 +91,7 @@ impl Streams {
                 subscription,
                 state: State::Opening,
                 timer: Box::pin(sleep(self.limits.heartbeat)),
+                end_at: Instant::now() + shortened(self.limits.age),
                 _slot: slot,
             })
         } else {
@@ -104,7 +107,7 @@ impl Streams {
     /// The body of a 200, because any other status would stop a browser's EventSource for good.
     fn refusal(&self) -> String {
         info!("a stream is refused: at the subscriber limit");
-        event::refusal("at the subscriber limit", self.retry())
+        event::farewell("at the subscriber limit", self.retry())
     }
 
     fn retry(&self) -> Duration {
@@ -173,6 +176,9 @@ pub struct Subscriber {
     state: State,
     /// The heartbeat's timer. It may fire too early, see `silence`.
     timer: Pin<Box<Sleep>>,
+    /// When it is at its greatest age. A proxy may read on after its own client left, and would keep the
+    /// slot for ever.
+    end_at: Instant,
     /// Freed when the stream ends, however it ends.
     _slot: OwnedSemaphorePermit,
 }
@@ -207,6 +213,9 @@ impl Subscriber {
     }
 
     async fn live(&mut self) -> Vec<u8> {
+        if Instant::now() >= self.end_at {
+            return self.farewell("the stream is at its greatest age");
+        }
         let read = match self.news().await {
             Some(read) => read,
             None => self.checkpoint().await,
@@ -221,15 +230,16 @@ impl Subscriber {
         }
     }
 
-    /// Waits for a page. Returns its blocks and the position after them, or `None` after too long a
-    /// silence.
+    /// Waits for a page. Returns its blocks and the position after them, or `None` if a heartbeat is due,
+    /// or the stream's end.
     async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
+        let heartbeat_at = Instant::now() + self.streams.limits.heartbeat;
         let Subscription { topics, after, .. } = &self.subscription;
         let news = self.streams.feed.next(topics, after, PAGE);
         tokio::select! {
             biased; // News first: it is the usual reason for a wake-up.
             page = news => Some(page.map(|page| (event::page(&page), page.next))),
-            () = silence(&mut self.timer, self.streams.limits.heartbeat) => None,
+            () = silence(&mut self.timer, heartbeat_at.min(self.end_at)) => None,
         }
     }
 
@@ -247,8 +257,8 @@ impl Subscriber {
         Ok((blocks, page.next))
     }
 
-    /// Ends the stream between two blocks and tells the client when to reconnect. Each stream waits
-    /// for a random time first, so that the next server need not accept all clients at once.
+    /// Ends the stream because the feed has. Each stream waits for a random time first, so that the next
+    /// server need not accept all clients at once.
     async fn end(&mut self, error: &FeedError) -> Vec<u8> {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
@@ -256,15 +266,19 @@ impl Subscriber {
         let Streams { limits, slots, .. } = &*self.streams;
         let time = spread(limits.streams - slots.available_permits(), limits.drain);
         sleep(time.mul_f64(rand::random())).await;
+        self.farewell("the server is going away")
+    }
+
+    /// Ends the stream between two blocks and tells the client when to reconnect.
+    fn farewell(&mut self, reason: &str) -> Vec<u8> {
         self.state = State::Ended;
-        event::farewell(self.streams.retry()).into()
+        event::farewell(reason, self.streams.retry()).into()
     }
 }
 
-/// Resolves after `limit`. A timer left from an earlier wait fires too early, and is then reset.
+/// Resolves at `end`. A timer left from an earlier wait fires too early, and is then reset.
 /// Resetting it at every message would cost as much as the message itself.
-async fn silence(timer: &mut Pin<Box<Sleep>>, limit: Duration) {
-    let end = Instant::now() + limit;
+async fn silence(timer: &mut Pin<Box<Sleep>>, end: Instant) {
     loop {
         timer.as_mut().await;
         if Instant::now() >= end {
@@ -284,6 +298,11 @@ fn spread(open: usize, drain: Duration) -> Duration {
 /// Up to 50 % longer, so that clients that lost the same server do not reconnect together.
 fn jittered(retry: Duration) -> Duration {
     retry.mul_f64(rand::random_range(1.0..=1.5))
+}
+
+/// Up to a tenth less, so that streams that began together do not end together.
+fn shortened(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..=1.0))
 }
 
 /// The body of an event stream, for hyper.
@@ -319,6 +338,7 @@ mod tests {
         streams: 10_000,
         heartbeat: Duration::from_secs(15),
         retry: Duration::from_secs(2),
+        age: Duration::from_secs(3_600),
         drain: Duration::from_secs(10),
     };
 
@@ -379,6 +399,38 @@ mod tests {
         let (blocks, next) = subscriber.checkpoint().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
         assert_eq!(next, id);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_its_greatest_age_a_stream_ends_like_in_a_drain_busy_or_not() {
+        for busy in [false, true] {
+            let (feed, begun) = (Feed::new(Retention::default()), Instant::now());
+            let mut subscriber = subscriber(&feed);
+            let end_at = subscriber.end_at;
+            let oldest = (LIMITS.age * 9 / 10)..=LIMITS.age;
+            assert!(oldest.contains(&(end_at - begun)));
+            subscriber.next().await.unwrap();
+            let (mut position, mut last) = (feed.head(), next_text(&mut subscriber).await);
+            while let Some(id) = last.strip_prefix("id: ") {
+                assert!(Instant::now() < end_at + LIMITS.heartbeat, "it goes on");
+                position = id.lines().next().unwrap().parse().unwrap();
+                if busy {
+                    publish(&feed, "news").await;
+                    advance(Duration::from_secs(1)).await;
+                }
+                last = next_text(&mut subscriber).await;
+            }
+            assert!(last.starts_with(": the stream is at its greatest age\nretry: "));
+            let late = Duration::from_millis(if busy { 1_000 } else { 1 });
+            assert!(end_at.elapsed() <= late);
+            // The client comes back for what was published at the last moment.
+            assert_eq!(feed.head().seq - position.seq, u64::from(busy));
+            assert!(subscriber.next().await.is_none());
+        }
+    }
+
+    async fn next_text(subscriber: &mut Subscriber) -> String {
+        String::from_utf8(subscriber.next().await.unwrap()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

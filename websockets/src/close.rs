@@ -9,7 +9,7 @@
 //! | 1008 | it did not answer a ping | yes |
 //! | 1009 | its message is over the limit, or has too many fragments | no |
 //! | 1011 | the feed failed | yes, later |
-//! | 1012 | the server restarts | yes |
+//! | 1012 | the server restarts, or the session is at its greatest age | yes |
 //! | 1013 | the server is at its session limit | yes, later |
 //!
 //! A peer may close with 1000 to 1003, 1007 to 1014, or 3000 to 4999, and gets its own code and reason

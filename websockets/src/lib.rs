@@ -51,6 +51,10 @@ pub struct Config {
     /// Ping a client that was silent for this many seconds. It has half of that time to answer.
     #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]
     pub ping: Duration,
+    /// Close a session with 1012 at this age, in seconds, or up to a tenth earlier. Its client reconnects
+    /// and misses nothing. A proxy that reads on for a client that left does not come back.
+    #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
+    pub max_age: Duration,
     /// The knobs of the feed.
     #[command(flatten)]
     pub feed: FeedConfig,
@@ -71,7 +75,7 @@ impl App {
         let drain = config.server.drain;
         let connections = config.server.connections(config.max_subscribers);
         let spare = connections.saturating_sub(config.max_subscribers);
-        let sessions = Sessions::new(config.max_subscribers, config.ping, drain);
+        let sessions = Sessions::new(config.max_subscribers, config.ping, config.max_age, drain);
         Ok(Self {
             // Its own handle: closing it ends the waits of this server, not of others on the same feed.
             feed: feed.handle(),

@@ -52,6 +52,8 @@ pub trait Subprotocol {
 pub struct Sessions {
     /// A peer that was silent for this long is pinged. It has half of that time to answer, with any byte.
     pub ping: Duration,
+    /// A session is closed at this age, or up to a tenth earlier.
+    pub age: Duration,
     /// How long the server drains. The last session leaves by half of this time.
     pub drain: Duration,
     /// How many may be open.
@@ -62,9 +64,10 @@ pub struct Sessions {
 
 impl Sessions {
     /// No session yet, and at most `max` of them.
-    pub fn new(max: usize, ping: Duration, drain: Duration) -> Self {
+    pub fn new(max: usize, ping: Duration, age: Duration, drain: Duration) -> Self {
         Self {
             ping,
+            age,
             drain,
             max,
             slots: Arc::new(Semaphore::new(max)),
@@ -95,13 +98,20 @@ pub struct Session<S, P> {
     socket: Socket<S>,
     subprotocol: P,
     liveness: Liveness,
-    /// How often the client wants a heartbeat, if it asked for them.
-    heartbeat: Option<Duration>,
+    phase: Phase,
     heartbeat_at: Instant,
-    /// When this session leaves. Set when the server begins to drain.
-    leave_at: Option<Instant>,
+    /// When this session leaves: at its greatest age, or earlier if the server drains.
+    leave_at: Instant,
     /// Held until the session ends, however it ends.
     _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// News is delivered, and a heartbeat as often as the client wants one, if it asked for them.
+    Open { heartbeat: Option<Duration> },
+    /// The server drains. The last news comes when the session leaves.
+    Draining,
 }
 
 impl<S, P> Session<S, P>
@@ -118,15 +128,15 @@ where
         subprotocol: P,
         heartbeat: Option<Duration>,
     ) -> Self {
-        let heartbeat_at = Instant::now() + heartbeat.unwrap_or(shared.ping);
+        let now = Instant::now();
         Self {
+            leave_at: now + shortened(shared.age),
+            heartbeat_at: now + heartbeat.unwrap_or(shared.ping),
             shared,
             socket,
             subprotocol,
             liveness: Liveness::Assumed,
-            heartbeat,
-            heartbeat_at,
-            leave_at: None,
+            phase: Phase::Open { heartbeat },
             _slot: slot,
         }
     }
@@ -153,7 +163,7 @@ where
             if timer.is_elapsed() || self.tick_at() < timer.deadline() {
                 timer.as_mut().reset(self.tick_at());
             }
-            let (unsent, stays) = (self.socket.unsent(), self.leave_at.is_none());
+            let (unsent, stays) = (self.socket.unsent(), !self.is_draining());
             let woken = tokio::select! {
                 ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
                 news = self.subprotocol.next(), if unsent == 0 && stays => self.deliver(news),
@@ -186,8 +196,13 @@ where
     fn plan_to_leave(&mut self) -> Result<(), Ending> {
         let open = self.shared.max - self.shared.slots.available_permits();
         let wait = spread(open, self.shared.drain).mul_f64(rand::random());
-        self.leave_at.get_or_insert(Instant::now() + wait);
+        self.leave_at = self.leave_at.min(Instant::now() + wait);
+        self.phase = Phase::Draining;
         Ok(())
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining)
     }
 
     /// Handles what has come, and what is due by the clock.
@@ -219,21 +234,23 @@ where
 
     /// When `tick` has something to do: leave, send a heartbeat, or check a silent peer.
     fn tick_at(&self) -> Instant {
-        let tick_at = self.heartbeat_at.min(self.check_at());
-        self.leave_at
-            .map_or(tick_at, |leave_at| leave_at.min(tick_at))
+        self.leave_at.min(self.heartbeat_at).min(self.check_at())
     }
 
     async fn tick(&mut self) -> Result<(), Ending> {
         let now = Instant::now();
-        if self.leave_at.is_some_and(|leave_at| leave_at <= now) {
+        if self.leave_at <= now {
             return Err(self.leave().await);
         }
         if self.heartbeat_at <= now {
-            self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
+            let heartbeat = match self.phase {
+                Phase::Open { heartbeat } => heartbeat,
+                Phase::Draining => None,
+            };
+            self.heartbeat_at = now + heartbeat.unwrap_or(self.shared.ping);
             let text = self.subprotocol.heartbeat().await;
             // Behind bytes that the peer does not take, heartbeats would pile up.
-            if let (Some(text), Some(_), 0) = (text, self.heartbeat, self.socket.unsent()) {
+            if let (Some(text), Some(_), 0) = (text, heartbeat, self.socket.unsent()) {
                 self.socket.push(TEXT, text.as_bytes());
             }
         }
@@ -250,7 +267,12 @@ where
         {
             self.socket.push_frames(frames);
         }
-        Ending::Ours(CloseCode::Restart, "the server restarts")
+        let reason = if self.is_draining() {
+            "the server restarts"
+        } else {
+            "the session is at its greatest age"
+        };
+        Ending::Ours(CloseCode::Restart, reason)
     }
 
     fn liveness(&self) -> Liveness {
@@ -304,6 +326,11 @@ const DOUBT: u32 = 20;
 fn spread(open: usize, drain: Duration) -> Duration {
     let open = u32::try_from(open).unwrap_or(u32::MAX);
     Duration::from_millis(1).saturating_mul(open).min(drain / 2)
+}
+
+/// Up to a tenth less, so that sessions that began together do not end together.
+fn shortened(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..=1.0))
 }
 
 #[cfg(test)]

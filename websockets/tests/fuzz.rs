@@ -27,6 +27,7 @@ use websockets::{
 };
 
 const PING: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(3_600);
 const DRAIN: Duration = Duration::from_secs(10);
 /// Small, so that the inputs reach them.
 const LIMITS: Limits = Limits {
@@ -48,7 +49,7 @@ async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     let (io, server) = duplex(4_096);
     let socket = Socket::new(server, b"", LIMITS);
     let subprotocol = FeedV1::new(Feed::new(Retention::default()));
-    let sessions = Arc::new(Sessions::new(1, PING, DRAIN));
+    let sessions = Arc::new(Sessions::new(1, PING, AGE, DRAIN));
     let slot = sessions.slot().unwrap();
     let mut session = Session::new(sessions, slot, socket, subprotocol, None);
     let session = tokio::spawn(async move {

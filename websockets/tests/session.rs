@@ -27,6 +27,7 @@ use websockets::{
 };
 
 const PING: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(3_600);
 const DRAIN: Duration = Duration::from_secs(10);
 const MAX_SESSIONS: usize = 10_000;
 
@@ -56,7 +57,7 @@ impl Peer {
             let subscribed = subprotocol.open("a".parse().unwrap(), after);
             socket.push(TEXT, subscribed.as_bytes());
         }
-        let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, DRAIN));
+        let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, AGE, DRAIN));
         let slot = sessions.slot().unwrap();
         let mut session = Session::new(sessions.clone(), slot, socket, subprotocol, heartbeat);
         let session = tokio::spawn(async move { session.run(&mut draining).await });
@@ -150,6 +151,25 @@ async fn a_pong_is_life_and_the_next_ping_comes_20_s_after_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn at_its_greatest_age_a_session_is_closed_with_1012_whatever_it_does() {
+    let mut peer = Peer::subscribed(65_536);
+    peer.next_text().await;
+    let (reason, second) = loop {
+        match peer.next().await {
+            (9, ping, _) => {
+                peer.send(&Frame::pong(ping)).await;
+                publish(&peer.feed, 1).await;
+            }
+            (8, reason, second) => break (reason, second),
+            _ => {}
+        }
+    };
+    assert_eq!(reason[2..], *b"the session is at its greatest age");
+    assert_eq!(reason[..2], 1012_u16.to_be_bytes());
+    assert!((3_240..=3_600).contains(&second), "{second}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_byte_is_life_even_one_of_a_frame_that_never_ends() {
     let mut peer = Peer::unsubscribed();
     let begun = [0x81, 0xfe, 0xff, 0xff, 1, 2, 3, 4];
@@ -238,7 +258,7 @@ async fn heartbeats_come_as_often_as_they_were_asked_for() {
 async fn heartbeats_do_not_pile_up_for_a_peer_that_does_not_read() {
     let every = Some(Duration::from_secs(1));
     let mut peer = Peer::new(Some(After::Latest), every, 100);
-    sleep(Duration::from_secs(10_000)).await;
+    sleep(AGE - AGE / 5).await;
     let mut queued = 0;
     while let Ok((_, payload, _)) = timeout(Duration::from_millis(1), peer.next()).await {
         queued += payload.len() + 2;
@@ -435,7 +455,7 @@ async fn held(asked: usize, said: usize) -> (usize, usize) {
         size: said,
         count: 0,
     };
-    let sessions = Arc::new(Sessions::new(1, PING, DRAIN));
+    let sessions = Arc::new(Sessions::new(1, PING, AGE, DRAIN));
     let slot = sessions.slot().unwrap();
     let mut session = Session::new(sessions, slot, socket, &mut answers, None);
     let (_drain, mut draining) = watch::channel(false);
