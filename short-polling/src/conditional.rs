@@ -21,13 +21,13 @@
 //! position. The second rule goes beyond RFC 9110, where an ETag belongs to one URL. It is sound because
 //! the cursor is in the URL, and no cache may answer by itself (`no-cache`).
 //!
-//! The ETag is weak because `next` may differ between two answers with the same one. A strong one
-//! would not survive a proxy that compresses: nginx makes it weak.
+//! The ETag is weak because `next` may differ between two answers with the same one. A proxy that compresses
+//! may send it to the client with a suffix, such as `"e-1-gzip"`. It is then known, too.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::Page;
-use hyper::header::{HeaderMap, IF_NONE_MATCH};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
 /// The ETag of a page.
 pub fn etag(page: &Page) -> String {
@@ -51,8 +51,15 @@ fn digest(page: &Page) -> u64 {
     digest.finish()
 }
 
+/// Whether the request is only for a representation that is not there (`If-Match`, RFC 9110 §13.1.1). The
+/// comparison is strong, and the ETags here are weak: so no ETag matches, and only `*` does. To be asked
+/// before [`is_not_modified`] (§13.2.2).
+pub fn is_precondition_failed(request: &HeaderMap) -> bool {
+    request.contains_key(IF_MATCH) && !is_star(request, IF_MATCH)
+}
+
 /// Whether the client already has the answer with this `etag`: `If-None-Match` is `*`, lists this ETag,
-/// or lists this ETag with a digest. The comparison is weak (RFC 9110 §8.8.3.2). Text that
+/// or lists this ETag with a digest or a proxy's suffix. The comparison is weak (RFC 9110 §8.8.3.2). Text that
 /// does not parse matches nothing, because a 200 is never wrong.
 ///
 /// ```
@@ -67,15 +74,24 @@ fn digest(page: &Page) -> u64 {
 /// ```
 pub fn is_not_modified(request: &HeaderMap, etag: &str) -> bool {
     let (wanted, _) = opaque(etag.as_bytes()).unwrap_or_default();
-    let fields = request.get_all(IF_NONE_MATCH);
-    let lists = || fields.iter().map(|field| field.as_bytes().trim_ascii());
-    // Several fields are one list (RFC 9110 §5.3), and `*` is only valid alone.
-    lists().eq([b"*"]) || lists().any(|list| tags(list).any(|tag| continues(tag, wanted)))
+    is_star(request, IF_NONE_MATCH)
+        || lists(request, IF_NONE_MATCH).any(|list| tags(list).any(|tag| continues(tag, wanted)))
 }
 
-/// Whether `tag` is `wanted`, or continues it with a digest.
+/// Whether the field is `*`, which is only valid alone.
+fn is_star(request: &HeaderMap, name: HeaderName) -> bool {
+    lists(request, name).eq([b"*"])
+}
+
+/// The values of a field. Together they are one list (RFC 9110 §5.3).
+fn lists(request: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let fields = request.get_all(name).into_iter();
+    fields.map(|field| HeaderValue::as_bytes(field).trim_ascii())
+}
+
+/// Whether `tag` is `wanted`, or continues it with a digest or the suffix of a proxy.
 fn continues(tag: &[u8], wanted: &[u8]) -> bool {
-    matches!(tag.strip_prefix(wanted), Some([] | [b'.', ..]))
+    matches!(tag.strip_prefix(wanted), Some([] | [b'.' | b'-', ..]))
 }
 
 /// The opaque parts of a list's ETags, up to the first that is malformed or not followed by a comma.
@@ -170,6 +186,35 @@ mod tests {
         ] {
             assert!(!is_known(unknown), "{unknown:?}");
         }
+    }
+
+    #[test]
+    fn an_etag_survives_a_proxy_that_compresses() {
+        let mut news = quiet();
+        news.gap = Some(gap("m3k9qf-1", "a"));
+        let digest = etag(&news);
+        let digest = digest.trim_start_matches("W/").trim_matches('"');
+        for suffix in ["-gzip", "--gzip", "-br", "-zstd"] {
+            assert!(is_known(&[&format!("\"m3k9qf-42{suffix}\"")]));
+            assert!(is_known(&[&format!("\"a\", W/\"m3k9qf-42{suffix}\"")]));
+            assert!(is_known(&[&format!("\"{digest}{suffix}\"")]));
+            assert!(is_had(&news, &[&format!("W/\"{digest}{suffix}\"")]));
+            assert!(!is_had(&news, &[&format!("W/\"m3k9qf-42{suffix}\"")]));
+            assert!(!is_known(&[&format!("\"m3k9qf-421{suffix}\"")]));
+        }
+    }
+
+    #[test]
+    fn only_a_star_passes_if_match() {
+        let fails = |fields: &[&str]| {
+            let values = fields.iter().map(|field| field.parse().unwrap());
+            is_precondition_failed(&values.map(|value| (IF_MATCH, value)).collect())
+        };
+        assert!(!fails(&[]) && !fails(&["*"]) && !fails(&[" * "]));
+        for list in [ETAG, "\"m3k9qf-42\"", "", "*, \"a\""] {
+            assert!(fails(&[list]), "{list}");
+        }
+        assert!(fails(&["*", "*"]));
     }
 
     #[test]

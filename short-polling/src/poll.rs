@@ -29,7 +29,7 @@ impl Polls {
     /// Answers one poll of `topics`, at once: 200 with the page, or 304 if the client has it.
     ///
     /// # Errors
-    /// 400 for invalid topics, `after=` or `limit=`; 503 if the feed cannot be read.
+    /// 400 for invalid topics, `after=` or `limit=`; 412 for an `If-Match` with ETags; 503 if the feed cannot be read.
     pub async fn answer<B>(
         &self,
         topics: &str,
@@ -40,6 +40,10 @@ impl Polls {
         let after = query.get("after")?.unwrap_or(After::Earliest);
         let limit: PageLimit = query.get("limit")?.unwrap_or_default();
         let page = self.feed.read(&topics, &after, limit).await?;
+        if conditional::is_precondition_failed(request.headers()) {
+            let detail = "If-Match does not match, because every ETag here is weak";
+            return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
+        }
         let etag = conditional::etag(&page);
         let mut response = Response::new(Full::default());
         if conditional::is_not_modified(request.headers(), &etag) {

@@ -16,6 +16,7 @@ async fn every_wrong_request_is_refused_by_name() {
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
     refuses_bad_input(&server, limits()).await;
+    refuses_bad_input(&server, [if_match()]).await;
     server.stop().await;
 }
 
@@ -42,6 +43,12 @@ fn limits() -> Vec<Row> {
         row("limit", "parameter limit is empty"),
         row("limit=1&limit=1", "parameter limit is repeated"),
     ]
+}
+
+/// It comes before `If-None-Match` (RFC 9110 §13.2.2).
+fn if_match() -> Row {
+    let fields = ["If-Match: \"e-1\"", "If-None-Match: *"];
+    Row::head("GET /topics/a", &fields, 412, "If-Match does not match")
 }
 
 #[tokio::test]
