@@ -47,7 +47,7 @@ export async function freePort() {
 const endings = new Set();
 const log = []; // what the programs wrote to stderr, printed if the check fails
 process.on("exit", (status) => {
-  endings.forEach((end) => end());
+  [...endings].reverse().forEach((end) => end()); // what came last may use what came first
   if (status !== 0) process.stderr.write(log.join(""));
 });
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
@@ -66,7 +66,8 @@ export function start(program, args, { signal = "SIGKILL", ...options } = {}) {
 // A folder that is deleted at the end.
 export function temporaryFolder(name) {
   const folder = mkdtempSync(path.join(tmpdir(), `${name}-`));
-  endings.add(() => rmSync(folder, { recursive: true, force: true }));
+  // Again, because a program that was killed may still write.
+  endings.add(() => rmSync(folder, { recursive: true, force: true, maxRetries: 20 }));
   return folder;
 }
 

@@ -19,4 +19,4 @@ client_tools() { # the clients, the scripts of the checks in $WORK, the server's
     curl --version | head -n 1
 }
 
-check() { (cd "$WORK" && timeout 120 node "$@"); } # check SCRIPT [ARGUMENT…]
+check() { (cd "$WORK" && timeout 240 node "$@"); } # check SCRIPT [ARGUMENT…]

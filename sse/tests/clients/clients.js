@@ -28,11 +28,13 @@ const IN_PAGE = {
   "fetch-event-source": listenWithFetch,
 };
 
-// `url` is seen from the page's own origin.
-export async function startListeners(url) {
-  const listeners = [...Object.keys(PROGRAMS), ...Object.keys(IN_PAGE)].map((name) => new Listener(name));
+// Firefox's page is of another origin, and Chromium's of `url`'s.
+export async function startListeners(url, firefox) {
+  const names = [...Object.keys(PROGRAMS), "Firefox", ...Object.keys(IN_PAGE)];
+  const listeners = names.map((name) => new Listener(name));
   const tells = Object.fromEntries(listeners.map(({ name, tell }) => [name, tell]));
   for (const [name, start] of Object.entries(PROGRAMS)) start(url, tells[name]);
+  firefox.run(`(${listen})(EventSource, ${JSON.stringify(url)}, (heard) => told.push(heard))`, tells.Firefox);
   const browser = await startChromium();
   const page = await browser.newPage();
   await page.route("**/npm/**", serveModule);

@@ -2,17 +2,18 @@
 // restarts: received = published - named in gaps, none twice, none out of order.
 
 import { startListeners } from "./clients.js";
-import { FaultProxy, Server, allUpWith, check, checkAllHold, freePort, heads } from "./kit.js";
+import { FaultProxy, Firefox, Server, allUpWith, check, checkAllHold, freePort, heads } from "./kit.js";
 
 const IDS = 10_000;
 const CUTS = 20;
 const RESTARTS = 5;
 const STEPS = CUTS + RESTARTS;
 
-const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1", "--heartbeat", "1"];
+const firefox = await Firefox.start();
+const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1", "--heartbeat", "1", "--allow-origin", firefox.origin];
 let server = await Server.start(args, await freePort());
 const proxy = await FaultProxy.start(server.port);
-const listeners = await startListeners(`${proxy.url}/topics/ids?after=earliest`);
+const listeners = await startListeners(`${proxy.url}/topics/ids?after=earliest`, firefox);
 
 for (let step = 1; step <= STEPS; step += 1) {
   const share = Math.floor((IDS * step) / STEPS) - Math.floor((IDS * (step - 1)) / STEPS);
