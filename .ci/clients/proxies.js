@@ -276,8 +276,8 @@ function subscriber(server, { open, isOpen, heartbeat, isRefused, isDrained }) {
         next.leave();
         return !isRefused(next);
       };
-      // Some proxies see that a client left only when they write.
-      await until(place, () => "the place of one that left", 3 * HEARTBEAT);
+      // Some proxies find out when a write fails, which is the second, and end their own request at the third.
+      await until(place, () => "the place of one that left", 3 * HEARTBEAT + AT_ONCE);
     },
     drain: async () => {
       await server.stop();

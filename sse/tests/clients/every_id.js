@@ -10,7 +10,7 @@ const RESTARTS = 5;
 const STEPS = CUTS + RESTARTS;
 
 const firefox = await Firefox.start();
-const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1", "--heartbeat", "1", "--allow-origin", firefox.origin];
+const args = ["--retain", "20000", "--retry", "0.1", "--drain", "1", "--heartbeat", "1", "--max-age", "10", "--allow-origin", firefox.origin];
 let server = await Server.start(args, await freePort());
 const proxy = await FaultProxy.start(server.port);
 const listeners = await startListeners(`${proxy.url}/topics/ids?after=earliest`, firefox);

@@ -11,7 +11,7 @@ const RESTARTS = 5;
 const STEPS = CUTS + RESTARTS;
 
 const firefox = await Firefox.start();
-const args = ["--retain", "20000", "--drain", "1", "--allow-origin", firefox.origin];
+const args = ["--retain", "20000", "--drain", "1", "--max-age", "10", "--allow-origin", firefox.origin];
 let server = await Server.start(args, await freePort());
 const proxy = await FaultProxy.start(server.port);
 const listeners = [];
