@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info, warn};
 use url::{Position, Url};
@@ -27,7 +27,6 @@ use super::{
         Endpoint, Nothing, Patch, Registration, Replay, Rotation, deliveries_json, invalid,
         new_secret,
     },
-    guard::Unresolved,
     pull::Pull,
     push::{Outbound, Push},
     store::{self, Disabled, Saved, Waiting},
@@ -182,7 +181,7 @@ impl Endpoints {
         let registration: Registration =
             serde_json::from_slice(body).map_err(invalid("the body is no endpoint"))?;
         let (target, secret) = registration.parse()?;
-        self.admit(&target.url).await?;
+        self.admit(&target.url)?;
         let saved = target.save(&secret, self.outbound.feed.head().seq);
         let endpoints = self.clone();
         let added = to_its_end(async move { endpoints.add(saved).await });
@@ -211,7 +210,7 @@ impl Endpoints {
         let (number, enabled) = (endpoint.number, patch.enabled);
         let target = patch.parse(endpoint)?;
         if target.url != endpoint.url {
-            self.admit(&target.url).await?;
+            self.admit(&target.url)?;
         }
         let disabled = Disabled {
             since: self.now(),
@@ -374,15 +373,10 @@ impl Endpoints {
         Ok(running.push.take())
     }
 
-    /// A target that is never going to be called is refused at once. One that does not resolve is
-    /// not: its name may come later. The same is judged again at each attempt.
-    async fn admit(&self, url: &Url) -> Result<(), Problem> {
-        let guard = self.outbound.guard;
-        guard.check(url).map_err(invalid("url"))?;
-        match timeout(self.outbound.attempt_timeout, guard.resolve(url)).await {
-            Ok(Err(Unresolved::Refused(target))) => Err(invalid("url")(target)),
-            Ok(Ok(_) | Err(Unresolved::Dns(_))) | Err(_) => Ok(()),
-        }
+    /// Refuses a target that will never be called, as far as its URL shows. It does not wait for a name: names
+    /// are judged at each connection.
+    fn admit(&self, url: &Url) -> Result<(), Problem> {
+        self.outbound.guard.check(url).map_err(invalid("url"))
     }
 
     fn check_room(&self) -> Result<(), Problem> {

@@ -1,9 +1,10 @@
 //! Which addresses the sender may call, against server-side request forgery (SSRF). Anybody who registers an
 //! endpoint chooses an address that this machine then calls from inside its own network.
 //!
-//! Only resolved addresses are checked, so `0x7f.1`, `localhost.` and a name that points at 127.0.0.1 need
-//! no extra rule. A name is resolved once for each connection, every address is checked, and the checked
-//! address is dialed. A DNS answer that changes in between changes nothing.
+//! A registration is refused by its URL alone: the scheme, and a host that is an address. It does not wait for
+//! a name. A name is resolved for each connection, every address is checked, and a checked address is dialed.
+//! A DNS answer that changes in between changes nothing. `0x7f.1` needs no extra rule, because the URL parser
+//! turns it into an address.
 //!
 //! ```
 //! use webhooks::sender::guard::{Guard, Refused};
@@ -17,13 +18,24 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
+    sync::LazyLock,
+    time::Duration,
 };
 
-use tokio::net::lookup_host;
+use hickory_resolver::{
+    Resolver, TokioResolver,
+    config::{ResolveHosts, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
+use tracing::warn;
 use url::{Host, Url};
 
 /// The most addresses of one name.
 const MAX_ADDRESSES: usize = 16;
+/// How long one name server may take for one question. Each is asked twice.
+const NAME_SERVER: Duration = Duration::from_secs(1);
+/// How long it is remembered that a name has no address.
+const NO_SUCH_NAME: Duration = Duration::from_secs(5);
 
 /// What is allowed. By default only https, to public addresses.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +57,27 @@ pub type Lookup = fn(&str, u16) -> Addresses<'_>;
 /// The addresses of a name, once they are resolved.
 pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
+/// Reads `/etc/hosts`, then asks the name servers of `/etc/resolv.conf`. The system's own resolver would block
+/// a thread for as long as a silent name server takes, and a few silent names would stop the lookups of all.
 fn system(name: &str, port: u16) -> Addresses<'_> {
-    Box::pin(async move { Ok(lookup_host((name, port)).await?.collect()) })
+    static RESOLVER: LazyLock<TokioResolver> = LazyLock::new(resolver);
+    Box::pin(async move {
+        let found = RESOLVER.lookup_ip(name).await.map_err(io::Error::other)?;
+        Ok(found.iter().map(|ip| (ip, port).into()).collect())
+    })
+}
+
+fn resolver() -> TokioResolver {
+    let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        warn!(%error, "no name servers are known: only names in the hosts file resolve");
+        Resolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+    });
+    let options = builder.options_mut();
+    options.timeout = NAME_SERVER;
+    options.attempts = 2;
+    options.negative_max_ttl = Some(NO_SUCH_NAME);
+    options.use_hosts_file = ResolveHosts::Always;
+    builder.build().expect("no option needs a file")
 }
 
 impl Default for Guard {
@@ -65,7 +96,7 @@ impl Guard {
     /// Checks what the URL alone shows.
     ///
     /// # Errors
-    /// For a scheme that is not allowed, and for a user name, which would end up in logs.
+    /// For a scheme or an address that is not allowed, and for a user name, which would end up in logs.
     pub fn check(&self, url: &Url) -> Result<(), Refused> {
         match url.scheme() {
             "https" => {}
@@ -73,10 +104,17 @@ impl Guard {
             "http" => return Err(Refused::Http),
             _ => return Err(Refused::Scheme),
         }
-        if url.username().is_empty() && url.password().is_none() {
-            Ok(())
-        } else {
-            Err(Refused::UserInfo)
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refused::UserInfo);
+        }
+        let port = url.port_or_known_default().unwrap_or(443);
+        match url.host() {
+            Some(Host::Ipv4(ip)) => self.judge((ip, port).into()),
+            Some(Host::Ipv6(ip)) => self.judge((ip, port).into()),
+            Some(Host::Domain(name)) if is_localhost(name) => {
+                self.judge((Ipv4Addr::LOCALHOST, port).into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -97,8 +135,13 @@ impl Guard {
             let count = format!("{} addresses", addresses.len());
             return Err(Unresolved::Dns(io::Error::other(count)));
         }
+        let is_name = matches!(url.host(), Some(Host::Domain(_)));
         for address in &addresses {
-            self.judge(*address)?;
+            self.judge(*address).map_err(|refused| match refused {
+                // A stranger must not learn what a name means inside this network.
+                Refused::Address(..) if is_name => Refused::Name,
+                refused => refused,
+            })?;
         }
         Ok(addresses)
     }
@@ -120,6 +163,12 @@ impl Guard {
             Err(Refused::Address(ip, reach(ip)))
         }
     }
+}
+
+/// RFC 6761 §6.3: always this machine.
+fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Whether a listener at `own` accepts connections to `address`. A listener at 0.0.0.0 accepts them at
@@ -150,9 +199,11 @@ fn reach(ip: IpAddr) -> Reach {
     }
 }
 
-/// The registry of special addresses (RFC 6890, as IANA keeps it); all else is public.
+/// The registry of special addresses (RFC 6890, as IANA keeps it); all else is public. Services that hand out
+/// a cloud machine's credentials are never called, wherever their address lies.
 fn reach_v4(ip: Ipv4Addr) -> Reach {
     match ip.octets() {
+        [100, 100, 100, 200] | [168, 63, 129, 16] => Reach::Never, // Alibaba, Azure
         [127, ..] => Reach::Loopback,
         [10, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => Reach::Private,
         [0, ..] | [169, 254, ..] | [224..=255, ..] => Reach::Never,
@@ -174,6 +225,8 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             reach_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
         }
+        // The metadata services of AWS, Google, Oracle and Scaleway.
+        [0xfd00, 0xec2 | 0xc1 | 0x42, ..] | [0xfd20, 0xce, ..] => Reach::Never,
         [0xfc00..=0xfdff, ..] => Reach::Private,
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x2002, ..] => Reach::Never,
         [0x3fff, 0..=0xfff, ..] => Reach::Never,
@@ -189,6 +242,8 @@ pub enum Refused {
     Address(IpAddr, Reach),
     /// Plain http.
     Http,
+    /// The name resolves to an address that is not allowed.
+    Name,
     /// The sender's own.
     Own(SocketAddr),
     /// Neither http nor https.
@@ -208,6 +263,9 @@ impl fmt::Display for Refused {
             }
             Self::Address(ip, _) => write!(f, "{ip} is not a public address"),
             Self::Http => f.write_str("plain http is not allowed (--allow-http)"),
+            Self::Name => f.write_str(
+                "the name resolves to an address that is not allowed (--allow-loopback, --allow-private)",
+            ),
             Self::Own(address) => write!(f, "{address} is this sender itself"),
             Self::Scheme => f.write_str("the scheme is neither https nor http"),
             Self::UserInfo => f.write_str("the URL carries a user name or password"),
@@ -251,7 +309,17 @@ mod tests {
             ("192.168.1.1", Reach::Private),
             ("100.64.0.1", Reach::Private),
             ("::ffff:10.0.0.1", Reach::Private),
-            ("fd00:ec2::254", Reach::Private),
+            ("fd00::1", Reach::Private),
+            ("fd00:ec2::254", Reach::Never),
+            ("fd00:ec2::23", Reach::Never),
+            ("fd20:ce::254", Reach::Never),
+            ("fd00:42::42", Reach::Never),
+            ("100.100.100.200", Reach::Never),
+            ("::ffff:100.100.100.200", Reach::Never),
+            ("64:ff9b::6464:64c8", Reach::Never),
+            ("100.100.100.201", Reach::Private),
+            ("168.63.129.16", Reach::Never),
+            ("168.63.129.17", Reach::Public),
             ("0.0.0.0", Reach::Never),
             ("169.254.169.254", Reach::Never),
             ("::ffff:169.254.169.254", Reach::Never),
@@ -341,11 +409,14 @@ mod tests {
         };
         let url = Url::parse("https://name.example/").unwrap();
         let refused = guard.resolve(&url).await.unwrap_err().to_string();
-        assert_eq!(refused, "169.254.169.254 is not a public address");
+        assert!(
+            refused.contains("not allowed") && !refused.contains("169.254"),
+            "{refused}"
+        );
     }
 
-    #[tokio::test]
-    async fn what_a_url_says_in_a_strange_way_is_judged_by_where_it_leads() {
+    #[test]
+    fn what_a_url_says_in_a_strange_way_is_judged_by_where_it_leads() {
         let guard = Guard {
             http: true,
             ..Guard::default()
@@ -359,15 +430,17 @@ mod tests {
             "http://[::ffff:7f00:1]/",
             "http://localhost/",
             "http://localhost./",
+            "http://LOCALHOST/",
+            "http://app.localhost/",
         ] {
-            let url = Url::parse(url).unwrap();
-            let refused = guard.resolve(&url).await.unwrap_err();
+            let refused = guard.check(&Url::parse(url).unwrap()).unwrap_err();
             assert!(
-                refused.to_string().ends_with("(--allow-loopback)")
-                    || matches!(refused, Unresolved::Dns(_)),
+                refused.to_string().ends_with("(--allow-loopback)"),
                 "{url}: {refused}"
             );
         }
+        let name = Url::parse("http://localhost.example/").unwrap();
+        assert_eq!(guard.check(&name), Ok(()));
     }
 
     #[test]
