@@ -14,8 +14,10 @@ use url::Url;
 use super::store::{AttemptRow, Dead, Disabled, Saved, rfc3339};
 use crate::verify::standard::Secret;
 
-/// The longest URL in bytes.
+/// The longest URL in bytes, in its normal form too.
 const MAX_URL: usize = 2_048;
+/// The most message types of one endpoint.
+const MAX_TYPES: usize = 64;
 
 /// One who is to be called.
 pub(crate) struct Endpoint {
@@ -257,16 +259,25 @@ pub(crate) struct Target {
 
 impl Target {
     fn parse(url: &str, topics: &[String], types: Option<&[String]>) -> Result<Self, Problem> {
+        let too_long = || Problem::bad_request(format!("url: over {MAX_URL} bytes"));
         if url.len() > MAX_URL {
-            return Err(Problem::bad_request(format!("url: over {MAX_URL} bytes")));
+            return Err(too_long());
+        }
+        let url = Url::parse(url).map_err(invalid("url"))?;
+        // The normal form may be longer: a space becomes `%20`.
+        if url.as_str().len() > MAX_URL {
+            return Err(too_long());
         }
         let topics: Result<Vec<Topic>, _> = topics.iter().map(|topic| topic.parse()).collect();
         if types.is_some_and(<[_]>::is_empty) {
             return Err(invalid("types")("none is named; leave it out for all"));
         }
+        if types.is_some_and(|types| types.len() > MAX_TYPES) {
+            return Err(Problem::bad_request(format!("types: over {MAX_TYPES}")));
+        }
         let types = types.map(|types| parse_types(types.iter().map(String::as_str)));
         Ok(Self {
-            url: Url::parse(url).map_err(invalid("url"))?,
+            url,
             topics: Topics::try_from(topics.map_err(invalid("topics"))?)
                 .map_err(invalid("topics"))?,
             types: types.transpose()?,
