@@ -81,7 +81,7 @@ async fn a_delivery_is_these_bytes() {
     );
     let head = format!(
         "POST /webhook/%C3%A9?a=b HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
-         user-agent: webhooks/0.1.0\r\nwebhook-id: {id}\r\nwebhook-signature: {signature}\r\n\
+         accept: */*\r\nuser-agent: webhooks/0.1.0\r\nwebhook-id: {id}\r\nwebhook-signature: {signature}\r\n\
          webhook-timestamp: {timestamp}\r\ncontent-length: {}\r\n\r\n",
         called.body.len(),
     );
@@ -134,7 +134,7 @@ async fn a_repeat_is_the_same_message_signed_anew() {
 }
 
 #[tokio::test]
-async fn only_a_complete_2xx_counts() {
+async fn only_a_whole_2xx_head_counts() {
     let sender = start(local()).await;
     let answer = |status: &str| {
         format!(
@@ -154,12 +154,13 @@ async fn only_a_complete_2xx_counts() {
         (answer("503 Service Unavailable"), false),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nshor".into(),
-            false,
+            true,
         ),
         (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a size".into(),
+            "HTTP/1.1 500 E\r\nContent-Length: 5\r\n\r\nshor".into(),
             false,
         ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n".into(), false),
         ("SSH-2.0-OpenSSH\r\n\r\n".into(), false),
         ("".into(), false),
     ] {

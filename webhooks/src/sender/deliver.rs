@@ -1,9 +1,9 @@
-//! One delivery attempt: resolve, connect, TLS, send, and read the answer to its end. One deadline covers all
+//! One delivery attempt: resolve, connect, TLS, send, and read the head of the answer. One deadline covers all
 //! of it, and each of the first three may take only its share.
 //!
-//! The other side is a stranger. It may be slow, endless, or point elsewhere. A delivery counts only if the
-//! answer is 2xx and is complete, or longer than 16 KiB, within the deadline. No redirect is followed. The
-//! answer is neither requested nor decoded with a content encoding, because its content does not matter.
+//! The other side is a stranger. It may be slow, endless, or point elsewhere. The status decides, once the head
+//! is complete: after a 2xx nothing else may turn the delivery into a failure, because the endpoint has the
+//! message. The body is read for a short time, only to use the connection again. No redirect is followed.
 //!
 //! ```no_run
 //! # async fn deliver() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,19 +29,21 @@
 use std::{
     io,
     net::SocketAddr,
+    sync::Mutex,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     body::Incoming,
-    header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use url::{Position, Url};
 
@@ -57,6 +59,10 @@ use crate::verify::{
 
 /// The most bytes of an answer's body that are read.
 const MAX_RESPONSE: usize = 16 * 1024;
+/// How long an answer's body may take. After that its connection is closed.
+const BODY: Duration = Duration::from_secs(1);
+/// How long an address may take before the next one is tried as well (RFC 8305 §5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// The lookup may take this part of the deadline: 3 s of 15.
 const LOOKUP_SHARE: u32 = 5;
 /// Connecting may take this part of the deadline, and TLS as much again: 5 s of 15 each.
@@ -86,7 +92,7 @@ pub struct Attempt {
     pub url: Url,
     /// The secrets that sign, newest first.
     pub secrets: Vec<Secret>,
-    /// The time limit, from the lookup to the last byte of the answer's body.
+    /// The time limit, from the lookup to the answer's head.
     pub deadline: Duration,
 }
 
@@ -97,7 +103,7 @@ pub struct Outcome {
     pub at: SystemTime,
     /// How long it took.
     pub duration: Duration,
-    /// The dialed address. `None` if the attempt ended before.
+    /// The connected address, or the last one that was dialed. `None` if the attempt ended before.
     pub remote: Option<SocketAddr>,
     /// The 2xx status of a successful delivery.
     pub result: Result<StatusCode, Failure>,
@@ -208,13 +214,16 @@ impl Attempt {
     /// Sends `message` once, signed at the time `at`.
     pub async fn run(self, message: &Payload, at: SystemTime) -> Outcome {
         let started = Instant::now();
-        let mut remote = None;
-        let exchange = self.exchange(message, at, &mut remote);
-        let result = within("whole answer", self.deadline, exchange).await;
+        let remote = Mutex::new(None);
+        let exchange = self.exchange(message, at, &remote);
+        let result = match within("answer", self.deadline, exchange).await {
+            Ok(answer) => self.judge(answer, at).await,
+            Err(failure) => Err(failure),
+        };
         Outcome {
             at,
             duration: started.elapsed(),
-            remote,
+            remote: remote.into_inner().expect(UNPOISONED),
             result,
         }
     }
@@ -225,60 +234,87 @@ impl Attempt {
         &self,
         message: &Payload,
         at: SystemTime,
-        remote: &mut Option<SocketAddr>,
-    ) -> Result<StatusCode, Failure> {
+        remote: &Remote,
+    ) -> Result<Answer, Failure> {
         if let Some(mut line) = self.pool.take() {
-            *remote = Some(line.remote);
-            match line.send(self.request(message, at)).await {
-                Err(_) if !line.has_received() => {}
-                answer => return self.finish(line, answer?, at).await,
+            set(remote, line.remote);
+            let answer = line.send(self.request(message, at)).await;
+            if answer.is_ok() || line.has_received() {
+                return Answer::of(line, answer);
             }
         }
         // Boxed: dialing is rare, and its future is ten times as large as the rest.
         let mut line = Box::pin(self.dial(remote)).await?;
-        let answer = line.send(self.request(message, at)).await?;
-        self.finish(line, answer, at).await
+        let answer = line.send(self.request(message, at)).await;
+        Answer::of(line, answer)
     }
 
-    /// Reads an answer to its end. A connection at its end goes back to the pool.
-    async fn finish(
-        &self,
-        line: Line,
-        answer: Response<Incoming>,
-        at: SystemTime,
-    ) -> Result<StatusCode, Failure> {
-        let (head, body) = answer.into_parts();
-        if read_to_end(body).await? {
+    /// The status decides. A connection whose answer has ended goes back to the pool.
+    async fn judge(&self, answer: Answer, at: SystemTime) -> Result<StatusCode, Failure> {
+        let Answer {
+            status,
+            fields,
+            rest,
+        } = answer;
+        if let Some((line, body)) = rest
+            && timeout(BODY, has_ended(body)).await == Ok(true)
+        {
             self.pool.keep(line);
         }
-        if head.status.is_success() {
-            return Ok(head.status);
+        if status.is_success() {
+            return Ok(status);
         }
-        let field = |name| head.headers.get(name);
+        let location = fields.get(LOCATION);
+        let retry_after = fields.get(RETRY_AFTER);
         Err(Failure::Status {
-            status: head.status,
-            location: field(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
-            retry_after: field(RETRY_AFTER)
-                .and_then(|value| parse_retry_after(value.as_bytes(), at)),
+            status,
+            location: location.map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
+            retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes(), at)),
         })
     }
 
-    /// A new connection: resolve, check the addresses, connect, and for https verify the certificate.
-    async fn dial(&self, remote: &mut Option<SocketAddr>) -> Result<Line, Failure> {
+    /// A new connection: resolve, check the addresses, and connect to the first one that answers.
+    async fn dial(&self, remote: &Remote) -> Result<Line, Failure> {
         let lookup = async { Ok(self.guard.resolve(&self.url).await?) };
         let addresses = within("address", self.deadline / LOOKUP_SHARE, lookup).await?;
+        let mut addresses = addresses.into_iter();
+        let mut dialing = FuturesUnordered::new();
+        let mut last = Failure::Connect(io::ErrorKind::AddrNotAvailable.into());
+        loop {
+            if let Some(address) = addresses.next() {
+                set(remote, address);
+                dialing.push(self.connect(address));
+            }
+            tokio::select! {
+                dialed = dialing.next() => match dialed {
+                    Some(Ok(line)) => {
+                        set(remote, line.remote);
+                        return Ok(line);
+                    }
+                    Some(Err(failure)) => last = failure,
+                    None => return Err(last),
+                },
+                () = sleep(NEXT_ADDRESS), if addresses.len() > 0 => {}
+            }
+        }
+    }
+
+    /// TCP, and for https TLS with a certificate that is valid for the URL's host.
+    async fn connect(&self, address: SocketAddr) -> Result<Line, Failure> {
         let share = self.deadline / CONNECT_SHARE;
-        let stream = within("connection", share, connect(&addresses, remote)).await?;
-        let to = remote.expect("it is set before it is dialed");
+        let tcp = async { TcpStream::connect(address).await.map_err(Failure::Connect) };
+        let stream = within("connection", share, tcp).await?;
+        // It fails only on a socket that is closed already, and then the exchange fails too.
+        let _ = stream.set_nodelay(true);
         if self.url.scheme() != "https" {
-            return Ok(Line::over(stream, to).await?);
+            return Ok(Line::over(stream, address).await?);
         }
         let handshake = async {
             let secured = self.tls.connect(&self.url, stream).await;
             secured.map_err(Failure::Tls)
         };
         let stream = within("TLS", share, handshake).await?;
-        Ok(Line::over(stream, to).await?)
+        Ok(Line::over(stream, address).await?)
     }
 
     /// The stored bytes as they are, signed for this attempt.
@@ -287,6 +323,7 @@ impl Attempt {
         let mut request = Request::post(&self.url[Position::BeforePath..Position::AfterQuery])
             .header(HOST, &self.url[Position::BeforeHost..Position::AfterPort])
             .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "*/*") // some firewalls refuse requests without it
             .header(USER_AGENT, concat!("webhooks/", env!("CARGO_PKG_VERSION")));
         for (name, value) in sign(&self.secrets, &message.id, timestamp, &message.json) {
             request = request.header(name, value);
@@ -294,6 +331,37 @@ impl Attempt {
         request
             .body(Full::new(message.json.clone()))
             .expect("a parsed URL and a message's id are header text")
+    }
+}
+
+/// An answer of which the head has come.
+struct Answer {
+    status: StatusCode,
+    fields: HeaderMap,
+    /// `None` if hyper refused the head. Its status counts, but the connection is closed.
+    rest: Option<(Line, Incoming)>,
+}
+
+impl Answer {
+    fn of(line: Line, answer: hyper::Result<Response<Incoming>>) -> Result<Self, Failure> {
+        match answer {
+            Ok(answer) => {
+                let (head, body) = answer.into_parts();
+                Ok(Self {
+                    status: head.status,
+                    fields: head.headers,
+                    rest: Some((line, body)),
+                })
+            }
+            Err(error) => {
+                let status = line.status().ok_or(error)?;
+                Ok(Self {
+                    status,
+                    fields: HeaderMap::new(),
+                    rest: None,
+                })
+            }
+        }
     }
 }
 
@@ -320,51 +388,39 @@ async fn within<T>(
     done.unwrap_or(Err(Failure::Timeout { part, limit }))
 }
 
-/// Dials only the addresses that the guard has checked.
-async fn connect(
-    addresses: &[SocketAddr],
-    remote: &mut Option<SocketAddr>,
-) -> Result<TcpStream, Failure> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        *remote = Some(*address);
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // It fails only on a socket that is closed already, and then the exchange fails too.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(Failure::Connect(last))
+/// The address of an attempt, as far as it has come.
+type Remote = Mutex<Option<SocketAddr>>;
+
+fn set(remote: &Remote, address: SocketAddr) {
+    *remote.lock().expect(UNPOISONED) = Some(address);
 }
 
-/// Reads at most [`MAX_RESPONSE`] bytes of an answer's body, so that an endless one costs little. The
-/// attempt's deadline limits a slow one. Returns whether the body has ended. A body that breaks off is a
-/// failure.
-async fn read_to_end(mut body: Incoming) -> Result<bool, hyper::Error> {
+const UNPOISONED: &str = "nothing panics under this lock";
+
+/// Reads an answer's body, at most [`MAX_RESPONSE`] bytes of it. Returns whether it has ended.
+async fn has_ended(mut body: Incoming) -> bool {
     let mut read = 0;
     while let Some(frame) = body.frame().await {
-        read += frame?.data_ref().map_or(0, Bytes::len);
+        let Ok(frame) = frame else { return false };
+        read += frame.data_ref().map_or(0, Bytes::len);
         if read > MAX_RESPONSE {
-            return Ok(false);
+            return false;
         }
     }
-    Ok(true)
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     };
 
     use proptest::{prop_assert, proptest};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpSocket},
     };
     use tokio_rustls::{
         TlsAcceptor,
@@ -453,6 +509,44 @@ mod tests {
         assert_eq!(connections.load(Ordering::SeqCst), 1);
     }
 
+    /// A listener whose queue is full: the kernel answers no further SYN.
+    async fn silent() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) =
+            timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
+            queued.push(stream.unwrap());
+        }
+        (address, queued, listener)
+    }
+
+    #[tokio::test]
+    async fn a_silent_first_address_costs_a_quarter_of_a_second() {
+        static ADDRESSES: OnceLock<Vec<SocketAddr>> = OnceLock::new();
+        let (dead, _queued, _listener) = silent().await;
+        let (port, _) = sink().await;
+        let well = SocketAddr::from(([127, 0, 0, 1], port));
+        ADDRESSES.set(vec![dead, dead, well]).unwrap();
+        let guard = Guard {
+            http: true,
+            lookup: |_, _| Box::pin(async { Ok(ADDRESSES.get().unwrap().clone()) }),
+            ..Guard::default()
+        };
+        let attempt = attempt("http://name.example/", guard);
+        let outcome = attempt.run(&message(), SystemTime::now()).await;
+        assert_eq!(outcome.result.unwrap(), 200);
+        assert_eq!(outcome.remote, Some(well));
+        assert!(
+            outcome.duration >= 2 * NEXT_ADDRESS,
+            "{:?}",
+            outcome.duration
+        );
+    }
+
     /// A name that is looked up for ever.
     #[tokio::test(start_paused = true)]
     async fn a_lookup_may_take_a_fifth_of_the_deadline() {
@@ -497,7 +591,7 @@ mod tests {
                 .iter()
                 .cycle()
             {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                sleep(Duration::from_secs(1)).await;
                 if stream.write_all(&[*byte]).await.is_err() {
                     break;
                 }
@@ -511,7 +605,7 @@ mod tests {
             .run(&message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
-        assert_eq!(error.to_string(), "no whole answer within 15 s");
+        assert_eq!(error.to_string(), "no answer within 15 s");
         assert_eq!(outcome.duration, Duration::from_secs(15));
     }
 
@@ -590,6 +684,24 @@ mod tests {
             .result
             .unwrap_err();
         assert_eq!(refused.class(), "tls", "the certificate is another's");
+    }
+
+    #[tokio::test]
+    async fn after_an_address_without_a_certificate_comes_the_next_one() {
+        static ADDRESSES: OnceLock<Vec<SocketAddr>> = OnceLock::new();
+        let (wrong, _) = secure("other.example").await;
+        let (right, roots) = secure("pay.example").await;
+        let addresses = [wrong, right].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        ADDRESSES.set(addresses.to_vec()).unwrap();
+        let guard = Guard {
+            lookup: |_, _| Box::pin(async { Ok(ADDRESSES.get().unwrap().clone()) }),
+            ..Guard::default()
+        };
+        let mut attempt = attempt("https://pay.example/", guard);
+        attempt.tls = Tls::trusting(roots);
+        let outcome = attempt.run(&message(), SystemTime::now()).await;
+        assert_eq!(outcome.result.unwrap(), 204);
+        assert_eq!(outcome.remote, Some(addresses[1]));
     }
 
     #[test]

@@ -1,23 +1,21 @@
 //! The idle connections of one endpoint. A new connection costs a lookup and the handshakes of TCP and TLS.
 //!
-//! A kept connection leads to the address that was checked when it was dialed. It is closed after it was
-//! idle for a while, so a name that changes its address is resolved, and checked, again.
+//! A kept connection leads to the address that was checked when it was dialed. It is closed when it was idle
+//! for a while, and at a greatest age even if it is busy. So a name that changes its address is resolved, and
+//! checked, again.
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, client::conn::http1};
+use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -27,6 +25,8 @@ use tokio::{
 
 /// How long an idle connection is kept. Most servers keep theirs longer.
 const IDLE: Duration = Duration::from_secs(15);
+/// The greatest age at which a connection is used again.
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 /// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
@@ -56,8 +56,11 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose answer was read to its end.
+    /// Keeps a connection whose answer was read to its end, if it is not too old.
     pub fn keep(&self, line: Line) {
+        if line.opened.elapsed() >= MAX_AGE {
+            return;
+        }
         let mut idle = self.idle();
         idle.lines.push((Instant::now(), line));
         if !std::mem::replace(&mut idle.swept, true) {
@@ -70,8 +73,8 @@ impl Pool {
     }
 }
 
-fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
-    idle.lock().expect("nothing panics under this lock")
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().expect("nothing panics under this lock")
 }
 
 /// Closes connections that were idle for too long, until none is left.
@@ -98,8 +101,9 @@ async fn sweep(pool: Weak<Mutex<Idle>>) {
 pub struct Line {
     /// The dialed address.
     pub remote: SocketAddr,
+    opened: Instant,
     sender: http1::SendRequest<Full<Bytes>>,
-    received: Arc<AtomicUsize>,
+    received: Arc<Mutex<Received>>,
     /// The task that drives the connection. It ends when this is dropped.
     _driver: JoinSet<hyper::Result<()>>,
 }
@@ -113,19 +117,20 @@ impl Line {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         remote: SocketAddr,
     ) -> hyper::Result<Self> {
-        let received = Arc::new(AtomicUsize::new(0));
-        let counted = Counted {
+        let received = Arc::default();
+        let watched = Watched {
             stream,
-            received: received.clone(),
+            received: Arc::clone(&received),
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(counted))
+            .handshake(TokioIo::new(watched))
             .await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         Ok(Self {
             remote,
+            opened: Instant::now(),
             sender,
             received,
             _driver: driver,
@@ -140,24 +145,81 @@ impl Line {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
-        self.received.store(0, Ordering::Relaxed);
+        *lock(&self.received) = Received::default();
         self.sender.ready().await?;
         self.sender.send_request(request).await
     }
 
     /// Whether any byte of an answer to the last request came.
     pub fn has_received(&self) -> bool {
-        self.received.load(Ordering::Relaxed) > 0
+        lock(&self.received).bytes > 0
+    }
+
+    /// The status of an answer whose head is complete, even if hyper refuses the head for one of its fields.
+    pub fn status(&self) -> Option<StatusCode> {
+        lock(&self.received).status()
     }
 }
 
-/// A stream that counts the bytes read from it, and breaks off an answer that is too long.
-struct Counted<S> {
-    stream: S,
-    received: Arc<AtomicUsize>,
+/// What came in answer to one request.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: usize,
+    /// The head of the answer, as it came, without the heads of interim answers.
+    head: Vec<u8>,
+    /// The head's blank line came.
+    is_whole: bool,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl Received {
+    /// Takes note of bytes that came.
+    ///
+    /// # Errors
+    /// If the answer is too long.
+    fn note(&mut self, mut read: &[u8]) -> io::Result<()> {
+        self.bytes += read.len();
+        if self.bytes > MAX_ANSWER {
+            return Err(io::Error::other("the answer is too long"));
+        }
+        while !self.is_whole && !read.is_empty() {
+            let line = read.iter().position(|byte| *byte == b'\n');
+            let (line, rest) = read.split_at(line.map_or(read.len(), |end| end + 1));
+            self.head.extend_from_slice(line);
+            read = rest;
+            self.is_whole = self.head.ends_with(b"\n\r\n") || self.head.ends_with(b"\n\n");
+            if self.is_whole && self.code().is_some_and(|code| code.is_informational()) {
+                *self = Self {
+                    bytes: self.bytes,
+                    ..Self::default()
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Option<StatusCode> {
+        self.code().filter(|_| self.is_whole)
+    }
+
+    /// `HTTP/1.1 200` (RFC 9112 §4).
+    fn code(&self) -> Option<StatusCode> {
+        let rest = self.head.strip_prefix(b"HTTP/1.")?;
+        let [_, b' ', code @ ..] = rest else {
+            return None;
+        };
+        let (code, after) = code.split_at_checked(3)?;
+        let ends = matches!(after.first(), Some(b' ' | b'\r' | b'\n'));
+        StatusCode::from_bytes(code).ok().filter(|_| ends)
+    }
+}
+
+/// A stream that watches what is read from it.
+struct Watched<S> {
+    stream: S,
+    received: Arc<Mutex<Received>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,15 +227,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let read = buffer.filled().len() - before;
-        if self.received.fetch_add(read, Ordering::Relaxed) + read > MAX_ANSWER {
-            return Poll::Ready(Err(io::Error::other("the answer is too long")));
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(lock(&self.received).note(&buffer.filled()[before..]))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -200,5 +258,60 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn status(parts: &[&str]) -> Option<u16> {
+        let mut received = Received::default();
+        for part in parts {
+            received.note(part.as_bytes()).unwrap();
+        }
+        received.status().map(|status| status.as_u16())
+    }
+
+    #[test]
+    fn a_whole_head_has_a_status_whatever_its_fields_are() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\nA : b\r\n c\r\n\x01\r\n\r\n", Some(200)),
+            ("HTTP/1.0 204\n\n", Some(204)),
+            ("HTTP/1.1 200\r\n\r\n", Some(200)),
+            (
+                "HTTP/1.1 429 T\r\nContent-Length: -1\r\n\r\nbody",
+                Some(429),
+            ),
+            ("HTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Some(200)),
+            ("HTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\n", None),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n", None),
+            ("HTTP/1.1 2000 OK\r\n\r\n", None),
+            ("HTTP/1.1 20", None),
+            ("HTTP/2.0 200 OK\r\n\r\n", None),
+            ("ICY 200 OK\r\n\r\n", None),
+            ("200\r\n\r\n", None),
+        ] {
+            assert_eq!(status(&[answer]), expected, "{answer:?}");
+            let bytes: Vec<&str> = answer.split_inclusive(|_| true).collect();
+            assert_eq!(status(&bytes), expected, "{answer:?}, a byte at a time");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_used_again_for_a_minute() {
+        let pool = Pool::default();
+        let (stream, _peer) = tokio::io::duplex(1_024);
+        let line = Line::over(stream, ([127, 0, 0, 1], 1).into());
+        pool.keep(line.await.unwrap());
+        let line = pool.take().expect("it is new");
+        advance(MAX_AGE - Duration::from_millis(1)).await;
+        pool.keep(line);
+        let line = pool.take().expect("it is not a minute old");
+        advance(Duration::from_millis(1)).await;
+        pool.keep(line);
+        assert!(pool.take().is_none());
     }
 }
