@@ -235,7 +235,7 @@ function eventStream({ url, server }) {
   return subscriber(server, {
     open: (base) => new Answer(`${(base ?? url)}/topics/news?after=earliest`),
     isOpen: ({ text }) => text.includes(": hello"),
-    heartbeat: /^id: \S+\n\n$/,
+    heartbeat: /^(id: \S+\n\n)+$/,
     isRefused: ({ ended }) => ended,
     isDrained: ({ text, ended }) => ended && /retry: \d+\n\n$/.test(text),
   });
