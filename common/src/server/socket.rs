@@ -53,14 +53,22 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// (`TCP_USER_TIMEOUT`), elsewhere by TCP's keep-alive, which the system sends after that time.
 ///
 /// An answer of a few bytes fits into the kernel's buffer, so `StallGuard` alone never sees the loss.
+///
+/// On Linux a peer that does not read holds at most `MAX_UNSENT` here. The kernel's own limit is some
+/// megabytes: news and heartbeats would wait there and be stale when the peer reads again.
 pub fn prepare(stream: &TcpStream, stall: Duration) {
     // These fail only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
     let _ = notice_loss(&SockRef::from(stream), stall);
 }
 
+/// How many bytes the kernel takes beyond what it can send at once.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const MAX_UNSENT: u32 = 64 * 1024;
+
 #[cfg(any(target_os = "android", target_os = "linux"))]
 fn notice_loss(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     // The kernel takes milliseconds in an `int`: at most 24 days. 0 would be its own default, 15 minutes.
     const MOST: Duration = Duration::from_millis(i32::MAX as u64);
     socket.set_tcp_user_timeout(Some(stall.clamp(Duration::from_millis(1), MOST)))
@@ -78,7 +86,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_accepted_connection_has_no_delay_and_the_stall_as_its_user_timeout() {
+    async fn an_accepted_connection_has_no_delay_little_unsent_and_the_stall_as_its_user_timeout() {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await;
         let (stream, _) = listener.accept().await.unwrap();
@@ -92,5 +100,7 @@ mod tests {
             assert_eq!(timeout, Some(Duration::from_millis(set)));
         }
         assert!(stream.nodelay().unwrap());
+        let unsent = SockRef::from(&stream).tcp_notsent_lowat().unwrap();
+        assert_eq!(unsent, MAX_UNSENT);
     }
 }
