@@ -182,19 +182,6 @@ async fn any_byte_is_life_even_one_of_a_frame_that_never_ends() {
     assert_eq!(peer.next_close().await, (1008, 210));
 }
 
-/// As after a pause of the whole machine. `select!` looks at the socket and at the timer in any order.
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_lies_unread_when_the_time_is_up_counts() {
-    for _ in 0..100 {
-        let mut peer = Peer::unsubscribed();
-        peer.next_ping().await;
-        peer.send(&Frame::pong("")).await;
-        advance(Duration::from_secs(60)).await;
-        peer.next_ping().await;
-        peer.send(&Frame::pong("")).await;
-    }
-}
-
 /// The runtime may tell the session of it only a moment later.
 #[tokio::test(start_paused = true)]
 async fn after_any_pause_a_peer_has_a_second_to_be_heard() {
@@ -413,6 +400,83 @@ impl AsyncWrite for Flood {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Pending
+    }
+}
+
+/// A connection on which a frame can be read from some time on, but nobody is woken for it. So it is there
+/// when a timer fires, as after a pause of the whole machine.
+struct Unheard {
+    frame: Vec<u8>,
+    from: Instant,
+    said: Vec<u8>,
+}
+
+impl AsyncRead for Unheard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.frame.is_empty() || Instant::now() < self.from {
+            return Poll::Pending;
+        }
+        buffer.put_slice(&std::mem::take(&mut self.frame));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Unheard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.said.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What a session says in its life to a peer whose only frame lies there after `wait`.
+async fn said(frame: &Frame, wait: Duration, ping: Duration) -> Vec<u8> {
+    let io = Unheard {
+        frame: frame.encode(),
+        from: Instant::now() + wait,
+        said: Vec::new(),
+    };
+    let limits = Limits {
+        message: 65_536,
+        fragments: 10,
+    };
+    let socket = Socket::new(io, b"", limits);
+    let subprotocol = FeedV1::new(Feed::new(Retention::default()));
+    let sessions = Arc::new(Sessions::new(1, ping, AGE, DRAIN));
+    let slot = sessions.slot().unwrap();
+    let mut session = Session::new(sessions, slot, socket, subprotocol, None);
+    let (_drain, mut draining) = watch::channel(false);
+    session.run(&mut draining).await.unwrap();
+    session.get_ref().said.clone()
+}
+
+/// `select!` looks at the socket and at the timer in any order.
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_the_socket_counts_before_the_clock_decides() {
+    let publish = Frame::text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#);
+    for _ in 0..50 {
+        let said = said(&publish, AGE / 2, AGE * 2).await;
+        assert!(said.starts_with(b"\x81"), "the ack is before the close");
+    }
+    for _ in 0..50 {
+        let said = said(&Frame::pong(""), PING * 5 / 4, PING).await;
+        let frames = [said[0], said[6], said[12]];
+        assert_eq!(frames, [0x89, 0x89, 0x88], "the first ping was answered");
     }
 }
 
