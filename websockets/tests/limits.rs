@@ -14,6 +14,8 @@ use harness::{
 };
 use serde_json::json;
 use setup::{ask, config, feed, frame, is_alive, publish, short_stall, small, start, start_with};
+#[cfg(target_os = "linux")]
+use tokio::time::sleep;
 use websockets::Config;
 
 #[tokio::test]
@@ -244,6 +246,40 @@ async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
         publish(feed, "a", &text).await;
     }
     session
+}
+
+/// The kernel would take some megabytes, and every heartbeat behind them.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_reads_again_finds_no_stale_heartbeats() {
+    const MESSAGES: usize = 15;
+    let feed = feed();
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
+    let path = "/topics/a?heartbeat=1";
+    wire.send(handshake("localhost", path, &[])).await;
+    let mut session = WsWire::on_wire(wire).await;
+    let text = "x".repeat(60_000);
+    for _ in 0..MESSAGES {
+        publish(&feed, "a", &text).await;
+    }
+    sleep(Duration::from_secs(4)).await;
+    let mut messages = 0;
+    while messages < MESSAGES {
+        let frame = frame(&mut session).await;
+        messages += usize::from(frame["message"].is_object());
+    }
+    let since = Instant::now();
+    for _ in 0..3 {
+        assert!(frame(&mut session).await["heartbeat"].is_object());
+    }
+    // One may have been due just now. The third is two seconds later.
+    assert!(
+        since.elapsed() > Duration::from_millis(1_500),
+        "they are stale"
+    );
+    drop(session);
+    server.stop().await;
 }
 
 #[tokio::test]
