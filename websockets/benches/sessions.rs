@@ -40,9 +40,38 @@ const LARGE: usize = 4_096;
 /// that is late on a busy machine has no gap.
 const FEW_RETAINED: usize = 16;
 
-const ECHOES: usize = 64;
-const IN_FLIGHT: usize = 16;
-const ROUNDS: usize = 500;
+/// Many small messages, and one large one at a time.
+const ECHOES: [Echo; 3] = [
+    Echo {
+        name: "echo of 16 B, 64 × 16 in flight",
+        size: 16,
+        clients: 64,
+        in_flight: 16,
+        rounds: 500,
+    },
+    Echo {
+        name: "echo of 1 KiB, 64 × 16 in flight",
+        size: 1_024,
+        clients: 64,
+        in_flight: 16,
+        rounds: 500,
+    },
+    Echo {
+        name: "echo of 64 KiB, one in flight",
+        size: 65_535,
+        clients: 1,
+        in_flight: 1,
+        rounds: 20_000,
+    },
+];
+
+struct Echo {
+    name: &'static str,
+    size: usize,
+    clients: usize,
+    in_flight: usize,
+    rounds: usize,
+}
 
 const PLAYERS: usize = 10;
 const TICK: Duration = Duration::from_nanos(1_000_000_000 / 30);
@@ -62,8 +91,8 @@ fn main() {
         println!("{:<62} {:>9} {:>17}", "", "median", "min – max");
         memory(fit_descriptors(MANY)).await;
         fan_out().await;
-        for (size, unit) in [(16, "16 B"), (1_024, "1 KiB")] {
-            echoing(size, unit).await;
+        for echo in &ECHOES {
+            echoing(echo).await;
         }
         game().await;
     });
@@ -194,43 +223,44 @@ async fn publish(client: &Client, topic: &str, size: usize) {
     assert_eq!(answer.status, 201);
 }
 
-/// Echoes, many in flight: rates and processor times.
-async fn echoing(size: usize, unit: &str) {
+/// Rates and processor times.
+async fn echoing(echo: &Echo) {
     let (mut rates, mut costs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let (rate, cost) = echoes(&this_as("echo").await, size).await;
-        let (_, bare) = echoes(&this_as("bare").await, size).await;
+        let (rate, cost) = echoes(&this_as("echo").await, echo).await;
+        let (_, bare) = echoes(&this_as("bare").await, echo).await;
         rates.push(rate / 1e6);
         costs.push(cost);
         ratios.push(cost / bare);
     }
-    let what = format!("echo of {unit}, {ECHOES} × {IN_FLIGHT} in flight");
-    report(&format!("{what} (million a second)"), &rates);
+    report(&format!("{} (million a second)", echo.name), &rates);
     report("  one (µs of the server)", &costs);
     report("  ratio to a bare read and write, pair by pair", &ratios);
 }
 
-async fn echoes(server: &Process, size: usize) -> (f64, f64) {
-    let batch = frame(&"x".repeat(size)).repeat(IN_FLIGHT);
+async fn echoes(server: &Process, echo: &Echo) -> (f64, f64) {
+    let (in_flight, rounds) = (echo.in_flight, echo.rounds);
+    let batch = frame(&"x".repeat(echo.size)).repeat(in_flight);
+    let path = format!("/echo?size={}&in_flight={in_flight}", echo.size);
     let mut clients = Vec::new();
-    for _ in 0..ECHOES {
-        clients.push(Session::open(server.addr(), &format!("/echo?size={size}")).await);
+    for _ in 0..echo.clients {
+        clients.push(Session::open(server.addr(), &path).await);
     }
     let (used, begun) = (server.cpu_time(), Instant::now());
     let mut running = JoinSet::new();
     for mut client in clients {
         let batch = batch.clone();
         running.spawn(async move {
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 client.send(&batch).await;
-                client.until(IN_FLIGHT).await;
+                client.until(in_flight).await;
             }
         });
     }
     while let Some(done) = running.join_next().await {
         done.expect("every message comes back");
     }
-    let count = (ECHOES * IN_FLIGHT * ROUNDS) as f64;
+    let count = (echo.clients * in_flight * rounds) as f64;
     let used = (server.cpu_time() - used).as_secs_f64();
     (count / begun.elapsed().as_secs_f64(), used * 1e6 / count)
 }
@@ -407,9 +437,9 @@ fn bare() {
         }
         let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
         connection.write_all(switching).expect("the client reads");
-        if let Some((_, size)) = head.split_once("/echo?size=") {
-            let size = size.split(' ').next().and_then(|size| size.parse().ok());
-            thread::spawn(move || echo_bare(connection, size.expect("the size is a number")));
+        if head.contains("/echo?") {
+            let [size, in_flight] = ["size=", "in_flight="].map(|name| number(&head, name));
+            thread::spawn(move || echo_bare(connection, size, in_flight));
         } else {
             connection.write_all(&[0x81, 0]).expect("the client reads");
             sessions.push(connection);
@@ -433,13 +463,22 @@ fn publish_bare(mut publisher: TcpStream, sessions: &mut [TcpStream]) {
     }
 }
 
-fn echo_bare(mut client: TcpStream, size: usize) {
+/// The number behind `name` in a request's head.
+fn number(head: &str, name: &str) -> usize {
+    let (_, rest) = head.split_once(name).expect("the request has it");
+    let digits = rest.split(|next: char| !next.is_ascii_digit()).next();
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .expect("a number")
+}
+
+fn echo_bare(mut client: TcpStream, size: usize, in_flight: usize) {
     let asked = frame(&"x".repeat(size)).len();
     let mut answer = frame(&"x".repeat(size));
     answer.drain(asked - size - 4..asked - size); // A server's has no mask.
     answer[1] &= 0x7f;
-    let answer = answer.repeat(IN_FLIGHT);
-    let mut batch = vec![0; asked * IN_FLIGHT];
+    let answer = answer.repeat(in_flight);
+    let mut batch = vec![0; asked * in_flight];
     while client.read_exact(&mut batch).is_ok() {
         client.write_all(&answer).expect("the client reads");
     }
