@@ -11,7 +11,7 @@ mod takeover;
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use problem::{Problem, retry_after};
-pub use publish::{PublishLimits, is_json, publish, read_body};
+pub use publish::{PublishLimits, is_json, publish, read_body, too_large, too_slow};
 pub use query::Query;
 pub use stall::StallGuard;
 pub use takeover::{Handover, Taken, Timeouts, encode_head, serve_unbuffered};

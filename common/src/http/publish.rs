@@ -105,19 +105,17 @@ where
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut body = pin!(request.into_body());
     if expects_continue && body.size_hint().lower() > limits.max_message as u64 {
-        // This client waits for a 100 (Continue) before it sends the body. So there is nothing to drain.
-        return Err(too_large(limits));
+        return Err(too_large(body, true, limits).await);
     }
     let read = read_up_to(limits.max_message, body.as_mut());
     match timeout(limits.body_timeout, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => {
-            // Ignored: the answer is 413 whether the body ended or the drain reached a limit.
-            let _ = timeout(DISCARD_TIME, discard(body)).await;
-            Err(too_large(limits))
-        }
+        Ok(Ok(None)) => Err(too_large(body, false, limits).await),
         Ok(Err(error)) => Err(Problem::bad_request(format!("the body broke off: {error}"))),
-        Err(_) => Err(too_slow(limits)),
+        Err(_) => {
+            let seconds = limits.body_timeout.as_secs_f64();
+            Err(too_slow(format!("the body took longer than {seconds} s")))
+        }
     }
 }
 
@@ -136,6 +134,24 @@ where
     Ok(Some(read.freeze()))
 }
 
+/// The answer to an oversized body: 413, after draining it, see `DISCARD_BYTES`. A client that
+/// `expects_continue` waits for a 100 before it sends the body, so there is nothing to drain.
+pub async fn too_large<B>(
+    body: Pin<&mut B>,
+    expects_continue: bool,
+    limits: PublishLimits,
+) -> Problem
+where
+    B: Body<Data = Bytes>,
+{
+    if !expects_continue {
+        // Ignored: the answer is 413 whether the body ended or the drain reached a limit.
+        let _ = timeout(DISCARD_TIME, discard(body)).await;
+    }
+    let detail = format!("the body is over {} bytes", limits.max_message);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
 async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -146,15 +162,9 @@ async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
     }
 }
 
-fn too_large(limits: PublishLimits) -> Problem {
-    let detail = format!("the body is over {} bytes", limits.max_message);
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-}
-
-/// Closes the connection, as RFC 9110 §15.5.9 advises: the rest of a slow body is not waited for.
-fn too_slow(limits: PublishLimits) -> Problem {
-    let seconds = limits.body_timeout.as_secs_f64();
-    let detail = format!("the body took longer than {seconds} s");
+/// The answer to a slow body: 408. It closes the connection, as RFC 9110 §15.5.9 advises: the rest is not
+/// waited for.
+pub fn too_slow(detail: String) -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
         .with(header::CONNECTION, HeaderValue::from_static("close"))
 }

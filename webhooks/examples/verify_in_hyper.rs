@@ -1,0 +1,59 @@
+//! `verify` in a hyper server: GitHub's webhooks, one secret a line in `GITHUB_WEBHOOK_SECRET`.
+//! `cargo run -p webhooks --example verify_in_hyper -- 127.0.0.1:8007`
+
+use std::{convert::Infallible, env, error::Error};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use webhooks::verify::{Unverified, Verified, github::Event, github::Secret, github::verify};
+
+/// The largest body that GitHub sends.
+const MAX_BODY: usize = 25 << 20;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let secrets = env::var("GITHUB_WEBHOOK_SECRET")?;
+    let secrets: Vec<Secret> = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let secrets: &[Secret] = Vec::leak(secrets); // for all connections, to the end
+    let listener = TcpListener::bind(env::args().nth(1).ok_or("where to listen?")?).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new());
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let service = service_fn(move |request| answer(request, secrets));
+        tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+type Answer = Response<Empty<Bytes>>;
+
+async fn answer(request: Request<Incoming>, secrets: &[Secret]) -> Result<Answer, Infallible> {
+    let (head, body) = request.into_parts();
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let mut response = Response::default();
+    *response.status_mut() = match Limited::new(body, MAX_BODY).collect().await {
+        Err(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        // The bytes as they came. What is parsed and written again has another signature.
+        Ok(body) => match verify(Unverified::new(body.to_bytes()), fields, secrets) {
+            Ok(event) => store(&event),
+            Err(refusal) => {
+                eprintln!("not believed: {}", refusal.reason()); // for the log only
+                StatusCode::UNAUTHORIZED
+            }
+        },
+    };
+    Ok(response)
+}
+
+/// Your part: on the disk before the answer, once for each `X-GitHub-Delivery`.
+fn store(event: &Verified<Event<Bytes>>) -> StatusCode {
+    println!("{}", event.body.len());
+    StatusCode::OK
+}
