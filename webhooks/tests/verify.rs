@@ -179,6 +179,34 @@ fn a_secret_is_whsec_and_16_to_64_bytes_of_base64() {
     assert_eq!(format!("{:?}", secret()), "whsec_…");
 }
 
+#[test]
+fn the_fields_are_the_ones_of_the_official_example() {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
+    let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    let fields = sign(&[secret], id, 1_614_265_330, b"{\"test\": 2432232314}");
+    let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+    assert_eq!(fields[0], ("webhook-id", id.into()));
+    assert_eq!(fields[1], ("webhook-signature", signature.into()));
+    assert_eq!(fields[2], ("webhook-timestamp", "1614265330".into()));
+}
+
+#[test]
+fn during_a_rotation_every_secret_signs_in_the_order_given() {
+    let secrets = [[1; 32], [2; 32]].map(Secret::from_key);
+    let signature = |secrets: &[Secret]| sign(secrets, "a-1", 7, b"{}")[1].1.clone();
+    let (new, old) = (signature(&secrets[..1]), signature(&secrets[1..]));
+    assert_eq!(signature(&secrets), format!("{new} {old}"));
+}
+
+/// The reason is for the log. What is sent back tells an attacker nothing.
+#[test]
+fn a_refusal_displays_no_reason() {
+    for refusal in [Refusal::Mismatch, Refusal::TooOld(301), Refusal::Absent(ID)] {
+        assert_eq!(refusal.to_string(), "not genuine");
+        assert_ne!(refusal.reason(), "not genuine");
+    }
+}
+
 proptest! {
     #[test]
     fn what_we_sign_we_verify(key: [u8; 32], id in "[!-~&&[^.]]{1,255}", now in 0u64..=999_999_999_999, body: Vec<u8>) {

@@ -18,7 +18,7 @@
 
 use std::str::FromStr;
 
-use super::{BadSecret, Key, Refusal, Unverified, Verified, fields, lower_hex};
+use super::{BadSecret, Key, Refusal, Unverified, Verified, authenticate, fields, hex_tag};
 
 /// `sha256=HEX`.
 pub const SIGNATURE: &str = "x-hub-signature-256";
@@ -41,19 +41,15 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     secrets: &[Secret],
 ) -> Result<Verified<Event<B>>, Refusal> {
-    let Unverified(body) = body;
     let [field] = fields(headers, [SIGNATURE])?;
     let digits = field
         .ok_or(Refusal::Absent(SIGNATURE))?
         .strip_prefix(b"sha256=");
-    let signature = digits.and_then(lower_hex).ok_or(Refusal::Malformed(
+    let signature = digits.and_then(hex_tag).ok_or(Refusal::Malformed(
         "X-Hub-Signature-256 is not sha256= and 64 lower-case hexadecimal digits",
     ))?;
-    let secret = secrets
-        .iter()
-        .position(|secret| secret.0.mac(&[body.as_ref()]) == signature)
-        .ok_or(Refusal::Mismatch)?;
-    Ok(Verified(Event { body, secret }))
+    let signed = authenticate(body, &[], &[signature], secrets.iter().map(|it| &it.0))?;
+    signed.and_then(|(body, secret)| Ok(Event { body, secret }))
 }
 
 /// The key as the user typed it into GitHub: any text on one line. A line break cannot be typed there, so it

@@ -8,8 +8,54 @@
 //! one matched. Each scheme has its own secret type: the secrets of Stripe and of Standard Webhooks both
 //! begin with `whsec_`, but the key bytes differ.
 //!
-//! Where the vendors' own libraries disagree, these files are strict, and say so where they are not. The
-//! folder needs only the crates for HMAC, SHA-2, base64 and hex, and nothing else of this repository.
+//! A [`Refusal`] has a reason for the log and none for the sender.
+//!
+//! Where the vendors' own libraries disagree, these files are strict, and say so where they are not.
+//!
+//! To take the folder into another crate, copy it and add `mod verify;`. It needs edition 2024 and `base64 = "0.23"`,
+//! `hex = "0.4"`, `hmac = "0.13"`, `sha2 = "0.11"`.
+//!
+//! Another scheme is a function of ten lines over [`fields`], [`check_time`] and [`authenticate`]. This is Slack's, with
+//! the example of <https://docs.slack.dev/authentication/verifying-requests-from-slack>:
+//!
+//! ```
+//! use webhooks::verify::{
+//!     Key, Refusal, Tolerance, Unverified, Verified, authenticate, check_time, fields, hex_tag, timestamp,
+//! };
+//!
+//! const TIME: &str = "x-slack-request-timestamp";
+//! const SIGNATURE: &str = "x-slack-signature";
+//!
+//! fn verify<'h, B: AsRef<[u8]>>(
+//!     body: Unverified<B>,
+//!     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+//!     keys: &[Key],
+//!     now: u64,
+//! ) -> Result<Verified<B>, Refusal> {
+//!     let [time, signature] = fields(headers, [TIME, SIGNATURE])?;
+//!     let time = time.ok_or(Refusal::Absent(TIME))?;
+//!     let seconds = timestamp(time).ok_or(Refusal::Malformed("the time is not a number of seconds"))?;
+//!     check_time(seconds, now, Tolerance::default())?;
+//!     let signature = signature.ok_or(Refusal::Absent(SIGNATURE))?;
+//!     let tag = signature.strip_prefix(b"v0=").and_then(hex_tag);
+//!     let tag = tag.ok_or(Refusal::NoSignature)?;
+//!     authenticate(body, &[b"v0:", time, b":"], &[tag], keys)?.and_then(|(body, _key)| Ok(body))
+//! }
+//!
+//! let body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V\
+//!     &channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=\
+//!     &response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN\
+//!     &trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+//! let headers = [
+//!     (TIME, "1531420618"),
+//!     (SIGNATURE, "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"),
+//! ];
+//! let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+//! let keys = [Key::new("8f742231b10e8888abcd99yyyzzz85a5")];
+//! assert!(verify(Unverified::new(body), headers, &keys, 1_531_420_620).is_ok());
+//! let other = verify(Unverified::new("token=other"), headers, &keys, 1_531_420_620);
+//! assert_eq!(other.unwrap_err(), Refusal::Mismatch);
+//! ```
 
 use std::{
     error::Error,
@@ -18,6 +64,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac, digest::CtOutput};
 use sha2::Sha256;
 
@@ -99,8 +146,8 @@ impl Default for Tolerance {
     }
 }
 
-/// Why a request failed verification. Log the text, but do not send it back: an attacker must not learn
-/// which check failed.
+/// Why a request failed verification. It displays as "not genuine", which is all that the sender may learn: an
+/// attacker must not know which check failed. [`Refusal::reason`] is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// A required header field is missing.
@@ -119,26 +166,32 @@ pub enum Refusal {
     TooOld(u64),
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Refusal {
+    /// What failed, for the log. It has no secret, no signature and no text of the sender's.
+    pub fn reason(self) -> String {
         match self {
-            Self::Absent(field) => write!(f, "{field} is absent: is the sender set up to sign?"),
-            Self::Malformed(what) => f.write_str(what),
-            Self::Mismatch => f.write_str(
+            Self::Absent(field) => format!("{field} is absent: is the sender set up to sign?"),
+            Self::Malformed(what) => what.to_owned(),
+            Self::Mismatch => {
                 "no signature fits: another endpoint's secret or another kind of secret, \
-                 or the body was parsed and written anew on its way",
-            ),
-            Self::NoSignature => f.write_str("no signature is of a version that is verified here"),
-            Self::Repeated(field) => write!(f, "{field} is repeated"),
-            Self::TooNew(seconds) => write!(
-                f,
-                "signed {seconds} s from now: a stale clock here, or a wrong one there"
-            ),
-            Self::TooOld(seconds) => write!(
-                f,
+                 or the body was parsed and written anew on its way"
+                    .to_owned()
+            }
+            Self::NoSignature => "no signature is of a version that is verified here".to_owned(),
+            Self::Repeated(field) => format!("{field} is repeated"),
+            Self::TooNew(seconds) => {
+                format!("signed {seconds} s from now: a stale clock here, or a wrong one there")
+            }
+            Self::TooOld(seconds) => format!(
                 "signed {seconds} s ago: a replay, a proxy that held it, or a stale clock there"
             ),
         }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not genuine")
     }
 }
 
@@ -157,8 +210,11 @@ impl fmt::Display for BadSecret {
 
 impl Error for BadSecret {}
 
-/// The values of these header fields, in the order of `names`. Refuses a repeated one.
-fn fields<'h, const N: usize>(
+/// The values of these header fields, in the order of `names`.
+///
+/// # Errors
+/// [`Refusal::Repeated`].
+pub fn fields<'h, const N: usize>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     names: [&'static str; N],
 ) -> Result<[Option<&'h [u8]>; N], Refusal> {
@@ -173,18 +229,36 @@ fn fields<'h, const N: usize>(
     Ok(values)
 }
 
+/// The body and which of the `keys` made one of the `claimed` MACs over the parts `before` and the body.
+///
+/// # Errors
+/// [`Refusal::Mismatch`] if none did.
+pub fn authenticate<'k, B: AsRef<[u8]>>(
+    body: Unverified<B>,
+    before: &[&[u8]],
+    claimed: &[Tag],
+    keys: impl IntoIterator<Item = &'k Key>,
+) -> Result<Verified<(B, usize)>, Refusal> {
+    let Unverified(body) = body;
+    let parts = [before, &[body.as_ref()]].concat();
+    let fits = |key: &Key| claimed.contains(&key.mac(&parts));
+    let key = keys.into_iter().position(fits);
+    Ok(Verified((body, key.ok_or(Refusal::Mismatch)?)))
+}
+
 /// A MAC. `==` takes the same time wherever two MACs differ, so its duration tells an attacker nothing.
-type Tag = CtOutput<Hmac<Sha256>>;
+pub type Tag = CtOutput<Hmac<Sha256>>;
 
 /// A prepared key. HMAC hashes its key first, and this is done once instead of at each request.
 #[derive(Clone)]
-struct Key {
+pub struct Key {
     bytes: Vec<u8>,
     hmac: Hmac<Sha256>,
 }
 
 impl Key {
-    fn new(bytes: impl Into<Vec<u8>>) -> Self {
+    /// Prepares these bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let hmac = Hmac::new_from_slice(&bytes).expect("HMAC takes keys of any length");
         Self { bytes, hmac }
@@ -209,13 +283,17 @@ impl fmt::Debug for Key {
 
 /// Parses canonical decimal digits: no sign, no leading zero, no space. Other libraries may sign the number
 /// as they print it, which is a different text for `007`.
-fn timestamp(digits: &[u8]) -> Option<u64> {
+pub fn timestamp(digits: &[u8]) -> Option<u64> {
     let canonical = digits == b"0" || !digits.starts_with(b"0");
     let plain = canonical && digits.len() <= MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);
     str::from_utf8(digits).ok()?.parse().ok().filter(|_| plain)
 }
 
-fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refusal> {
+/// Whether a signed time is close enough to `now`, both in seconds since 1970.
+///
+/// # Errors
+/// [`Refusal::TooOld`], [`Refusal::TooNew`].
+pub fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refusal> {
     let (age, ahead) = (now.saturating_sub(timestamp), timestamp.saturating_sub(now));
     if Duration::from_secs(age) > tolerance.past {
         Err(Refusal::TooOld(age))
@@ -226,10 +304,18 @@ fn check_time(timestamp: u64, now: u64, tolerance: Tolerance) -> Result<(), Refu
     }
 }
 
-/// 64 lower-case hexadecimal digits. The vendors' libraries compare the text, so upper case is refused.
-fn lower_hex(digits: &[u8]) -> Option<Tag> {
+/// A MAC as 64 lower-case hexadecimal digits. The vendors' libraries compare the text, so upper case is refused.
+pub fn hex_tag(digits: &[u8]) -> Option<Tag> {
     let mut bytes = [0; 32];
     let lower = !digits.iter().any(u8::is_ascii_uppercase);
     hex::decode_to_slice(digits, &mut bytes).ok()?;
     lower.then(|| Tag::new(bytes.into()))
+}
+
+/// A MAC as the canonical base64 of 32 bytes.
+pub fn base64_tag(encoded: &[u8]) -> Option<Tag> {
+    let mut bytes = [0; 33]; // what 44 characters could hold
+    let length = STANDARD.decode_slice(encoded, &mut bytes).ok()?;
+    let bytes: [u8; 32] = bytes[..length].try_into().ok()?;
+    Some(Tag::new(bytes.into()))
 }

@@ -5,12 +5,26 @@
 //! - A time in the future: Node, Python, Ruby and Go accept any, PHP and .NET apply the tolerance. Here
 //!   [`TOLERANCE`] accepts any. A clock that is ahead does not mean a forgery, and a replay is found by
 //!   the event's id anyway.
+//!
+//! ```
+//! use webhooks::verify::{Unverified, stripe};
+//!
+//! let secrets: [stripe::Secret; 1] = ["whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH".parse()?];
+//! let body = r#"{"id":"evt_1","object":"event"}"#;
+//! let signature = "t=1700000000,v1=\
+//!     d150bcbb1b150e35eb3439897cb7f183abb2a5a83a3bdcabab7d562f7f8f700c";
+//! let headers = [(stripe::SIGNATURE, signature.as_bytes())];
+//! let now = 1_700_000_005; // `unix_seconds(SystemTime::now())`
+//! let event = stripe::verify(Unverified::new(body), headers, &secrets, now, stripe::TOLERANCE)?;
+//! assert_eq!((event.body, event.timestamp), (body, 1_700_000_000));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::{str::FromStr, time::Duration};
 
 use super::{
-    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, check_time,
-    fields, lower_hex, timestamp,
+    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, authenticate,
+    check_time, fields, hex_tag, timestamp,
 };
 
 /// `t=SECONDS,v1=HEX`, with another `v1` during a rotation. `v0` is for Stripe's test events.
@@ -44,22 +58,21 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     now: u64,
     tolerance: Tolerance,
 ) -> Result<Verified<Event<B>>, Refusal> {
-    let Unverified(body) = body;
     let [field] = fields(headers, [SIGNATURE])?;
     let (t, signatures) = parse(field.ok_or(Refusal::Absent(SIGNATURE))?)?;
     let timestamp = timestamp(t).ok_or(Refusal::Malformed(
         "t of Stripe-Signature is not a whole number of seconds",
     ))?;
     check_time(timestamp, now, tolerance)?;
-    let secret = secrets
-        .iter()
-        .position(|secret| signatures.contains(&secret.0.mac(&[t, b".", body.as_ref()])))
-        .ok_or(Refusal::Mismatch)?;
-    Ok(Verified(Event {
-        timestamp,
-        body,
-        secret,
-    }))
+    let keys = secrets.iter().map(|secret| &secret.0);
+    let signed = authenticate(body, &[t, b"."], &signatures, keys)?;
+    signed.and_then(|(body, secret)| {
+        Ok(Event {
+            timestamp,
+            body,
+            secret,
+        })
+    })
 }
 
 /// The single `t` and the `v1` signatures. Other items belong to other versions and are skipped.
@@ -70,7 +83,7 @@ fn parse(field: &[u8]) -> Result<(&[u8], Vec<Tag>), Refusal> {
             return Err(Refusal::Malformed("more than 16 parts of Stripe-Signature"));
         }
         if let Some(digits) = item.strip_prefix(b"v1=") {
-            signatures.extend(lower_hex(digits));
+            signatures.extend(hex_tag(digits));
         } else if let Some(t) = item.strip_prefix(b"t=")
             && time.replace(t).is_some()
         {

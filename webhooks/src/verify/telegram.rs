@@ -16,9 +16,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
-use super::{BadSecret, Key, Refusal, Tag, Unverified, Verified, fields};
+use super::{BadSecret, Key, Refusal, Unverified, Verified, fields};
 
 /// The header field with the token.
 pub const TOKEN: &str = "x-telegram-bot-api-secret-token";
@@ -52,18 +52,12 @@ pub fn verify<'h, B: AsRef<[u8]>>(
             "X-Telegram-Bot-Api-Secret-Token is not 1 to 256 of A-Z a-z 0-9 _ -",
         ));
     }
-    let tag = tag(token);
-    let secret = secrets
-        .iter()
-        .position(|secret| secret.0 == tag)
-        .ok_or(Refusal::Mismatch)?;
+    // Two tokens are compared by a MAC that each is the key of. That takes the same time wherever they differ, and
+    // does not reveal the length of the right one.
+    let claimed = Key::new(token).mac(&[]);
+    let fits = |secret: &Secret| secret.0.mac(&[]) == claimed;
+    let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
     Ok(Verified(Event { body, secret }))
-}
-
-/// Tokens are compared by their MACs. The comparison takes the same time wherever two tokens differ, and
-/// does not reveal the right token's length. The MAC's key need not be secret, only the same for both.
-fn tag(token: &[u8]) -> Tag {
-    Key::new(TOKEN).mac(&[token])
 }
 
 fn is_token(token: &[u8]) -> bool {
@@ -73,9 +67,9 @@ fn is_token(token: &[u8]) -> bool {
     valid && (1..=MAX_TOKEN).contains(&token.len())
 }
 
-/// A token. Only its MAC is kept in memory.
-#[derive(Clone)]
-pub struct Secret(Tag);
+/// A token.
+#[derive(Debug, Clone)]
+pub struct Secret(Key);
 
 impl FromStr for Secret {
     type Err = BadSecret;
@@ -86,12 +80,6 @@ impl FromStr for Secret {
                 "Telegram's secret_token is 1 to 256 of A-Z a-z 0-9 _ -",
             ));
         }
-        Ok(Self(tag(text.as_bytes())))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("telegram::Secret")
+        Ok(Self(Key::new(text)))
     }
 }
