@@ -1,7 +1,7 @@
 //! The accept loop, one connection and the drain, for both programs, whatever their route. At the end are two
 //! functions that both routes need.
 
-use std::{convert::Infallible, pin::pin};
+use std::{convert::Infallible, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use common::{Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed, prepare};
@@ -10,6 +10,7 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -22,12 +23,13 @@ use tracing::debug;
 /// What a route returns to hyper. Never an error, because an error is sent as an answer too.
 pub(crate) type Answer = Result<Response<Full<Bytes>>, Infallible>;
 
-/// Serves `route` until `shutdown` resolves. Then closes the listener and waits for the requests in
+/// Serves `route` by `http` until `shutdown` resolves. Then closes the listener and waits for the requests in
 /// flight.
 pub(crate) async fn serve<R, F>(
     listener: TcpListener,
     feed: &Feed,
     config: ServerConfig,
+    http: http1::Builder,
     route: R,
     shutdown: impl Future<Output = ()>,
 ) -> Drained
@@ -42,7 +44,13 @@ where
             () = &mut shutdown => break,
             () = connections.ended() => {}
             stream = accept(&listener), if connections.has_room() => {
-                connections.spawn(connection(stream, config.clone(), route.clone(), connections.draining()));
+                connections.spawn(connection(
+                    stream,
+                    config.stall,
+                    http.clone(),
+                    route.clone(),
+                    connections.draining(),
+                ));
             }
         }
     }
@@ -64,16 +72,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 /// One connection from its first byte to its last.
 async fn connection<R, F>(
     stream: TcpStream,
-    config: ServerConfig,
+    stall: Duration,
+    http: http1::Builder,
     route: R,
     mut draining: watch::Receiver<bool>,
 ) where
     R: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    prepare(&stream, config.stall);
-    let io = TokioIo::new(StallGuard::new(stream, config.stall));
-    let mut connection = pin!(config.http1().serve_connection(io, service_fn(route)));
+    prepare(&stream, stall);
+    let io = TokioIo::new(StallGuard::new(stream, stall));
+    let mut connection = pin!(http.serve_connection(io, service_fn(route)));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {

@@ -13,7 +13,11 @@ use harness::{End, Reply, Wire};
 use hmac::{Hmac, KeyInit, Mac};
 use setup::{EVENT, Program, SECRET, Scratch, listed, now, receiver, request, send, signed, soon};
 use sha2::Sha256;
-use tokio::{sync::watch, task::JoinSet, time::interval};
+use tokio::{
+    sync::watch,
+    task::{JoinSet, yield_now},
+    time::interval,
+};
 use webhooks::verify::standard::{Secret, sign};
 
 const STRIPE: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
@@ -182,8 +186,6 @@ fn standard_by_text(text: &str, body: &str) -> Fields {
 async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
     let key: Secret = SECRET.parse().unwrap();
     let other = Secret::from_key([9; 32]);
-    let pretty = "{\n  \"type\": \"a\",\n  \"data\": []\n}";
-    let compact = "{\"type\":\"a\",\"data\":[]}";
     let genuine = standard(&key, now(), EVENT);
     let without = |name: &str| -> Fields {
         genuine
@@ -228,15 +230,9 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
         ),
         (
             "/webhook",
-            standard(&key, now(), pretty),
-            compact,
-            "the body was parsed and written anew: it was signed indented by two spaces",
-        ),
-        (
-            "/webhook",
-            standard(&key, now(), compact),
-            pretty,
-            "it was signed without white space",
+            standard(&key, now(), "{ \"type\": \"a\" }"),
+            "{\"type\":\"a\"}",
+            "or the body was parsed and written anew on its way",
         ),
         (
             "/webhook",
@@ -288,12 +284,6 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
         ),
         (
             s,
-            stripe(STRIPE.as_bytes(), now(), pretty),
-            compact,
-            "it was signed indented by two spaces",
-        ),
-        (
-            s,
             stripe(STRIPE.as_bytes(), now() - 4_000, EVENT),
             EVENT,
             "the signature fits",
@@ -335,6 +325,12 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
         if reply.status == 401 {
             assert_eq!(reply.json()["detail"], "not genuine");
         }
+        soon(async {
+            while !program.log().contains("not believed") {
+                yield_now().await
+            }
+        })
+        .await;
         let log = soon(program.stop()).await.log;
         assert!(log.contains(cause), "{cause}: {log}");
         let secrets = [SECRET, STRIPE, GITHUB, TELEGRAM];
@@ -350,17 +346,35 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
     }
 }
 
-fn forged() -> Bytes {
+fn forged(body: &str) -> Bytes {
     let zero = format!("v1,{}=", "A".repeat(43));
     let fields = format!(
         "webhook-id: m\r\nwebhook-timestamp: {}\r\nwebhook-signature: {zero}\r\n",
         now()
     );
-    format!(
-        "{HEAD}{fields}Content-Length: {}\r\n\r\n{EVENT}",
-        EVENT.len()
-    )
-    .into()
+    format!("{HEAD}{fields}Content-Length: {}\r\n\r\n{body}", body.len()).into()
+}
+
+/// Laid out with indentation, such a body would be as long as the square of its length.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_forged_body_costs_is_bounded_by_its_size() {
+    let scratch = Scratch::new();
+    let program = program(&scratch);
+    let mut wire = program.wire().await;
+    wire.send(forged(EVENT)).await;
+    assert_eq!(wire.read_response().await.status, 401);
+    let before = program.peak();
+    wire.send(forged(&"[".repeat(8_000))).await;
+    assert_eq!(wire.read_response().await.status, 401);
+    soon(async {
+        while written(&program.log()) < 2 {
+            yield_now().await
+        }
+    })
+    .await;
+    let more = program.peak() - before;
+    assert!(more < 16 << 10, "{more} KiB more");
 }
 
 #[tokio::test]
@@ -370,7 +384,7 @@ async fn a_flood_of_forged_requests_fills_no_log_and_is_counted() {
     let mut wire = program.wire().await;
     let started = Instant::now();
     for _ in 0..20 {
-        wire.send(forged().repeat(100)).await;
+        wire.send(forged(EVENT).repeat(100)).await;
         for _ in 0..100 {
             assert_eq!(wire.read_response().await.status, 401);
         }
@@ -385,8 +399,13 @@ async fn a_flood_of_forged_requests_fills_no_log_and_is_counted() {
         }
     })
     .await;
+    soon(async {
+        while !program.log().contains("x-hub-signature-256 is absent") {
+            yield_now().await
+        }
+    })
+    .await;
     let log = soon(program.stop()).await.log;
-    assert!(log.contains("x-hub-signature-256 is absent"), "{log}");
     let lines = written(&log);
     assert!(
         (10..=10 * (windows + 1)).contains(&lines),
@@ -412,6 +431,7 @@ fn omitted(log: &str) -> usize {
 
 const FLOOD: u32 = 10_000; // forged requests a second
 const FLOODERS: u32 = 20;
+const TICKS: u32 = 50; // of each, a second
 const SECONDS: u64 = 5;
 
 /// Genuine events, ten milliseconds apart, and how long each took.
@@ -433,17 +453,31 @@ async fn genuine(program: &Program, name: &str) -> Vec<Duration> {
 async fn flood(addr: SocketAddr, stop: watch::Receiver<bool>) -> u32 {
     let mut wire = Wire::connect(addr).await;
     let mut ticks = interval(Duration::from_millis(20));
-    let each = FLOOD / FLOODERS / 50;
+    let requests: Vec<Bytes> = worst().iter().map(|body| forged(body)).collect();
     let mut refused = 0;
     while !*stop.borrow() {
         ticks.tick().await;
-        wire.send(forged().repeat(each as usize)).await;
-        for _ in 0..each {
+        wire.send(requests.concat()).await;
+        for _ in &requests {
             assert_eq!(wire.read_response().await.status, 401);
         }
-        refused += each;
+        refused += requests.len() as u32;
     }
     refused
+}
+
+/// A tick's bodies: much nesting, many members, escapes, and one that is hashed elsewhere.
+fn worst() -> Vec<String> {
+    let kinds = [
+        "[".repeat(4 << 10),
+        "{\"a\":".repeat(600),
+        format!("{{{}}}", "\"a\":0,".repeat(600)),
+        format!("\"{}\"", "\\u0000".repeat(600)),
+    ];
+    let each = (FLOOD / FLOODERS / TICKS) as usize;
+    let mut worst: Vec<String> = kinds.into_iter().cycle().take(each - 1).collect();
+    worst.push("[".repeat((64 << 10) + 1));
+    worst
 }
 
 /// `.ci/webhooks` runs it, in a release build: ten seconds, and figures.
@@ -458,19 +492,21 @@ async fn while_ten_thousand_a_second_are_forged_the_genuine_pass() {
     for _ in 0..FLOODERS {
         flooders.spawn(flood(program.addr, stop.clone()));
     }
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), program.resident());
     let flooded = genuine(&program, "flooded").await;
+    let (took, more) = (started.elapsed(), program.peak() - before);
     end.send_replace(true);
     let refused: u32 = soon(flooders.join_all()).await.iter().sum();
-    let rate = f64::from(refused) / started.elapsed().as_secs_f64();
+    let rate = f64::from(refused) / took.as_secs_f64();
     let p99 = |times: &[Duration]| times[times.len() * 99 / 100].as_secs_f64() * 1_000.0;
     println!(
-        "{rate:.0} forged a second: genuine p99 {:.1} ms, and without them {:.1} ms",
+        "{rate:.0} forged a second: genuine p99 {:.1} ms, and without them {:.1} ms; {more} KiB more",
         p99(&flooded),
         p99(&quiet)
     );
     assert!(rate > f64::from(FLOOD) * 0.9, "the flood was one");
     assert!(p99(&flooded) < 1_000.0);
+    assert!(more < 32 << 10, "{more} KiB more");
     assert_eq!(
         listed(&program.client()).await.len(),
         SECONDS as usize * 200

@@ -15,7 +15,7 @@ use std::{
 use common::{Feed, Retention};
 use harness::{PATIENCE, TestServer};
 use rusqlite::Connection;
-use setup::{Scratch, listed, receiving, send, soon, when_all};
+use setup::{Scratch, listed, receiving, send, send_body, soon, when_all};
 use tokio::{net::TcpListener, sync::Notify};
 use webhooks::{
     receiver::{
@@ -169,6 +169,87 @@ async fn a_dead_event_is_tried_again_when_that_is_asked_for() {
     );
     server.stop().await;
     assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn a_redelivery_revives_a_dead_event_and_repeats_nothing_else() {
+    let scratch = Scratch::new();
+    let effects = script(async |attempt| match attempt {
+        0..3 => Err("away".to_owned()),
+        _ => Ok(row()),
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    let client = server.client();
+    send(&client, "m").await;
+    assert_eq!(when_all(&client, settled).await[0]["state"], "dead");
+    for _ in 0..2 {
+        assert_eq!(send(&client, "m").await.status, 200);
+        assert_eq!(when_all(&client, settled).await[0]["state"], "handled");
+    }
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn a_handled_event_is_handled_again_when_that_is_asked_for() {
+    let scratch = Scratch::new();
+    let keys = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let server = start(&scratch, |_| {}, Keys(keys.clone())).await;
+    let client = server.client();
+    send(&client, "m").await;
+    send_body(&client, "m", "{}").await; // suspect
+    when_all(&client, settled).await;
+    let again = r#"{"again":true}"#;
+    for (seq, body, status) in [
+        (1, "", 409),
+        (1, r#"{"again":false}"#, 409),
+        (1, again, 202),
+        (2, "{}", 202), // it was dead
+        (1, again, 202),
+        (3, again, 409),
+        (1, "[true]", 400),
+        (1, r#"{"again":1}"#, 400),
+        (1, r#"{"agian":true}"#, 400),
+    ] {
+        let reply = setup::send_json(&server, &format!("/events/{seq}/retry"), body).await;
+        assert_eq!(reply.status, status, "{seq} {body}: {}", reply.text());
+        when_all(&client, |event| {
+            event["state"] == "handled" || event["seq"] != seq
+        })
+        .await;
+    }
+    assert_eq!(server.post("/events/1/retry", again).await.status, 415);
+    server.stop().await;
+    // The other end would take the same key for a repeat.
+    let expected = ["m", "again-1-1", "again-2-0", "again-1-2"];
+    assert_eq!(*keys.lock().unwrap(), expected);
+}
+
+/// Notes the key of each event.
+struct Keys(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Effects for Keys {
+    async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
+        self.0.lock().unwrap().push(event.key());
+        Ok(Box::new(|_| Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn what_is_handled_again_is_published_again() {
+    let scratch = Scratch::new();
+    let feed = Feed::new(Retention::default());
+    let (published, config) = (feed.clone(), receiving(&scratch));
+    let run = |listener, shutdown| receiver::run(listener, published, config, shutdown);
+    let server = TestServer::start(run).await;
+    let client = server.client();
+    send(&client, "m").await;
+    when_all(&client, settled).await;
+    let again = setup::send_json(&server, "/events/1/retry", r#"{"again":true}"#).await;
+    assert_eq!(again.status, 202);
+    when_all(&client, settled).await;
+    assert_eq!(feed.counts().messages, 2);
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -5,9 +5,13 @@ mod setup;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use harness::{Client, Reply, TestServer};
-use setup::{SECRET, receiver};
-use webhooks::verify::standard::{Secret, sign};
+use common::{Feed, Retention};
+use harness::{Client, End, Reply, TestServer};
+use setup::{Program, SECRET, Scratch, receiver, receiving, signed, soon};
+use webhooks::{
+    receiver,
+    verify::standard::{Secret, sign},
+};
 
 const BODY: &str = r#"{"type":"payment.succeeded","data":{"status":"success"}}"#;
 
@@ -59,9 +63,6 @@ async fn a_repeat_is_answered_200_and_listed_once() {
         assert_eq!(reply.status, 200);
     }
     send(&server, "msg_2", SECRET, now(), BODY).await;
-    // The same id over other bytes is against the scheme: the first stands.
-    let reply = send(&server, "msg_1", SECRET, now(), "{}").await;
-    assert_eq!(reply.status, 200);
     assert_eq!(listed(&server).await, ["msg_1", "msg_2"]);
     server.stop().await;
 }
@@ -118,6 +119,125 @@ async fn only_the_signed_path_takes_a_foreign_host() {
         .await;
     assert_eq!(wire.read_response().await.status, 421);
     server.stop().await;
+}
+
+/// A tunnel is set up for webhooks. Whoever uses a wrong path must learn the right ones.
+#[tokio::test]
+async fn through_a_tunnel_a_wrong_path_is_answered_with_the_right_ones() {
+    let (server, _) = receiver().await;
+    for (request, status, detail) in [
+        (
+            "POST /webhooks",
+            404,
+            "nothing is at /webhooks: webhooks are taken at /webhook",
+        ),
+        (
+            "POST /webhook/",
+            404,
+            "nothing is at /webhook/: webhooks are taken at /webhook",
+        ),
+        (
+            "POST /webhook/stripe",
+            404,
+            "nothing is at /webhook/stripe: webhooks are taken at /webhook",
+        ),
+        (
+            "GET /webhook/stripe",
+            404,
+            "nothing is at /webhook/stripe: webhooks are taken at /webhook",
+        ),
+        (
+            "POST /",
+            421,
+            "only this machine may read this path; webhooks are taken at /webhook",
+        ),
+        (
+            "GET /events",
+            421,
+            "only this machine may read this path; webhooks are taken at /webhook",
+        ),
+        (
+            "GET /sources",
+            421,
+            "only this machine may read this path; webhooks are taken at /webhook",
+        ),
+        (
+            "POST /events/1/retry",
+            421,
+            "only this machine may read this path; webhooks are taken at /webhook",
+        ),
+        ("GET /webhook", 405, "this path takes POST"),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(format!(
+            "{request} HTTP/1.1\r\nHost: tunnel.example\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await;
+        let response = wire.read_response().await;
+        assert_eq!(response.status, status, "{request}");
+        let problem: serde_json::Value = serde_json::from_str(response.text()).unwrap();
+        assert_eq!(problem["detail"], detail, "{request}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_own_time() {
+    assert_eq!(receiver::Config::default().idle.as_secs(), 75);
+    let scratch = Scratch::new();
+    let mut config = receiving(&scratch);
+    config.server.read_timeout = harness::PATIENCE * 2;
+    config.idle = setup::SHORT;
+    let feed = Feed::new(Retention::default());
+    let run = |listener, shutdown| receiver::run(listener, feed, config, shutdown);
+    let server = TestServer::start(run).await;
+    let mut wire = server.wire().await;
+    wire.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(soon(wire.closed()).await.0, End::Eof);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_what_is_genuine_is_logged_with_its_reason_and_counted() {
+    let scratch = Scratch::new();
+    let program = Program::start(&scratch, |receiver| {
+        receiver.args(["--max-body", "1000", "--github-secret", "k"]);
+    });
+    let client = program.client();
+    let post = async |kind: &str, body: &str| {
+        let request = client.post("/webhook", body.to_owned());
+        let request = signed("m", body)
+            .iter()
+            .fold(request, |request, (name, value)| {
+                request.header(name, value)
+            });
+        request.header("content-type", kind).send().await.status
+    };
+    assert_eq!(post("application/json", "{}").await, 200);
+    assert_eq!(post("text/plain", "{}").await, 415);
+    assert_eq!(post("application/json", &"x".repeat(1_001)).await, 413);
+    let unsigned = client
+        .post("/webhook", "{}")
+        .header("content-type", "application/json");
+    assert_eq!(unsigned.send().await.status, 401);
+    let sources = client.get("/sources").send().await.json();
+    let expected = serde_json::json!({
+        "source": "standard", "path": "/webhook", "enabled": true, "received": 1, "refused": 1, "unverified": 2,
+    });
+    assert_eq!(sources[0], expected);
+    assert_eq!(
+        (&sources[1]["enabled"], &sources[2]["enabled"]),
+        (&false.into(), &true.into())
+    );
+    let log = soon(program.stop()).await.log;
+    for line in [
+        "genuine, but refused source=\"standard\" reason=Content-Type is not application/json refused=1",
+        "refused unverified source=\"standard\" reason=\"the body is over 1000 bytes\"",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use harness::{Client, Process};
-use setup::{SECRET, Scratch, send};
+use setup::{Program, SECRET, Scratch, send};
 use webhooks::receiver;
 
 const RECEIVER: &str = env!("CARGO_BIN_EXE_receiver");
@@ -110,6 +110,49 @@ async fn secrets_are_read_from_the_environment_one_a_line() {
             .post(path, "{}")
             .header("content-type", "application/json");
         assert_eq!(unsigned.send().await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_read_from_a_file_which_the_command_line_only_names() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("secrets");
+    let text = format!(
+        "# during a rotation\nwhsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5u==\n{SECRET}\r\n\nGITHUB_WEBHOOK_SECRET=S3=CRET\nTELEGRAM_SECRET_TOKEN=S3CRET"
+    );
+    fs::write(&path, text.replace("bm5u==", "bm5u")).unwrap();
+    let program = Program::start_with(&scratch, |receiver| {
+        receiver.arg("--secret-file").arg(&path);
+    });
+    let client = program.client();
+    assert_eq!(send(&client, "e-1").await.status, 200);
+    let update = client
+        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
+        .header("content-type", "application/json")
+        .header("x-telegram-bot-api-secret-token", "S3CRET");
+    assert_eq!(update.send().await.status, 200);
+    assert_eq!(client.get("/webhook/github").send().await.status, 405);
+    assert_eq!(client.get("/webhook/stripe").send().await.status, 404);
+}
+
+#[test]
+fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("secrets");
+    fs::write(&path, "\nSTRIPE_WEBHOOK_SECRET=whsec S3CRET\n").unwrap();
+    let path = path.to_str().unwrap();
+    for (value, reason) in [
+        (path, "line 2: Stripe's secret must not contain white space"),
+        ("whsec_S3CRET", "cannot read the file: "), // the secret itself instead of a file's name
+    ] {
+        let refused = run(Command::new(RECEIVER).args(["--secret-file", value]));
+        assert_eq!(refused.status.code(), Some(2));
+        says_nothing_secret(&refused);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            said.contains("--secret-file") && said.contains(reason),
+            "{said}"
+        );
     }
 }
 

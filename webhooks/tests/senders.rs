@@ -3,6 +3,8 @@
 
 mod setup;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{After, Feed, PageLimit, Retention};
 use harness::{Reply, TestServer};
@@ -10,12 +12,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use setup::{Scratch, events, now, receiving, soon};
 use sha2::Sha256;
+use webhooks::receiver::Config;
 
 const STRIPE: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
 const GITHUB: &str = "It's a Secret to Everybody";
 const TELEGRAM: &str = "AbC_-123";
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
+const MAX_BODY: usize = 2 << 20;
 
 const PAYMENT: &str = include_str!("clients/payment_intent.succeeded.json");
 const PUSH: &str = include_str!("clients/push.json");
@@ -24,14 +28,19 @@ const UPDATE: &str = include_str!("clients/update.json");
 
 /// A receiver for all four.
 async fn start() -> (TestServer, Feed) {
+    start_with(|_| {}).await
+}
+
+async fn start_with(adjust: impl FnOnce(&mut Config)) -> (TestServer, Feed) {
     let scratch = Scratch::new();
     let mut config = receiving(&scratch);
     config.stripe_secret = vec!["rolled".parse().unwrap(), STRIPE.parse().unwrap()];
     config.github_secret = vec![GITHUB.parse().unwrap()];
     config.telegram_secret = vec![TELEGRAM.parse().unwrap()];
-    config.server.max_message = 16 << 10;
+    config.server.max_message = MAX_BODY;
     config.server.read_timeout = harness::PATIENCE;
     config.store_timeout = harness::PATIENCE; // large bodies, and a machine that may be busy
+    adjust(&mut config);
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
     let run = async move |listener, shutdown| {
@@ -250,7 +259,15 @@ async fn what_is_forged_is_401_and_what_no_sender_writes_is_400() {
 
 /// As its own libraries for Node, Python, Ruby and Go do.
 #[tokio::test]
-async fn of_stripe_a_time_ahead_of_ours_is_taken() {
+async fn of_stripe_a_time_ahead_of_ours_is_taken_unless_it_has_a_bound() {
+    let (server, _) = start_with(|config| config.future = Some(Duration::from_secs(60))).await;
+    let ahead = stripe(&server, PAYMENT, STRIPE, now() + 1_000).await;
+    assert_eq!(ahead.status, 401, "{}", ahead.text());
+    assert_eq!(
+        stripe(&server, PAYMENT, STRIPE, now() + 30).await.status,
+        200
+    );
+    server.stop().await;
     let (server, _) = start().await;
     let ahead = stripe(&server, PAYMENT, STRIPE, now() + 100_000).await;
     assert_eq!(ahead.status, 200, "{}", ahead.text());
@@ -307,21 +324,26 @@ async fn a_type_that_is_not_known_is_stored_like_any() {
 }
 
 #[tokio::test]
-async fn each_sender_has_a_limit_of_its_own() {
+async fn a_body_of_the_limit_is_taken_from_any_sender_and_one_byte_more_is_not() {
     let (server, _) = start().await;
-    let large = format!(
-        "{{\"update_id\":1,\"message\":\"{}\"}}",
-        "x".repeat(1 << 20)
-    );
-    assert_eq!(telegram(&server, TELEGRAM, &large).await.status, 413);
+    let update = |size: usize| {
+        let frame = "{\"update_id\":1,\"message\":\"\"}".len();
+        format!(
+            "{{\"update_id\":1,\"message\":\"{}\"}}",
+            "x".repeat(size - frame)
+        )
+    };
     assert_eq!(
-        telegram(&server, TELEGRAM, &large.replace("xx", "x"))
+        telegram(&server, TELEGRAM, &update(MAX_BODY + 1))
             .await
             .status,
+        413
+    );
+    assert_eq!(
+        telegram(&server, TELEGRAM, &update(MAX_BODY)).await.status,
         200
     );
-    // GitHub's limit is 25 MiB; six at the same time take turns.
-    let large = "x".repeat(2 << 20);
+    let large = "x".repeat(MAX_BODY);
     let sent = (0..6).map(|id| {
         let (server, large) = (&server, &large);
         async move {
@@ -332,6 +354,89 @@ async fn each_sender_has_a_limit_of_its_own() {
     });
     for status in futures(sent).await {
         assert_eq!(status, 200);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn any_json_is_taken_and_an_encoding_that_changes_nothing() {
+    let (server, _) = start().await;
+    for (id, kind) in [
+        "application/json; charset=utf-8",
+        "APPLICATION/JSON",
+        "application/cloudevents+json",
+        "application/vnd.acme.v2+JSON;v=1",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let reply = github(&server, "push", &format!("g-{id}"), kind, PUSH).await;
+        assert_eq!(reply.status, 200, "{kind}: {}", reply.text());
+    }
+    for (status, encoding) in [
+        (200, "identity"),
+        (200, "Identity"),
+        (415, "gzip"),
+        (415, ""),
+    ] {
+        let signature = format!("sha256={}", hex(GITHUB, &[PUSH.as_bytes()]));
+        let fields = [
+            ("X-Hub-Signature-256", signature.as_str()),
+            ("X-GitHub-Event", "push"),
+            ("X-GitHub-Delivery", "g-e"),
+            ("Content-Encoding", encoding),
+        ];
+        let reply = post(&server, "/webhook/github", JSON, &fields, PUSH).await;
+        assert_eq!(reply.status, status, "{encoding}: {}", reply.text());
+    }
+    for kind in [
+        "text/json",
+        "+json",
+        "application/jsonx",
+        "application/json+x",
+    ] {
+        assert_eq!(
+            github(&server, "push", "g", kind, PUSH).await.status,
+            415,
+            "{kind}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_id_that_comes_again_with_other_content_is_stored_as_suspect_and_not_handled() {
+    let (server, _) = start().await;
+    let client = server.client();
+    let stripes = |amount: u32| PAYMENT.replace("2000", &amount.to_string());
+    for amount in [1, 2, 2] {
+        let standard = format!("{{\"type\":\"a\",\"data\":{amount}}}");
+        assert_eq!(setup::send_body(&client, "m", &standard).await.status, 200);
+        let payment = stripes(amount);
+        assert_eq!(stripe(&server, &payment, STRIPE, now()).await.status, 200);
+        let push = format!("{{\"n\":{amount}}}");
+        assert_eq!(github(&server, "push", "g", JSON, &push).await.status, 200);
+        let update = format!("{{\"update_id\":1,\"message\":{amount}}}");
+        assert_eq!(telegram(&server, TELEGRAM, &update).await.status, 200);
+    }
+    let settled = |event: &Value| event["state"] != "waiting";
+    let events = setup::when_all(&client, settled).await;
+    let states: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event["suspect"].as_bool().unwrap(),
+                event["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        states,
+        [[(false, "handled"); 4], [(true, "dead"); 4]].concat()
+    );
+    for event in &events[4..] {
+        let why = "this id came before with other content: handled only if it is retried by hand";
+        assert_eq!(event["error"], why);
     }
     server.stop().await;
 }

@@ -37,11 +37,11 @@ const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
 const KIND: Kind = Kind {
     name: "an inbox",
     application: 0x496e_6278, // "Inbx" in ASCII
-    version: 1,
+    version: 2,
 };
-/// `events` holds what arrived and never changes. `work` has a row for each event that is not handled yet, so
-/// it stays small and its index fast. A row without a `due` time is a dead event. Times are milliseconds
-/// since 1970.
+/// `events` holds what arrived. Only `again` changes: how often it was to be handled again. `work` has a row
+/// for each event that is not handled yet, so it stays small and its index fast. A row without a `due` time is
+/// a dead event. Times are milliseconds since 1970.
 const SCHEMA: &str = "
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -49,12 +49,13 @@ CREATE TABLE events (
     id TEXT NOT NULL,
     type TEXT NOT NULL,
     received INTEGER NOT NULL,
-    digest BLOB,
+    digest BLOB NOT NULL,
     suspect INTEGER NOT NULL,
+    again INTEGER NOT NULL DEFAULT 0,
     payload BLOB NOT NULL,
-    UNIQUE (source, id)
+    UNIQUE (source, id, digest)
 ) STRICT;
-CREATE INDEX events_digest ON events (digest) WHERE digest IS NOT NULL;
+CREATE INDEX events_digest ON events (digest) WHERE source = 'github';
 CREATE TABLE work (
     seq INTEGER PRIMARY KEY REFERENCES events (seq),
     due INTEGER,
@@ -63,6 +64,9 @@ CREATE TABLE work (
 ) STRICT;
 CREATE INDEX work_due ON work (due);
 ";
+/// Why an event is dead that was never attempted.
+const SAME_ID: &str =
+    "this id came before with other content: handled only if it is retried by hand";
 
 /// An event to store.
 #[derive(Debug)]
@@ -75,8 +79,8 @@ pub struct Arrival {
     pub kind: String,
     /// What [`StoredEvent::payload`] will be.
     pub payload: Bytes,
-    /// SHA-256 of the body, if the id is not signed. The same body under another id is suspect.
-    pub digest: Option<[u8; 32]>,
+    /// SHA-256 of what a repeat has in common with the first one: the content.
+    pub digest: [u8; 32],
     /// Index of the secret that matched.
     pub secret: usize,
 }
@@ -94,10 +98,38 @@ pub struct StoredEvent {
     pub kind: String,
     /// The verified body. For a form, its field `payload`.
     pub payload: Vec<u8>,
-    /// The same body came before under another unsigned id: perhaps a replay.
+    /// See [`Stored::Suspect`].
     pub suspect: bool,
+    /// How often an operator wanted it handled again.
+    pub again: u32,
     /// Failed attempts to handle it.
     pub attempts: usize,
+}
+
+impl StoredEvent {
+    /// An idempotency key for effects outside the inbox: the sender's id. An event that is suspect or
+    /// handled again has its own key, because the other end would take it for a repeat.
+    pub fn key(&self) -> String {
+        match (self.suspect, self.again) {
+            (false, 0) => self.id.clone(),
+            (_, again) => format!("again-{}-{again}", self.seq),
+        }
+    }
+}
+
+/// What became of an event that is on the disk now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It is handled next.
+    New,
+    /// It was stored before, and so it is not stored again.
+    Repeat,
+    /// A repeat of a dead event: the sender's redelivery starts its schedule again.
+    Revived,
+    /// Stored, but not what a sender normally does. Either the id came before with other content: then the
+    /// event is dead until it is retried by hand. Or the content came before under another id that is not
+    /// signed, perhaps a replay: then it is handled, because two genuine events may be equal.
+    Suspect,
 }
 
 /// Why an event was not stored. In each case the sender must try again.
@@ -173,8 +205,7 @@ impl Inbox {
         })
     }
 
-    /// Stores an event, unless it is stored already, and returns whether it is new. When this returns, the
-    /// event is on the disk.
+    /// Stores an event, unless it is stored already. When this returns, the event is on the disk.
     ///
     /// # Errors
     /// If it is not stored, or not in time.
@@ -182,7 +213,7 @@ impl Inbox {
         &self,
         arrival: Verified<Arrival>,
         received: SystemTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Stored, StoreError> {
         let arrival = arrival.into_inner();
         let size = arrival.payload.len() + ROW;
         let insert = move |database: &mut Transaction<'_>| insert(database, &arrival, received);
@@ -206,12 +237,13 @@ impl Inbox {
             .await
     }
 
-    /// Makes a dead event due again, with the whole schedule. Returns whether it was dead.
+    /// Makes a dead event due again, with the whole schedule, and with `again` also a handled one. Returns
+    /// whether the event was in such a state.
     ///
     /// # Errors
     /// If it is not recorded.
-    pub async fn revive(&self, seq: i64, due: SystemTime) -> Result<bool, StoreError> {
-        self.write(ROW, move |database| revive(database, seq, due))
+    pub async fn retry(&self, seq: i64, again: bool, due: SystemTime) -> Result<bool, StoreError> {
+        self.write(ROW, move |database| retry(database, seq, again, due))
             .await
     }
 
@@ -287,41 +319,79 @@ fn open(path: &Path) -> Result<Connection, Unfit> {
     Ok(database)
 }
 
-/// Inserts the event and its work together. `UNIQUE (source, id)` decides what is a repeat, so two equal
-/// requests in one group cannot both be new.
+/// Inserts the event and its work together. `UNIQUE (source, id, digest)` decides what is a repeat, so two
+/// equal requests in one group cannot both be new.
 fn insert(
     transaction: &Transaction<'_>,
     arrival: &Arrival,
     received: SystemTime,
-) -> rusqlite::Result<bool> {
-    let received = millis(received);
-    let suspect = match arrival.digest {
-        None => false,
-        Some(digest) => transaction
-            .prepare_cached("SELECT 1 FROM events WHERE digest = ?1 AND id <> ?2")?
-            .exists(params![digest, arrival.id])?,
-    };
+) -> rusqlite::Result<Stored> {
+    let (source, received) = (arrival.source.name(), millis(received));
+    let (same_id, replayed) = seen_before(transaction, arrival)?;
     let inserted = transaction
         .prepare_cached(
             "INSERT INTO events (source, id, type, received, digest, suspect, payload)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
-            arrival.source.name(),
+            source,
             arrival.id,
             arrival.kind,
             received,
             arrival.digest,
-            suspect,
+            same_id || replayed,
             &arrival.payload[..],
         ])?;
     if inserted == 0 {
-        return Ok(false); // a repeat: the first one is in `work`, or already handled
+        return redelivered(transaction, arrival, received);
     }
+    let due = Some(received).filter(|_| !same_id);
+    let error = Some(SAME_ID).filter(|_| same_id);
     transaction
-        .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
-        .execute([transaction.last_insert_rowid(), received])?;
-    Ok(true)
+        .prepare_cached("INSERT INTO work (seq, due, error) VALUES (?1, ?2, ?3)")?
+        .execute(params![transaction.last_insert_rowid(), due, error])?;
+    Ok(match same_id || replayed {
+        true => Stored::Suspect,
+        false => Stored::New,
+    })
+}
+
+/// Whether this id came before, and whether this content came before under another id that is not signed.
+fn seen_before(transaction: &Transaction<'_>, arrival: &Arrival) -> rusqlite::Result<(bool, bool)> {
+    let same_id = transaction
+        .prepare_cached("SELECT 1 FROM events WHERE source = ?1 AND id = ?2")?
+        .exists(params![arrival.source.name(), arrival.id])?;
+    let replayed = !arrival.source.signs_id()
+        && transaction
+            .prepare_cached(
+                "SELECT 1 FROM events WHERE source = 'github' AND digest = ?1 AND id <> ?2",
+            )?
+            .exists(params![arrival.digest, arrival.id])?;
+    Ok((same_id, replayed))
+}
+
+/// A repeat. If the event is dead after its attempts, the sender's operator wants another try. One that was
+/// never attempted waits for ours.
+fn redelivered(
+    transaction: &Transaction<'_>,
+    arrival: &Arrival,
+    due: i64,
+) -> rusqlite::Result<Stored> {
+    let revived = transaction
+        .prepare_cached(
+            "UPDATE work SET due = ?4, attempts = 0 WHERE due IS NULL AND attempts > 0
+             AND seq = (SELECT seq FROM events WHERE source = ?1 AND id = ?2 AND digest = ?3)",
+        )?
+        .execute(params![
+            arrival.source.name(),
+            arrival.id,
+            arrival.digest,
+            due
+        ])?;
+    Ok(match revived {
+        0 => Stored::Repeat,
+        _ => Stored::Revived,
+    })
 }
 
 fn record(
@@ -347,12 +417,33 @@ fn record(
     Ok(())
 }
 
-/// Only a dead event has no `due` time, so this cannot disturb an event that is being attempted.
-fn revive(transaction: &Transaction<'_>, seq: i64, due: SystemTime) -> rusqlite::Result<bool> {
+/// Only a dead event has no `due` time, and only a handled one no `work`. So this cannot disturb an event that
+/// is being attempted.
+fn retry(
+    transaction: &Transaction<'_>,
+    seq: i64,
+    again: bool,
+    due: SystemTime,
+) -> rusqlite::Result<bool> {
+    let due = millis(due);
     let revived = transaction
         .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
-        .execute([seq, millis(due)])?;
-    Ok(revived > 0)
+        .execute([seq, due])?;
+    if revived > 0 || !again {
+        return Ok(revived > 0);
+    }
+    let handled = transaction
+        .prepare_cached(
+            "UPDATE events SET again = again + 1
+             WHERE seq = ?1 AND seq NOT IN (SELECT seq FROM work)",
+        )?
+        .execute([seq])?;
+    if handled > 0 {
+        transaction
+            .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
+            .execute([seq, due])?;
+    }
+    Ok(handled > 0)
 }
 
 /// Never deletes waiting or dead events: they still have a `work` row.
@@ -404,7 +495,7 @@ pub fn due(
         .query_map([now, (limit + claimed.len()) as i64], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     let mut event = database.prepare_cached(
-        "SELECT seq, source, id, type, payload, suspect, attempts
+        "SELECT seq, source, id, type, payload, suspect, again, attempts
          FROM events JOIN work USING (seq) WHERE seq = ?1",
     )?;
     let events: Vec<Option<StoredEvent>> = seqs
@@ -428,6 +519,7 @@ fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
         kind: row.get(3)?,
         payload: row.get(4)?,
         suspect: row.get(5)?,
-        attempts: row.get::<_, u32>(6)? as usize,
+        again: row.get(6)?,
+        attempts: row.get::<_, u32>(7)? as usize,
     })
 }

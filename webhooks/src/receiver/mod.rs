@@ -13,24 +13,28 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{CommandFactory, FromArgMatches, Parser};
-use common::{Browsers, Drained, Feed, ServerConfig, seconds};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser};
+use common::{Drained, Feed, ServerConfig, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
 
 use self::{
+    body::Bodies,
     inbox::Inbox,
     publish::Publish,
     receive::Receiver,
     route::App,
-    source::{Secrets, Source},
+    source::Secrets,
+    tally::Tally,
     work::{Attempts, Effects, work},
 };
+pub use self::{body::BodyLimits, masked::SecretFile};
 use crate::{
     serve::serve,
     verify::{github, standard, stripe, telegram},
 };
 
+mod body;
 mod cause;
 pub mod inbox;
 mod listing;
@@ -39,64 +43,61 @@ mod publish;
 pub mod receive;
 mod route;
 pub mod source;
+mod tally;
 pub mod work;
 
 /// After this time the answer is 503, because GitHub closes the connection after 10 s.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Load balancers keep idle connections for 60 s. The side that closes first must be the sender's: a request that
+/// meets a closed connection is lost.
+const IDLE: Duration = Duration::from_secs(75);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
+///
+/// A variable holds one secret a line. `ps` shows a flag to everyone on the machine, but neither a variable nor
+/// what is in a file.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "receiver", version)]
+#[command(name = "receiver", version, mut_args(of_the_environment))]
 // Fixed defaults: the other servers derive this limit from their number of subscribers.
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
-#[command(mut_arg("stall", |arg| arg.hide(true)))]
+// Nothing is published here: the largest body is that of a webhook.
+#[command(mut_arg("max_message", |arg| arg.long("max-body").default_value(MAX_BODY).help(MAX_BODY_HELP)))]
+// What a sender may take is given by the senders, and `allow_origin` is only for the receiver's own page.
+#[command(
+    mut_arg("read_timeout", hidden),
+    mut_arg("stall", hidden),
+    mut_arg("allow_origin", hidden)
+)]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation. A variable
-    /// holds one secret a line; `ps` shows a flag to everyone on the machine, but not a variable.
-    #[arg(
-        long,
-        env = "WEBHOOK_SECRET",
-        hide_env_values = true,
-        value_delimiter = '\n',
-        value_name = "whsec_BASE64"
-    )]
+    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
+    #[arg(long, env = "WEBHOOK_SECRET", value_name = "whsec_BASE64")]
     pub secret: Vec<standard::Secret>,
     /// A Stripe endpoint's secret that opens POST /webhook/stripe; repeatable.
-    #[arg(
-        long,
-        env = "STRIPE_WEBHOOK_SECRET",
-        hide_env_values = true,
-        value_delimiter = '\n',
-        value_name = "whsec_TEXT"
-    )]
+    #[arg(long, env = "STRIPE_WEBHOOK_SECRET", value_name = "whsec_TEXT")]
     pub stripe_secret: Vec<stripe::Secret>,
     /// A GitHub webhook's secret that opens POST /webhook/github; repeatable.
-    #[arg(
-        long,
-        env = "GITHUB_WEBHOOK_SECRET",
-        hide_env_values = true,
-        value_delimiter = '\n',
-        value_name = "TEXT"
-    )]
+    #[arg(long, env = "GITHUB_WEBHOOK_SECRET", value_name = "TEXT")]
     pub github_secret: Vec<github::Secret>,
     /// A Telegram bot's secret_token that opens POST /webhook/telegram; repeatable.
-    #[arg(
-        long,
-        env = "TELEGRAM_SECRET_TOKEN",
-        hide_env_values = true,
-        value_delimiter = '\n',
-        value_name = "TOKEN"
-    )]
+    #[arg(long, env = "TELEGRAM_SECRET_TOKEN", value_name = "TOKEN")]
     pub telegram_secret: Vec<telegram::Secret>,
+    /// A file of further secrets, one a line: VARIABLE=SECRET with one of the four variables, or a Standard
+    /// Webhooks secret alone; repeatable.
+    #[arg(long, value_name = "PATH")]
+    pub secret_file: Vec<SecretFile>,
     /// The SQLite database that stores received events.
     #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
     pub inbox: PathBuf,
-    /// How old a signed time may be, in seconds; with Standard Webhooks also how far ahead of our clock.
+    /// How old a signed time may be, in seconds.
     #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
     pub tolerance: Duration,
+    /// How far a signed time may be ahead of our clock, in seconds [default: 300 with Standard Webhooks, any
+    /// with Stripe, as in its own libraries].
+    #[arg(long, value_parser = seconds, value_name = "SECONDS")]
+    pub future: Option<Duration>,
     /// The knobs that every server has.
     #[command(flatten)]
     pub server: ServerConfig,
@@ -106,6 +107,30 @@ pub struct Config {
     /// The time limit for storing an event. Not on the command line.
     #[arg(skip = STORE_TIMEOUT)]
     pub store_timeout: Duration,
+    /// How long a connection may wait for its next request's whole head. Not on the command line.
+    #[arg(skip = IDLE)]
+    pub idle: Duration,
+    /// What large bodies may cost. Not on the command line.
+    #[arg(skip)]
+    pub bodies: BodyLimits,
+}
+
+/// The default of `--max-body`: GitHub creates no event above 25 MB.
+const MAX_BODY: &str = "26214400";
+const MAX_BODY_HELP: &str =
+    "The largest webhook, in bytes; the default is the most that GitHub sends";
+
+/// A variable holds secrets, one a line, which no help may show.
+fn of_the_environment(arg: Arg) -> Arg {
+    match arg.get_env() {
+        Some(_) => arg.hide_env_values(true).value_delimiter('\n'),
+        None => arg,
+    }
+}
+
+/// A limit that works but is not in the help.
+fn hidden(arg: Arg) -> Arg {
+    arg.hide(true)
 }
 
 impl Default for Config {
@@ -120,13 +145,21 @@ impl Default for Config {
 
 impl Config {
     fn secrets(&self) -> Secrets {
-        Secrets {
+        let mut secrets = Secrets {
             standard: self.secret.clone(),
             stripe: self.stripe_secret.clone(),
             github: self.github_secret.clone(),
             telegram: self.telegram_secret.clone(),
             past: self.tolerance,
+            future: self.future,
+        };
+        for SecretFile(file) in self.secret_file.clone() {
+            secrets.standard.extend(file.standard);
+            secrets.stripe.extend(file.stripe);
+            secrets.github.extend(file.github);
+            secrets.telegram.extend(file.telegram);
         }
+        secrets
     }
 }
 
@@ -179,7 +212,9 @@ pub async fn run_with(
         }
     };
     let drain = config.server.drain;
-    let drained = serve(listener, &served, config.server, route, shutdown).await;
+    let mut http = config.server.http1();
+    http.header_read_timeout(config.idle);
+    let drained = serve(listener, &served, config.server, http, route, shutdown).await;
     // The worker stops after the server, so that it can still handle the events of the last requests.
     stop.send_replace(true);
     finish(worker, drain).await;
@@ -192,15 +227,19 @@ pub async fn run_with(
 }
 
 fn app(listener: &TcpListener, feed: Feed, config: &Config, inbox: Inbox) -> io::Result<Arc<App>> {
-    let secrets = config.secrets();
-    if !Source::ALL.iter().any(|source| secrets.accepts(*source)) {
+    let secrets = Arc::new(config.secrets());
+    if secrets.enabled().next().is_none() {
         warn!("no secret is given, so every webhook is refused: see --help");
     }
-    let origins = config.server.allow_origin.clone();
-    let browsers = Browsers::new(origins, listener.local_addr()?, "");
-    let receiver = Receiver { secrets, inbox };
     let limits = config.server.publish_limits();
-    Ok(Arc::new(App::new(receiver, feed, browsers, limits)))
+    Ok(Arc::new(App {
+        receiver: Receiver { secrets, inbox },
+        feed,
+        browsers: config.server.browsers(listener, "")?,
+        limits,
+        bodies: Bodies::new(config.bodies.clone(), limits),
+        tally: Tally::default(),
+    }))
 }
 
 /// Waits for the running attempts. An attempt that takes too long is repeated after the next start.

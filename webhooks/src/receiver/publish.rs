@@ -12,10 +12,10 @@ use super::{
 pub(super) struct Publish(pub(super) Feed);
 
 impl Effects for Publish {
-    /// The effect outside the inbox: a message. Its idempotency key is the event's id, so a second attempt
+    /// The effect outside the inbox: a message. Its idempotency key is the event's, so a second attempt
     /// publishes nothing new.
     async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
-        let key = event.id.parse().map_err(|error| format!("{error}"))?;
+        let key = event.key().parse().map_err(|error| format!("{error}"))?;
         let published = self.0.publish_once(topic(event), draft(event), key);
         published.await.map_err(|error| error.to_string())?;
         let (source, kind) = (event.source.clone(), event.kind.clone());

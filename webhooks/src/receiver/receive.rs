@@ -7,42 +7,49 @@
 //!
 //! ```no_run
 //! # async fn route(headers: hyper::HeaderMap, body: bytes::Bytes) -> Result<hyper::StatusCode, Box<dyn std::error::Error>> {
-//! use std::{path::Path, time::{Duration, SystemTime}};
+//! use std::{path::Path, sync::Arc, time::{Duration, SystemTime}};
 //! use webhooks::receiver::{inbox::Inbox, receive::Receiver, source::{Secrets, Source}};
 //!
 //! let receiver = Receiver { // once, and shared by all requests
-//!     secrets: Secrets {
+//!     secrets: Arc::new(Secrets {
 //!         stripe: vec!["whsec_TEXT".parse()?],
 //!         past: Duration::from_secs(300),
 //!         ..Secrets::default()
-//!     },
+//!     }),
 //!     inbox: Inbox::open(Path::new("inbox.sqlite"), Duration::from_secs(8))?,
 //! };
 //! let received = receiver.receive(Source::Stripe, &headers, body, SystemTime::now());
 //! Ok(match received.await {
-//!     Ok(_is_new) => hyper::StatusCode::OK,
+//!     Ok(_stored) => hyper::StatusCode::OK, // to a repeat too
 //!     Err(error) => error.status(),
 //! })
 //! # }
 //! ```
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, StatusCode};
-use tracing::{debug, warn};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+use tracing::{debug, info, warn};
 
 use super::{
-    inbox::{Inbox, StoreError},
+    inbox::{Arrival, Inbox, StoreError, Stored},
     source::{Rejection, Secrets, Source},
 };
-use crate::verify::{Refusal, unix_seconds};
+use crate::verify::{Refusal, Verified, unix_seconds};
+
+/// A larger body is verified outside the runtime's threads, because hashing it would hold up other requests:
+/// 25 MiB take 20 ms and more.
+const ON_THE_SPOT: usize = 64 << 10;
+/// One at a time, so that forged ones leave the processor to the runtime's threads.
+static LARGE: Semaphore = Semaphore::const_new(1);
 
 /// What receiving needs.
 #[derive(Debug)]
 pub struct Receiver {
     /// What each source signs with.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
     /// Where events are stored.
     pub inbox: Inbox,
 }
@@ -59,8 +66,8 @@ pub enum NotReceived {
 }
 
 impl Receiver {
-    /// Receives one webhook that arrived at `now` with these fields and this whole body. Returns whether
-    /// the event is new. Answer 200 to a repeat too: the sender only needs to know that it arrived.
+    /// Receives one webhook that arrived at `now` with these fields and this whole body. Answer 200 to a
+    /// repeat too: the sender only needs to know that it arrived.
     ///
     /// # Errors
     /// [`NotReceived::status`] is the answer.
@@ -70,28 +77,56 @@ impl Receiver {
         headers: &HeaderMap,
         body: Bytes,
         now: SystemTime,
-    ) -> Result<bool, NotReceived> {
-        let arrival = self
-            .secrets
-            .verify(source, headers, body, unix_seconds(now))?;
-        let (id, secret) = (arrival.id.clone(), arrival.secret);
+    ) -> Result<Stored, NotReceived> {
+        let arrival = self.verify(source, headers, body, now).await?;
+        let (id, secret, source) = (arrival.id.clone(), arrival.secret, source.name());
         match self.inbox.store(arrival, now).await {
-            Ok(new) => {
-                debug!(source = source.name(), id, secret, new, "stored");
-                Ok(new)
+            Ok(Stored::Suspect) => {
+                warn!(
+                    source,
+                    id, "stored as suspect: its id or its content came before"
+                );
+                Ok(Stored::Suspect)
+            }
+            Ok(Stored::Revived) => {
+                info!(source, id, "redelivered: a dead event is attempted again");
+                Ok(Stored::Revived)
+            }
+            Ok(stored) => {
+                debug!(source, id, secret, ?stored, "received");
+                Ok(stored)
             }
             Err(error) => {
                 // GitHub does not retry by itself. With the id from the log an operator can redeliver it.
-                warn!(source = source.name(), id, %error, "not stored");
+                warn!(source, id, %error, "not stored");
                 Err(error.into())
             }
         }
     }
+
+    async fn verify(
+        &self,
+        source: Source,
+        headers: &HeaderMap,
+        body: Bytes,
+        now: SystemTime,
+    ) -> Result<Verified<Arrival>, Rejection> {
+        let now = unix_seconds(now);
+        if body.len() <= ON_THE_SPOT {
+            return self.secrets.verify(source, headers, body, now);
+        }
+        let _turn = LARGE.acquire().await;
+        let (secrets, headers) = (self.secrets.clone(), headers.clone());
+        let verify = move || secrets.verify(source, &headers, body, now);
+        spawn_blocking(verify)
+            .await
+            .expect("no header and no body makes it panic")
+    }
 }
 
 impl NotReceived {
-    /// The status to answer. 400 is only for mistakes whose reason tells an attacker nothing; other failed
-    /// checks are all 401. 503 makes the sender try again.
+    /// The status to answer. 400 and 415 are only for mistakes whose reason tells an attacker nothing; other
+    /// failed checks are all 401. 503 makes the sender try again.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -99,6 +134,7 @@ impl NotReceived {
                 Rejection::Unreadable(_)
                 | Rejection::NotGenuine(Refusal::Malformed(_) | Refusal::Repeated(_)),
             ) => StatusCode::BAD_REQUEST,
+            Self::Rejected(Rejection::Unsupported(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Rejected(Rejection::NotGenuine(_)) => StatusCode::UNAUTHORIZED,
         }
     }

@@ -1,72 +1,64 @@
 //! From request to answer: which path takes which method, and what is checked before.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Problem, PublishLimits, Query, Quota, healthz, html, read_body, retry_after,
+    Browsers, Feed, Problem, PublishLimits, Query, Quota, healthz, html, is_json, read_body,
+    retry_after,
 };
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
+    body::Bodies,
     cause::likely_cause,
     listing::{self, Filter},
     receive::{NotReceived, Receiver},
     source::{Rejection, Source},
+    tally::Tally,
 };
 use crate::{
     serve::{Answer, json, reads},
-    verify::unix_seconds,
+    verify::{Refusal, unix_seconds},
 };
 
-/// A body up to this size is read immediately. Larger ones wait for one of [`LARGE_BODIES`] slots, so that
-/// unverified bodies cannot fill the memory.
-const SMALL_BODY: u64 = 64 << 10;
-/// How many larger bodies are read at the same time.
-const LARGE_BODIES: usize = 4;
-
-/// How many rejections per second are logged for each source. Each source has its own quota, so that a flood
-/// at one path does not hide a mistake at another.
-static REJECTIONS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+/// How many refusals a second are logged for each source, of requests that may be a stranger's. Each source has
+/// its own quota, so that a flood at one path does not hide a mistake at another.
+static REFUSALS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+/// The largest body of a request to `/events`.
+const MAX_COMMAND: usize = 1 << 10;
 
 /// What every connection shares.
 pub(super) struct App {
-    receiver: Receiver,
-    feed: Feed,
-    browsers: Browsers,
-    limits: PublishLimits,
-    large_bodies: Semaphore,
+    pub(super) receiver: Receiver,
+    pub(super) feed: Feed,
+    pub(super) browsers: Browsers,
+    pub(super) limits: PublishLimits,
+    pub(super) bodies: Bodies,
+    pub(super) tally: Tally,
 }
 
 impl App {
-    pub(super) fn new(
-        receiver: Receiver,
-        feed: Feed,
-        browsers: Browsers,
-        limits: PublishLimits,
-    ) -> Self {
-        Self {
-            receiver,
-            feed,
-            browsers,
-            limits,
-            large_bodies: Semaphore::new(LARGE_BODIES),
-        }
-    }
-
     /// The source that sends to this path, if there is a secret for it. Without one the path does not exist (404).
     fn source(&self, path: &str) -> Option<Source> {
-        let secrets = &self.receiver.secrets;
-        Source::ALL
-            .into_iter()
-            .find(|source| source.path() == path && secrets.accepts(*source))
+        let mut enabled = self.receiver.secrets.enabled();
+        enabled.find(|source| source.path() == path)
+    }
+
+    /// The paths that take webhooks, in words.
+    fn enabled(&self) -> String {
+        let enabled = self.receiver.secrets.enabled();
+        let paths: Vec<&str> = enabled.map(Source::path).collect();
+        match paths.is_empty() {
+            true => "no source has a secret (see --help), so no webhook is taken".to_owned(),
+            false => format!("webhooks are taken at {}", paths.join(", ")),
+        }
     }
 }
 
@@ -79,14 +71,19 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     Ok(response)
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+async fn answer(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
     let path = request.uri().path().to_owned();
-    let source = app.source(&path);
-    // A webhook is exempt from the rules for browsers: its signature proves the sender, and behind a tunnel
-    // it has another `Host`.
-    if source.is_none() {
+    let retried = retried_event(&path);
+    let own =
+        matches!(path.as_str(), "/" | "/healthz" | "/events" | "/sources") || retried.is_some();
+    // Elsewhere the rules for browsers do not hold: a webhook's signature proves the sender, and through a
+    // tunnel it has another `Host`. What is not there can be said to anybody.
+    if own {
         let safe = reads(&request) || request.method() == Method::OPTIONS;
-        app.browsers.check(&request, !safe)?;
+        check_browser(app, &request, !safe)?;
     }
     // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
@@ -98,22 +95,38 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<B
         return Err(Problem::bad_request("a GET has no body"));
     }
     let posts = request.method() == Method::POST;
-    match (path.as_str(), source) {
-        (_, Some(source)) if posts => receive(app, source, request).await,
-        (_, Some(_)) => Err(Problem::method_not_allowed("POST")),
-        ("/", _) if reads(&request) => Ok(html(include_str!("page.html"))),
-        ("/healthz", _) if reads(&request) || request.method() == Method::OPTIONS => {
+    match (path.as_str(), app.source(&path), retried) {
+        (_, Some(source), _) if posts => receive(app, source, request).await,
+        (_, Some(_), _) => Err(Problem::method_not_allowed("POST")),
+        (_, _, Some(seq)) if posts => retry(app, seq, request).await,
+        (_, _, Some(_)) => Err(Problem::method_not_allowed("POST")),
+        ("/", ..) if reads(&request) => Ok(html(include_str!("page.html"))),
+        ("/healthz", ..) if reads(&request) || request.method() == Method::OPTIONS => {
             healthz(&app.feed)
         }
-        ("/events", _) if reads(&request) => list(app, &request).await,
-        ("/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
-        ("/" | "/events", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        (path, _) => match retried_event(path) {
-            Some(seq) if posts => retry(app, seq).await,
-            Some(_) => Err(Problem::method_not_allowed("POST")),
-            None => Err(Problem::not_found(path)),
-        },
+        ("/events", ..) if reads(&request) => list(app, &request).await,
+        ("/sources", ..) if reads(&request) => {
+            Ok(json(StatusCode::OK, app.tally.page(&app.receiver.secrets)))
+        }
+        ("/healthz", ..) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/" | "/events" | "/sources", ..) => Err(Problem::method_not_allowed("GET, HEAD")),
+        _ => {
+            let missing = Problem::not_found(&path).detail;
+            let detail = format!("{missing}: {}", app.enabled());
+            Err(Problem::new(StatusCode::NOT_FOUND, detail))
+        }
     }
+}
+
+/// The rules for browsers. A foreign `Host` most likely came through a tunnel that is meant for webhooks.
+fn check_browser<B>(app: &App, request: &Request<B>, changes: bool) -> Result<(), Problem> {
+    app.browsers.check(request, changes).map_err(|problem| {
+        if problem.status != StatusCode::MISDIRECTED_REQUEST {
+            return problem;
+        }
+        let detail = format!("only this machine may read this path; {}", app.enabled());
+        Problem::new(problem.status, detail)
+    })
 }
 
 /// Put authentication and authorization here. It is called before any route, and admits everything. Let the
@@ -125,90 +138,82 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
 /// Receives one webhook. `now` is taken before the body is read, because a slow body would make the request
 /// look older.
 async fn receive(
-    app: &App,
+    app: &Arc<App>,
     source: Source,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let now = SystemTime::now();
-    check_type(source, &request)?;
     // Cloned, because reading the body consumes the request.
     let headers = request.headers().clone();
-    let body = read(app, source, request).await?;
-    let received = app.receiver.receive(source, &headers, body.clone(), now);
-    match received.await {
-        Ok(_is_new) => Ok(Response::default()), // 200 to a repeat too
-        Err(NotReceived::NotStored(error)) => Err(Problem::unavailable(error, retry_after())),
+    if !headers.contains_key(source.proof()) {
+        // Nobody signed this body, so it is not read to find that out.
+        source.check_type(&headers).map_err(refuse)?;
+    }
+    let name = source.name();
+    let body = app.bodies.read(request).await.inspect_err(|problem| {
+        if may_log_unverified(app, source) {
+            warn!(source = name, reason = problem.detail, "refused unverified");
+        }
+    })?;
+    let bytes = body.bytes.clone();
+    match app.receiver.receive(source, &headers, bytes, now).await {
+        Ok(_) => {
+            app.tally.received(source);
+            Ok(Response::default())
+        }
+        Err(NotReceived::NotStored(error)) => {
+            app.tally.refused(source);
+            Err(Problem::unavailable(error, retry_after()))
+        }
+        Err(NotReceived::Rejected(Rejection::NotGenuine(refusal))) => {
+            log_cause(app, source, headers, body.bytes.clone(), now, refusal);
+            Err(refuse(refusal.into()))
+        }
         Err(NotReceived::Rejected(rejection)) => {
-            log(app, source, &headers, &body, now, rejection);
+            // No quota: a stranger cannot cause this line.
+            let refused = app.tally.refused(source);
+            warn!(source = name, reason = %rejection, refused, "genuine, but refused");
             Err(refuse(rejection))
         }
     }
 }
 
-/// The media type must be the source's. That also stops cross-site posts from a browser that need no
-/// preflight. A `Content-Encoding` is refused, because the compressed bytes would be stored.
-fn check_type<B>(source: Source, request: &Request<B>) -> Result<(), Problem> {
-    let unsupported = |detail| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
-    let value = request.headers().get(CONTENT_TYPE);
-    let media_type = value.and_then(|value| value.to_str().ok());
-    if !media_type.is_some_and(|media_type| source.takes(media_type)) {
-        return Err(unsupported("Content-Type is not application/json"));
-    }
-    if request.headers().contains_key(CONTENT_ENCODING) {
-        return Err(unsupported("a body with a Content-Encoding is refused"));
-    }
-    Ok(())
+/// Counts a request that may be a stranger's. Returns whether the quota has a line for it.
+fn may_log_unverified(app: &App, source: Source) -> bool {
+    app.tally.unverified(source);
+    REFUSALS[source as usize].take(source.name())
 }
 
-/// Reads the whole body. The limits must hold before the sender is verified, because the signature covers
-/// every byte.
-async fn read(app: &App, source: Source, request: Request<Incoming>) -> Result<Bytes, Problem> {
-    let limits = PublishLimits {
-        max_message: source.max_body(app.limits.max_message),
-        ..app.limits
-    };
-    // A chunked body has no upper bound, so it counts as large.
-    let small = SMALL_BODY.max(app.limits.max_message as u64);
-    let upper = request.body().size_hint().upper();
-    if upper.is_some_and(|size| size <= small) {
-        return read_body(request, limits).await;
-    }
-    let turn = timeout(app.limits.body_timeout, app.large_bodies.acquire()).await;
-    let _turn = turn.map_err(|_| Problem::unavailable("too many large bodies", retry_after()))?;
-    read_body(request, limits).await
-}
-
-/// Logs the reason, within the quota. It goes only to the log: the answer must not tell it to an attacker.
-fn log(
-    app: &App,
+/// Logs why a request is not believed. The reason goes only to the log: the answer must not tell it to an
+/// attacker. Finding it takes time that the answer does not wait for.
+fn log_cause(
+    app: &Arc<App>,
     source: Source,
-    headers: &HeaderMap,
-    body: &Bytes,
+    headers: HeaderMap,
+    body: Bytes,
     now: SystemTime,
-    rejection: Rejection,
+    refusal: Refusal,
 ) {
-    let name = source.name();
-    if !REJECTIONS[source as usize].take(name) {
+    if !may_log_unverified(app, source) {
         return;
     }
-    match rejection {
-        Rejection::NotGenuine(refusal) => {
-            let (secrets, now) = (&app.receiver.secrets, unix_seconds(now));
-            let cause = likely_cause(secrets, source, headers, body, now, refusal);
-            warn!(source = name, cause, "not believed");
-        }
-        Rejection::Unreadable(what) => warn!(source = name, what, "genuine and unreadable"),
-    }
+    let secrets = app.receiver.secrets.clone();
+    spawn_blocking(move || {
+        let now = unix_seconds(now);
+        let cause = likely_cause(&secrets, source, &headers, &body, now, refusal);
+        warn!(source = source.name(), cause, "not believed");
+    });
 }
 
 /// The answer to a rejected request. It names syntax errors, which help an honest sender and say nothing
 /// about the secret.
 fn refuse(rejection: Rejection) -> Problem {
     let status = NotReceived::from(rejection).status();
-    if status == StatusCode::UNAUTHORIZED {
-        return Problem::new(status, "not genuine");
+    match rejection {
+        _ if status == StatusCode::UNAUTHORIZED => Problem::new(status, "not genuine"),
+        Rejection::NotGenuine(refusal) => Problem::new(status, refusal.reason()),
+        rejection => Problem::new(status, rejection),
     }
-    Problem::new(status, rejection)
 }
 
 /// `GET /events?after=SEQ&state=STATE`.
@@ -230,14 +235,49 @@ fn retried_event(path: &str) -> Option<i64> {
     seq.parse().ok()
 }
 
-/// Starts the schedule of a dead event again. 409 for any other event: it is handled or still waiting.
-async fn retry(app: &App, seq: i64) -> Result<Response<Full<Bytes>>, Problem> {
-    let revived = app.receiver.inbox.revive(seq, SystemTime::now()).await;
-    if !revived.map_err(|error| Problem::unavailable(error, retry_after()))? {
-        let detail = format!("event {seq} is not dead");
+/// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. 409 for any
+/// other event: it is still waiting.
+async fn retry(
+    app: &App,
+    seq: i64,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let again = again(request, app.limits).await?;
+    let inbox = &app.receiver.inbox;
+    let retried = inbox.retry(seq, again, SystemTime::now()).await;
+    if !retried.map_err(|error| Problem::unavailable(error, retry_after()))? {
+        let detail = match again {
+            true => format!("event {seq} is waiting, or is not there"),
+            false => format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#),
+        };
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let mut response = Response::default();
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
+}
+
+/// What the body says of `again`. No body says no.
+async fn again(request: Request<Incoming>, limits: PublishLimits) -> Result<bool, Problem> {
+    let is_json = is_json(&request);
+    let limits = PublishLimits {
+        max_message: MAX_COMMAND,
+        ..limits
+    };
+    let body = read_body(request, limits).await?;
+    if body.is_empty() {
+        return Ok(false);
+    }
+    if !is_json {
+        let detail = "Content-Type is not application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    // A map, because a struct would also be read from an array.
+    let asked: BTreeMap<String, bool> = serde_json::from_slice(&body)
+        .map_err(|error| Problem::bad_request(format!("the body is no retry: {error}")))?;
+    if let Some(other) = asked.keys().find(|name| *name != "again") {
+        let detail = format!("the body is no retry: unknown field {other:.100}");
+        return Err(Problem::bad_request(detail));
+    }
+    Ok(asked.get("again") == Some(&true))
 }

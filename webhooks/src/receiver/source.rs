@@ -1,14 +1,14 @@
-//! The four senders that the receiver knows. For each: its path, its limits, how its requests are
-//! verified, and where a genuine request holds the event's id, type and payload.
+//! The four senders that the receiver knows. For each: its path, how its requests are verified, and where a
+//! genuine request holds the event's id, type and payload.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use self::Rejection::Unreadable;
+use self::Rejection::{Unreadable, Unsupported};
 use super::inbox::Arrival;
 use crate::verify::{Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram};
 
@@ -33,7 +33,7 @@ pub enum Source {
 }
 
 /// The secrets of each source. The receiver refuses a source that has none.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Secrets {
     /// For [`Source::Standard`].
     pub standard: Vec<standard::Secret>,
@@ -45,9 +45,12 @@ pub struct Secrets {
     pub telegram: Vec<telegram::Secret>,
     /// How old a signed request may be.
     pub past: Duration,
+    /// How far the signed time may be ahead of our clock. `None`: 300 s with Standard Webhooks, and any time
+    /// with Stripe, as in its own libraries.
+    pub future: Option<Duration>,
 }
 
-/// Why a request is rejected. The two cases get different answers: 401 without a reason, or 400 with one.
+/// Why a request is rejected. Only those who can sign learn the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// It failed verification: anybody may have sent it.
@@ -56,6 +59,9 @@ pub enum Rejection {
     /// It is genuine, but lacks a part that this source's events have.
     #[error("{0}")]
     Unreadable(&'static str),
+    /// It is genuine, but its body is of another type or is compressed.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 impl Source {
@@ -92,24 +98,37 @@ impl Source {
         }
     }
 
-    /// The body limit: `max_message`, or the source's own maximum if that is larger. An event that is too
-    /// large would be lost, so the limit must admit everything that the source may send.
-    pub fn max_body(self, max_message: usize) -> usize {
-        max_message.max(match self {
-            Self::Standard => 0,
-            Self::Stripe | Self::Telegram => 1 << 20,
-            Self::GitHub => 25 << 20, // documented: GitHub creates no event above 25 MB
-        })
+    /// Whether the event's id is part of what the proof covers. Only GitHub's is not.
+    pub fn signs_id(self) -> bool {
+        self != Self::GitHub
     }
 
-    /// Whether the source may send this media type. Only GitHub also sends forms.
-    pub fn takes(self, media_type: &str) -> bool {
-        let form = self == Self::GitHub && is_form(media_type);
-        form || essence(media_type).eq_ignore_ascii_case("application/json")
+    /// Whether a body with these fields can be read: JSON of any kind, from GitHub also a form, and never
+    /// compressed. The compressed bytes would be stored.
+    ///
+    /// # Errors
+    /// [`Rejection::Unsupported`].
+    pub fn check_type(self, headers: &HeaderMap) -> Result<(), Rejection> {
+        let media_type = media_type(headers);
+        if !is_json(&media_type) && !(self == Self::GitHub && media_type == FORM) {
+            return Err(Unsupported("Content-Type is not application/json"));
+        }
+        let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+        if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Unsupported("a body with a Content-Encoding is refused"));
+        }
+        Ok(())
     }
 }
 
 impl Secrets {
+    /// The sources that have a secret.
+    pub fn enabled(&self) -> impl Iterator<Item = Source> {
+        Source::ALL
+            .into_iter()
+            .filter(|source| self.accepts(*source))
+    }
+
     /// Whether there is a secret for this source.
     pub fn accepts(&self, source: Source) -> bool {
         !match source {
@@ -131,21 +150,18 @@ impl Secrets {
         body: Bytes,
         now: u64,
     ) -> Result<Verified<Arrival>, Rejection> {
-        let (body, past) = (Unverified::new(body), self.past);
+        let body = Unverified::new(body);
         let fields = headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
-        match source {
+        let arrival = match source {
             Source::Standard => {
-                let tolerance = Tolerance { past, future: past };
+                let tolerance = self.tolerance(Tolerance::default());
                 standard::verify(body, fields, &self.standard, now, tolerance)?
                     .and_then(from_standard)
             }
             Source::Stripe => {
-                let tolerance = Tolerance {
-                    past, // the knob sets only the age, see `stripe::TOLERANCE`
-                    ..stripe::TOLERANCE
-                };
+                let tolerance = self.tolerance(stripe::TOLERANCE);
                 stripe::verify(body, fields, &self.stripe, now, tolerance)?.and_then(from_stripe)
             }
             Source::GitHub => github::verify(body, fields, &self.github)?
@@ -153,6 +169,15 @@ impl Secrets {
             Source::Telegram => {
                 telegram::verify(body, fields, &self.telegram)?.and_then(from_telegram)
             }
+        };
+        // After the verification, so that a genuine request of another type is told apart in the log.
+        source.check_type(headers).and(arrival)
+    }
+
+    fn tolerance(&self, default: Tolerance) -> Tolerance {
+        Tolerance {
+            past: self.past,
+            future: self.future.unwrap_or(default.future),
         }
     }
 }
@@ -173,34 +198,36 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
     let members = members(&body).unwrap_or_default();
     let id = text(&members, "id").ok_or(Unreadable("the Stripe event has no id"))?;
     let kind = text(&members, "type").unwrap_or_default();
-    let payload = body.clone();
-    Ok(arrival(
-        Source::Stripe,
-        valid_id(&id)?,
-        &kind,
-        payload,
-        secret,
-    ))
+    // Stripe counts `pending_webhooks` down from one attempt to the next.
+    let mut content = Sha256::new();
+    for (name, value) in members
+        .iter()
+        .filter(|(name, _)| *name != "pending_webhooks")
+    {
+        content.update(name.as_bytes());
+        content.update(value.get());
+    }
+    let digest = content.finalize().into();
+    let id = valid_id(&id)?;
+    Ok(Arrival {
+        digest,
+        ..arrival(Source::Stripe, id, &kind, body.clone(), secret)
+    })
 }
 
 /// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
-/// request can send it again under another id. So the inbox also stores the body's digest, and marks such an
-/// event as suspect. It is not refused, because two genuine events may have equal bodies.
+/// request can send it again under another id, so the inbox compares the content too.
 fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
     let github::Event { body, secret } = event;
     let name = single(headers, "x-github-event")?;
     let id = valid_id(single(headers, "x-github-delivery")?)?;
-    let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let payload = match media_type.map(str::from_utf8) {
-        Some(Ok(value)) if is_form(value) => form_payload(&body)?,
-        _ => body.clone(),
+    let payload = match media_type(headers) == FORM {
+        true => form_payload(&body)?,
+        false => body,
     };
     let action = members(&payload).and_then(|members| text(&members, "action"));
     let kind = action.map_or(name.to_owned(), |action| format!("{name}.{action}"));
-    Ok(Arrival {
-        digest: Some(Sha256::digest(&body).into()),
-        ..arrival(Source::GitHub, id, &kind, payload, secret)
-    })
+    Ok(arrival(Source::GitHub, id, &kind, payload, secret))
 }
 
 /// The id is in the body. Each bot has its own ids, and two bots may use the same ones. So one receiver
@@ -218,14 +245,13 @@ fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
     Ok(arrival(Source::Telegram, id, kind, body.clone(), secret))
 }
 
-/// Without a digest. Only GitHub needs one: elsewhere the id is part of what is verified.
 fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize) -> Arrival {
     Arrival {
         source,
         id,
         kind: valid_type(kind).to_owned(),
+        digest: Sha256::digest(&payload).into(),
         payload,
-        digest: None,
         secret,
     }
 }
@@ -269,14 +295,25 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, Rej
     }
 }
 
-/// The media type without parameters such as `charset`.
-fn essence(media_type: &str) -> &str {
-    let essence = media_type.split(';').next();
-    essence.unwrap_or_default().trim_ascii()
+/// What GitHub sends unless it is told to send JSON.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// In lower case, and without parameters such as `charset`. Empty if there is none, or more than one.
+fn media_type(headers: &HeaderMap) -> String {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return String::new();
+    };
+    let essence = value.to_str().unwrap_or_default().split(';').next();
+    essence
+        .unwrap_or_default()
+        .trim_ascii()
+        .to_ascii_lowercase()
 }
 
-fn is_form(media_type: &str) -> bool {
-    essence(media_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+/// Also what is JSON by its suffix (RFC 6839 §3.1), such as `application/cloudevents+json`.
+fn is_json(media_type: &str) -> bool {
+    media_type == "application/json" || media_type.contains('/') && media_type.ends_with("+json")
 }
 
 /// The JSON in a form. It is taken out after the verification, because the signature covers the form.

@@ -3,7 +3,7 @@
 //! - Effects **inside** the inbox's own transaction happen exactly once, because they are committed together
 //!   with the record that the event is handled.
 //! - **Other** effects (a mail, a call, a message) happen at least once, because a crash may come between the
-//!   effect and the record. Send the event's id with them, so that the other end can recognize a repeat.
+//!   effect and the record. Send the event's key with them, so that the other end can recognize a repeat.
 //!
 //! A failed attempt is retried by the schedule. After the last attempt the event is dead: it stays listed
 //! with its error until an operator retries it. Order is not promised: a retry comes after newer events.
@@ -44,7 +44,7 @@ pub type Clock = fn() -> SystemTime;
 /// What to do with each event.
 pub trait Effects: Send + Sync + 'static {
     /// Runs the effects outside the inbox and returns the effect [inside](InTransaction) it. It may be called
-    /// again for the same event, so use the event's source and id as an idempotency key.
+    /// again for the same event, so use its source and [key](StoredEvent::key) as an idempotency key.
     ///
     /// # Errors
     /// Why the attempt failed. The event is listed with this text.
@@ -200,7 +200,7 @@ mod tests {
 
     use super::{
         super::{
-            inbox::millis,
+            inbox::{Stored, millis},
             source::{Secrets, Source},
         },
         *,
@@ -250,7 +250,8 @@ mod tests {
         let Ok(arrival) = secrets.verify(Source::Telegram, &headers, body, now) else {
             panic!("it is genuine");
         };
-        assert!(inbox.store(arrival, driven()).await.unwrap());
+        let stored = inbox.store(arrival, driven()).await.unwrap();
+        assert_eq!(stored, Stored::New);
     }
 
     #[tokio::test(start_paused = true)]

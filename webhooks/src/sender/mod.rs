@@ -184,7 +184,8 @@ pub async fn run(
         shutdown.await;
         endpoints.stop();
     };
-    let serving = serve(listener, &served, config.server, route, shutdown);
+    let http = config.server.http1();
+    let serving = serve(listener, &served, config.server, http, route, shutdown);
     let ended = async { tokio::join!(serving, endpoints.drained()) };
     let (drained, left) = tokio::select! {
         ended = ended => ended,

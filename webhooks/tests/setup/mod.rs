@@ -143,9 +143,16 @@ pub(crate) struct Ended {
 
 impl Program {
     pub(crate) fn start(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
+        Self::start_with(scratch, |receiver| {
+            receiver.args(["--secret", SECRET]);
+            adjust(receiver);
+        })
+    }
+
+    /// A receiver without a secret of its own.
+    pub(crate) fn start_with(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiver"));
-        command.args(["--secret", SECRET, "--inbox"]);
-        command.arg(scratch.inbox());
+        command.arg("--inbox").arg(scratch.inbox());
         adjust(&mut command);
         Self::launch(command)
     }
@@ -186,8 +193,17 @@ impl Program {
 
     /// Its memory in KiB, as Linux counts it.
     pub(crate) fn resident(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    /// The most memory that it has had, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        self.kib("VmHWM:")
+    }
+
+    fn kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap()
             .trim()
             .trim_end_matches(" kB")
@@ -288,8 +304,13 @@ pub(crate) fn request(id: &str) -> String {
 
 /// Sends a genuine event.
 pub(crate) async fn send(client: &Client, id: &str) -> Reply {
-    let mut request = client.post("/webhook", EVENT);
-    for (name, value) in signed(id, EVENT) {
+    send_body(client, id, EVENT).await
+}
+
+/// Sends a genuine event with this body.
+pub(crate) async fn send_body(client: &Client, id: &str, body: &str) -> Reply {
+    let mut request = client.post("/webhook", body.to_owned());
+    for (name, value) in signed(id, body) {
         request = request.header(name, &value);
     }
     let request = request.header("content-type", "application/json");
