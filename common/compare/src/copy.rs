@@ -1,13 +1,14 @@
 //! Copy sets: the files of a technique that go into another project.
 //!
-//! They are read from the `## Copy set` sections of the READMEs. So what a reader sees, what
-//! `compare -- copy` copies and what the test compiles are the same list.
+//! They are read from the `## Copy set` sections of the READMEs: those of the packages, and those of the
+//! folders below `src`. So what a reader sees, what `compare -- copy` copies and what the test compiles are
+//! the same list.
 
 use std::{
     collections::BTreeMap,
     fmt, fs,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use clap::Args;
@@ -78,9 +79,23 @@ impl CopySet {
         Ok(sets)
     }
 
-    fn of(folder: &str) -> io::Result<Vec<Self>> {
-        let folder = Path::new(ROOT).join(folder);
-        parse(&folder, &fs::read_to_string(folder.join("README.md"))?)
+    fn of(package: &str) -> io::Result<Vec<Self>> {
+        let folder = Path::new(ROOT).join(package);
+        let mut sets = parse(
+            package,
+            &folder,
+            &fs::read_to_string(folder.join("README.md"))?,
+        )?;
+        let below = fs::read_dir(folder.join("src"))?;
+        let below = below.map(|entry| Ok(entry?.path()));
+        let mut folders: Vec<PathBuf> = below.collect::<io::Result<_>>()?;
+        folders.sort();
+        for folder in folders {
+            if let Ok(readme) = fs::read_to_string(folder.join("README.md")) {
+                sets.extend(parse(package, &folder, &readme)?);
+            }
+        }
+        Ok(sets)
     }
 
     fn named(name: &str) -> io::Result<Self> {
@@ -147,23 +162,22 @@ pub(crate) fn lines(technique: Technique) -> Option<usize> {
     Some(lines.values().sum()).filter(|sum| *sum > 0)
 }
 
-/// The copy sets of a README that lies in `folder`.
-fn parse(folder: &Path, readme: &str) -> io::Result<Vec<CopySet>> {
+/// The copy sets of a README of this package that lies in `folder`.
+fn parse(package: &str, folder: &Path, readme: &str) -> io::Result<Vec<CopySet>> {
     let headings = readme.match_indices(HEADING);
     headings
         .filter(|(at, _)| *at == 0 || readme[..*at].ends_with('\n'))
-        .map(|(at, _)| section(folder, &readme[at + HEADING.len()..]))
+        .map(|(at, _)| section(package, folder, &readme[at + HEADING.len()..]))
         .collect()
 }
 
 /// `text` begins behind the words of the heading, with the set's own name if it has one.
-fn section(folder: &Path, text: &str) -> io::Result<CopySet> {
+fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
     let text = text.split("\n## ").next().unwrap_or(text);
     let (own_name, body) = text.split_once('\n').unwrap_or((text, ""));
-    let folder_name = folder.file_name().unwrap_or_default().to_string_lossy();
     let name = match own_name.trim_start_matches(':').trim() {
-        "" => folder_name.into_owned(),
-        own => format!("{folder_name}-{own}"),
+        "" => package.to_owned(),
+        own => format!("{package}-{own}"),
     };
     let mut set = CopySet {
         name,
@@ -195,14 +209,27 @@ fn first_cell(line: &str) -> Option<(&str, &str)> {
 fn file(folder: &Path, link: &str, rest: &str) -> io::Result<CopyFile> {
     let path = link.trim_end_matches(')');
     let lines = rest.split('|').next().unwrap_or_default().trim();
-    let below_src = path.split_once("src/").map_or(path, |(_, below)| below);
+    let source = without_dots(&folder.join(path));
+    let below_src = source.to_str().and_then(|path| path.rsplit_once("/src/"));
     Ok(CopyFile {
-        source: folder.join(path),
-        target: below_src.into(),
+        target: below_src.map_or(path, |(_, below)| below).into(),
+        source,
         lines: lines
             .parse()
             .map_err(|_| io::Error::other(format!("{path}: not a number of lines: {lines:?}")))?,
     })
+}
+
+/// The path with each `..` taken back.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// What the section's `toml` block says.
@@ -240,7 +267,7 @@ bytes = \"1\"
 
     #[test]
     fn a_section_is_read_up_to_the_next_heading() {
-        let sets = parse(Path::new("/x/hooks"), README).unwrap();
+        let sets = parse("hooks", Path::new("/x/hooks"), README).unwrap();
         let file = |source: &str, target: &str, lines| CopyFile {
             source: source.into(),
             target: target.into(),
@@ -250,7 +277,7 @@ bytes = \"1\"
             name: "hooks-send".to_owned(),
             files: vec![
                 file("/x/hooks/src/a/b.rs", "a/b.rs", 210),
-                file("/x/hooks/../common/src/http/c.rs", "http/c.rs", 7),
+                file("/x/common/src/http/c.rs", "http/c.rs", 7),
             ],
             names: vec![(
                 "common::Feed".to_owned(),
@@ -259,15 +286,23 @@ bytes = \"1\"
             dependencies: "bytes = \"1\"\n".to_owned(),
         };
         assert_eq!(sets, [expected]);
-        assert!(parse(Path::new("x"), "# No\n").unwrap().is_empty());
-        let unnamed = parse(Path::new("/x/sse"), "## Copy set\n").unwrap();
+        assert!(parse("x", Path::new("x"), "# No\n").unwrap().is_empty());
+        let unnamed = parse("sse", Path::new("/x/sse"), "## Copy set\n").unwrap();
         assert_eq!(unnamed[0].name, "sse");
+    }
+
+    #[test]
+    fn a_folder_below_src_names_its_files_from_there() {
+        let readme = "## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
+        let sets = parse("hooks", Path::new("/src/hooks/src/send"), readme).unwrap();
+        let targets: Vec<_> = sets[0].files.iter().map(|file| &file.target).collect();
+        assert_eq!(targets, [Path::new("send/d.rs"), Path::new("v/e.rs")]);
     }
 
     #[test]
     fn a_row_without_a_number_of_lines_is_an_error() {
         let row = "## Copy set\n| [`src/a.rs`](src/a.rs) | many | it |\n";
-        let error = parse(Path::new("x"), row).unwrap_err().to_string();
+        let error = parse("x", Path::new("x"), row).unwrap_err().to_string();
         assert_eq!(error, "src/a.rs: not a number of lines: \"many\"");
     }
 

@@ -20,9 +20,9 @@ const SETS: [&str; 8] = [
     "common-feed",
     "short-polling",
     "long-polling",
-    "webhooks-verify",
     "webhooks-receive",
     "webhooks-send",
+    "webhooks-verify",
     "websockets",
     "sse",
 ];
