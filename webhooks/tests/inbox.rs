@@ -200,13 +200,15 @@ async fn a_handled_event_is_handled_again_when_that_is_asked_for() {
     send_body(&client, "m", "{}").await; // suspect
     when_all(&client, settled).await;
     let again = r#"{"again":true}"#;
+    let (longest, longer) = (format!("{again:<1024}"), format!("{again:<1025}"));
     for (seq, body, status) in [
         (1, "", 409),
         (1, r#"{"again":false}"#, 409),
         (1, again, 202),
         (2, "{}", 202), // it was dead
         (1, again, 202),
-        (3, again, 409),
+        (3, longest.as_str(), 409),
+        (3, longer.as_str(), 413),
         (1, "[true]", 400),
         (1, r#"{"again":1}"#, 400),
         (1, r#"{"agian":true}"#, 400),

@@ -64,9 +64,20 @@ CREATE TABLE work (
 ) STRICT;
 CREATE INDEX work_due ON work (due);
 ";
-/// Why an event is dead that was never attempted.
-const SAME_ID: &str =
-    "this id came before with other content: handled only if it is retried by hand";
+/// Decides in one statement what is a repeat (nothing is inserted) and what is suspect.
+const INSERT: &str = "
+INSERT INTO events (source, id, type, received, digest, payload, suspect)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE
+    WHEN EXISTS (SELECT 1 FROM events WHERE source = ?1 AND id = ?2) THEN 2
+    WHEN ?1 = 'github' AND EXISTS (SELECT 1 FROM events WHERE source = 'github' AND digest = ?5) THEN 1
+    ELSE 0
+END)
+ON CONFLICT DO NOTHING RETURNING seq, suspect
+";
+/// `suspect` of an event whose id came before with other content.
+const SAME_ID: i64 = 2;
+/// Why such an event is dead without an attempt.
+const HELD: &str = "this id came before with other content: handled only if it is retried by hand";
 
 /// An event to store.
 #[derive(Debug)]
@@ -327,47 +338,26 @@ fn insert(
     received: SystemTime,
 ) -> rusqlite::Result<Stored> {
     let (source, received) = (arrival.source.name(), millis(received));
-    let (same_id, replayed) = seen_before(transaction, arrival)?;
-    let inserted = transaction
-        .prepare_cached(
-            "INSERT INTO events (source, id, type, received, digest, suspect, payload)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            source,
-            arrival.id,
-            arrival.kind,
-            received,
-            arrival.digest,
-            same_id || replayed,
-            &arrival.payload[..],
-        ])?;
-    if inserted == 0 {
+    let (id, kind, payload) = (&arrival.id, &arrival.kind, &arrival.payload[..]);
+    let event = params![source, id, kind, received, arrival.digest, payload];
+    let inserted: Option<(i64, i64)> = transaction
+        .prepare_cached(INSERT)?
+        .query_row(event, |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((seq, suspect)) = inserted else {
         return redelivered(transaction, arrival, received);
-    }
-    let due = Some(received).filter(|_| !same_id);
-    let error = Some(SAME_ID).filter(|_| same_id);
+    };
+    let (due, error) = match suspect {
+        SAME_ID => (None, Some(HELD)),
+        _ => (Some(received), None),
+    };
     transaction
         .prepare_cached("INSERT INTO work (seq, due, error) VALUES (?1, ?2, ?3)")?
-        .execute(params![transaction.last_insert_rowid(), due, error])?;
-    Ok(match same_id || replayed {
-        true => Stored::Suspect,
-        false => Stored::New,
+        .execute(params![seq, due, error])?;
+    Ok(match suspect {
+        0 => Stored::New,
+        _ => Stored::Suspect,
     })
-}
-
-/// Whether this id came before, and whether this content came before under another id that is not signed.
-fn seen_before(transaction: &Transaction<'_>, arrival: &Arrival) -> rusqlite::Result<(bool, bool)> {
-    let same_id = transaction
-        .prepare_cached("SELECT 1 FROM events WHERE source = ?1 AND id = ?2")?
-        .exists(params![arrival.source.name(), arrival.id])?;
-    let replayed = !arrival.source.signs_id()
-        && transaction
-            .prepare_cached(
-                "SELECT 1 FROM events WHERE source = 'github' AND digest = ?1 AND id <> ?2",
-            )?
-            .exists(params![arrival.digest, arrival.id])?;
-    Ok((same_id, replayed))
 }
 
 /// A repeat. If the event is dead after its attempts, the sender's operator wants another try. One that was

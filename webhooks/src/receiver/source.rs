@@ -98,11 +98,6 @@ impl Source {
         }
     }
 
-    /// Whether the event's id is part of what the proof covers. Only GitHub's is not.
-    pub fn signs_id(self) -> bool {
-        self != Self::GitHub
-    }
-
     /// Whether a body with these fields can be read: JSON of any kind, from GitHub also a form, and never
     /// compressed. The compressed bytes would be stored.
     ///
