@@ -245,6 +245,7 @@ mod tests {
         };
         let mut headers = hyper::HeaderMap::new();
         headers.insert("x-telegram-bot-api-secret-token", "token".parse().unwrap());
+        headers.insert("content-type", "application/json".parse().unwrap());
         let body = "{\"update_id\":1}".into();
         let now = unix_seconds(driven());
         let Ok(arrival) = secrets.verify(Source::Telegram, &headers, body, now) else {
