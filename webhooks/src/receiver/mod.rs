@@ -57,17 +57,7 @@ const IDLE: Duration = Duration::from_secs(75);
 /// A variable holds one secret a line. `ps` shows a flag to everyone on the machine, but neither a variable nor
 /// what is in a file.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "receiver", version, mut_args(of_the_environment))]
-// Fixed defaults: the other servers derive this limit from their number of subscribers.
-#[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
-// Nothing is published here: the largest body is that of a webhook.
-#[command(mut_arg("max_message", |arg| arg.long("max-body").default_value(MAX_BODY).help(MAX_BODY_HELP)))]
-// What a sender may take is given by the senders, and `allow_origin` is only for the receiver's own page.
-#[command(
-    mut_arg("read_timeout", hidden),
-    mut_arg("stall", hidden),
-    mut_arg("allow_origin", hidden)
-)]
+#[command(name = "receiver", version, mut_args(adjusted))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
@@ -120,17 +110,24 @@ const MAX_BODY: &str = "26214400";
 const MAX_BODY_HELP: &str =
     "The largest webhook, in bytes; the default is the most that GitHub sends";
 
-/// A variable holds secrets, one a line, which no help may show.
-fn of_the_environment(arg: Arg) -> Arg {
-    match arg.get_env() {
-        Some(_) => arg.hide_env_values(true).value_delimiter('\n'),
-        None => arg,
+/// What is different here from the other servers.
+fn adjusted(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        // Fixed: the others derive it from their number of subscribers.
+        "max_connections" => arg
+            .default_value("1024")
+            .help(ServerConfig::MAX_CONNECTIONS),
+        // Nothing is published here: the largest body is that of a webhook.
+        "max_message" => arg
+            .long("max-body")
+            .default_value(MAX_BODY)
+            .help(MAX_BODY_HELP),
+        // How long a sender may take is given by the senders. Origins are only for the receiver's own page.
+        "read_timeout" | "stall" | "allow_origin" => arg.hide(true),
+        // A variable holds secrets, one a line, which no help may show.
+        _ if arg.get_env().is_some() => arg.hide_env_values(true).value_delimiter('\n'),
+        _ => arg,
     }
-}
-
-/// A limit that works but is not in the help.
-fn hidden(arg: Arg) -> Arg {
-    arg.hide(true)
 }
 
 impl Default for Config {

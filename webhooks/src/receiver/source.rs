@@ -105,7 +105,8 @@ impl Source {
     /// [`Rejection::Unsupported`].
     pub fn check_type(self, headers: &HeaderMap) -> Result<(), Rejection> {
         let media_type = media_type(headers);
-        if !is_json(&media_type) && !(self == Self::GitHub && media_type == FORM) {
+        let form = self == Self::GitHub && media_type == FORM;
+        if !form && !is_json(&media_type) {
             return Err(Unsupported("Content-Type is not application/json"));
         }
         let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
