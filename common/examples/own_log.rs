@@ -10,7 +10,7 @@
 //! see `tests/own_log.rs`.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, RwLock},
     time::SystemTime,
 };
@@ -120,6 +120,7 @@ impl OwnLog {
         let (mut news, mut closed) = (self.news.subscribe(), self.closed.subscribe());
         let after = match after {
             After::Latest => self.head().into(),
+            After::Last => After::last(self.head()),
             after => after.clone(),
         };
         loop {
@@ -137,9 +138,12 @@ impl OwnLog {
         }
     }
 
-    /// Where reading after `after` starts. `None` if this log never gave out that cursor.
+    /// Where reading after `after` starts. `None` if this log never gave out that cursor, or for `last`.
     pub(crate) fn position(&self, _topics: &Topics, after: &After) -> Option<Cursor> {
-        self.look(|kept| kept.start(after).ok())
+        match after {
+            After::Last | After::Rest { .. } => None,
+            after => self.look(|kept| kept.start(after).ok()),
+        }
     }
 
     /// The position of the last message.
@@ -187,20 +191,25 @@ impl Kept {
     fn page(&self, topics: &Topics, after: &After, limit: PageLimit) -> Page {
         let (start, gap) = match self.start(after) {
             Ok(start) if start.seq >= self.trimmed => (start.seq, None),
+            Ok(_) if limit.newest && self.has_all(topics) => (self.trimmed, None),
             Ok(_) => (self.trimmed, Some(Reason::Trimmed)),
             Err(reason) => (self.trimmed, Some(reason)),
         };
+        let state_end = self.state_end(after);
         let gap = gap.map(|reason| Gap {
             reason,
             topics: topics.clone(),
             requested: after.to_string(),
             resumed: self.at(start),
         });
-        let (messages, more) = self.collect(topics, start, limit);
+        let newest_end = if limit.newest { u64::MAX } else { state_end };
+        let wanted = self.wanted(topics, start, newest_end);
+        let (messages, more) = first_of(&wanted, limit);
         let given = messages.last().map(|message| message.id);
-        let head = self.at(self.head());
+        let next = given.filter(|_| more).unwrap_or(self.at(self.head()));
         Page {
-            next: given.filter(|_| more).unwrap_or(head),
+            next,
+            then: After::going_on(next, state_end),
             last: given.unwrap_or_else(|| self.last(topics)),
             messages,
             more,
@@ -212,7 +221,13 @@ impl Kept {
     /// Where to read after, or why this log does not know the cursor.
     fn start(&self, after: &After) -> Result<Cursor, Reason> {
         match after {
-            After::Earliest => Ok(self.at(self.trimmed)),
+            After::Earliest | After::Last => Ok(self.at(self.trimmed)),
+            After::Rest { epoch, .. } if *epoch != self.epoch => Err(Reason::Foreign),
+            // What was trimmed of the state is no gap.
+            After::Rest { seq, until, .. } if self.trimmed <= *until => {
+                Ok(self.at(self.trimmed.max(*seq)))
+            }
+            After::Rest { seq, .. } => Ok(self.at(*seq)),
             After::Latest => Ok(self.at(self.head())),
             After::Cursor(cursor) if cursor.epoch != self.epoch => Err(Reason::Foreign),
             After::Cursor(cursor) if cursor.seq > self.head() => Err(Reason::Ahead),
@@ -221,22 +236,31 @@ impl Kept {
         }
     }
 
-    /// The messages after `start` that the limit admits, at least one, and whether there are more.
-    fn collect(&self, topics: &Topics, start: u64, limit: PageLimit) -> (Vec<Arc<Message>>, bool) {
-        let (mut messages, mut bytes) = (Vec::new(), 0);
-        let skipped = usize::try_from(start - self.trimmed).unwrap_or(usize::MAX);
-        for message in self.messages.iter().skip(skipped) {
-            if !topics.iter().any(|topic| *topic == message.topic) {
-                continue;
-            }
-            bytes += message.json.len();
-            let is_full = messages.len() == limit.messages || bytes > limit.bytes;
-            if is_full && !messages.is_empty() {
-                return (messages, true);
-            }
-            messages.push(message.clone());
+    /// The number up to which only the newest messages are wanted because the reader began with `last`.
+    fn state_end(&self, after: &After) -> u64 {
+        match after {
+            After::Last => self.head(),
+            After::Rest { epoch, until, .. } if *epoch == self.epoch => *until,
+            _ => 0,
         }
-        (messages, false)
+    }
+
+    /// Of each topic the newest message in (`start`, `newest_end`], and all after both.
+    fn wanted(&self, topics: &Topics, start: u64, newest_end: u64) -> Vec<&Arc<Message>> {
+        let mut given = HashSet::new();
+        let newer = self.messages.iter().rev();
+        let mut wanted: Vec<_> = newer
+            .take_while(|message| message.id.seq > start)
+            .filter(|message| topics.iter().any(|topic| *topic == message.topic))
+            .filter(|message| message.id.seq > newest_end || given.insert(&message.topic))
+            .collect();
+        wanted.reverse();
+        wanted
+    }
+
+    /// Whether a message of each topic is kept.
+    fn has_all(&self, topics: &Topics) -> bool {
+        self.wanted(topics, 0, u64::MAX).len() == topics.iter().len()
     }
 
     /// The last message of the topics, as far as it is kept.
@@ -254,6 +278,20 @@ impl Kept {
         let epoch = self.epoch;
         Cursor { epoch, seq }
     }
+}
+
+/// The first messages, as many as the limit admits, at least one, and whether there are more.
+fn first_of(wanted: &[&Arc<Message>], limit: PageLimit) -> (Vec<Arc<Message>>, bool) {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    for message in wanted {
+        bytes += message.json.len();
+        let is_full = messages.len() == limit.messages || bytes > limit.bytes;
+        if is_full && !messages.is_empty() {
+            return (messages, true);
+        }
+        messages.push(Arc::clone(message));
+    }
+    (messages, false)
 }
 
 const UNPOISONED: &str = "nothing panics under this lock";

@@ -38,8 +38,8 @@ pub mod store;
 
 pub use feed::{
     After, BadCursor, BadKey, BadName, BadTopics, Counts, Cursor, Data, Draft, Epoch, Feed,
-    FeedError, Gap, IdempotencyKey, InvalidData, Message, MessageType, Page, PageLimit, Published,
-    Reason, Retention, Topic, Topics,
+    FeedError, Gap, IdempotencyKey, InvalidData, Message, MessageType, Newest, Page, PageLimit,
+    Published, Reason, Retention, Topic, Topics,
 };
 pub use http::{
     Browsers, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken, Timeouts,

@@ -10,6 +10,8 @@ type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 400;
+/// Whether the model has a clock of its own.
+const PAUSED: bool = true;
 
 fn feed(retention: Retention) -> Feed {
     Feed::new(retention)

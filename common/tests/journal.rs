@@ -24,6 +24,8 @@ type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 60;
+/// Whether the model has a clock of its own.
+const PAUSED: bool = true;
 
 /// A folder of the test's own, gone with it.
 struct Scratch(PathBuf);
@@ -493,11 +495,34 @@ enum Step {
     },
     Read {
         topics: usize,
-        seq: u64,
-        limit: usize,
-        bytes: usize,
+        way: Way,
+        limit: PageLimit,
     },
     Restart,
+}
+
+/// Where a read begins.
+#[derive(Debug, Clone)]
+enum Way {
+    All { after: u64 },
+    Last,
+    Rest { after: u64 },
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    prop_oneof![
+        3 => (0..80u64).prop_map(|after| Way::All { after }),
+        1 => Just(Way::Last),
+        1 => (0..80u64).prop_map(|after| Way::Rest { after }),
+    ]
+}
+
+fn limit() -> impl Strategy<Value = PageLimit> {
+    (1..9usize, 1..2_000usize, any::<bool>()).prop_map(|(messages, bytes, newest)| PageLimit {
+        messages,
+        bytes,
+        newest,
+    })
 }
 
 const TOPICS: [&str; 5] = ["a", "b", "c", "a,b", "a,b,c,never"];
@@ -505,8 +530,8 @@ const TOPICS: [&str; 5] = ["a", "b", "c", "a,b", "a,b,c,never"];
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..3usize, 0..400usize).prop_map(|(topic, size)| Step::Publish { topic, size }),
-        6 => (0..TOPICS.len(), 0..80u64, 1..9usize, 1..2_000usize)
-            .prop_map(|(topics, seq, limit, bytes)| Step::Read { topics, seq, limit, bytes }),
+        6 => (0..TOPICS.len(), way(), limit())
+            .prop_map(|(topics, way, limit)| Step::Read { topics, way, limit }),
         1 => Just(Step::Restart),
     ]
 }
@@ -539,19 +564,17 @@ async fn pages_are_equal(retention: Retention, steps: Vec<Step>) {
                 );
                 assert_eq!(one.await.seq, other.await.seq);
             }
-            Step::Read {
-                topics,
-                seq,
-                limit,
-                bytes,
-            } => {
+            Step::Read { topics, way, limit } => {
                 let topics: Topics = TOPICS[topics].parse().unwrap();
-                let limit = PageLimit {
-                    messages: limit,
-                    bytes,
-                };
                 let page = async |feed: &Feed| {
-                    let after = After::Cursor(Cursor { seq, ..feed.head() });
+                    let until = feed.head();
+                    let after = match way {
+                        Way::All { after: seq } => After::Cursor(Cursor { seq, ..until }),
+                        Way::Last => After::Last,
+                        Way::Rest { after: seq } => {
+                            After::going_on(Cursor { seq, ..until }, until.seq)
+                        }
+                    };
                     feed.read(&topics, &after, limit).await.unwrap()
                 };
                 let (one, other) = (page(&memory).await, page(&file).await);

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "nats", unix))]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "contract/model.rs"]
+mod model;
 #[path = "contract/per_topic.rs"]
 mod per_topic;
 #[path = "contract/verbs.rs"]
@@ -24,6 +26,11 @@ use tokio::{
 
 /// The log under test.
 type Log = Feed;
+
+/// Runs of the model.
+const CASES: u32 = 20;
+/// The feed's clients have timeouts, which a paused clock would let expire.
+const PAUSED: bool = false;
 
 /// Where the clients live, whatever becomes of a test's own runtime.
 static CLIENTS: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());

@@ -16,6 +16,8 @@ type Log = own_log::OwnLog;
 
 /// Runs of the model.
 const CASES: u32 = 400;
+/// Whether the model has a clock of its own.
+const PAUSED: bool = true;
 
 fn feed(retention: Retention) -> Log {
     Log::new(retention.messages)

@@ -14,7 +14,9 @@
 use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use common::{After, Feed, FeedError, Page, PageLimit, Problem, Query, Topics, retry_after};
+use common::{
+    After, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics, retry_after,
+};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -56,7 +58,7 @@ impl Polls {
         }
     }
 
-    /// Reads a request for `topics`: `after=`, `limit=` and `wait=`. The result borrows nothing of the
+    /// Reads a request for `topics`: `after=`, `limit=`, `newest=` and `wait=`. The result borrows nothing of the
     /// request, so that the caller can drop it, and with it hyper's buffer, before the wait.
     ///
     /// # Errors
@@ -70,7 +72,10 @@ impl Polls {
         Ok(Poll {
             topics,
             after: query.get("after")?.unwrap_or(After::Earliest),
-            limit: query.get("limit")?.unwrap_or_default(),
+            limit: PageLimit {
+                newest: query.get::<Newest>("newest")?.is_some(),
+                ..query.get("limit")?.unwrap_or_default()
+            },
             time: if at_once { Duration::ZERO } else { time },
         })
     }

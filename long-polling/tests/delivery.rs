@@ -190,6 +190,45 @@ async fn a_wait_from_latest_on_gets_only_what_comes() {
 }
 
 #[tokio::test]
+async fn last_is_the_newest_message_of_each_topic_and_then_what_comes() {
+    let (feed, server) = server().await;
+    let mut asked = ask(&server, "/topics/a,b?after=last").await;
+    until_waiting(&feed, 1).await;
+    for (n, topic) in ["a", "a", "b"].iter().enumerate() {
+        publish(&feed, topic, &n.to_string()).await;
+    }
+    // Nothing was there, so all of it came.
+    assert_eq!(data(&page(&mut asked).await), ["0", "1", "2"]);
+    let state = server.get("/topics/a,b?after=last").await.json();
+    assert_eq!(
+        (data(&state), &state["gap"]),
+        (vec!["1", "2"], &Value::Null)
+    );
+    let next = state["next"].as_str().unwrap();
+    let mut asked = ask(&server, &format!("/topics/a,b?after={next}")).await;
+    until_waiting(&feed, 1).await;
+    publish(&feed, "a", "3").await;
+    publish(&feed, "a", "4").await;
+    assert_eq!(data(&page(&mut asked).await), ["3", "4"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn conflation_skips_what_a_newer_message_of_the_topic_replaces() {
+    let (feed, server) = server().await;
+    let start = feed.head();
+    let path = format!("/topics/a,b?after={start}&newest=1");
+    let mut asked = ask(&server, &path).await;
+    until_waiting(&feed, 1).await;
+    for (n, topic) in ["a", "b", "a", "a"].iter().enumerate() {
+        publish(&feed, topic, &n.to_string()).await;
+    }
+    assert_eq!(data(&page(&mut asked).await), ["1", "3"]);
+    assert_eq!(data(&server.get(&path).await.json()), ["1", "3"]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn any_number_of_polls_wait_for_any_sets_of_topics() {
     let (feed, server) = server().await;
     let mut waiting = vec![];
@@ -267,6 +306,13 @@ async fn ask(server: &TestServer, path: &str) -> Wire {
 async fn send(wire: &mut Wire, path: &str) {
     wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await;
+}
+
+fn data(page: &Value) -> Vec<&str> {
+    let messages = page["messages"].as_array().expect("a page has messages");
+    let data = messages.iter().map(|message| message["data"].as_str());
+    data.map(|text| text.expect("the tests publish text"))
+        .collect()
 }
 
 async fn page(wire: &mut Wire) -> Value {

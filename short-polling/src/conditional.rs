@@ -129,6 +129,7 @@ mod tests {
         Page {
             messages: Vec::new(),
             next: cursor("m3k9qf-50"),
+            then: cursor("m3k9qf-50").into(),
             last: cursor("m3k9qf-42"),
             more: false,
             gap: None,

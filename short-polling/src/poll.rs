@@ -1,7 +1,7 @@
 //! Answers one poll: what is newer than the client's cursor, at once.
 
 use bytes::Bytes;
-use common::{After, Feed, Page, PageLimit, Problem, Query, Topics};
+use common::{After, Feed, Newest, Page, PageLimit, Problem, Query, Topics};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -29,7 +29,8 @@ impl Polls {
     /// Answers one poll of `topics`, at once: 200 with the page, or 304 if the client has it.
     ///
     /// # Errors
-    /// 400 for invalid topics, `after=` or `limit=`; 412 for an `If-Match` with ETags; 503 if the feed cannot be read.
+    /// 400 for invalid topics, `after=`, `limit=` or `newest=`; 412 for an `If-Match` with ETags; 503 if
+    /// the feed cannot be read.
     pub async fn answer<B>(
         &self,
         topics: &str,
@@ -38,7 +39,10 @@ impl Polls {
         let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
         let query = Query::of(request.uri());
         let after = query.get("after")?.unwrap_or(After::Earliest);
-        let limit: PageLimit = query.get("limit")?.unwrap_or_default();
+        let limit = PageLimit {
+            newest: query.get::<Newest>("newest")?.is_some(),
+            ..query.get("limit")?.unwrap_or_default()
+        };
         let page = self.feed.read(&topics, &after, limit).await?;
         if conditional::is_precondition_failed(request.headers()) {
             let detail = "If-Match does not match, because every ETag here is weak";
@@ -104,13 +108,19 @@ mod tests {
     }
 
     /// One answer: its page and its ETag.
-    async fn asked(feed: &Feed, topics: &str, after: &After, limit: usize) -> (Page, String) {
-        let (topics, bytes) = (topics.parse().unwrap(), 1 << 20);
-        let messages = limit;
-        let limit = PageLimit { messages, bytes };
+    async fn asked(feed: &Feed, topics: &str, after: &After, limit: PageLimit) -> (Page, String) {
+        let topics = topics.parse().unwrap();
         let page = feed.read(&topics, after, limit).await.unwrap();
         let etag = conditional::etag(&page);
         (page, etag)
+    }
+
+    fn limit() -> impl Strategy<Value = PageLimit> {
+        (1..6usize, any::<bool>()).prop_map(|(messages, newest)| PageLimit {
+            messages,
+            newest,
+            ..PageLimit::default()
+        })
     }
 
     async fn publish(feed: &Feed, topic: usize) {
@@ -137,14 +147,14 @@ mod tests {
     fn positions(feed: &Feed) -> impl Iterator<Item = After> {
         let head = feed.head();
         let cursors = (0..=head.seq).map(move |seq| Cursor { seq, ..head }.into());
-        cursors.chain([After::Earliest])
+        cursors.chain([After::Earliest, After::Last])
     }
 
     proptest! {
         #[test]
         fn the_etag_of_a_request_changes_exactly_when_its_messages_or_its_gap_do(
             published in prop::collection::vec(0..3usize, 1..16),
-            limit in 1..6usize,
+            limit in limit(),
         ) {
             block_on(async {
                 let feed = tiny();
@@ -153,8 +163,8 @@ mod tests {
                     publish(&feed, topic).await;
                     for (after, topics) in positions(&feed).flat_map(|after| TOPICS.map(|topics| (after.clone(), topics))) {
                         let (page, etag) = asked(&feed, topics, &after, limit).await;
-                        // `earliest` may be empty twice, before all of its messages and after.
-                        if after == After::Earliest && !page.is_news() {
+                        // These may be empty twice, before all of their messages and after.
+                        if matches!(after, After::Earliest | After::Last) && !page.is_news() {
                             continue;
                         }
                         let told = (page.messages, page.gap);
@@ -171,7 +181,7 @@ mod tests {
         #[test]
         fn a_304_hides_nothing_that_was_not_told_with_its_etag_whatever_the_topics_and_the_position(
             published in prop::collection::vec(0..3usize, 1..16),
-            limit in 1..6usize,
+            limit in limit(),
         ) {
             block_on(async {
                 let feed = tiny();
@@ -193,7 +203,7 @@ mod tests {
         #[test]
         fn a_client_that_sends_its_last_etag_with_its_new_cursor_is_told_the_news_and_only_the_news(
             steps in prop::collection::vec((0..3usize, any::<bool>()), 1..40),
-            limit in 1..6usize,
+            limit in limit(),
         ) {
             block_on(async {
                 let feed = tiny();

@@ -253,6 +253,56 @@ async fn a_poll_without_a_cursor_starts_at_the_earliest_and_latest_skips_what_wa
 }
 
 #[tokio::test]
+async fn last_is_the_newest_message_of_each_topic_and_then_what_comes() {
+    let server = start(Config::default()).await;
+    let nothing = server.get("/topics/a,b?after=last").await.json();
+    assert_eq!(nothing["messages"], json!([]));
+    for (n, topic) in ["a", "b", "a", "other", "b", "b"].iter().enumerate() {
+        publish(&server, topic, &n.to_string()).await;
+    }
+    let state = server.get("/topics/a,b,never?after=last").await;
+    let page = state.json();
+    assert_eq!(data(&page), ["2", "5"]);
+    assert_eq!((&page["more"], &page["gap"]), (&json!(false), &Value::Null));
+    let etag = state.header("etag").unwrap();
+    let path = after("a,b,never", &page);
+    assert_eq!(poll(&server, &path, etag).await.0, 304);
+    let same = poll(&server, "/topics/a,b,never?after=last", etag).await;
+    assert_eq!(same.0, 304);
+    publish(&server, "a", "6").await;
+    publish(&server, "a", "7").await;
+    let (status, changes) = poll(&server, &path, etag).await;
+    assert_eq!((status, data(&changes)), (200, vec!["6", "7"]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn conflation_skips_what_a_newer_message_of_the_topic_replaces() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let server = start_with(feed, Config::default()).await;
+    let start = server.get("/topics/a").await.json();
+    for (n, topic) in ["a", "a", "a", "b", "b"].iter().enumerate() {
+        publish(&server, topic, &n.to_string()).await;
+    }
+    let page = server
+        .get(&format!("{}&newest=1", after("a,b", &start)))
+        .await;
+    let page = page.json();
+    assert_eq!((data(&page), &page["gap"]), (vec!["2", "4"], &Value::Null));
+    // So a state of several pages has each topic once.
+    let first = server.get("/topics/a,b?after=last&newest=1&limit=1").await;
+    let first = first.json();
+    assert_eq!((data(&first), &first["more"]), (vec!["2"], &json!(true)));
+    let path = format!("{}&newest=1&limit=1", after("a,b", &first));
+    let second = server.get(&path).await.json();
+    assert_eq!((data(&second), &second["more"]), (vec!["4"], &json!(false)));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_cursor_behind_what_is_kept_is_told_of_the_gap() {
     let feed = Feed::new(Retention {
         messages: 2,
@@ -321,6 +371,13 @@ async fn publish(server: &TestServer, topic: &str, data: &str) -> String {
         .as_str()
         .expect("an id is text")
         .to_owned()
+}
+
+fn data(page: &Value) -> Vec<&str> {
+    let messages = page["messages"].as_array().expect("a page has messages");
+    let data = messages.iter().map(|message| message["data"].as_str());
+    data.map(|text| text.expect("the tests publish text"))
+        .collect()
 }
 
 /// The status, and the page if there is one.

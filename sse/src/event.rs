@@ -40,11 +40,11 @@ pub fn heartbeat(position: Cursor) -> String {
     format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
 }
 
-/// A page: its gap, then its messages.
+/// A page: its gap, then its messages, then a position, written by `heartbeat` if there is one.
 ///
 /// Only the server's own events are named. A message has no `event:` line: with one it would not
 /// reach `onmessage`, and a message of type `gap` or `error` would look like the server's event.
-pub fn page(page: &Page) -> Vec<u8> {
+pub fn page(page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
     // Each message needs about 64 bytes more, for its `id:` and `data:`.
     let sizes = page.messages.iter().map(|message| message.json.len() + 64);
     let mut blocks = Vec::with_capacity(sizes.sum());
@@ -58,8 +58,13 @@ pub fn page(page: &Page) -> Vec<u8> {
         blocks.extend_from_slice(&message.json);
         blocks.extend_from_slice(b"\n\n");
     }
-    if page.gap.is_some() {
-        blocks.extend_from_slice(checkpoint(page.next).as_bytes());
+    // After a gap a position is needed in any case.
+    let needed = page
+        .gap
+        .as_ref()
+        .map(|_| checkpoint as fn(Cursor) -> String);
+    if let Some(block) = heartbeat.or(needed) {
+        blocks.extend_from_slice(block(page.next).as_bytes());
     }
     blocks
 }
@@ -109,6 +114,7 @@ mod tests {
         let page = Page {
             messages: Vec::new(),
             next: cursor("e-3"),
+            then: cursor("e-3").into(),
             last: cursor("e-3"),
             more: false,
             gap: Some(gap),
@@ -118,9 +124,19 @@ mod tests {
             "event: gap\n",
             r#"data: {"reason":"foreign","topics":["a"],"requested":"x\n\u0000"#,
             "\u{2028}",
-            "\",\"resumed\":\"e-0\"}\n\nid: e-3\n\n"
+            "\",\"resumed\":\"e-0\"}\n\n"
         );
-        assert_eq!(String::from_utf8(super::page(&page)).unwrap(), expected);
+        for (heartbeat, position) in [
+            (None, checkpoint(cursor("e-3"))),
+            (
+                Some(checkpoint as fn(Cursor) -> String),
+                checkpoint(cursor("e-3")),
+            ),
+            (Some(heartbeat), heartbeat(cursor("e-3"))),
+        ] {
+            let blocks = String::from_utf8(super::page(&page, heartbeat)).unwrap();
+            assert_eq!(blocks, format!("{expected}{position}"));
+        }
     }
 
     /// Publishes each text as a message of each type, and encodes the page.
@@ -147,12 +163,13 @@ mod tests {
             let limit = PageLimit {
                 messages: texts.len().max(1),
                 bytes: usize::MAX,
+                newest: false,
             };
             let page = feed
                 .read(&"t".parse().unwrap(), &common::After::Earliest, limit)
                 .await
                 .unwrap();
-            let bytes = super::page(&page);
+            let bytes = super::page(&page, None);
             (page.messages, bytes)
         })
     }

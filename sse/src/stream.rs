@@ -6,7 +6,7 @@
 use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, Cursor, Feed, FeedError, PageLimit, Problem, Query, Topics};
+use common::{After, Cursor, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics};
 use futures_util::{Stream, stream::unfold};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::{
@@ -27,6 +27,7 @@ use crate::event;
 const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1_024,
+    newest: false,
 };
 
 /// The limits and times of a server's streams.
@@ -69,7 +70,8 @@ impl Streams {
     }
 
     /// Answers a request for `topics`: where to start is in `Last-Event-ID`, `lastEventId=` or
-    /// `after=`, and `heartbeat=event` asks for heartbeats that a page can see.
+    /// `after=`; `newest=1` asks for only the newest message of each topic on a page, and
+    /// `heartbeat=event` for heartbeats that a page can see.
     ///
     /// # Errors
     /// 400 if the topics or a parameter do not parse.
@@ -78,9 +80,11 @@ impl Streams {
         topics: &str,
         request: &Request<B>,
     ) -> Result<Response<AnswerBody>, Problem> {
+        let newest: Option<Newest> = Query::of(request.uri()).get("newest")?;
         let subscription = Subscription {
             topics: topics.parse().map_err(Problem::bad_request)?,
             after: after(request)?,
+            newest: newest.is_some(),
             heartbeat: heartbeat(request)?,
         };
         let body = if request.method() == Method::HEAD {
@@ -163,8 +167,17 @@ fn fields() -> [(HeaderName, HeaderValue); 5] {
 struct Subscription {
     topics: Topics,
     after: After,
-    /// Writes the block that is sent after too long a silence.
+    /// Whether a page has only the newest message of each topic.
+    newest: bool,
+    /// Writes the block that is sent when everything was replayed, and after too long a silence.
     heartbeat: fn(Cursor) -> String,
+}
+
+impl Subscription {
+    fn limit(&self) -> PageLimit {
+        let newest = self.newest;
+        PageLimit { newest, ..PAGE }
+    }
 }
 
 /// One open stream.
@@ -186,6 +199,9 @@ pub struct Subscriber {
 #[derive(Debug)]
 enum State {
     Opening,
+    /// Sends what there was when it opened, without waiting.
+    Replaying,
+    /// Waits for news.
     Live,
     Ended,
 }
@@ -196,13 +212,13 @@ impl Subscriber {
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
             State::Opening => Some(self.open()),
-            State::Live => Some(self.live().await),
+            State::Replaying | State::Live => Some(self.read_on().await),
             State::Ended => None,
         }
     }
 
     fn open(&mut self) -> Vec<u8> {
-        self.state = State::Live;
+        self.state = State::Replaying;
         let Subscription { topics, after, .. } = &mut self.subscription;
         let start = self.streams.feed.position(topics, after);
         // `latest` means this moment, not the moment of the first read.
@@ -212,49 +228,58 @@ impl Subscriber {
         event::opening(self.streams.retry(), start).into()
     }
 
-    async fn live(&mut self) -> Vec<u8> {
+    /// What comes only now and then is boxed, so that a waiting stream does not reserve memory for it.
+    async fn read_on(&mut self) -> Vec<u8> {
         if Instant::now() >= self.end_at {
             return self.farewell("the stream is at its greatest age");
         }
-        let read = match self.news().await {
-            Some(read) => read,
-            None => self.checkpoint().await,
+        let news = match self.state {
+            State::Live => self.news().await,
+            _ => None,
         };
-        match read {
-            Ok((blocks, next)) => {
-                self.subscription.after = next.into();
-                blocks
-            }
-            // Boxed, so that an open stream does not reserve memory for its end.
+        let blocks = match news {
+            Some(blocks) => blocks,
+            None => Box::pin(self.all_there_is()).await,
+        };
+        match blocks {
+            Ok(blocks) => blocks,
             Err(error) => Box::pin(self.end(&error)).await,
         }
     }
 
-    /// Waits for a page. Returns its blocks and the position after them, or `None` if a heartbeat is due,
-    /// or the stream's end.
-    async fn news(&mut self) -> Option<Result<(Vec<u8>, Cursor), FeedError>> {
+    /// Waits for a page. Returns its blocks, or `None` if a heartbeat is due, or the stream's end.
+    async fn news(&mut self) -> Option<Result<Vec<u8>, FeedError>> {
         let heartbeat_at = Instant::now() + self.streams.limits.heartbeat;
-        let Subscription { topics, after, .. } = &self.subscription;
-        let news = self.streams.feed.next(topics, after, PAGE);
-        tokio::select! {
+        let wanted = &self.subscription;
+        let limit = wanted.limit();
+        let news = self.streams.feed.next(&wanted.topics, &wanted.after, limit);
+        let page = tokio::select! {
             biased; // News first: it is the usual reason for a wake-up.
-            page = news => Some(page.map(|page| (event::page(&page), page.next))),
-            () = silence(&mut self.timer, heartbeat_at.min(self.end_at)) => None,
-        }
+            page = news => page,
+            () = silence(&mut self.timer, heartbeat_at.min(self.end_at)) => return None,
+        };
+        Some(page.map(|page| self.take(&page, None)))
     }
 
-    /// The blocks after a silence: a heartbeat with the feed's position. If news came at the same
-    /// moment, that news instead, because the position must not skip it.
-    async fn checkpoint(&self) -> Result<(Vec<u8>, Cursor), FeedError> {
+    /// A page without waiting and, if that is everything, a heartbeat with the feed's position. The first
+    /// such heartbeat tells a client that it is live. After a silence the page is empty, unless news came
+    /// at the same moment.
+    async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {
         let wanted = &self.subscription;
-        let read = self.streams.feed.read(&wanted.topics, &wanted.after, PAGE);
+        let limit = wanted.limit();
+        let read = self.streams.feed.read(&wanted.topics, &wanted.after, limit);
         let page = read.await?;
-        let blocks = if page.is_news() {
-            event::page(&page)
-        } else {
-            (wanted.heartbeat)(page.next).into()
-        };
-        Ok((blocks, page.next))
+        let heartbeat = Some(wanted.heartbeat).filter(|_| !page.more);
+        Ok(self.take(&page, heartbeat))
+    }
+
+    /// A page's blocks. The stream reads on after them.
+    fn take(&mut self, page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
+        self.subscription.after = page.then.clone();
+        if !page.more {
+            self.state = State::Live;
+        }
+        event::page(page, heartbeat)
     }
 
     /// Ends the stream because the feed has. Each stream waits for a random time first, so that the next
@@ -358,12 +383,13 @@ mod tests {
         subscriber
     }
 
-    /// Its stream, past the opening block.
+    /// Its stream, live.
     async fn open(feed: &Feed) -> (Body, Arc<Streams>) {
         let subscriber = subscriber(feed);
         let streams = subscriber.streams.clone();
         let mut body = body(Either::Right(subscriber));
         assert!(block(&mut body).await.starts_with(": hello\n"));
+        assert_eq!(block(&mut body).await, format!("id: {}\n\n", feed.head()));
         (body, streams)
     }
 
@@ -394,11 +420,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_published_as_the_heartbeat_falls_due_is_sent_and_not_skipped() {
         let feed = Feed::new(Retention::default());
-        let subscriber = subscriber(&feed);
+        let mut subscriber = subscriber(&feed);
         let id = publish(&feed, "news").await;
-        let (blocks, next) = subscriber.checkpoint().await.unwrap();
+        let blocks = subscriber.all_there_is().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
-        assert_eq!(next, id);
+        assert_eq!(subscriber.subscription.after, id.into());
     }
 
     #[tokio::test(start_paused = true)]

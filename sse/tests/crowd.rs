@@ -45,7 +45,13 @@ async fn ten_thousand_streams_drain_in_time_each_with_a_whole_last_block() {
     let mut streams = Vec::with_capacity(CROWD);
     for _ in 0..CROWD {
         let mut stream = EventReader::connect(server.addr(), "/topics/a").await;
-        assert_eq!(stream.next().await.unwrap().comments, [" hello"]);
+        let opening = stream.next().await.unwrap();
+        assert_eq!(opening.comments, [" hello"]);
+        assert_eq!(
+            stream.next().await.unwrap().id(),
+            opening.id(),
+            "it is live"
+        );
         streams.push(stream);
     }
     let signalled = Instant::now();

@@ -5,10 +5,10 @@ mod setup;
 
 use std::time::Duration;
 
-use common::{Data, Draft, Feed, Retention};
-use harness::{Block, End, EventReader, TestServer};
+use common::{After, Data, Draft, Feed, PageLimit, Retention};
+use harness::{Block, End, EventReader, TestServer, Wire};
 use serde_json::json;
-use setup::{config, in_time, start, start_with};
+use setup::{config, in_time, live, start, start_with};
 use sse::Config;
 
 async fn publish(feed: &Feed, topic: &str, text: &str) -> String {
@@ -40,7 +40,7 @@ async fn text(stream: &mut EventReader) -> String {
 async fn the_client_only_listens_and_hears_each_message_once() {
     let server = start(config()).await;
     let mut stream = server.events("/topics/news,quotes").await;
-    let opening = block(&mut stream).await;
+    let opening = live(&mut stream).await;
     assert_eq!(opening.comments, [" hello"]);
     assert!(opening.id().unwrap().ends_with("-0"));
     for (topic, news) in [
@@ -239,6 +239,115 @@ async fn a_polyfill_resumes_by_the_query_and_an_empty_id_is_none() {
     server.stop().await;
 }
 
+/// A stream after its line with `retry:`. Over HTTP/1.0, whose body has no chunks.
+async fn past_retry(server: &TestServer, target: &str) -> Wire {
+    let mut wire = server.wire().await;
+    wire.send(format!("GET {target} HTTP/1.0\r\n\r\n")).await;
+    wire.read_head().await;
+    wire.expect(": hello\nretry: ").await;
+    wire.read_until("\n").await;
+    wire
+}
+
+/// The blocks of the messages with these numbers.
+async fn blocks(feed: &Feed, numbers: &[u64]) -> String {
+    let topics = "a,b,c".parse().unwrap();
+    let read = feed.read(&topics, &After::Earliest, PageLimit::default());
+    let kept = read.await.unwrap().messages;
+    let block = |number: &u64| {
+        let mut kept = kept.iter();
+        let message = kept.find(|message| message.id.seq == *number).unwrap();
+        let json = str::from_utf8(&message.json).unwrap();
+        format!("id: {}\ndata: {json}\n\n", message.id)
+    };
+    numbers.iter().map(block).collect()
+}
+
+#[tokio::test]
+async fn a_stream_that_has_replayed_everything_says_so_at_once_and_once() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let start = feed.head();
+    let mut empty = past_retry(&server, "/topics/a").await;
+    empty
+        .expect(format!("id: {start}\n\nid: {start}\n\n"))
+        .await;
+    publish(&feed, "a", "one").await;
+    empty.expect(blocks(&feed, &[1]).await).await;
+    publish(&feed, "a", "two").await;
+    publish(&feed, "other", "three").await;
+    let (head, both) = (feed.head(), blocks(&feed, &[1, 2]).await);
+    let gap = format!(
+        "event: gap\ndata: {{\"reason\":\"foreign\",\"topics\":[\"a\"],\"requested\":\"x-1\",\"resumed\":\"{start}\"}}\n\n"
+    );
+    let beat = format!("event: heartbeat\nid: {head}\ndata: {{\"next\":\"{head}\"}}\n\n");
+    let mut streams = Vec::new();
+    for (query, bytes) in [
+        ("earliest", format!("id: {start}\n\n{both}id: {head}\n\n")),
+        (
+            "earliest&heartbeat=event",
+            format!("id: {start}\n\n{both}{beat}"),
+        ),
+        ("x-1", format!("\n{gap}{both}id: {head}\n\n")),
+        ("x-1&heartbeat=event", format!("\n{gap}{both}{beat}")),
+    ] {
+        let mut stream = past_retry(&server, &format!("/topics/a?after={query}")).await;
+        stream.expect(bytes).await;
+        streams.push(stream);
+    }
+    publish(&feed, "a", "four").await;
+    for mut stream in streams {
+        stream.expect(blocks(&feed, &[4]).await).await;
+    }
+    drop(empty);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn last_is_the_newest_message_of_each_topic_and_then_what_comes() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    // More than one page, of which the newest message of `b` is the second.
+    for topic in ["a", "b", "c", "a", "b", "b", "c", "c"] {
+        publish(&feed, topic, &"x".repeat(6_000)).await;
+    }
+    let mut stream = past_retry(&server, "/topics/a,b,c,never?after=last").await;
+    let state = blocks(&feed, &[4, 6, 8]).await;
+    // Without an id: a client that is cut off before the state comes back for all of it.
+    let live = format!("id: {}\n\n", feed.head());
+    stream.expect(format!("\n{state}{live}")).await;
+    publish(&feed, "a", "nine").await;
+    publish(&feed, "a", "ten").await;
+    stream.expect(blocks(&feed, &[9, 10]).await).await;
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn conflation_skips_what_a_newer_message_of_the_topic_replaces() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let server = start_with(feed.clone(), config()).await;
+    let start = feed.head();
+    for topic in ["a", "a", "a", "b", "a"] {
+        publish(&feed, topic, "quote").await;
+    }
+    let mut stream = past_retry(&server, &format!("/topics/a,b?after={start}&newest=1")).await;
+    let (newest, head) = (blocks(&feed, &[4, 5]).await, feed.head());
+    stream
+        .expect(format!("id: {start}\n\n{newest}id: {head}\n\n"))
+        .await;
+    // All of them are there when the stream looks.
+    for topic in ["a", "b", "b", "a"] {
+        publish(&feed, topic, "quote").await;
+    }
+    stream.expect(blocks(&feed, &[8, 9]).await).await;
+    drop(stream);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_cursor_older_than_what_is_kept_hears_of_the_gap_first() {
     let feed = Feed::new(Retention {
@@ -309,7 +418,7 @@ async fn after_a_restart_an_old_cursor_is_foreign_and_not_silent() {
 async fn messages_of_any_type_are_messages_and_named_events_are_the_servers() {
     let server = start(config()).await;
     let mut stream = server.events("/topics/a").await;
-    block(&mut stream).await;
+    live(&mut stream).await;
     for kind in ["gap", "error", "open", "heartbeat"] {
         server.post(&format!("/topics/a?type={kind}"), kind).await;
         assert_eq!(text(&mut stream).await, kind);
@@ -327,7 +436,7 @@ async fn silence_is_broken_by_a_position_that_skips_nothing() {
     };
     let server = start_with(feed.clone(), config).await;
     let mut stream = server.events("/topics/a").await;
-    let start = block(&mut stream).await;
+    let start = live(&mut stream).await;
     let head = publish(
         &feed,
         "b",

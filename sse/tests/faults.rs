@@ -106,6 +106,8 @@ async fn ten_messages(proxy: &FaultProxy, feed: &Feed) -> (EventReader, String) 
     let mut stream = EventReader::connect_with(proxy.addr(), "/topics/a", &start).await;
     let last = feed.head().to_string();
     in_time(async { while stream.next().await.unwrap().id() != Some(&last) {} }).await;
+    let live = in_time(stream.next()).await.unwrap();
+    assert_eq!(live.fields, [("id".to_owned(), last.clone())]);
     waiting(feed, 1).await;
     (stream, last)
 }

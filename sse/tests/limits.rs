@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{Data, Draft, Feed, Retention};
 use harness::{EventReader, TestServer, contract::keeps_its_reserve};
 use hyper::Method;
-use setup::{config, in_time, small, start, start_with};
+use setup::{config, in_time, live, small, start, start_with};
 use sse::Config;
 use tokio::time::Instant;
 
@@ -96,7 +96,7 @@ async fn newcomers_beyond_the_connection_limit_wait_and_are_served() {
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), config).await;
     let mut first = server.events("/topics/a").await;
-    first.next().await.unwrap();
+    live(&mut first).await;
     let mut waiting = server.wire().await;
     waiting
         .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Drained, Feed, Retention};
 use harness::{Ending, Wire};
-use setup::{config, start, start_with};
+use setup::{config, live, start, start_with};
 
 #[tokio::test]
 async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
@@ -15,7 +15,7 @@ async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
     let mut streams = Vec::new();
     for _ in 0..20 {
         let mut stream = server.events("/topics/a").await;
-        stream.next().await.unwrap();
+        live(&mut stream).await;
         streams.push(stream);
     }
     let drained = server.stop().await;
@@ -43,7 +43,7 @@ async fn what_was_published_before_the_signal_is_delivered() {
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), config()).await;
     let mut stream = server.events("/topics/a").await;
-    stream.next().await.unwrap();
+    live(&mut stream).await;
     assert_eq!(server.post("/topics/a", "last words").await.status, 201);
     server.stop().await;
     assert!(

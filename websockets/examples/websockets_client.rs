@@ -31,7 +31,7 @@ use tungstenite::{
 pub struct Args {
     /// What to subscribe to: ws://HOST:PORT/topics/a,b
     pub url: Uri,
-    /// Where to start: a cursor, `earliest` or `latest`.
+    /// Where to start: a cursor, `earliest`, `latest` or `last`.
     #[arg(long, default_value = "latest")]
     pub after: String,
     /// Publish this text to the topic of --to, once, even if the connection breaks meanwhile.

@@ -34,8 +34,8 @@ impl FeedV1 {
     }
 
     /// Adds the subscription that the handshake asked for. Returns the `subscribed` frame's text.
-    pub fn open(&mut self, topics: Topics, after: After) -> String {
-        let next = self.subscriptions.add(topics, after);
+    pub fn open(&mut self, topics: Topics, after: After, newest: bool) -> String {
+        let next = self.subscriptions.add(topics, after, newest);
         protocol::subscribed(None, next)
     }
 }
@@ -130,7 +130,7 @@ impl FeedV1 {
             let detail = format!("a session has at most {MAX_TOPICS} topics");
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
         }
-        Ok(self.subscriptions.add(topics, after))
+        Ok(self.subscriptions.add(topics, after, subscribe.newest))
     }
 
     /// Returns the position up to which these topics were sent, if that is known.

@@ -5,7 +5,7 @@
 //! | from the client | |
 //! | --- | --- |
 //! | `{"publish":{"topic":"chat","data":…,"ref":1}}` | also `"type"`, and `"key"`, the Idempotency-Key; answered by `ack` |
-//! | `{"subscribe":{"topics":["chat"],"after":"…","ref":2}}` | `after` is a cursor, `earliest` or `latest`, the default; answered by `subscribed` |
+//! | `{"subscribe":{"topics":["chat"],"after":"…","ref":2}}` | `after` is a cursor, `earliest`, `last` or `latest`, the default; also `"newest":1`; answered by `subscribed` |
 //! | `{"unsubscribe":{"topics":["chat"],"ref":3}}` | answered by `subscribed` |
 //! | `{"received":{"id":"…"}}` | the client has this message; logged, not answered |
 //! | `{"ping":{}}` | answered by `pong`: a page cannot send a ping of the WebSocket protocol |
@@ -20,10 +20,16 @@
 //! | `{"pong":{}}` | |
 //! | `{"heartbeat":{"next":"…"}}` | everything up to `next` was sent, in every subscription |
 //!
-//! In `subscribed`, `next` is `null` if the position is unknown: a `gap` then follows and names it.
+//! In `subscribed`, `next` is `null` if the position is unknown: a `gap` then follows and names it, or
+//! the newest message of each topic, if `after` was `last`.
 //!
-//! A `heartbeat` comes after each gap, and to clients that asked for it with `?heartbeat=SECONDS`. A client
-//! may subscribe after its `next` instead of its last id. If its last id is newer, it keeps that id.
+//! With `newest`, `1` or `true`, the server skips a message when it already has a newer one of the same
+//! topic to send. That is no gap.
+//!
+//! A `heartbeat` comes once after `subscribed`, as soon as every subscription has sent what there was: the
+//! client is live. It also comes after each gap, and to clients that asked for it with
+//! `?heartbeat=SECONDS`. A client may subscribe after its `next` instead of its last id. If its last id is
+//! newer, it keeps that id.
 
 use std::fmt;
 
@@ -64,6 +70,7 @@ pub(crate) struct Publish<'a> {
 pub(crate) struct Subscribe<'a> {
     pub(crate) topics: Vec<String>,
     pub(crate) after: Option<String>,
+    pub(crate) newest: bool,
     pub(crate) reference: Ref<'a>,
 }
 
@@ -76,6 +83,18 @@ pub(crate) struct Unsubscribe<'a> {
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) id: String,
+}
+
+/// `1` as in a query, or `true`.
+struct Newest;
+
+impl<'de> Deserialize<'de> for Newest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match <&RawValue>::deserialize(deserializer)?.get() {
+            "1" | "true" => Ok(Self),
+            _ => Err(D::Error::custom("it is 1, true or absent")),
+        }
+    }
 }
 
 /// Links an answer to its command: a string or a number that is sent back byte for byte.
@@ -142,6 +161,7 @@ impl<'a> Members<'a> {
             "subscribe" => Command::Subscribe(Subscribe {
                 topics: self.required("topics")?,
                 after: self.optional("after")?,
+                newest: self.optional::<Newest>("newest")?.is_some(),
                 reference: self.required("ref")?,
             }),
             "unsubscribe" => Command::Unsubscribe(Unsubscribe {

@@ -3,7 +3,9 @@
 use std::{fmt::Display, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{After, Browsers, Feed, Problem, Query, ServerConfig, Topics, healthz, html, publish};
+use common::{
+    After, Browsers, Feed, Newest, Problem, Query, ServerConfig, Topics, healthz, html, publish,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response,
@@ -35,8 +37,9 @@ pub(crate) struct App {
 /// The session that a connection becomes when its 101 is written.
 pub(crate) struct Opening {
     pub(crate) upgrade: OnUpgrade,
-    /// What the path and the query ask for. Without it the session opens unsubscribed.
-    pub(crate) subscription: Option<(Topics, After)>,
+    /// What the path and the query ask for: topics, where to start, and whether only the newest messages
+    /// are wanted. Without it the session opens unsubscribed.
+    pub(crate) subscription: Option<(Topics, After, bool)>,
     /// How often the client wants a `heartbeat` frame.
     pub(crate) heartbeat: Option<Duration>,
     /// Without a slot the session is closed after the 101: a page cannot see why a handshake is refused.
@@ -121,6 +124,7 @@ fn open<B>(
 ) -> Result<(Answer, Option<Opening>), Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Latest);
+    let newest = query.get::<Newest>("newest")?.is_some();
     let topics = topics.map(str::parse).transpose();
     let subscription = topics.map_err(Problem::bad_request)?;
     let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
@@ -128,7 +132,7 @@ fn open<B>(
     *switching_protocols.extensions_mut() = SPELLING.clone();
     let opening = Opening {
         upgrade: upgrade::on(&mut request),
-        subscription: subscription.map(|topics| (topics, after)),
+        subscription: subscription.map(|topics| (topics, after, newest)),
         heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
         // Taken before the 101 is sent, so that the slots are never exceeded.
         slot: app.sessions.slot(),

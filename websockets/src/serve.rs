@@ -103,8 +103,8 @@ async fn until_session(
     };
     // HTTP ends here. From now on the subprotocol says what the frames mean.
     let mut subprotocol = FeedV1::new(app.feed.clone());
-    if let Some((topics, after)) = opening.subscription {
-        let subscribed = subprotocol.open(topics, after);
+    if let Some((topics, after, newest)) = opening.subscription {
+        let subscribed = subprotocol.open(topics, after, newest);
         socket.push(TEXT, subscribed.as_bytes());
     }
     let (sessions, heartbeat) = (app.sessions.clone(), opening.heartbeat);

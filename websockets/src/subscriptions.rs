@@ -19,6 +19,7 @@ use crate::{
 pub const PAGE: PageLimit = PageLimit {
     messages: 100,
     bytes: 8 * 1024,
+    newest: false,
 };
 
 /// The subscriptions of one session.
@@ -34,6 +35,25 @@ struct Subscription {
     topics: Topics,
     /// Everything up to here was handed to the socket.
     after: After,
+    /// Whether a page has only the newest message of each topic.
+    newest: bool,
+    /// Whether it still sends what there was when it began.
+    replays: bool,
+}
+
+impl Subscription {
+    /// Its next page. While it replays, it does not wait.
+    async fn page(&self, feed: &Feed) -> Result<Page, FeedError> {
+        match self.replays {
+            true => feed.read(&self.topics, &self.after, self.limit()).await,
+            false => feed.next(&self.topics, &self.after, self.limit()).await,
+        }
+    }
+
+    fn limit(&self) -> PageLimit {
+        let newest = self.newest;
+        PageLimit { newest, ..PAGE }
+    }
 }
 
 impl Subscriptions {
@@ -44,7 +64,7 @@ impl Subscriptions {
     }
 
     /// Adds a subscription. Returns where it starts, if that is known.
-    pub(crate) fn add(&mut self, topics: Topics, after: After) -> Option<Cursor> {
+    pub(crate) fn add(&mut self, topics: Topics, after: After, newest: bool) -> Option<Cursor> {
         let start = self.feed.position(&topics, &after);
         // `latest` means this moment, not the moment of the first wait.
         let after = match (after, start) {
@@ -52,7 +72,12 @@ impl Subscriptions {
             (other, _) => other,
         };
         self.all.reserve_exact(1); // `push` alone would reserve memory for four.
-        self.all.push(Subscription { topics, after });
+        self.all.push(Subscription {
+            topics,
+            after,
+            newest,
+            replays: true,
+        });
         start
     }
 
@@ -64,11 +89,16 @@ impl Subscriptions {
         self.all = untouched;
         // The client can subscribe to these topics again after this position.
         let position = position_of(&self.feed, &touched);
-        for Subscription { topics, after } in touched {
-            let stay = topics.iter().filter(|topic| !contains(leaving, topic));
+        // The others may have waited for one that replays. One of them looks again, and says they are live.
+        let replayed = touched.iter().any(|one| one.replays);
+        for one in touched {
+            let stay = one.topics.iter().filter(|topic| !contains(leaving, topic));
             if let Ok(topics) = Topics::try_from(stay.cloned().collect::<Vec<_>>()) {
-                self.all.push(Subscription { topics, after });
+                self.all.push(Subscription { topics, ..one });
             }
+        }
+        if let Some(first) = self.all.first_mut() {
+            first.replays |= replayed;
         }
         position
     }
@@ -94,10 +124,12 @@ impl Subscriptions {
     /// every waiting session would reserve memory for it.
     pub(crate) async fn next(&mut self) -> Result<Vec<u8>, FeedError> {
         // Most sessions have one subscription, and wait without the memory that several need.
-        if let [Subscription { topics, after }] = &mut self.all[..] {
-            let page = self.feed.next(topics, after, PAGE).await?;
-            *after = page.next.into();
-            return Ok(self.encode(&page));
+        if let [one] = &self.all[..]
+            && !one.replays
+        {
+            let news = self.feed.next(&one.topics, &one.after, one.limit());
+            let page = news.await?;
+            return Ok(self.take(0, &page));
         }
         Box::pin(self.next_of_any()).await
     }
@@ -106,30 +138,36 @@ impl Subscriptions {
         if self.all.is_empty() {
             return pending().await; // `select_all` takes no empty list.
         }
-        let pages = self
-            .all
-            .iter()
-            .map(|Subscription { topics, after }| Box::pin(self.feed.next(topics, after, PAGE)));
+        let pages = self.all.iter().map(|one| Box::pin(one.page(&self.feed)));
         let (read, index, _) = select_all(pages).await;
-        let page = read?;
-        self.all[index].after = page.next.into();
+        let frames = self.take(index, &read?);
         self.all.rotate_left(index + 1); // A busy subscription does not starve the others.
-        Ok(self.encode(&page))
+        Ok(frames)
     }
 
     /// A page of news, as frames, if there is one now.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
-        for Subscription { topics, after } in &mut self.all {
-            let page = self.feed.read(topics, after, PAGE).await;
+        for (index, one) in self.all.iter().enumerate() {
+            let page = self.feed.read(&one.topics, &one.after, one.limit()).await;
             if let Some(page) = page.ok().filter(Page::is_news) {
-                *after = page.next.into();
-                return Some(self.encode(&page));
+                return Some(self.take(index, &page));
             }
         }
         None
     }
 
-    fn encode(&self, page: &Page) -> Vec<u8> {
+    /// The frames of a page. Its subscription reads on after it.
+    fn take(&mut self, index: usize, page: &Page) -> Vec<u8> {
+        let one = &mut self.all[index];
+        one.after = page.then.clone();
+        let replayed = one.replays && !page.more;
+        one.replays &= page.more;
+        let is_live = replayed && !self.all.iter().any(|one| one.replays);
+        self.encode(page, is_live)
+    }
+
+    /// The frames of a page. `is_live`: from here on, every subscription has replayed everything.
+    fn encode(&self, page: &Page, is_live: bool) -> Vec<u8> {
         let mut frames = Vec::new();
         if let Some(gap) = &page.gap {
             push_frame(TEXT, protocol::gap(gap).as_bytes(), &mut frames);
@@ -137,9 +175,9 @@ impl Subscriptions {
         for message in &page.messages {
             push_frame(TEXT, &protocol::message(message), &mut frames);
         }
-        // Only this frame moves the client past the gap. If the connection breaks before it, the client
-        // comes back with its old cursor and is told of the gap again.
-        if page.gap.is_some()
+        // Tells the client that it is live. Only this frame moves the client past a gap: if the connection
+        // breaks before it, the client comes back with its old cursor and is told of the gap again.
+        if (is_live || page.gap.is_some())
             && let Some(next) = self.position()
         {
             push_frame(TEXT, protocol::heartbeat(next).as_bytes(), &mut frames);
@@ -155,11 +193,10 @@ impl Subscriptions {
     /// Moves the cursors of subscriptions without news to the head. An old cursor would cause a gap as soon
     /// as messages of other topics are trimmed.
     pub(crate) async fn advance_quiet(&mut self) {
-        for Subscription { topics, after } in &mut self.all {
-            if let Ok(page) = self.feed.read(topics, after, PAGE).await
-                && !page.is_news()
-            {
-                *after = page.next.into();
+        for one in &mut self.all {
+            let page = self.feed.read(&one.topics, &one.after, one.limit()).await;
+            if let Some(page) = page.ok().filter(|page| !page.is_news()) {
+                one.after = page.then;
             }
         }
     }
@@ -176,4 +213,34 @@ fn position_of(feed: &Feed, subscriptions: &[Subscription]) -> Option<Cursor> {
         .collect::<Option<Vec<_>>>()?;
     let lowest = positions.into_iter().min_by_key(|position| position.seq);
     Some(lowest.unwrap_or_else(|| feed.head()))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Data, Draft, Retention};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waited_for_a_subscription_that_leaves_is_live() {
+        let feed = Feed::new(Retention::default());
+        let large = Data::text(&"x".repeat(PAGE.bytes));
+        for _ in 0..2 {
+            let topic = "busy".parse().unwrap();
+            feed.publish(topic, Draft::new(large.clone()))
+                .await
+                .unwrap();
+        }
+        let mut all = Subscriptions::new(feed.clone());
+        all.add("quiet".parse().unwrap(), After::Latest, false);
+        all.add("busy".parse().unwrap(), After::Earliest, false);
+        // The quiet one has nothing to replay. The busy one has one page more.
+        let frames = [all.next().await.unwrap(), all.next().await.unwrap()].concat();
+        assert!(!frames.windows(9).any(|text| text == b"heartbeat"));
+        all.remove(&"busy".parse().unwrap());
+        let mut live = Vec::new();
+        let heartbeat = protocol::heartbeat(feed.head());
+        push_frame(TEXT, heartbeat.as_bytes(), &mut live);
+        assert_eq!(all.next().await.unwrap(), live);
+    }
 }

@@ -194,6 +194,14 @@ const NOT_COMMANDS: &[(&str, &str)] = &[
         r#"{"received":{"id":"e-1","x":1}}"#,
         "received: x is unknown",
     ),
+    (
+        r#"{"subscribe":{"topics":["a"],"newest":0,"ref":1}}"#,
+        "newest: it is 1, true or absent",
+    ),
+    (
+        r#"{"subscribe":{"topics":["a"],"newest":1,"newest":1,"ref":1}}"#,
+        "newest is unknown, or there twice",
+    ),
 ];
 
 #[tokio::test]

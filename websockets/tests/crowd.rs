@@ -46,6 +46,7 @@ async fn ten_thousand_sessions_drain_in_time_each_told_to_come_again() {
     for _ in 0..CROWD {
         let mut session = WsWire::connect(server.addr(), "/topics/a").await;
         assert!(session.next_json().await["subscribed"].is_object());
+        assert!(session.next_json().await["heartbeat"].is_object());
         sessions.push(session);
     }
     let signalled = Instant::now();

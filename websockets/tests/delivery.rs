@@ -5,7 +5,7 @@ mod setup;
 use common::{Feed, Retention};
 use harness::{Frame, WsWire, handshake};
 use serde_json::json;
-use setup::{ask, config, data, feed, publish, start, start_with};
+use setup::{ask, config, data, feed, is_live, live, publish, start, start_with, subscribe};
 
 #[tokio::test]
 async fn the_four_arrows_of_the_diagram() {
@@ -17,7 +17,7 @@ async fn the_four_arrows_of_the_diagram() {
             .head()
             .starts_with("HTTP/1.1 101 Switching Protocols\r\n")
     );
-    let opened = client.next_json().await;
+    let opened = live(&mut client).await;
     // Client ->> Server: message 1; Server ->> Client: answer 1
     let say = json!({"publish": {"topic": "chat", "data": {"text": "hi"}, "ref": 1}});
     let answer = ask(&mut client, say).await;
@@ -50,6 +50,8 @@ async fn a_message_is_the_documented_bytes() {
     let start = feed.head();
     let opened = format!(r#"{{"subscribed":{{"next":"{start}"}}}}"#);
     assert_eq!(client.next_text().await, opened);
+    let live = format!(r#"{{"heartbeat":{{"next":"{start}"}}}}"#);
+    assert_eq!(client.next_text().await, live);
     client
         .send_text(
             r#"{"publish":{"topic":"a","type":"t","data":{"b" : 1.0, "a":2},"ref":"x\u0031"}}"#,
@@ -108,7 +110,7 @@ async fn a_subscription_has_a_cursor_of_its_own() {
     publish(&feed, "old", "old 2").await;
     let mut client = server.websocket("/topics").await;
     let live = json!({"subscribe": {"topics": ["live"], "ref": "l"}});
-    let answer = ask(&mut client, live).await;
+    let answer = subscribe(&mut client, live).await;
     assert_eq!(
         answer,
         json!({"subscribed": {"ref": "l", "next": feed.head().to_string()}})
@@ -124,6 +126,7 @@ async fn a_subscription_has_a_cursor_of_its_own() {
         json!({"subscribed": {"ref": 2, "next": old.id.to_string()}})
     );
     assert_eq!(data(&mut client).await, "old 2");
+    is_live(&mut client).await;
     publish(&feed, "live", "live 2").await;
     assert_eq!(data(&mut client).await, "live 2");
     publish(&feed, "old", "old 3").await;
@@ -137,7 +140,7 @@ async fn a_topic_is_in_one_subscription_only() {
     let feed = feed();
     let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics/a,b").await;
-    client.next_json().await;
+    live(&mut client).await;
     let again = json!({"subscribe": {"topics": ["c", "b"], "after": "earliest", "ref": 1}});
     let answer = ask(&mut client, again.clone()).await;
     assert_eq!(
@@ -186,6 +189,110 @@ async fn a_busy_subscription_does_not_starve_another() {
         before += 1;
     }
     assert!(before < 200, "{before} frames came before it");
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_comes_when_every_subscription_has_replayed_everything() {
+    let feed = feed();
+    let server = start_with(feed.clone(), config()).await;
+    for n in 0..30 {
+        publish(&feed, "busy", &format!("{n} {}", "x".repeat(1000))).await;
+    }
+    let mut client = server.websocket("/topics").await;
+    let commands = ["quiet", "busy"].map(|topic| {
+        let from_the_start = json!({"topics": [topic], "after": "earliest", "ref": topic});
+        Frame::text(&json!({"subscribe": from_the_start}).to_string()).encode()
+    });
+    // Both are handled before the session reads the feed.
+    client.send_raw(commands.concat()).await;
+    let mut frames = Vec::new();
+    for _ in 0..33 {
+        let frame = client.next_json().await;
+        frames.push(frame.as_object().unwrap().keys().next().unwrap().clone());
+    }
+    assert_eq!(frames[..2], ["subscribed", "subscribed"]);
+    assert!(frames[2..32].iter().all(|name| name == "message"));
+    assert_eq!(frames[32], "heartbeat");
+    // It comes once, and a subscription that joins causes another one.
+    publish(&feed, "quiet", "one").await;
+    assert_eq!(data(&mut client).await, "one");
+    subscribe(
+        &mut client,
+        json!({"subscribe": {"topics": ["new"], "ref": 1}}),
+    )
+    .await;
+    publish(&feed, "new", "two").await;
+    assert_eq!(data(&mut client).await, "two");
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn last_is_the_newest_message_of_each_topic_and_then_what_comes() {
+    let feed = feed();
+    let server = start_with(feed.clone(), config()).await;
+    // More than one page of the newest messages.
+    for (n, topic) in ["a", "b", "a", "b", "c"].iter().enumerate() {
+        publish(&feed, topic, &format!("{n} {}", "x".repeat(6000))).await;
+    }
+    let mut client = server.websocket("/topics/a,b,c,never?after=last").await;
+    assert_eq!(client.next_text().await, r#"{"subscribed":{"next":null}}"#);
+    for n in 2..5 {
+        let data = data(&mut client).await;
+        assert!(data.as_str().unwrap().starts_with(&format!("{n} ")));
+    }
+    let live = format!(r#"{{"heartbeat":{{"next":"{}"}}}}"#, feed.head());
+    assert_eq!(client.next_text().await, live);
+    for text in ["five", "six"] {
+        publish(&feed, "a", text).await;
+    }
+    for text in ["five", "six"] {
+        assert_eq!(data(&mut client).await, text);
+    }
+    // As a command, where a topic has nothing yet.
+    let command = json!({"subscribe": {"topics": ["new"], "after": "last", "ref": 1}});
+    let subscribed = subscribe(&mut client, command).await;
+    assert_eq!(subscribed["subscribed"], json!({"ref": 1, "next": null}));
+    publish(&feed, "new", "seven").await;
+    assert_eq!(data(&mut client).await, "seven");
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn conflation_skips_what_a_newer_message_of_the_topic_replaces() {
+    let feed = Feed::new(Retention {
+        messages: 2,
+        ..Retention::default()
+    });
+    let server = start_with(feed.clone(), config()).await;
+    let start = feed.head();
+    for text in ["one", "two", "three"] {
+        publish(&feed, "a", text).await;
+    }
+    let path = format!("/topics/a?after={start}&newest=1");
+    let mut client = server.websocket(&path).await;
+    client.next_json().await;
+    assert_eq!(data(&mut client).await, "three");
+    is_live(&mut client).await;
+    for newest in [json!(1), json!(true)] {
+        let mut subscription = json!({"topics": ["b"], "ref": 1});
+        subscription["newest"] = newest;
+        subscribe(&mut client, json!({"subscribe": subscription})).await;
+        // All of them are there when the session looks.
+        for text in ["one", "two", "three"] {
+            publish(&feed, "b", text).await;
+        }
+        assert_eq!(data(&mut client).await, "three");
+        let left = ask(
+            &mut client,
+            json!({"unsubscribe": {"topics": ["b"], "ref": 2}}),
+        )
+        .await;
+        assert_eq!(left["subscribed"]["ref"], 2);
+    }
     drop(client);
     server.stop().await;
 }
@@ -323,7 +430,7 @@ async fn heartbeats_say_where_the_client_stands() {
     let feed = feed();
     let server = start_with(feed.clone(), config()).await;
     let mut client = server.websocket("/topics/quiet?heartbeat=1").await;
-    client.next_json().await;
+    live(&mut client).await;
     publish(&feed, "other", "not for this client").await;
     let next = json!({"heartbeat": {"next": feed.head().to_string()}});
     assert_eq!(client.next_json().await, next);

@@ -8,8 +8,8 @@ use common::Feed;
 use harness::{End, Fault, FaultProxy, Faults, Frame, TestServer, WsWire};
 use serde_json::json;
 use setup::{
-    ask, config, data, feed, frame, is_alive, publish, short_stall, start, start_with,
-    until_waiters,
+    ask, config, data, feed, frame, is_alive, is_live, live, publish, short_stall, start,
+    start_with, until_waiters,
 };
 use websockets::Config;
 
@@ -31,21 +31,27 @@ impl Scene {
         }
     }
 
-    /// A session of topic `a` through the proxy.
+    /// A session of topic `a` through the proxy, live.
     async fn session(&self, after: &str) -> WsWire {
-        let path = format!("/topics/a?after={after}");
-        let mut session = WsWire::connect(self.proxy.addr(), &path).await;
-        frame(&mut session).await;
+        let mut session = self.connect(after).await;
+        live(&mut session).await;
         session
+    }
+
+    async fn connect(&self, after: &str) -> WsWire {
+        let path = format!("/topics/a?after={after}");
+        WsWire::connect(self.proxy.addr(), &path).await
     }
 
     /// A good connection that comes after `last` receives these texts, and nothing older.
     async fn resumes(&self, last: &str, texts: &[&str]) {
         self.proxy.set(Fault::Pass);
-        let mut session = self.session(last).await;
+        let mut session = self.connect(last).await;
+        frame(&mut session).await;
         for text in texts {
             assert_eq!(data(&mut session).await, *text);
         }
+        is_live(&mut session).await;
         assert!(is_alive(&mut session).await);
     }
 
@@ -53,7 +59,7 @@ impl Scene {
     async fn end(self) {
         until_waiters(&self.feed, 0).await;
         let mut other = self.server.websocket("/topics/a").await;
-        other.next_json().await;
+        live(&mut other).await;
         assert_eq!(self.server.get("/healthz").await.status, 200);
         self.server.post("/topics/a", "others go on").await;
         assert_eq!(data(&mut other).await, "others go on");

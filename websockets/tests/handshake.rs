@@ -4,7 +4,7 @@ mod setup;
 
 use harness::{Frame, TestServer, Wire, WsWire, handshake};
 use serde_json::Value;
-use setup::{config, is_alive, start};
+use setup::{config, is_alive, live, start};
 
 /// A good handshake. Each row of the table changes one thing.
 const GOOD: &str = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -231,7 +231,7 @@ async fn is_served(server: &TestServer) {
     let mut wire = server.wire().await;
     wire.send(GOOD).await;
     let mut session = WsWire::on_wire(wire).await;
-    session.next_json().await;
+    live(&mut session).await;
     assert!(is_alive(&mut session).await);
 }
 
@@ -374,7 +374,7 @@ async fn a_refused_connection_can_go_on() {
     assert_eq!(wire.read_response().await.status, 426);
     wire.send(GOOD).await;
     let mut session = WsWire::on_wire(wire).await;
-    session.next_json().await;
+    live(&mut session).await;
     assert!(is_alive(&mut session).await);
     drop(session);
     server.stop().await;

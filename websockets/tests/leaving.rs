@@ -4,7 +4,7 @@ mod setup;
 
 use common::Feed;
 use harness::{End, Frame, TestServer, WsWire};
-use setup::{config, data, feed, publish, start_with, until_waiters};
+use setup::{config, data, feed, live, publish, start_with, until_waiters};
 
 /// Two sessions of one topic. The second one stays.
 async fn two() -> (TestServer, Feed, WsWire, WsWire) {
@@ -14,7 +14,7 @@ async fn two() -> (TestServer, Feed, WsWire, WsWire) {
         server.websocket("/topics/a").await,
         server.websocket("/topics/a").await,
     );
-    stays.next_json().await;
+    live(&mut stays).await;
     until_waiters(&feed, 2).await;
     (server, feed, leaves, stays)
 }
@@ -39,7 +39,7 @@ async fn a_reset_ends_the_session() {
 #[tokio::test]
 async fn an_end_of_file_without_a_close_frame_ends_the_session() {
     let (server, feed, mut leaves, stays) = two().await;
-    leaves.next_json().await;
+    live(&mut leaves).await;
     leaves.wire().half_close().await;
     // No close frame comes.
     assert_eq!(leaves.wire().closed().await, (End::Eof, Vec::new()));
@@ -50,7 +50,7 @@ async fn an_end_of_file_without_a_close_frame_ends_the_session() {
 async fn a_close_is_answered_with_its_code_and_the_server_closes_first() {
     for (code, reason) in [(1000, "done"), (1001, ""), (3000, "ours"), (4999, "last")] {
         let (server, feed, mut leaves, stays) = two().await;
-        leaves.next_json().await;
+        live(&mut leaves).await;
         leaves.close(code, reason).await;
         assert_eq!(leaves.expect_close().await, (code, reason.into()));
         assert_eq!(leaves.wire().closed().await, (End::Eof, Vec::new()));
@@ -62,7 +62,7 @@ async fn a_close_is_answered_with_its_code_and_the_server_closes_first() {
 #[tokio::test]
 async fn a_close_without_a_code_is_answered_without_one() {
     let (server, feed, mut leaves, stays) = two().await;
-    leaves.next_json().await;
+    live(&mut leaves).await;
     leaves.send_frame(Frame::client(8, "")).await;
     assert_eq!(leaves.expect_close().await, (1005, String::new()));
     drop(leaves);
@@ -72,7 +72,7 @@ async fn a_close_without_a_code_is_answered_without_one() {
 #[tokio::test]
 async fn what_comes_after_the_close_is_not_acted_upon() {
     let (server, feed, mut leaves, stays) = two().await;
-    leaves.next_json().await;
+    live(&mut leaves).await;
     let publish = Frame::text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#);
     let bytes = [Frame::close(1000, "").encode(), publish.encode()].concat();
     leaves.send_raw(bytes).await;
@@ -95,7 +95,7 @@ async fn sessions_that_come_and_go_leave_no_waiter() {
         until_waiters(&feed, 20).await;
         publish(&feed, "all", "x").await;
         for session in &mut sessions {
-            session.next_json().await;
+            live(session).await;
             assert_eq!(data(session).await, "x");
         }
         drop(sessions);

@@ -13,7 +13,10 @@ use harness::{
     handshake,
 };
 use serde_json::json;
-use setup::{ask, config, feed, frame, is_alive, publish, short_stall, small, start, start_with};
+use setup::{
+    ask, config, feed, frame, is_alive, live, publish, short_stall, small, start, start_with,
+    subscribe,
+};
 #[cfg(target_os = "linux")]
 use tokio::time::sleep;
 use websockets::Config;
@@ -137,7 +140,7 @@ async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
 async fn a_message_of_the_limit_is_taken_and_one_byte_more_is_1009() {
     let server = start(small()).await;
     let mut session = server.websocket("/topics/a").await;
-    session.next_json().await;
+    live(&mut session).await;
     let frame = json!({"publish": {"topic": "a", "data": "", "ref": 1}}).to_string();
     let filling = "x".repeat(MAX_MESSAGE - frame.len());
     let command = json!({"publish": {"topic": "a", "data": filling, "ref": 1}});
@@ -159,20 +162,20 @@ async fn a_message_of_the_limit_is_taken_and_one_byte_more_is_1009() {
 async fn a_session_has_sixteen_subscriptions() {
     let server = start(config()).await;
     let mut session = server.websocket("/topics/first").await;
-    session.next_json().await;
-    let subscribe = |n: usize| json!({"subscribe": {"topics": [format!("t{n}")], "ref": n}});
+    live(&mut session).await;
+    let subscription = |n: usize| json!({"subscribe": {"topics": [format!("t{n}")], "ref": n}});
     for n in 1..16 {
         assert_eq!(
-            ask(&mut session, subscribe(n)).await["subscribed"]["ref"],
+            subscribe(&mut session, subscription(n)).await["subscribed"]["ref"],
             n
         );
     }
-    let refused = ask(&mut session, subscribe(16)).await;
+    let refused = ask(&mut session, subscription(16)).await;
     assert_eq!(refused["error"]["status"], 429);
     let leave = json!({"unsubscribe": {"topics": ["first"], "ref": "l"}});
     assert_eq!(ask(&mut session, leave).await["subscribed"]["ref"], "l");
     assert_eq!(
-        ask(&mut session, subscribe(16)).await["subscribed"]["ref"],
+        subscribe(&mut session, subscription(16)).await["subscribed"]["ref"],
         16
     );
     drop(session);
@@ -185,19 +188,19 @@ async fn a_session_has_64_topics_however_they_are_spread() {
     let topics = |of: &str, count| -> Vec<_> { (0..count).map(|n| format!("{of}{n}")).collect() };
     let path = format!("/topics/{}", topics("path", 40).join(","));
     let mut session = server.websocket(&path).await;
-    session.next_json().await;
-    let subscribe = |topics| json!({"subscribe": {"topics": topics, "ref": 1}});
-    let refused = ask(&mut session, subscribe(topics("more", 25))).await;
+    live(&mut session).await;
+    let subscription = |topics| json!({"subscribe": {"topics": topics, "ref": 1}});
+    let refused = ask(&mut session, subscription(topics("more", 25))).await;
     assert_eq!(refused["error"]["status"], 429);
     assert_eq!(
         refused["error"]["detail"],
         "a session has at most 64 topics"
     );
-    let taken = ask(&mut session, subscribe(topics("more", 24))).await;
+    let taken = subscribe(&mut session, subscription(topics("more", 24))).await;
     assert_eq!(taken["subscribed"]["ref"], 1);
     let leave = json!({"unsubscribe": {"topics": ["path0"], "ref": 2}});
     assert_eq!(ask(&mut session, leave).await["subscribed"]["ref"], 2);
-    let taken = ask(&mut session, subscribe(topics("last", 1))).await;
+    let taken = subscribe(&mut session, subscription(topics("last", 1))).await;
     assert_eq!(taken["subscribed"]["ref"], 1);
     drop(session);
     server.stop().await;

@@ -18,7 +18,8 @@ const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocke
 async fn at_a_signal_an_open_session_is_closed_and_the_exit_code_is_0() {
     let server = Process::start(PROGRAM, &[]).await;
     let mut session = WsWire::connect(server.addr(), "/topics/a").await;
-    session.next_json().await;
+    assert!(session.next_json().await["subscribed"].is_object());
+    assert!(session.next_json().await["heartbeat"].is_object());
     server.signal("TERM");
     assert_eq!(session.expect_close().await.0, 1012);
     session.close(1012, "").await;

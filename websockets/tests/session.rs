@@ -54,7 +54,7 @@ impl Peer {
         let mut socket = Socket::new(server, b"", limits);
         let mut subprotocol = FeedV1::new(feed.clone());
         if let Some(after) = after {
-            let subscribed = subprotocol.open("a".parse().unwrap(), after);
+            let subscribed = subprotocol.open("a".parse().unwrap(), after, false);
             socket.push(TEXT, subscribed.as_bytes());
         }
         let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, AGE, DRAIN));
@@ -102,6 +102,13 @@ impl Peer {
         let (opcode, payload, second) = self.next().await;
         assert_eq!(opcode, 1);
         (String::from_utf8(payload).unwrap(), second)
+    }
+
+    /// Reads the `subscribed` frame of a subscription that has nothing to replay, and the heartbeat that
+    /// says that the session is live.
+    async fn is_live(&mut self) {
+        assert!(self.next_text().await.0.starts_with(r#"{"subscribed":"#));
+        assert!(self.next_text().await.0.starts_with(r#"{"heartbeat":"#));
     }
 
     async fn next_ping(&mut self) -> u64 {
@@ -231,7 +238,7 @@ async fn a_peer_that_talks_and_hears_answers_is_not_pinged() {
 async fn heartbeats_come_as_often_as_they_were_asked_for() {
     let every = Some(Duration::from_secs(7));
     let mut peer = Peer::new(Some(After::Latest), every, 65_536);
-    peer.next_text().await;
+    peer.is_live().await;
     for n in 1..3 {
         let topic = "other".parse().unwrap();
         let draft = Draft::new(Data::text("moves the head"));
@@ -257,7 +264,7 @@ async fn heartbeats_do_not_pile_up_for_a_peer_that_does_not_read() {
 #[tokio::test(start_paused = true)]
 async fn a_quiet_subscription_moves_on_with_the_head_even_if_the_peer_talks() {
     let mut peer = Peer::subscribed(65_536);
-    peer.next_text().await;
+    peer.is_live().await;
     let draft = Draft::new(Data::text("moves the head"));
     let head = peer.feed.publish("other".parse().unwrap(), draft).await;
     for _ in 0..3 {
@@ -334,7 +341,7 @@ async fn the_fin_comes_after_16_mib_of_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_only_reads_is_served_for_ever() {
     let mut peer = Peer::subscribed(100);
-    peer.next_text().await;
+    peer.is_live().await;
     for _ in 0..1000 {
         publish(&peer.feed, 300).await;
         while peer.next().await.0 != 1 {}
@@ -558,7 +565,7 @@ async fn where_answers_are_longer_68_kib_of_messages_wait_for_their_answers() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_holds_a_page_and_hears_of_the_gap_behind_it() {
     let mut peer = Peer::subscribed(1000);
-    peer.next_text().await;
+    peer.is_live().await;
     publish(&peer.feed, 1000).await;
     assert!(peer.next_text().await.0.starts_with(r#"{"message":"#));
     for _ in 0..2000 {
@@ -590,7 +597,7 @@ async fn many_sessions_leave_over_half_of_the_drain_and_few_at_once() {
     }
     assert!(latest >= 2, "all left within {latest} s of 5");
     let mut peer = Peer::subscribed(65_536);
-    peer.next_text().await;
+    peer.is_live().await;
     peer.feed.close();
     peer.drain.send_replace(true);
     assert_eq!(peer.next_close().await, (1012, 0));
@@ -605,7 +612,7 @@ async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s() {
     assert_eq!(peer.ends_as(Err(Stalled)).await, 5);
     // A peer that takes its page is not reset.
     let mut peer = Peer::subscribed(100);
-    peer.next_text().await;
+    peer.is_live().await;
     peer.drain.send_replace(true);
     peer.next_close().await;
     assert_eq!(peer.ended().await, 5);

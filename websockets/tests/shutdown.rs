@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::{End, Wire, handshake};
 use serde_json::json;
-use setup::{ask, config, data, feed, publish, start, start_with};
+use setup::{ask, config, data, feed, live, publish, start, start_with};
 
 #[tokio::test]
 async fn a_server_without_connections_ends_at_once() {
@@ -22,8 +22,8 @@ async fn every_session_is_closed_with_1012_and_the_server_closes_first() {
     for path in ["/topics", "/topics/a", "/topics/a,b?after=earliest"] {
         sessions.push(server.websocket(path).await);
     }
-    sessions[1].next_json().await;
-    sessions[2].next_json().await;
+    live(&mut sessions[1]).await;
+    live(&mut sessions[2]).await;
     server.shut_down();
     for session in &mut sessions {
         assert_eq!(
@@ -83,7 +83,7 @@ async fn a_client_that_comes_to_the_next_server_has_missed_nothing() {
     let feed = feed();
     let first = start_with(feed.clone(), config()).await;
     let mut session = first.websocket("/topics/a").await;
-    session.next_json().await;
+    live(&mut session).await;
     let last = publish(&feed, "a", "before").await.id;
     assert_eq!(data(&mut session).await, "before");
     first.shut_down();

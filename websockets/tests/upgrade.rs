@@ -6,7 +6,7 @@ mod setup;
 
 use harness::{Frame, Wire, WsWire, handshake};
 use serde_json::json;
-use setup::{ask, config, frame, start};
+use setup::{ask, config, frame, live, start};
 
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// Enough pages to fill the socket's buffers while the client does not read: 10 MiB.
@@ -27,7 +27,7 @@ async fn a_session_behind_answers_that_the_client_has_not_read_follows_them_whol
     let answer = wire.read_response().await;
     assert!(answer.status == 404 && answer.text().contains(&path[..99]));
     let mut session = WsWire::on_wire(wire).await;
-    assert!(frame(&mut session).await["subscribed"]["next"].is_string());
+    assert!(live(&mut session).await["subscribed"]["next"].is_string());
     server.post("/topics/a", "after all of it").await;
     let message = frame(&mut session).await;
     assert_eq!(message["message"]["data"], "after all of it");
@@ -47,7 +47,7 @@ async fn frames_that_come_with_the_handshake_are_the_first_of_the_session() {
     let mut session = WsWire::on_wire(wire).await;
     assert_eq!(frame(&mut session).await, json!({"pong": {}}));
     session.send_raw(&second[20..]).await;
-    assert_eq!(frame(&mut session).await["subscribed"]["ref"], 1);
+    assert_eq!(live(&mut session).await["subscribed"]["ref"], 1);
     assert_eq!(
         ask(&mut session, json!({"ping": {}})).await,
         json!({"pong": {}})

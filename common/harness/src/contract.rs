@@ -370,6 +370,13 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
         get("a,b%20c", topic("b%20c")),
         get("a%252Cb", topic("a%252Cb")),
         get(&many, "more than 64 topics".into()),
+        get("a?newest=", "parameter newest is empty".into()),
+        get("a?newest=1&newest=1", "parameter newest is repeated".into()),
+        get("a?newest=0", "parameter newest=0: it is 1 or absent".into()),
+        get(
+            "a?newest=true",
+            "parameter newest=true: it is 1 or absent".into(),
+        ),
         get("a?after=", "parameter after is empty".into()),
         get(
             "a?after=e-1&after=e-1",

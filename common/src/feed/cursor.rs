@@ -120,6 +120,20 @@ pub enum After {
     Earliest,
     /// Only what comes from now on.
     Latest,
+    /// The newest message of each topic first, then what comes: the current state, then its changes.
+    Last,
+    /// The rest of [`After::Last`] after a page that could not hold all of it: of each topic the newest
+    /// message in (`seq`, `until`], then everything after `until`. Only [`Page::then`](super::Page::then)
+    /// says it, so it has no word in a query.
+    Rest {
+        /// The life of the log in which both numbers count. Two cursors would be larger, and every waiting
+        /// reader keeps an `After`.
+        epoch: Epoch,
+        /// The number up to which it was given.
+        seq: u64,
+        /// The head at the time of the first page.
+        until: u64,
+    },
     /// Not a cursor, though a client took it for one. A query refuses it ([`FromStr`]). A
     /// `Last-Event-ID` cannot, because a 400 would end a browser's EventSource for good. There it
     /// counts as a position in some other log, and gives a `foreign` gap.
@@ -127,11 +141,28 @@ pub enum After {
 }
 
 impl After {
-    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the two words. Of a long
+    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the three words. Of a long
     /// text it keeps the beginning.
     pub fn lenient(text: &str) -> Self {
         text.parse()
             .map_or_else(|_| Self::Unreadable(beginning(text)), Self::Cursor)
+    }
+}
+
+impl After {
+    /// [`After::Last`] at the moment when `head` is the last message.
+    pub fn last(head: Cursor) -> Self {
+        let start = Cursor { seq: 0, ..head };
+        Self::going_on(start, head.seq)
+    }
+
+    /// After `next`, for a reader who wants only the newest messages up to `until`.
+    pub fn going_on(next: Cursor, until: u64) -> Self {
+        let Cursor { epoch, seq } = next;
+        if seq < until {
+            return Self::Rest { epoch, seq, until };
+        }
+        Self::Cursor(next)
     }
 }
 
@@ -148,6 +179,7 @@ impl FromStr for After {
         match text {
             "earliest" => Ok(Self::Earliest),
             "latest" => Ok(Self::Latest),
+            "last" => Ok(Self::Last),
             cursor => cursor.parse().map(Self::Cursor),
         }
     }
@@ -159,6 +191,8 @@ impl fmt::Display for After {
             Self::Cursor(cursor) => cursor.fmt(f),
             Self::Earliest => f.write_str("earliest"),
             Self::Latest => f.write_str("latest"),
+            Self::Last => f.write_str("last"),
+            Self::Rest { epoch, seq, .. } => write!(f, "{}-{seq}", epoch.as_str()),
             Self::Unreadable(text) => f.write_str(text),
         }
     }
@@ -209,10 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn after_takes_two_words_and_cursors() {
+    fn after_takes_three_words_and_cursors() {
         assert_eq!("earliest".parse(), Ok(After::Earliest));
         assert_eq!("latest".parse(), Ok(After::Latest));
+        assert_eq!("last".parse(), Ok(After::Last));
         assert_eq!("Latest".parse::<After>(), Err(BadCursor));
+        assert_eq!(After::lenient("last"), After::Unreadable("last".into()));
         assert_eq!(After::lenient("a\"b"), After::Unreadable("a\"b".into()));
         let long = After::lenient(&"é".repeat(8_000));
         assert_eq!(long, After::Unreadable("é".repeat(100)));

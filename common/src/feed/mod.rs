@@ -42,7 +42,7 @@ pub use message::{
     BadKey, BadName, BadTopics, Data, Draft, IdempotencyKey, InvalidData, Message, MessageType,
     Published, Topic, Topics, timestamp,
 };
-pub use page::{Gap, Page, PageLimit, Reason};
+pub use page::{Gap, Newest, Page, PageLimit, Reason};
 pub use retention::Retention;
 
 /// An ordered, bounded log of messages. Clones share it.
@@ -146,7 +146,7 @@ impl Feed {
         loop {
             let partial = self
                 .log
-                .read(|log| View::new(log, topics).read(after, limit));
+                .read(|log| View::new(log, topics, limit).read(after));
             // Holds no page across the await: every reader's future would reserve space for one.
             let completing = match self.complete(partial) {
                 Reading::Done(page) => return Ok(page),
@@ -174,8 +174,9 @@ impl Feed {
             feed: self,
             topics,
             after: match after {
-                // Fixed now. Read again at each poll, it would skip what came in between.
+                // Fixed now. Read again at each poll, they would skip what came in between.
                 After::Latest => self.head().into(),
+                After::Last => After::last(self.head()),
                 after => after.clone(),
             },
             limit,
@@ -198,9 +199,11 @@ impl Feed {
     }
 
     /// The position where reading after `after` starts. `None` for a cursor of another epoch or beyond
-    /// the head: there the reader must get a gap first.
+    /// the head, because the reader must get a gap first, and for [`After::Last`].
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
-        self.log.read(|log| View::new(log, topics).position(after))
+        let limit = PageLimit::default();
+        self.log
+            .read(|log| View::new(log, topics, limit).position(after))
     }
 
     /// What the feed holds now.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    cursor::Cursor,
+    cursor::{After, Cursor},
     message::{Message, Topics},
 };
 
@@ -20,6 +20,9 @@ pub struct PageLimit {
     pub messages: usize,
     /// At most this many bytes of messages. Default 1 MiB.
     pub bytes: usize,
+    /// Only the newest message of each topic. Skipped messages are no gap, because the reader asked for
+    /// that. A gap still tells of a topic whose newest message was dropped. Default `false`.
+    pub newest: bool,
 }
 
 impl Default for PageLimit {
@@ -27,6 +30,7 @@ impl Default for PageLimit {
         Self {
             messages: 100,
             bytes: 1 << 20,
+            newest: false,
         }
     }
 }
@@ -46,6 +50,18 @@ impl FromStr for PageLimit {
     }
 }
 
+/// The value of `newest=`, which can only be `1`. It sets [`PageLimit::newest`].
+#[derive(Debug, Clone, Copy)]
+pub struct Newest;
+
+impl FromStr for Newest {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        (text == "1").then_some(Self).ok_or("it is 1 or absent")
+    }
+}
+
 /// What is newer than a cursor. Two pages are equal if a client cannot tell them apart.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -54,6 +70,9 @@ pub struct Page {
     /// Where the next read starts. If the limit cut the page, its last message. Otherwise the end of what
     /// was read: the feed's head at that moment, or the start of the next gap.
     pub next: Cursor,
+    /// Where the same reader reads on: after `next`. Only after a page that could not hold all of
+    /// [`After::Last`] it is the rest of that. Not on the wire.
+    pub then: After,
     /// The topics' last message up to `next`, on this page or an earlier one. Unlike `next` it does not
     /// move when other topics get messages. Not on the wire.
     pub last: Cursor,
@@ -68,7 +87,7 @@ pub struct Page {
 }
 
 impl PartialEq for Page {
-    /// Compares all but `published`, which is this process's own view.
+    /// Compares all but `then` and `published`, which are this process's own view.
     fn eq(&self, other: &Self) -> bool {
         let all = |page: &Self| (page.next, page.last, page.more);
         all(self) == all(other) && self.gap == other.gap && self.messages == other.messages

@@ -113,7 +113,7 @@ impl Ring {
     }
 
     /// The messages in (`start`, `end`].
-    pub(super) fn between(&self, start: u64, end: u64) -> impl Iterator<Item = &Entry> {
+    pub(super) fn between(&self, start: u64, end: u64) -> impl DoubleEndedIterator<Item = &Entry> {
         let first = self.count_up_to(start);
         self.entries.range(first..self.count_up_to(end).max(first))
     }

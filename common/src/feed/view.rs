@@ -60,7 +60,7 @@ pub(super) fn news(
     if *after == After::Cursor(log.head()) {
         return None;
     }
-    Some(View::new(log, topics).read(after, limit)).filter(PartialPage::is_news)
+    Some(View::new(log, topics, limit).read(after)).filter(PartialPage::is_news)
 }
 
 /// The topics of one request, each looked up once.
@@ -69,19 +69,31 @@ pub(super) struct View<'a> {
     topics: &'a Topics,
     /// In the order of `topics`. `None` for a topic that the log does not know: its mark is the floor.
     rings: SmallVec<[Option<&'a Ring>; 4]>,
+    limit: PageLimit,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(log: &'a Log, topics: &'a Topics) -> Self {
+    pub(super) fn new(log: &'a Log, topics: &'a Topics, limit: PageLimit) -> Self {
         let rings = topics.iter().map(|topic| log.ring_of(topic)).collect();
-        Self { log, topics, rings }
+        Self {
+            log,
+            topics,
+            rings,
+            limit,
+        }
     }
 
     /// What is newer than `after`.
-    pub(super) fn read(&self, after: &After, limit: PageLimit) -> PartialPage {
+    pub(super) fn read(&self, after: &After) -> PartialPage {
         let (start, gap) = self.start(after);
         let end = self.end(gap.as_ref());
-        let (entries, is_all) = self.collect(start, end, limit);
+        let state_end = self.state_end(after);
+        let newest_end = if self.limit.newest {
+            end
+        } else {
+            state_end.min(end)
+        };
+        let (entries, is_all) = self.collect(start, newest_end.max(start), end);
         let given = entries.last().map(|entry| entry.seq());
         let next = given.filter(|_| !is_all).unwrap_or(end);
         let mut missing = Vec::new();
@@ -95,6 +107,7 @@ impl<'a> View<'a> {
         let page = Page {
             messages,
             next: self.log.at(next),
+            then: After::going_on(self.log.at(next), state_end),
             last: self.log.at(given.unwrap_or_else(|| self.last(end))),
             more: !is_all || end < self.log.head().seq,
             gap,
@@ -103,11 +116,12 @@ impl<'a> View<'a> {
         PartialPage { page, missing }
     }
 
-    /// The position that reading after `after` starts from; `None` if the log does not know it.
+    /// The position that reading after `after` starts from; `None` if no position says that.
     pub(super) fn position(&self, after: &After) -> Option<Cursor> {
         let (start, gap) = self.start(after);
-        let is_known = gap.is_none_or(|gap| gap.reason == Reason::Trimmed);
-        is_known.then(|| self.log.at(start))
+        let is_foreign = gap.is_some_and(|gap| gap.reason != Reason::Trimmed);
+        let is_state = matches!(after, After::Last | After::Rest { .. });
+        (!is_foreign && !is_state).then(|| self.log.at(start))
     }
 
     /// The number to read after, and the gap that lies before it.
@@ -117,11 +131,18 @@ impl<'a> View<'a> {
         let reason = match after {
             After::Earliest => return (earliest, None),
             After::Latest => return (head, None),
+            After::Last => return (0, None),
+            // The state is what is kept of it, so what was dropped of it is no gap.
+            After::Rest {
+                epoch: of,
+                seq,
+                until,
+            } if *of == epoch => return (*seq, self.trimmed(*until, after)),
             After::Cursor(cursor) if cursor.epoch == epoch && cursor.seq <= head => {
                 return (cursor.seq, self.trimmed(cursor.seq, after));
             }
             After::Cursor(cursor) if cursor.epoch == epoch => Reason::Ahead,
-            After::Cursor(_) | After::Unreadable(_) => Reason::Foreign,
+            After::Cursor(_) | After::Rest { .. } | After::Unreadable(_) => Reason::Foreign,
         };
         let all = self.topics.clone();
         (earliest, Some(self.gap(reason, all, after, earliest)))
@@ -130,9 +151,9 @@ impl<'a> View<'a> {
     /// The gap of the topics that lost something after `seq`. It ends at their lowest mark, because up to
     /// there all of them have lost everything.
     fn trimmed(&self, seq: u64, after: &After) -> Option<Gap> {
-        let resumed = self.first_mark_after(seq)?;
-        let marks = self.topics.iter().zip(self.marks());
-        let lost = marks.filter(|(_, mark)| *mark > seq);
+        let resumed = self.first_loss_after(seq)?;
+        let losses = self.topics.iter().zip(self.losses());
+        let lost = losses.filter(|(_, loss)| *loss > seq);
         let lost = Topics::from_sorted(lost.map(|(topic, _)| topic.clone()).collect());
         Some(self.gap(Reason::Trimmed, lost, after, resumed))
     }
@@ -151,17 +172,32 @@ impl<'a> View<'a> {
     /// that lost something.
     fn end(&self, gap: Option<&Gap>) -> u64 {
         gap.map(|gap| gap.resumed.seq)
-            .filter(|resumed| self.first_mark_after(*resumed).is_some())
+            .filter(|resumed| self.first_loss_after(*resumed).is_some())
             .unwrap_or(self.log.head().seq)
     }
 
-    /// The entries in (`start`, `end`] that the limit admits, and whether that is all of them.
-    fn collect(&self, start: u64, end: u64, limit: PageLimit) -> (Vec<&'a Entry>, bool) {
+    /// The number up to which only the newest messages are wanted because the reader began with `last`.
+    fn state_end(&self, after: &After) -> u64 {
+        let head = self.log.head();
+        match after {
+            After::Last => head.seq,
+            After::Rest { epoch, until, .. } if *epoch == head.epoch => *until,
+            _ => 0,
+        }
+    }
+
+    /// The entries that the limit admits, and whether that is all of them: of each topic the newest one
+    /// in (`start`, `newest_end`], and all in (`newest_end`, `end`].
+    fn collect(&self, start: u64, newest_end: u64, end: u64) -> (Vec<&'a Entry>, bool) {
+        let limit = self.limit;
         // One more than the limit shows whether there is more.
         let enough = limit.messages.saturating_add(1);
         let mut found: Vec<&Entry> = Vec::new();
         for ring in self.rings() {
-            found.extend(ring.between(start, end).take(enough));
+            if newest_end > start {
+                found.extend(ring.between(start, newest_end).next_back());
+            }
+            found.extend(ring.between(newest_end, end).take(enough));
         }
         found.sort_unstable_by_key(|entry| entry.seq());
         // The first message always fits, or a reader with a small limit would never get past it.
@@ -187,8 +223,21 @@ impl<'a> View<'a> {
         self.rings.iter().map(last).max().unwrap_or_default()
     }
 
-    fn first_mark_after(&self, seq: u64) -> Option<u64> {
-        self.marks().filter(|mark| *mark > seq).min()
+    fn first_loss_after(&self, seq: u64) -> Option<u64> {
+        self.losses().filter(|loss| *loss > seq).min()
+    }
+
+    /// In the order of `topics`: the number up to which a topic has lost what this reader wants. A reader
+    /// of the newest messages has lost nothing of a topic that still has one.
+    fn losses(&self) -> impl Iterator<Item = u64> {
+        let has_newest = |ring: &Option<&Ring>| ring.is_some_and(|ring| ring.first().is_some());
+        let rings = self.rings.iter().zip(self.marks());
+        rings.map(
+            move |(ring, mark)| match self.limit.newest && has_newest(ring) {
+                true => 0,
+                false => mark,
+            },
+        )
     }
 
     fn marks(&self) -> impl Iterator<Item = u64> {

@@ -1,15 +1,18 @@
 //! Any schedule of publishes, trims, reclaims, reads and waits against a naive model: each reader
-//! gets every message of its topics once and in order, or gaps that add up to the truth.
+//! gets every message of its topics once and in order, or gaps that add up to the truth. A reader of the
+//! newest messages may miss what a newer one of the same topic replaces, and nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use common::{
-    After, Cursor, Data, Draft, FeedError, Page, PageLimit, Reason, Retention, Topic, Topics,
+    After, Cursor, Data, Draft, FeedError, Message, Page, PageLimit, Reason, Retention, Topic,
+    Topics,
 };
 use proptest::prelude::*;
 
@@ -40,10 +43,12 @@ enum Step {
     Leave {
         reader: usize,
     },
-    /// Starts anew from a cursor that no feed gave.
-    Lie {
+    /// Starts anew, from a word or from a cursor that no feed gave.
+    Restart {
         reader: usize,
         after: After,
+        newest: bool,
+        knows_next_only: bool,
     },
 }
 
@@ -56,14 +61,17 @@ fn step() -> impl Strategy<Value = Step> {
         2 => reader.clone().prop_map(|reader| Step::Wait { reader }),
         2 => reader.clone().prop_map(|reader| Step::Poll { reader }),
         1 => reader.clone().prop_map(|reader| Step::Leave { reader }),
-        1 => (reader, lie()).prop_map(|(reader, after)| Step::Lie { reader, after }),
+        1 => (reader, start(), any::<bool>(), any::<bool>()).prop_map(
+            |(reader, after, newest, knows_next_only)| Step::Restart { reader, after, newest, knows_next_only }
+        ),
     ]
 }
 
-fn lie() -> impl Strategy<Value = After> {
+fn start() -> impl Strategy<Value = After> {
     prop_oneof![
         Just(After::Earliest),
         Just(After::Latest),
+        Just(After::Last),
         Just(After::Unreadable("no cursor".into())),
         (0..50u64).prop_map(|seq| After::Cursor(Cursor {
             epoch: "another".parse().unwrap(),
@@ -101,10 +109,17 @@ type Wait = Pin<Box<dyn Future<Output = Result<Page, FeedError>>>>;
 struct Reader {
     topics: Topics,
     after: After,
+    /// Whether it wants only the newest message of each topic.
+    newest: bool,
+    /// Whether it is a client of a poll, which knows of a page's `next` and not of its `then`.
+    knows_next_only: bool,
+    /// Up to here it wants only the newest message of each topic, because it began with `last`.
+    state_end: u64,
     /// Where it began in this feed; before it nothing is owed.
     owed_after: u64,
     given: BTreeSet<u64>,
-    named_in_gaps: BTreeSet<u64>,
+    /// Named in a gap, or not owed: see `excuse`.
+    named: BTreeSet<u64>,
     waiting: Option<Wait>,
 }
 
@@ -119,17 +134,22 @@ impl Reader {
         Self {
             topics: topics.parse().unwrap(),
             after: After::Earliest,
+            newest: false,
+            knows_next_only: false,
+            state_end: 0,
             owed_after: 0,
             given: BTreeSet::new(),
-            named_in_gaps: BTreeSet::new(),
+            named: BTreeSet::new(),
             waiting: None,
         }
     }
 
-    fn restart(&mut self, after: After, feed: &Log) {
+    fn restart(&mut self, after: After, newest: bool, knows_next_only: bool, feed: &Log) {
         let latest = after == After::Latest;
         *self = Self {
             after,
+            newest,
+            knows_next_only,
             ..Self::new(&self.topics.to_string())
         };
         if latest {
@@ -139,18 +159,67 @@ impl Reader {
         }
     }
 
+    fn limit(&self, messages: usize, bytes: usize) -> PageLimit {
+        PageLimit {
+            messages,
+            bytes,
+            newest: self.newest,
+        }
+    }
+
+    /// Notes the moment that `last` means, before it is asked for.
+    fn ask(&mut self, feed: &Log) {
+        if self.after == After::Last {
+            self.state_end = feed.head().seq;
+        }
+    }
+
     fn wants(&self, topic: &Topic) -> bool {
         self.topics.iter().any(|wanted| wanted == topic)
     }
 
-    fn take(&mut self, page: &Page, truth: &Truth) {
-        let position = match &self.after {
+    /// The number after which it wants to read.
+    fn position(&self, page: &Page) -> u64 {
+        match &self.after {
             After::Cursor(cursor) if cursor.epoch == page.next.epoch => cursor.seq,
+            After::Rest { seq, .. } => *seq,
             _ => 0,
+        }
+    }
+
+    /// Compares a page without a gap to all that is kept.
+    fn compare(&self, page: &Page, kept: &[Arc<Message>]) {
+        let position = self.position(page);
+        let newest_end = if self.newest {
+            u64::MAX
+        } else {
+            self.state_end
         };
+        let newest_of = |end: u64, topic: &Topic| {
+            let mut newest = kept.iter().rev();
+            newest.find(|message| message.id.seq <= end && message.topic == *topic)
+        };
+        let wanted = kept.iter().filter(|message| {
+            let seq = message.id.seq;
+            seq > position
+                && (seq > newest_end || newest_of(newest_end, &message.topic) == Some(message))
+        });
+        let wanted: Vec<u64> = wanted.map(|message| message.id.seq).collect();
+        let given: Vec<u64> = page.messages.iter().map(|one| one.id.seq).collect();
+        assert!(wanted.starts_with(&given), "{given:?} of {wanted:?}");
+        assert_eq!(page.more, given.len() < wanted.len());
+    }
+
+    fn take(&mut self, page: &Page, truth: &Truth) {
+        let position = self.position(page);
         let mut floor = position;
         if let Some(gap) = &page.gap {
-            assert_eq!(gap.requested, self.after.to_string());
+            let requested = match &self.after {
+                // A wait fixes it, and then it is a position.
+                After::Last => format!("{}-0", page.next.epoch.as_str()),
+                after => after.to_string(),
+            };
+            assert_eq!(gap.requested, requested);
             let from = match gap.reason {
                 Reason::Trimmed => position,
                 Reason::Ahead | Reason::Foreign => 0,
@@ -164,11 +233,9 @@ impl Reader {
                         self.given.is_disjoint(&BTreeSet::from([*seq])),
                         "{seq} was given and is named in a gap"
                     );
-                    self.named_in_gaps.insert(*seq);
+                    self.named.insert(*seq);
                 }
             }
-        } else if self.after == After::Earliest {
-            self.excuse(page, truth);
         }
         for message in &page.messages {
             assert!(message.id.seq > floor, "out of order or twice");
@@ -177,16 +244,43 @@ impl Reader {
             assert!(self.wants(&message.topic) && self.given.insert(floor));
         }
         assert!(page.next.seq >= floor);
-        self.after = page.next.into();
+        self.excuse(page, truth);
+        self.after = match self.knows_next_only {
+            true => page.next.into(),
+            false => page.then.clone(),
+        };
+        if matches!(self.after, After::Cursor(_)) {
+            self.state_end = 0;
+        }
     }
 
-    /// `earliest` is all that is retained: of each topic, what is older than its first message on
-    /// the page is not owed.
+    fn poll(&mut self, truth: &Truth) {
+        if let Some(page) = self.waiting.as_mut().and_then(poll) {
+            self.waiting = None;
+            assert!(page.is_news());
+            self.take(&page, truth);
+        }
+    }
+
+    /// What is not owed of what the page passed over:
+    /// - `earliest` is all that is retained: of each topic, what is older than its first message on the
+    ///   page;
+    /// - `last` is the newest of each topic: all else up to the head of that time;
+    /// - to a reader of the newest, what a newer one of the same topic replaces.
     fn excuse(&mut self, page: &Page, truth: &Truth) {
         for (seq, topic) in truth.published.range(..=page.next.seq) {
             let first = page.messages.iter().find(|message| message.topic == *topic);
-            if first.is_none_or(|first| *seq < first.id.seq) {
-                self.named_in_gaps.insert(*seq);
+            let earliest = self.after == After::Earliest && page.gap.is_none();
+            let is_retained = first.is_some_and(|first| first.id.seq <= *seq);
+            let is_replaced = || {
+                let mut newer = truth.published.range(seq + 1..);
+                newer.any(|(_, other)| other == topic)
+            };
+            let excused = (earliest && !is_retained)
+                || *seq <= self.state_end
+                || (self.newest && is_replaced());
+            if excused && !self.given.contains(seq) {
+                self.named.insert(*seq);
             }
         }
     }
@@ -201,7 +295,7 @@ impl Reader {
         }
         for (seq, topic) in truth.published.range(..=cursor.seq) {
             let owed = *seq > self.owed_after && self.wants(topic);
-            let told = self.given.contains(seq) != self.named_in_gaps.contains(seq);
+            let told = self.given.contains(seq) != self.named.contains(seq);
             assert!(
                 !owed || told,
                 "{seq} of {topic} is neither given nor named, or both"
@@ -220,8 +314,16 @@ fn poll(future: &mut Wait) -> Option<Page> {
     }
 }
 
+/// All that is kept of the topics.
+async fn kept(feed: &Log, topics: &Topics) -> Vec<Arc<Message>> {
+    let read = feed.read(topics, &After::Earliest, PageLimit::default());
+    let page = read.await.unwrap();
+    assert!(!page.more);
+    page.messages
+}
+
 async fn run(retention: Retention, steps: Vec<Step>) {
-    let limit = PageLimit::default();
+    let (messages, bytes) = (100, 1 << 20);
     let feed = feed(retention);
     let mut truth = Truth::default();
     let mut readers = ["a", "a,b,c", "a,b,c,d"].map(Reader::new);
@@ -239,7 +341,10 @@ async fn run(retention: Retention, steps: Vec<Step>) {
                     Err(error) => assert!(matches!(error, FeedError::TooManyTopics(_))),
                 }
             }
-            Step::Advance { seconds } => tokio::time::advance(Duration::from_secs(seconds)).await,
+            Step::Advance { seconds } if crate::PAUSED => {
+                tokio::time::advance(Duration::from_secs(seconds)).await;
+            }
+            Step::Advance { .. } => {}
             Step::Read {
                 reader,
                 limit,
@@ -247,38 +352,39 @@ async fn run(retention: Retention, steps: Vec<Step>) {
             } => {
                 let reader = &mut readers[reader];
                 reader.waiting = None;
-                let page = feed
-                    .read(
-                        &reader.topics,
-                        &reader.after,
-                        PageLimit {
-                            messages: limit,
-                            bytes,
-                        },
-                    )
-                    .await
-                    .unwrap();
+                reader.ask(&feed);
+                let (kept, page_limit) = (
+                    kept(&feed, &reader.topics).await,
+                    reader.limit(limit, bytes),
+                );
+                let read = feed.read(&reader.topics, &reader.after, page_limit);
+                let page = read.await.unwrap();
                 assert!(page.messages.len() <= limit);
+                if page.gap.is_none() {
+                    reader.compare(&page, &kept);
+                }
                 reader.take(&page, &truth);
             }
             Step::Wait { reader } => {
                 let reader = &mut readers[reader];
-                let (feed, topics, after) =
-                    (feed.clone(), reader.topics.clone(), reader.after.clone());
-                reader.waiting.get_or_insert_with(|| {
-                    Box::pin(async move { feed.next(&topics, &after, limit).await })
-                });
-            }
-            Step::Poll { reader } => {
-                let reader = &mut readers[reader];
-                if let Some(page) = reader.waiting.as_mut().and_then(poll) {
-                    reader.waiting = None;
-                    assert!(page.is_news());
-                    reader.take(&page, &truth);
+                if reader.waiting.is_none() {
+                    reader.ask(&feed);
+                    let limit = reader.limit(messages, bytes);
+                    let (feed, topics, after) =
+                        (feed.clone(), reader.topics.clone(), reader.after.clone());
+                    let wait = async move { feed.next(&topics, &after, limit).await };
+                    reader.waiting = Some(Box::pin(wait));
+                    reader.poll(&truth); // From here on it waits.
                 }
             }
+            Step::Poll { reader } => readers[reader].poll(&truth),
             Step::Leave { reader } => readers[reader].waiting = None,
-            Step::Lie { reader, after } => readers[reader].restart(after, &feed),
+            Step::Restart {
+                reader,
+                after,
+                newest,
+                knows_next_only,
+            } => readers[reader].restart(after, newest, knows_next_only, &feed),
         }
         readers
             .iter()
@@ -287,6 +393,8 @@ async fn run(retention: Retention, steps: Vec<Step>) {
     for reader in &mut readers {
         reader.waiting = None;
         loop {
+            reader.ask(&feed);
+            let limit = reader.limit(messages, bytes);
             let page = feed
                 .read(&reader.topics, &reader.after, limit)
                 .await
@@ -310,7 +418,7 @@ proptest! {
         retention in retention(),
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(crate::PAUSED).build().unwrap();
         runtime.block_on(run(retention, steps));
     }
 }

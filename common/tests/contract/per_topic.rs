@@ -146,6 +146,81 @@ async fn the_newest_message_of_a_topic_stays_whatever_its_size() {
 }
 
 #[tokio::test]
+async fn conflation_has_no_gap_while_the_newest_message_is_kept() {
+    let feed = keeping(1);
+    for name in ["a", "a", "b", "b"] {
+        publish(&feed, name).await;
+    }
+    let limit = PageLimit {
+        newest: true,
+        ..PageLimit::default()
+    };
+    let page = feed.read(&topics("a,b"), &at(&feed, 0), limit).await;
+    let page = page.unwrap();
+    let seqs: Vec<u64> = page.messages.iter().map(|message| message.id.seq).collect();
+    assert_eq!((seqs, page.gap), (vec![2, 4], None));
+}
+
+#[tokio::test]
+async fn of_a_topic_without_messages_last_is_nothing_and_conflation_tells_of_a_gap() {
+    let draft = Draft::new(Data::text(&"x".repeat(1_000)));
+    let feed = feed(Retention {
+        total_bytes: 2_500,
+        ..Retention::default()
+    });
+    for name in ["a", "a", "b", "b", "b"] {
+        feed.publish(topic(name), draft.clone()).await.unwrap();
+    }
+    let newest = PageLimit {
+        newest: true,
+        ..PageLimit::default()
+    };
+    for limit in [PageLimit::default(), newest] {
+        let read = feed.read(&topics("a,b"), &After::Last, limit).await;
+        let page = read.unwrap();
+        assert_eq!((page.messages[0].id.seq, page.gap), (5, None));
+    }
+    let page = feed.read(&topics("a,b"), &at(&feed, 0), newest).await;
+    let page = page.unwrap();
+    let gap = page.gap.unwrap();
+    assert_eq!(
+        (gap.reason, gap.topics, gap.resumed.seq),
+        (Reason::Trimmed, topics("a"), 2)
+    );
+    let seqs: Vec<u64> = page.messages.iter().map(|message| message.id.seq).collect();
+    assert_eq!((seqs, page.more), (vec![5], false));
+}
+
+#[tokio::test]
+async fn what_is_dropped_while_last_is_read_is_a_gap_only_if_it_came_afterwards() {
+    let feed = keeping(1);
+    for name in ["a", "b", "c"] {
+        publish(&feed, name).await;
+    }
+    let (wanted, one) = (
+        topics("a,b,c"),
+        PageLimit {
+            messages: 1,
+            ..PageLimit::default()
+        },
+    );
+    let page = feed.read(&wanted, &After::Last, one).await.unwrap();
+    assert_eq!((page.messages[0].id.seq, page.more), (1, true));
+    publish(&feed, "b").await; // drops message 2, which is of the state
+    let rest = feed.read(&wanted, &page.then, PageLimit::default()).await;
+    let rest = rest.unwrap();
+    let seqs: Vec<u64> = rest.messages.iter().map(|message| message.id.seq).collect();
+    assert_eq!((seqs, rest.gap), (vec![3, 4], None));
+    publish(&feed, "b").await; // drops message 4, which came afterwards
+    let rest = feed.read(&wanted, &page.then, PageLimit::default()).await;
+    let rest = rest.unwrap();
+    let gap = rest.gap.unwrap();
+    assert_eq!((gap.topics, gap.resumed.seq), (topics("b"), 4));
+    let seqs: Vec<u64> = rest.messages.iter().map(|message| message.id.seq).collect();
+    assert_eq!(seqs, [3, 5]);
+}
+
+#[tokio::test]
 async fn reading_never_creates_a_topic() {
     let feed = keeping(1);
     feed.read(&topics("a,b"), &After::Earliest, PageLimit::default())

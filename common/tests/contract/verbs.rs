@@ -1,8 +1,14 @@
 //! What the verbs of any log promise that a pattern may be built on: read, next, position and close.
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
-use common::{After, Cursor, Data, Draft, FeedError, PageLimit, Reason, Retention, Topic, Topics};
+use common::{
+    After, Cursor, Data, Draft, FeedError, Page, PageLimit, Reason, Retention, Topic, Topics,
+};
 use harness::PATIENCE;
 use tokio::{task::JoinSet, time::timeout};
 
@@ -34,6 +40,18 @@ pub(super) fn at(feed: &Log, seq: u64) -> After {
     After::Cursor(Cursor { seq, ..feed.head() })
 }
 
+fn limit(messages: usize, bytes: usize) -> PageLimit {
+    PageLimit {
+        messages,
+        bytes,
+        newest: false,
+    }
+}
+
+fn seqs(page: &Page) -> Vec<u64> {
+    page.messages.iter().map(|message| message.id.seq).collect()
+}
+
 #[tokio::test]
 async fn one_order_over_all_topics() {
     let feed = keeping(10);
@@ -59,7 +77,7 @@ async fn a_page_ends_at_its_limits_and_admits_one_message_whatever_its_size() {
     }
     let read = async |messages, bytes| {
         let page = feed
-            .read(&topics("a"), &at(&feed, 0), PageLimit { messages, bytes })
+            .read(&topics("a"), &at(&feed, 0), limit(messages, bytes))
             .await
             .unwrap();
         (page.messages.len(), page.next.seq, page.more)
@@ -211,6 +229,99 @@ async fn a_position_is_where_reading_starts_unless_a_gap_has_to_be_told_first() 
     ] {
         assert_eq!(position(&unknown), None);
     }
+}
+
+#[tokio::test]
+async fn last_is_the_newest_message_of_each_topic_in_order_and_then_what_comes() {
+    let feed = keeping(9);
+    let wanted = topics("a,b,c,never");
+    let read = async |after: &After| {
+        let page = feed.read(&wanted, after, PageLimit::default()).await;
+        let page = page.unwrap();
+        (seqs(&page), page.next.seq, page.more, page.gap.clone())
+    };
+    assert_eq!(read(&After::Last).await, (vec![], 0, false, None));
+    for name in ["c", "a", "b", "other", "a", "b", "b", "other"] {
+        publish(&feed, name).await;
+    }
+    assert_eq!(feed.position(&wanted, &After::Last), None);
+    let state = read(&After::Last).await;
+    assert_eq!(state, (vec![1, 5, 7], 8, false, None));
+    for name in ["a", "a"] {
+        publish(&feed, name).await;
+    }
+    let changes = read(&at(&feed, state.1)).await;
+    assert_eq!(changes, (vec![9, 10], 10, false, None));
+}
+
+#[tokio::test]
+async fn last_on_several_pages_is_each_topic_once_and_skips_nothing_that_comes_meanwhile() {
+    let feed = keeping(9);
+    for name in ["a", "b", "b", "b", "c", "c"] {
+        publish(&feed, name).await;
+    }
+    let (wanted, mut after) = (topics("a,b,c"), After::Last);
+    let mut heard = Vec::new();
+    for meanwhile in ["b", "b", "a", "c", "c"] {
+        let page = feed.read(&wanted, &after, limit(1, 1 << 20)).await.unwrap();
+        assert_eq!(page.gap, None);
+        assert!(page.more);
+        heard.extend(seqs(&page));
+        after = page.then;
+        publish(&feed, meanwhile).await;
+    }
+    assert_eq!(heard, [1, 4, 6, 7, 8]);
+    // A client knows only `next`. After it, what it already has does not come again.
+    let page = feed.read(&wanted, &After::Last, limit(1, 1)).await.unwrap();
+    let rest = feed
+        .read(&wanted, &page.next.into(), PageLimit::default())
+        .await;
+    assert_eq!(
+        (seqs(&page), seqs(&rest.unwrap())),
+        (vec![8], vec![9, 10, 11])
+    );
+}
+
+#[tokio::test]
+async fn a_wait_for_last_skips_nothing_that_comes() {
+    let feed = keeping(9);
+    publish(&feed, "other").await;
+    let (wanted, limit) = (topics("a"), PageLimit::default());
+    let mut next = pin!(feed.next(&wanted, &After::Last, limit));
+    let mut task = Context::from_waker(Waker::noop());
+    assert!(next.as_mut().poll(&mut task).is_pending());
+    publish(&feed, "a").await;
+    publish(&feed, "a").await;
+    assert_eq!(seqs(&in_time(next).await.unwrap()), [2, 3]);
+    let state = in_time(feed.next(&wanted, &After::Last, limit)).await;
+    assert_eq!(seqs(&state.unwrap()), [3]);
+}
+
+#[tokio::test]
+async fn a_page_of_the_newest_holds_one_message_of_each_topic_and_skipping_is_no_gap() {
+    let feed = keeping(9);
+    for name in ["a", "a", "b", "a", "a", "b", "b", "c"] {
+        publish(&feed, name).await;
+    }
+    let read = async |after: &After, messages| {
+        let newest = PageLimit {
+            newest: true,
+            ..limit(messages, 1 << 20)
+        };
+        let page = feed.read(&topics("a,b,c"), after, newest).await.unwrap();
+        (seqs(&page), page.next.seq, page.more, page.gap.clone())
+    };
+    for after in [After::Earliest, After::Last, at(&feed, 0), at(&feed, 4)] {
+        let page = read(&after, 9).await;
+        assert_eq!(page, (vec![5, 7, 8], 8, false, None), "{after}");
+    }
+    assert_eq!(read(&at(&feed, 5), 9).await, (vec![7, 8], 8, false, None));
+    assert_eq!(read(&at(&feed, 0), 2).await, (vec![5, 7], 7, true, None));
+    publish(&feed, "b").await;
+    assert_eq!(read(&at(&feed, 7), 9).await, (vec![8, 9], 9, false, None));
+    assert_eq!(read(&at(&feed, 9), 9).await, (vec![], 9, false, None));
+    let (_, _, _, gap) = read(&After::lenient("?"), 9).await;
+    assert_eq!(gap.unwrap().reason, Reason::Foreign);
 }
 
 /// Publishers and readers on real threads: a reader that lost a wake-up would wait forever.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::{Feed, Retention};
 use harness::{
-    PATIENCE, TestServer,
+    Block, EventReader, PATIENCE, TestServer,
     contract::{ALLOWED_ORIGIN, MAX_MESSAGE, READ_TIMEOUT},
 };
 use sse::{Config, run};
@@ -37,6 +37,18 @@ pub(crate) fn small() -> Config {
     config.server.allow_origin = vec![ALLOWED_ORIGIN.parse().expect("an origin")];
     config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
     config
+}
+
+/// The opening block of a stream that has nothing to replay. Also reads the block after it, which says
+/// that the stream is live.
+pub(crate) async fn live(stream: &mut EventReader) -> Block {
+    let opening = stream.next().await.expect("the stream opens");
+    let live = stream.next().await.expect("the stream goes on");
+    assert_eq!(
+        live.fields,
+        [("id".into(), opening.id().expect("a position").into())]
+    );
+    opening
 }
 
 /// The output of `future`, which must be ready within a test's patience. For loops: each turn has a

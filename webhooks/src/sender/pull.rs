@@ -74,7 +74,7 @@ impl Pull {
             if over || page.is_news() {
                 return Ok(page);
             }
-            after = page.next.into();
+            after = page.then;
         }
     }
 }

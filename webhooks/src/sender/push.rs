@@ -236,6 +236,7 @@ impl Push {
             let limit = PageLimit {
                 messages: free,
                 bytes: MAX_WAITING_BYTES.saturating_sub(self.bytes),
+                ..PageLimit::default()
             };
             tokio::select! {
                 biased;

@@ -74,6 +74,27 @@ pub(crate) async fn data(session: &mut WsWire) -> Value {
     frame["message"]["data"].clone()
 }
 
+/// The `subscribed` frame of a subscription that has nothing to replay. Also reads the heartbeat after it,
+/// which says that the session is live.
+pub(crate) async fn live(session: &mut WsWire) -> Value {
+    let subscribed = frame(session).await;
+    assert!(subscribed["subscribed"].is_object(), "{subscribed}");
+    is_live(session).await;
+    subscribed
+}
+
+/// Reads the heartbeat that says that the session is live.
+pub(crate) async fn is_live(session: &mut WsWire) {
+    let heartbeat = frame(session).await;
+    assert!(heartbeat["heartbeat"]["next"].is_string(), "{heartbeat}");
+}
+
+/// Subscribes to what has nothing to replay. Returns the `subscribed` frame.
+pub(crate) async fn subscribe(session: &mut WsWire, command: Value) -> Value {
+    session.send_text(&command.to_string()).await;
+    live(session).await
+}
+
 /// Whether the session answers.
 pub(crate) async fn is_alive(session: &mut WsWire) -> bool {
     ask(session, json!({"ping": {}})).await == json!({"pong": {}})

@@ -70,7 +70,12 @@ impl From<u64> for After {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct PageLimit;
+pub struct PageLimit {
+    pub messages: usize,
+    pub newest: bool,
+}
+
+pub struct Newest;
 
 #[derive(Debug)]
 pub struct Topics;
@@ -88,5 +93,6 @@ macro_rules! parsed {
 }
 
 parsed!(After, Self::Earliest);
-parsed!(PageLimit, Self);
+parsed!(Newest, Self);
+parsed!(PageLimit, Self::default());
 parsed!(Topics, Self);

@@ -69,7 +69,12 @@ pub enum After {
 }
 
 #[derive(Default)]
-pub struct PageLimit;
+pub struct PageLimit {
+    pub messages: usize,
+    pub newest: bool,
+}
+
+pub struct Newest;
 
 pub struct Topics;
 
@@ -86,5 +91,6 @@ macro_rules! parsed {
 }
 
 parsed!(After, Self::Earliest);
-parsed!(PageLimit, Self);
+parsed!(Newest, Self);
+parsed!(PageLimit, Self::default());
 parsed!(Topics, Self);

@@ -40,6 +40,8 @@ pub enum FeedError {
 pub struct Page {
     pub messages: Vec<own::Message>,
     pub next: Cursor,
+    pub then: After,
+    pub more: bool,
     pub gap: Option<own::Gap>,
 }
 
@@ -67,7 +69,7 @@ mod own {
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor(u64);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum After {
     Latest,
     Cursor(Cursor),
@@ -89,6 +91,17 @@ impl From<Cursor> for After {
 pub struct PageLimit {
     pub messages: usize,
     pub bytes: usize,
+    pub newest: bool,
+}
+
+pub struct Newest;
+
+impl FromStr for Newest {
+    type Err = &'static str;
+
+    fn from_str(_: &str) -> Result<Self, Self::Err> {
+        Ok(Self)
+    }
 }
 
 #[derive(Debug)]
