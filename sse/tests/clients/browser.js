@@ -14,6 +14,7 @@ const TYPES = ["gap", "error", "open", "heartbeat", "message"];
 const chromium = await startChromium();
 await everyTypeIsAMessage();
 await noPreflight();
+await quotes();
 await manyStreams();
 await chromium.close();
 process.exit(0);
@@ -64,6 +65,29 @@ async function noPreflight() {
   await page.evaluate(`fetch("${ours.url}/topics/news", ${headers}).then(() => {})`);
   check(sent(/^OPTIONS /) === 1, "a fetch with Last-Event-ID makes a preflight");
   console.log(`cross-origin: ${resumed} reconnects with Last-Event-ID, 0 preflights (a fetch made 1)`);
+  await page.close();
+  await server.stop();
+}
+
+// The page shows the current quote when it opens, and no backlog.
+async function quotes() {
+  const server = await Server.start();
+  const quote = (price) => fetch(`${server.url}/topics/quotes`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ symbol: "ACME", price }),
+  });
+  for (const price of [1, 2, 3]) await quote(price);
+  const page = await chromium.newPage();
+  await page.goto(server.url);
+  const shows = (price, points) => page.waitForFunction(`
+    document.getElementById("quotes").textContent === "ACME${price}.00" &&
+    document.querySelector("#chart polyline").getAttribute("points").split(" ").length === ${points} &&
+    document.getElementById("state").dataset.state === "open"`);
+  await shows(3, 1);
+  await quote(4);
+  await shows(4, 2);
+  console.log("the page: the newest of 3 quotes when it opens, then each");
   await page.close();
   await server.stop();
 }
