@@ -222,10 +222,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// One read. Returns how many bytes it brought.
     fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = READ.saturating_sub(self.unsent()).max(LEAST_READ);
-        let count = ready!(self.inbox.fill(|buffer| {
+        let read = self.inbox.fill(|buffer| {
             let mut buffer = buffer.limit(room);
             pin!(self.io.read_buf(&mut buffer)).poll(task)
-        }))?;
+        });
+        if read.is_pending() {
+            self.inbox.shrink();
+        }
+        let count = ready!(read)?;
         if count == 0 {
             return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
         }
