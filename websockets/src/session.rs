@@ -302,23 +302,25 @@ where
             self.socket.end_silence();
             return Ok(());
         }
+        // The process was stopped, or is starved.
+        let is_late = now > self.check_at() + self.shared.ping / DOUBT / 2;
         self.liveness = match self.liveness() {
             Liveness::Assumed => {
                 self.socket.push(PING, &rand::random::<[u8; 4]>());
                 Liveness::Asked(now)
             }
-            Liveness::Asked(_) => Liveness::Doubted(now),
-            Liveness::Doubted(_) => {
+            Liveness::Doubted(_) if !is_late => {
                 return Err(Ending::Ours(CloseCode::Policy, "no answer to a ping"));
             }
+            Liveness::Asked(_) | Liveness::Doubted(_) => Liveness::Doubted(now),
         };
         Ok(())
     }
 }
 
-/// A peer is given up after two looks, which are a 20th of a ping interval apart. When a stopped process goes
-/// on, the runtime learns of at most 1,024 readable sockets before it runs the timers. So one look may find
-/// nothing on a socket that has the answer.
+/// A peer is given up after two looks, which are a 20th of a ping interval apart, and the second in time.
+/// When a stopped process goes on, the runtime learns of at most 1,024 readable sockets before it runs the
+/// timers. So one look may find nothing on a socket that has the answer.
 const DOUBT: u32 = 20;
 
 /// The time over which the open sessions leave: a thousand a second, but all by half of the drain, so that

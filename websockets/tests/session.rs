@@ -207,6 +207,14 @@ async fn after_any_pause_a_peer_has_a_second_to_be_heard() {
     peer.next_ping().await;
     advance(Duration::from_secs(60)).await;
     assert_eq!(peer.next_close().await, (1008, 81));
+    // The second look comes late.
+    let mut peer = Peer::unsubscribed();
+    peer.next_ping().await;
+    for _ in 0..2 {
+        advance(Duration::from_secs(60)).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(peer.next_close().await, (1008, 141));
 }
 
 /// A proxy may watch only what the server sends.
