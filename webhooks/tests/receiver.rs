@@ -222,6 +222,10 @@ async fn a_refusal_of_what_is_genuine_is_logged_with_its_reason_and_counted() {
         .post("/webhook", "{}")
         .header("content-type", "application/json");
     assert_eq!(unsigned.send().await.status, 401);
+    let astray = client
+        .post("/webhook/stripe", "{}")
+        .header("stripe-signature", "t=1,v1=0");
+    assert_eq!(astray.send().await.status, 404);
     let sources = client.get("/sources").send().await.json();
     let expected = serde_json::json!({
         "source": "standard", "path": "/webhook", "enabled": true, "received": 1, "refused": 1, "unverified": 2,
@@ -234,6 +238,7 @@ async fn a_refusal_of_what_is_genuine_is_logged_with_its_reason_and_counted() {
     let log = soon(program.stop()).await.log;
     for line in [
         "genuine, but refused source=\"standard\" reason=Content-Type is not application/json refused=1",
+        "a webhook for no source reason=\"nothing is at /webhook/stripe: webhooks are taken at /webhook, /webhook/github\"",
         "refused unverified source=\"standard\" reason=\"the body is over 1000 bytes\"",
     ] {
         assert!(log.contains(line), "{line}: {log}");

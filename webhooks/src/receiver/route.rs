@@ -31,6 +31,8 @@ use crate::{
 /// How many refusals a second are logged for each source, of requests that may be a stranger's. Each source has
 /// its own quota, so that a flood at one path does not hide a mistake at another.
 static REFUSALS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+/// How many webhooks a second are logged that come to another path.
+static ASTRAY: Quota = Quota::new(10);
 /// The largest body of a request to `/events`.
 const MAX_COMMAND: usize = 1 << 10;
 
@@ -51,6 +53,13 @@ impl App {
         enabled.find(|source| source.path() == path)
     }
 
+    /// Whether it is a webhook that comes to a wrong path, or to one without a secret.
+    fn is_astray<B>(&self, request: &Request<B>) -> bool {
+        let headers = request.headers();
+        let mut proofs = Source::ALL.iter().map(|source| source.proof());
+        self.source(request.uri().path()).is_none() && proofs.any(|it| headers.contains_key(it))
+    }
+
     /// The paths that take webhooks, in words.
     fn enabled(&self) -> String {
         let enabled = self.receiver.secrets.enabled();
@@ -65,7 +74,12 @@ impl App {
 /// Answers one request.
 pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
-    let answered = answer(&app, request).await;
+    let astray = app.is_astray(&request);
+    let answered = answer(&app, request).await.inspect_err(|problem| {
+        if astray && ASTRAY.take("astray") {
+            warn!(reason = problem.detail, "a webhook for no source");
+        }
+    });
     let mut response = answered.unwrap_or_else(Problem::into_response);
     app.browsers.finish(allowed_origin, &mut response);
     Ok(response)
