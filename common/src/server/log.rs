@@ -2,14 +2,20 @@
 //!
 //! A line waits in a bounded queue for a thread that writes it. If the reader of standard error does not
 //! read, or is gone, lines are dropped and counted. The count is written as soon as writing works again.
-//! tracing-appender does the same without the count, and its queue has no limit in bytes.
+//!
+//! tracing-appender has the queue and the thread. But it does not count lines that could not be written,
+//! it cannot flush from a panic hook, and at the end of the process it may panic on a closed standard output.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io::{self, Write},
     panic,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::Duration,
 };
@@ -51,7 +57,7 @@ pub fn log_to_stderr() {
 
 /// Writes a last line to standard error, and waits a moment for the lines before it.
 pub(super) fn last_line(line: String) {
-    stderr().push(line);
+    stderr().send(line);
     flush();
 }
 
@@ -63,9 +69,9 @@ pub(super) fn flush() {
 /// The lines for standard error, with the thread that writes them.
 fn stderr() -> &'static Lines {
     static LINES: LazyLock<Arc<Lines>> = LazyLock::new(|| {
-        let lines = Arc::new(Lines::default());
+        let (lines, queue) = Lines::new();
         let writer = lines.clone();
-        let write = move || writer.write_to(io::stderr());
+        let write = move || writer.write_to(io::stderr(), queue);
         // Without a thread the lines are dropped, like those that cannot be written.
         let _ = thread::Builder::new().name("log".into()).spawn(write);
         lines
@@ -73,91 +79,81 @@ fn stderr() -> &'static Lines {
     &LINES
 }
 
-/// Lines that wait for their writer.
-#[derive(Debug, Default)]
+/// Lines on their way to their writer.
+#[derive(Debug)]
 struct Lines {
-    queue: Mutex<Queue>,
-    /// A line came, or was written.
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Line>,
-    /// The first line is being written.
-    writing: bool,
+    queue: Sender<Queued>,
+    /// Lines in the queue.
+    waiting: AtomicUsize,
     /// Lines that were dropped since the last report.
-    dropped: u64,
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Line {
-    text: String,
-    /// How many lines are dropped with this one: itself, or those that it reports.
-    lines: u64,
+enum Queued {
+    Line(String),
+    /// Dropped when everything before it is written, which its receiver waits for.
+    Flush(Sender<()>),
 }
 
 impl Lines {
-    /// Never waits for the writer.
-    fn push(&self, text: String) {
-        let mut queue = self.queue();
-        if queue.waiting.len() < MAX_LINES {
-            queue.waiting.push_back(Line { text, lines: 1 });
-            self.changed.notify_all();
+    fn new() -> (Arc<Self>, Receiver<Queued>) {
+        let (sender, queue) = channel();
+        let lines = Self {
+            queue: sender,
+            waiting: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+        };
+        (Arc::new(lines), queue)
+    }
+
+    /// Queues a line, or drops it if the queue is full. Never waits for the writer.
+    fn push(&self, line: String) {
+        if self.waiting.load(Relaxed) < MAX_LINES {
+            self.send(line);
         } else {
-            queue.dropped += 1;
+            self.dropped.fetch_add(1, Relaxed);
         }
     }
 
-    fn write_to(&self, mut out: impl Write) {
-        loop {
-            let line = self.next();
-            let written = out.write_all(line.text.as_bytes());
-            self.done(&line, written.is_ok());
-        }
+    fn send(&self, line: String) {
+        self.waiting.fetch_add(1, Relaxed);
+        // It fails only without a thread.
+        let _ = self.queue.send(Queued::Line(line));
     }
 
-    fn next(&self) -> Line {
-        let mut queue = self.queue();
-        loop {
-            match queue.waiting.pop_front() {
-                Some(line) => {
-                    queue.writing = true;
-                    return line;
-                }
-                None => queue = self.changed.wait(queue).expect(UNPOISONED),
+    fn write_to(&self, mut out: impl Write, queue: Receiver<Queued>) {
+        for queued in queue {
+            match queued {
+                Queued::Line(line) => self.write(&line, &mut out),
+                Queued::Flush(flushed) => drop(flushed),
             }
         }
     }
 
-    fn done(&self, line: &Line, written: bool) {
-        let mut queue = self.queue();
-        queue.writing = false;
-        if !written {
-            queue.dropped += line.lines;
-        } else if queue.dropped > 0 {
-            let lines = std::mem::take(&mut queue.dropped);
-            let text = format!("{lines} lines of the log were dropped\n");
-            queue.waiting.push_front(Line { text, lines });
+    fn write(&self, line: &str, out: &mut impl Write) {
+        self.waiting.fetch_sub(1, Relaxed);
+        if out.write_all(line.as_bytes()).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
         }
-        self.changed.notify_all();
+        let dropped = self.dropped.swap(0, Relaxed);
+        if dropped > 0 {
+            let report = format!("{dropped} lines of the log were dropped\n");
+            if out.write_all(report.as_bytes()).is_err() {
+                self.dropped.fetch_add(dropped, Relaxed);
+            }
+        }
     }
 
     /// Waits until all lines are written, but no longer than `limit`.
     fn flush(&self, limit: Duration) {
-        let unwritten = |queue: &mut Queue| queue.writing || !queue.waiting.is_empty();
-        let waited = self
-            .changed
-            .wait_timeout_while(self.queue(), limit, unwritten);
-        drop(waited.expect(UNPOISONED));
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect(UNPOISONED)
+        let (flush, flushed) = channel();
+        // Whether the lines are written, the time is over or there is no thread: it goes on.
+        let _ = self.queue.send(Queued::Flush(flush));
+        let _ = flushed.recv_timeout(limit);
     }
 }
-
-const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The places in the code that write lines, each with its quota.
 #[derive(Debug, Default)]
@@ -165,7 +161,7 @@ struct Places(Mutex<HashMap<&'static str, &'static Quota>>);
 
 impl Places {
     fn quota(&self, place: &'static str) -> &'static Quota {
-        let mut quotas = self.0.lock().expect(UNPOISONED);
+        let mut quotas = self.0.lock().expect("nothing panics under this lock");
         // There are only as many as the code has places.
         quotas
             .entry(place)
@@ -230,8 +226,6 @@ fn shorten(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-
     use super::*;
 
     /// A writer that hands over each line, and waits for what becomes of it.
@@ -261,9 +255,9 @@ mod tests {
     /// Lines with their writer: what it is given, and where its outcomes come from.
     fn slow() -> (Arc<Lines>, Receiver<String>, Sender<io::Result<()>>) {
         let ((lines, written), (outcome, outcomes)) = (channel(), channel());
-        let (queue, slow) = (Arc::new(Lines::default()), Slow { lines, outcomes });
+        let ((queue, queued), slow) = (Lines::new(), Slow { lines, outcomes });
         let writer = queue.clone();
-        thread::spawn(move || writer.write_to(slow));
+        thread::spawn(move || writer.write_to(slow, queued));
         (queue, written, outcome)
     }
 

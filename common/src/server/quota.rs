@@ -66,7 +66,7 @@ impl Quota {
     fn end_window(&'static self, kind: &'static str, now: Instant) {
         let left_out = self.window().end(now).saturating_sub(self.lines);
         if left_out > 0 {
-            warn!(kind, left_out, "more lines like it were left out");
+            warn!(kind, left_out, "similar lines were left out");
         }
     }
 
