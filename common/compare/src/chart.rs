@@ -2,15 +2,12 @@
 
 use std::{error::Error, fs, io, ops::Range, path::Path};
 
-use plotters::{
-    coord::combinators::LogCoord,
-    prelude::{
-        Cartesian2d, ChartBuilder, ChartContext, Circle, Color, IntoDrawingArea, IntoLogRange,
-        LineSeries, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
-    },
+use plotters::prelude::{
+    ChartBuilder, Circle, Color, IntoDrawingArea, IntoLogRange, LineSeries, RGBColor, SVGBackend,
+    SeriesLabelPosition, WHITE,
 };
 
-use crate::{Report, Row, report::Point};
+use crate::{Figure, Report, Row, measure::GAP, report::Unit, table::value};
 
 const SIZE: (u32, u32) = (760, 440);
 /// One for each row. They differ also for people who cannot tell red from green.
@@ -24,144 +21,95 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 158, 115),
 ];
 
-/// One chart: a value over the rate of messages.
-struct Chart {
-    /// The file's name, without its ending.
-    name: &'static str,
-    title: &'static str,
-    unit: &'static str,
-    /// Where the lines leave room.
-    legend: SeriesLabelPosition,
-    value: fn(&Point) -> Option<f64>,
-}
-
-/// One row's line.
-struct Line {
-    name: String,
-    colour: RGBColor,
-    points: Vec<(f64, f64)>,
-}
-
-/// What a line is drawn into.
-type Context<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<LogCoord<f64>, LogCoord<f64>>>;
-
-const CHARTS: [Chart; 3] = [
-    Chart {
-        name: "bytes",
-        title: "Bytes on the wire per message",
-        unit: "bytes",
-        legend: SeriesLabelPosition::UpperRight,
-        value: |point| Some(point.bytes),
-    },
-    Chart {
-        name: "cpu",
-        title: "Server CPU per delivery",
-        unit: "microseconds",
-        legend: SeriesLabelPosition::UpperRight,
-        value: |point| Some(point.cpu? * 1e6),
-    },
-    Chart {
-        name: "latency",
-        title: "Latency under load (p99, five clients)",
-        unit: "milliseconds",
-        legend: SeriesLabelPosition::MiddleRight,
-        value: |point| Some(point.p99 * 1e3),
-    },
+/// The file's name without its ending, the title, and what is drawn over the rate of messages.
+const CHARTS: [(&str, &str, Figure, Unit); 3] = [
+    (
+        "bytes",
+        "Bytes on the wire per message",
+        Figure::Bytes,
+        Unit::Bytes,
+    ),
+    ("cpu", "Server CPU per delivery", Figure::Cpu, Unit::Time),
+    (
+        "latency",
+        "Latency under load (p99, five clients)",
+        Figure::Tail,
+        Unit::Time,
+    ),
 ];
 
-/// Draws the charts that have points into a folder, and returns their names and titles.
+/// One row's line: points of rate and value.
+type Line = Vec<(f64, f64)>;
+
+/// Draws the charts that have points into a folder.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(crate) fn draw(
-    report: &Report,
-    folder: &Path,
-) -> io::Result<Vec<(&'static str, &'static str)>> {
+pub(crate) fn draw(report: &Report, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    let mut drawn = Vec::new();
-    for chart in CHARTS {
-        let lines = chart.lines(report);
-        if lines.is_empty() {
+    for (name, title, figure, unit) in CHARTS {
+        let lines = Row::ALL.map(|row| line(report, figure, row));
+        if lines.concat().is_empty() {
             continue;
         }
-        let svg = chart
-            .svg(&lines)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        fs::write(folder.join(chart.name).with_extension("svg"), svg)?;
-        drawn.push((chart.name, chart.title));
+        let svg = svg(title, unit, &lines).map_err(|error| io::Error::other(error.to_string()))?;
+        fs::write(folder.join(name).with_extension("svg"), svg)?;
     }
-    Ok(drawn)
+    Ok(())
 }
 
-impl Chart {
-    /// The rows that have points.
-    fn lines(&self, report: &Report) -> Vec<Line> {
-        let rows = Row::ALL.into_iter().zip(COLOURS);
-        rows.map(|(row, colour)| Line {
-            name: row.to_string(),
-            colour,
-            points: self.points(report, row),
-        })
-        .filter(|line| !line.points.is_empty())
-        .collect()
-    }
-
-    fn points(&self, report: &Report, row: Row) -> Vec<(f64, f64)> {
-        let points = report.points.iter().filter(|point| point.row == row);
-        points
-            .filter_map(|point| Some((point.rate, (self.value)(point)?)))
-            .collect()
-    }
-
-    /// Both axes are logarithmic, so that ratios are distances.
-    fn svg(&self, lines: &[Line]) -> Result<String, Box<dyn Error>> {
-        let points = || lines.iter().flat_map(|line| &line.points);
-        let x = around(points().map(|(x, _)| *x)).log_scale();
-        let y = around(points().map(|(_, y)| *y)).log_scale();
-        let mut svg = String::new();
-        // The drawing borrows the text until it is dropped.
-        {
-            let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            root.fill(&WHITE)?;
-            let mut chart = ChartBuilder::on(&root)
-                .caption(self.title, ("sans-serif", 20))
-                .margin(12)
-                .x_label_area_size(40)
-                .y_label_area_size(70)
-                .build_cartesian_2d(x, y)?;
-            let mut mesh = chart.configure_mesh();
-            mesh.x_desc("messages a second").y_desc(self.unit);
-            mesh.x_label_formatter(&f64::to_string);
-            mesh.y_label_formatter(&f64::to_string);
-            mesh.label_style(("sans-serif", 13)).light_line_style(WHITE);
-            mesh.draw()?;
-            for line in lines {
-                line.draw(&mut chart)?;
-            }
-            chart
-                .configure_series_labels()
-                .position(self.legend.clone())
-                .background_style(WHITE.mix(0.8))
-                .label_font(("sans-serif", 13))
-                .draw()?;
-            root.present()?;
-        }
-        Ok(svg)
-    }
+fn line(report: &Report, figure: Figure, row: Row) -> Line {
+    let keys = (figure, row, 0)..=(figure, row, u32::MAX);
+    let points = report.figures.range(keys);
+    let point = points.map(|((_, _, rate), spread)| match rate {
+        0 => (1.0 / GAP.as_secs_f64(), spread.median),
+        rate => (f64::from(*rate), spread.median),
+    });
+    point.collect()
 }
 
-impl Line {
-    fn draw(&self, chart: &mut Context<'_>) -> Result<(), Box<dyn Error>> {
-        let colour = self.colour;
-        let dots = self.points.iter();
-        chart.draw_series(dots.map(|point| Circle::new(*point, 3, colour.filled())))?;
-        let line = LineSeries::new(self.points.iter().copied(), colour.stroke_width(2));
+/// Both axes are logarithmic, so that ratios are distances.
+fn svg(title: &str, unit: Unit, lines: &[Line]) -> Result<String, Box<dyn Error>> {
+    let points = lines.concat();
+    let x = around(points.iter().map(|(x, _)| *x)).log_scale();
+    let y = around(points.iter().map(|(_, y)| *y)).log_scale();
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .x_desc("messages a second")
+        .x_label_formatter(&f64::to_string)
+        .y_label_formatter(&|y| value(*y, unit))
+        .label_style(("sans-serif", 13))
+        .light_line_style(WHITE)
+        .draw()?;
+    let rows = Row::ALL.into_iter().zip(COLOURS).zip(lines);
+    for ((row, colour), points) in rows.filter(|(_, points)| !points.is_empty()) {
+        let dots = points.iter().map(|at| Circle::new(*at, 3, colour.filled()));
+        chart.draw_series(dots)?;
+        let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
         chart
             .draw_series(line)?
-            .label(&self.name)
+            .label(row.to_string())
             .legend(move |at| Circle::new((at.0 + 10, at.1), 5, colour.filled()));
-        Ok(())
     }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 13))
+        .draw()?;
+    root.present()?;
+    // Both borrow the text until they are dropped.
+    drop((chart, root));
+    Ok(svg)
 }
 
 /// A range around the values above zero, with a little room: a logarithm needs more than zero.
@@ -178,21 +126,19 @@ mod tests {
     use std::env;
 
     use super::*;
+    use crate::Spread;
 
     fn report() -> Report {
-        let point = |row, rate, bytes| Point {
-            row,
-            rate,
-            bytes,
-            cpu: None,
-            p99: 0.002,
-        };
+        let point =
+            |figure, row: usize, rate, value| ((figure, Row::ALL[row], rate), Spread::of(&[value]));
         Report {
-            points: vec![
-                point(Row::ALL[0], 0.2, 1_500.0),
-                point(Row::ALL[0], 100.0, 130.0),
-                point(Row::ALL[6], 1.0, 166.0),
-            ],
+            figures: [
+                point(Figure::Bytes, 0, 0, 1_500.0),
+                point(Figure::Bytes, 0, 100, 130.0),
+                point(Figure::Tail, 0, 0, 0.002),
+                point(Figure::Bytes, 6, 1, 166.0),
+            ]
+            .into(),
             ..Report::default()
         }
     }
@@ -200,9 +146,9 @@ mod tests {
     #[test]
     fn a_chart_is_drawn_where_there_are_points() {
         let folder = env::temp_dir().join(format!("charts-{}", std::process::id()));
-        let drawn = draw(&report(), &folder).unwrap();
-        let names: Vec<&str> = drawn.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["bytes", "latency"]);
+        draw(&report(), &folder).unwrap();
+        let drawn = CHARTS.map(|(name, ..)| folder.join(name).with_extension("svg").exists());
+        assert_eq!(drawn, [true, false, true]);
         let svg = fs::read_to_string(folder.join("bytes.svg")).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         assert!(

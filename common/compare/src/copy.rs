@@ -17,7 +17,6 @@ use crate::Technique;
 
 /// The sources as they were when this was built.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-const HEADING: &str = "## Copy set";
 
 /// Copies one technique's files into a project, and prints what remains to be done there.
 #[derive(Debug, Clone, Args)]
@@ -49,8 +48,6 @@ pub struct CopySet {
     pub name: String,
     /// In the README's order.
     pub files: Vec<CopyFile>,
-    /// Names that the files import and the new crate must have, each with what it must be.
-    pub names: Vec<(String, String)>,
     /// The lines below `[dependencies]`.
     pub dependencies: String,
 }
@@ -99,12 +96,19 @@ impl CopySet {
     }
 
     fn named(name: &str) -> io::Result<Self> {
-        let sets = Self::all()?;
+        let mut sets = Self::all()?;
+        if let Some(at) = sets.iter().position(|set| set.name == name) {
+            return Ok(sets.swap_remove(at));
+        }
         let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
         let unknown = format!("no copy set {name:?}; there are: {}", names.join(", "));
-        let mut sets = sets.into_iter();
-        sets.find(|set| set.name == name)
-            .ok_or_else(|| io::Error::other(unknown))
+        Err(io::Error::other(unknown))
+    }
+
+    /// A `lib.rs` that defines the names which the files leave to the copier.
+    pub fn stub(&self) -> PathBuf {
+        let file = format!("common/compare/tests/stubs/{}.rs", self.name);
+        Path::new(ROOT).join(file)
     }
 
     /// Copies all files into the `src` folder of a crate, or none. The paths below `src` stay as they
@@ -140,14 +144,8 @@ impl fmt::Display for CopySet {
             f,
             "Remove `mod tests` from the files, or add what it imports."
         )?;
-        if !self.names.is_empty() {
-            writeln!(f, "\nStart lib.rs with `extern crate self as common;`")?;
-            writeln!(f, "and define there, or re-export:\n")?;
-        }
-        for (name, meaning) in &self.names {
-            writeln!(f, "  {name}: {meaning}")?;
-        }
-        Ok(())
+        writeln!(f, "\nYour lib.rs must define what this stub defines:\n")?;
+        f.write_str(&fs::read_to_string(self.stub()).unwrap_or_default())
     }
 }
 
@@ -164,16 +162,13 @@ pub(crate) fn lines(technique: Technique) -> Option<usize> {
 
 /// The copy sets of a README of this package that lies in `folder`.
 fn parse(package: &str, folder: &Path, readme: &str) -> io::Result<Vec<CopySet>> {
-    let headings = readme.match_indices(HEADING);
-    headings
-        .filter(|(at, _)| *at == 0 || readme[..*at].ends_with('\n'))
-        .map(|(at, _)| section(package, folder, &readme[at + HEADING.len()..]))
-        .collect()
+    let sections = readme.split("\n## ");
+    let sets = sections.filter_map(|section| section.strip_prefix("Copy set"));
+    sets.map(|text| section(package, folder, text)).collect()
 }
 
 /// `text` begins behind the words of the heading, with the set's own name if it has one.
 fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
-    let text = text.split("\n## ").next().unwrap_or(text);
     let (own_name, body) = text.split_once('\n').unwrap_or((text, ""));
     let name = match own_name.trim_start_matches(':').trim() {
         "" => package.to_owned(),
@@ -182,32 +177,20 @@ fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
     let mut set = CopySet {
         name,
         files: Vec::new(),
-        names: Vec::new(),
         dependencies: dependencies(body).to_owned(),
     };
     for line in body.lines() {
-        let Some((first, rest)) = first_cell(line) else {
-            continue;
-        };
-        if let Some((_, link)) = first.split_once("](") {
-            set.files.push(file(folder, link, rest)?);
-        } else if first.starts_with('`') {
-            let meaning = rest.trim_end_matches('|').trim();
-            set.names.push((first.replace('`', ""), meaning.to_owned()));
+        if let Some((_, row)) = line.split_once("](")
+            && let Some((path, rest)) = row.split_once(") |")
+        {
+            set.files.push(file(folder, path, rest)?);
         }
     }
     Ok(set)
 }
 
-/// The first cell of a table's row, and the row behind it.
-fn first_cell(line: &str) -> Option<(&str, &str)> {
-    let (first, rest) = line.strip_prefix("| ")?.split_once(" |")?;
-    Some((first.trim(), rest.trim()))
-}
-
 /// A row with a link to a file and its lines of code.
-fn file(folder: &Path, link: &str, rest: &str) -> io::Result<CopyFile> {
-    let path = link.trim_end_matches(')');
+fn file(folder: &Path, path: &str, rest: &str) -> io::Result<CopyFile> {
     let lines = rest.split('|').next().unwrap_or_default().trim();
     let source = without_dots(&folder.join(path));
     let below_src = source.to_str().and_then(|path| path.rsplit_once("/src/"));
@@ -252,10 +235,6 @@ mod tests {
 | [`src/a/b.rs`](src/a/b.rs) | 210 | the answer |
 | [`../common/src/http/c.rs`](../common/src/http/c.rs) | 7 | a guard |
 
-| name to resolve | what it must be |
-| --- | --- |
-| `common::Feed` | `fn next(&self) -> Page` |
-
 ```toml
 bytes = \"1\"
 ```
@@ -279,21 +258,17 @@ bytes = \"1\"
                 file("/x/hooks/src/a/b.rs", "a/b.rs", 210),
                 file("/x/common/src/http/c.rs", "http/c.rs", 7),
             ],
-            names: vec![(
-                "common::Feed".to_owned(),
-                "`fn next(&self) -> Page`".to_owned(),
-            )],
             dependencies: "bytes = \"1\"\n".to_owned(),
         };
         assert_eq!(sets, [expected]);
         assert!(parse("x", Path::new("x"), "# No\n").unwrap().is_empty());
-        let unnamed = parse("sse", Path::new("/x/sse"), "## Copy set\n").unwrap();
+        let unnamed = parse("sse", Path::new("/x/sse"), "# SSE\n\n## Copy set\n").unwrap();
         assert_eq!(unnamed[0].name, "sse");
     }
 
     #[test]
     fn a_folder_below_src_names_its_files_from_there() {
-        let readme = "## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
+        let readme = "\n## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
         let sets = parse("hooks", Path::new("/src/hooks/src/send"), readme).unwrap();
         let targets: Vec<_> = sets[0].files.iter().map(|file| &file.target).collect();
         assert_eq!(targets, [Path::new("send/d.rs"), Path::new("v/e.rs")]);
@@ -301,7 +276,7 @@ bytes = \"1\"
 
     #[test]
     fn a_row_without_a_number_of_lines_is_an_error() {
-        let row = "## Copy set\n| [`src/a.rs`](src/a.rs) | many | it |\n";
+        let row = "\n## Copy set\n| [`src/a.rs`](src/a.rs) | many | it |\n";
         let error = parse("x", Path::new("x"), row).unwrap_err().to_string();
         assert_eq!(error, "src/a.rs: not a number of lines: \"many\"");
     }
@@ -317,7 +292,6 @@ bytes = \"1\"
         let set = |names: &[&str]| CopySet {
             name: String::new(),
             files: names.iter().map(|name| file(name)).collect(),
-            names: Vec::new(),
             dependencies: String::new(),
         };
         set(&["src/lib.rs"]).copy_to(&folder).unwrap();

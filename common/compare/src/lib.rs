@@ -4,19 +4,17 @@
 //! Each server runs in its own process, so that its memory and processor time are its own. From
 //! the top:
 //!
-//! - `main.rs` is the command: the page, `--measure`, `--check`, `copy`, or one server;
+//! - `main.rs` is the command: the page, `--measure`, `copy`, or one server;
 //! - [`Technique`] names the five; [`run`] runs one here, [`Process`] in its own process;
-//! - `clients/` has a small [`Client`] for each, all with the same two verbs; a [`Follower`] is a
-//!   client that reconnects; [`Traffic`] counts their bytes and requests;
+//! - `clients/` has a small [`Client`] for each, a stream of [`News`]; a [`Follower`] is a client that
+//!   reconnects; [`Traffic`] counts their bytes and requests;
 //! - [`live`] is the page, with a lane for each technique;
-//! - [`measure`] takes the figures, [`Report`] holds them, `table.rs` and `chart.rs` show them, and
-//!   [`check`] compares a README with new ones;
+//! - [`measure`] takes the figures, [`Report`] holds them, `table.rs` and `chart.rs` show them;
 //! - [`CopySet`] is what a README says about copying a technique.
 //!
 //! `tests/story` tests that all five tell a client the same.
 
 mod chart;
-pub mod check;
 mod clients;
 mod copy;
 mod follow;
@@ -30,12 +28,14 @@ mod table;
 mod technique;
 mod traffic;
 
-pub use clients::{Client, Gap, Heard, Message, Publisher, Receiver, Subscription};
+pub use clients::{
+    Client, Gap, Heard, Message, News, Publisher, Receiver, Subscription, subscribe,
+};
 pub use copy::{Copy, CopyFile, CopySet};
 pub use follow::{Follower, State};
 pub use process::Process;
 pub use readme::write_into;
-pub use report::{Figure, Measurement, Report, Row, Spread};
+pub use report::{Figure, Report, Row, Spread};
 pub use server::{Knobs, Serve, run};
 pub use table::markdown;
 pub use technique::Technique;

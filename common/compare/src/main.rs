@@ -3,7 +3,7 @@
 use std::{env, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use compare::{Copy, Report, Serve, check, live, markdown, measure, write_into};
+use compare::{Copy, Serve, live, markdown, measure, write_into};
 
 /// Serves a page on which the five techniques run side by side, or measures them.
 #[derive(Debug, Clone, Parser)]
@@ -17,18 +17,12 @@ struct Args {
     /// Measure, and print the table.
     #[arg(long)]
     measure: bool,
-    /// Measure once, in about a minute, instead of three times in five minutes.
+    /// Measure once, with fewer waiting clients.
     #[arg(long)]
     quick: bool,
-    /// With --measure: write all figures to this file as JSON.
-    #[arg(long, requires = "measure", value_name = "FILE")]
-    json: Option<PathBuf>,
     /// With --measure: write the table and the charts into this README, between its markers.
     #[arg(long, requires = "measure", value_name = "README")]
     write: Option<PathBuf>,
-    /// Measure, and fail if a ratio in this README is more than two times off.
-    #[arg(long, conflicts_with = "measure", value_name = "README")]
-    check: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -42,7 +36,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Args::parse()).await {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -50,48 +44,21 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> io::Result<ExitCode> {
+async fn run(args: Args) -> io::Result<()> {
     let program = env::current_exe()?;
-    match args {
-        Args {
-            command: Some(Command::Serve(serve)),
-            ..
-        } => serve.run().await?,
-        Args {
-            command: Some(Command::Copy(copy)),
-            ..
-        } => copy.run()?,
-        Args {
-            check: Some(path), ..
-        } => {
+    match args.command {
+        Some(Command::Serve(serve)) => serve.run().await,
+        Some(Command::Copy(copy)) => copy.run(),
+        None if args.measure => {
             // Read before it measures: a wrong path is then reported at once.
-            let readme = fs::read_to_string(path)?;
-            return compared(&readme, &measure::measure(&program, args.quick).await?);
+            let readme = args.write.as_ref().map(fs::read_to_string).transpose()?;
+            let report = measure::measure(&program, args.quick).await?;
+            print!("{}", markdown(&report));
+            match args.write.zip(readme) {
+                Some((path, readme)) => write_into(&path, &readme, &report),
+                None => Ok(()),
+            }
         }
-        Args { measure: true, .. } => {
-            shown(&args, &measure::measure(&program, args.quick).await?)?;
-        }
-        _ => live::run(&program, args.listen).await?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn shown(args: &Args, report: &Report) -> io::Result<()> {
-    print!("{}", markdown(report));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_string_pretty(report)?)?;
-    }
-    if let Some(path) = &args.write {
-        write_into(path, report)?;
-    }
-    Ok(())
-}
-
-fn compared(readme: &str, report: &Report) -> io::Result<ExitCode> {
-    let differences = check::differences(readme, report)?;
-    differences.iter().for_each(|line| println!("{line}"));
-    match differences.is_empty() {
-        true => Ok(ExitCode::SUCCESS),
-        false => Ok(ExitCode::FAILURE),
+        None => live::run(&program, args.listen).await,
     }
 }

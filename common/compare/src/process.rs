@@ -42,7 +42,7 @@ impl Process {
         knobs: Knobs,
     ) -> io::Result<Self> {
         let mut command = Command::new(&program);
-        command.args(["serve", &technique.to_string(), "--until-eof"]);
+        command.args(["serve", &technique.to_string()]);
         command.args(["--listen", &addr.to_string()]);
         command.args(["--retain", &knobs.retain.to_string()]);
         command.args(["--takeover", &knobs.takeover.to_string()]);

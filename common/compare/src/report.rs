@@ -1,8 +1,6 @@
-//! What was measured: a figure for each row of the comparison, and the points of the charts.
+//! What was measured: the figures of each row of the comparison.
 
-use std::{fmt, process::Command, thread, time::Duration};
-
-use serde::Serialize;
+use std::{collections::BTreeMap, fmt, process::Command, thread, time::Duration};
 
 use crate::Technique;
 
@@ -56,15 +54,8 @@ impl fmt::Display for Row {
     }
 }
 
-impl Serialize for Row {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// What is measured. How, is in `README.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Figure {
     /// From before the publishing POST until a client has the message: the median, in seconds.
     Latency,
@@ -84,6 +75,8 @@ pub enum Figure {
     Plain,
     /// Lines of code of the copy sets.
     Lines,
+    /// The latency that 99 of 100 messages have at most, in seconds. Only in a chart.
+    Tail,
 }
 
 /// How a figure is shown.
@@ -99,38 +92,23 @@ pub enum Unit {
     Time,
 }
 
-/// The lines of the table, in the order of [`Figure`].
-const LABELS: [(Figure, &str, Unit); 9] = [
-    (Figure::Latency, "publish → receive, median", Unit::Time),
-    (Figure::Empty, "empty answers", Unit::Percent),
-    (Figure::Requests, "requests per message", Unit::Number),
-    (Figure::Bytes, "bytes per message", Unit::Bytes),
-    (Figure::IdleBytes, "bytes per idle minute", Unit::Bytes),
-    (Figure::Cpu, "server CPU per delivery", Unit::Time),
-    (Figure::Memory, "server memory per client", Unit::Bytes),
-    (Figure::Plain, "with plain hyper", Unit::Bytes),
-    (Figure::Lines, "lines of code to copy", Unit::Number),
-];
-
 impl Figure {
-    /// In the order of the table.
-    pub fn all() -> impl Iterator<Item = Self> {
-        LABELS.into_iter().map(|(figure, _, _)| figure)
-    }
-
-    /// What it is called in the table.
-    pub fn label(self) -> &'static str {
-        LABELS[self as usize].1
-    }
-
-    /// What it is measured in.
-    pub fn unit(self) -> Unit {
-        LABELS[self as usize].2
-    }
+    /// The lines of the table.
+    pub const TABLE: [(Self, &str, Unit); 9] = [
+        (Self::Latency, "publish → receive, median", Unit::Time),
+        (Self::Empty, "empty answers", Unit::Percent),
+        (Self::Requests, "requests per message", Unit::Number),
+        (Self::Bytes, "bytes per message", Unit::Bytes),
+        (Self::IdleBytes, "bytes per idle minute", Unit::Bytes),
+        (Self::Cpu, "server CPU per delivery", Unit::Time),
+        (Self::Memory, "server memory per client", Unit::Bytes),
+        (Self::Plain, "with plain hyper", Unit::Bytes),
+        (Self::Lines, "lines of code to copy", Unit::Number),
+    ];
 }
 
 /// The median of some runs, and the range of their values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// In the middle.
     pub median: f64,
@@ -155,87 +133,44 @@ impl Spread {
     }
 }
 
-/// A figure of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Measurement {
-    /// Of which row.
-    pub row: Row,
-    /// What was measured.
-    pub figure: Figure,
-    /// What came of it.
-    #[serde(flatten)]
-    pub spread: Spread,
-}
-
-/// A point of the charts: a row under some load.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Point {
-    /// Of which row.
-    pub row: Row,
-    /// Messages a second.
-    pub rate: f64,
-    /// Bytes on the wire per message.
-    pub bytes: f64,
-    /// The server's processor time per delivery, in seconds.
-    pub cpu: Option<f64>,
-    /// The latency that 99 of 100 messages have at most, in seconds.
-    pub p99: f64,
-}
-
 /// All that was measured.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Cores and kernel.
-    pub machine: String,
-    /// Of the sources.
-    pub commit: String,
-    /// How many runs the medians are of.
-    pub runs: usize,
-    /// Clients of each row in the table's run.
-    pub clients: usize,
-    /// Seconds between two messages in the table's run.
-    pub gap: f64,
-    /// Clients that waited for [`Figure::Memory`].
-    pub crowd: usize,
-    /// The lines of the table.
-    pub figures: Vec<Measurement>,
-    /// What the charts are drawn from.
-    pub points: Vec<Point>,
+    /// Where and how, in one line.
+    pub origin: String,
+    /// Each with its row and the messages a second. 0 is the table's run, with a message every few
+    /// seconds.
+    pub figures: BTreeMap<(Figure, Row, u32), Spread>,
 }
 
 impl Report {
-    /// A figure of a row, if it was measured.
+    /// A figure of the table.
     pub fn get(&self, row: Row, figure: Figure) -> Option<Spread> {
-        let mut figures = self.figures.iter();
-        let found = figures.find(|one| one.row == row && one.figure == figure);
-        found.map(|one| one.spread)
+        self.figures.get(&(figure, row, 0)).copied()
     }
 }
 
-/// Cores and kernel, no more: it is published.
+/// Cores, kernel and commit, no more: it is published.
 pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let kernel = output("uname", &["-sr"]);
-    format!("{cores} cores, {}", kernel.split('-').next().unwrap_or("?"))
-}
-
-/// The commit of the sources, marked `-dirty` where they have changed since.
-pub(crate) fn commit() -> String {
+    let system = output("uname", &["-sr"]);
+    let kernel = system.split('-').next().unwrap_or_default();
     let root = env!("CARGO_MANIFEST_DIR");
-    output(
-        "git",
-        &["-C", root, "describe", "--always", "--dirty", "--exclude=*"],
+    let describe = ["-C", root, "describe", "--always", "--dirty", "--exclude=*"];
+    format!(
+        "{cores} cores, {kernel}, commit {}",
+        output("git", &describe)
     )
 }
 
-/// What a program prints.
+/// What a program prints, or `unknown`.
 fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    let printed = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    printed
-        .ok()
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
+    match Command::new(program).args(args).output() {
+        Ok(output) if !output.stdout.is_empty() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -255,11 +190,5 @@ mod tests {
         let names: Vec<String> = Row::ALL.iter().map(ToString::to_string).collect();
         assert_eq!(names[1], "Short polling, 5 s");
         assert_eq!(names[6], "SSE");
-    }
-
-    #[test]
-    fn every_figure_finds_its_own_label() {
-        let figures = Figure::all().enumerate();
-        figures.for_each(|(index, figure)| assert_eq!(figure as usize, index));
     }
 }

@@ -61,13 +61,11 @@ pub struct Serve {
     /// The member's knobs that can be set here.
     #[command(flatten)]
     pub knobs: Knobs,
-    /// Drain when standard input ends, which is when the parent process has ended.
-    #[arg(long)]
-    pub until_eof: bool,
 }
 
 impl Serve {
-    /// Serves a feed in memory until a signal, or the end of standard input.
+    /// Serves a feed in memory until a signal, or until standard input ends, which is when the parent process has
+    /// ended.
     ///
     /// # Errors
     /// If the address is taken, and what the member's `run` says.
@@ -77,7 +75,7 @@ impl Serve {
         let shutdown = async {
             tokio::select! {
                 () = signal => {}
-                () = end_of_input(), if self.until_eof => {}
+                () = end_of_input() => {}
             }
         };
         let feed = self.knobs.feed();

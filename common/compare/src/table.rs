@@ -5,41 +5,44 @@ use crate::{Figure, Report, Row, Spread, report::Unit};
 /// A word of the usual comparison, and how many times the least of all rows it may be.
 type Scale = &'static [(&'static str, f64)];
 
-const LATENCY: Scale = &[
-    ("minimal", 1.5),
-    ("low", 5.0),
-    ("medium", 50.0),
-    ("high", f64::INFINITY),
+/// What the usual comparison has words for, in the order of `Technique::said`.
+const SAID: [(&str, Figure, Scale); 2] = [
+    (
+        "latency, as usually said",
+        Figure::Latency,
+        &[
+            ("minimal", 1.5),
+            ("low", 5.0),
+            ("medium", 50.0),
+            ("high", f64::INFINITY),
+        ],
+    ),
+    (
+        "complexity, as usually said",
+        Figure::Lines,
+        &[("low", 1.25), ("medium", 2.0), ("high", f64::INFINITY)],
+    ),
 ];
-const COMPLEXITY: Scale = &[("low", 1.25), ("medium", 2.0), ("high", f64::INFINITY)];
 
-/// What the machine was, and a line for each figure with a column for each row of the comparison.
+/// A line for each figure with a column for each row of the comparison, and what the machine was.
 pub fn markdown(report: &Report) -> String {
-    let latency = Row::ALL.map(|row| {
-        let word = row.technique.said().map(|(latency, _)| latency);
-        judged(report, row, word, Figure::Latency, LATENCY)
-    });
-    let complexity = Row::ALL.map(|row| {
-        let word = row.technique.said().map(|(_, complexity)| complexity);
-        judged(report, row, word, Figure::Lines, COMPLEXITY)
-    });
-    let mut table = line("figure", Row::ALL.map(|row| row.to_string()))
-        + &line(":---", Row::ALL.map(|_| "---:".to_owned()))
-        + &line("latency, as usually said", latency)
-        + &line("complexity, as usually said", complexity);
-    for figure in Figure::all() {
-        table += &line(
-            figure.label(),
-            Row::ALL.map(|row| cell(report, row, figure)),
-        );
+    let mut table = line("figure", Row::ALL.map(|row| Some(row.to_string())))
+        + &line(":---", Row::ALL.map(|_| Some("---:".to_owned())));
+    for (index, (label, figure, scale)) in SAID.into_iter().enumerate() {
+        let judged =
+            Row::ALL.map(|row| judged(report, row, row.technique.said()?[index], figure, scale));
+        table += &line(label, judged);
     }
-    table + "\n" + &origin(report)
+    for (figure, label, unit) in Figure::TABLE {
+        let cells = Row::ALL.map(|row| Some(shown(report.get(row, figure)?, unit)));
+        table += &line(label, cells);
+    }
+    format!("{table}\n{}\n", report.origin)
 }
 
 /// The figures that matter most, of each technique as it is mostly used. Without `±`, for the first
 /// screen of a README.
 pub(crate) fn few(report: &Report) -> String {
-    let figures = [Figure::Latency, Figure::Bytes, Figure::Cpu, Figure::Memory];
     let mut table = "\
 | | publish → receive | bytes per message | server CPU per delivery | server memory per client |
 | :--- | ---: | ---: | ---: | ---: |
@@ -47,52 +50,42 @@ pub(crate) fn few(report: &Report) -> String {
     .to_owned();
     let [_, polled, _, others @ ..] = Row::ALL;
     for row in [polled].into_iter().chain(others) {
-        table += &line(
-            &row.to_string(),
-            figures.map(|figure| median(report, row, figure)),
-        );
+        let figures = [
+            (Figure::Latency, Unit::Time),
+            (Figure::Bytes, Unit::Bytes),
+            (Figure::Cpu, Unit::Time),
+            (Figure::Memory, Unit::Bytes),
+        ];
+        let cells =
+            figures.map(|(figure, unit)| Some(value(report.get(row, figure)?.median, unit)));
+        table += &line(&row.to_string(), cells);
     }
     table
 }
 
-fn line<const N: usize>(label: &str, cells: [String; N]) -> String {
+fn line<const N: usize>(label: &str, cells: [Option<String>; N]) -> String {
+    let cells = cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned()));
     format!("| {label} | {} |\n", cells.join(" | "))
 }
 
 /// A word and whether every run confirms it.
-fn judged(report: &Report, row: Row, word: Option<&str>, figure: Figure, scale: Scale) -> String {
+fn judged(report: &Report, row: Row, word: &str, figure: Figure, scale: Scale) -> Option<String> {
+    let here = report.get(row, figure)?;
     let all = Row::ALL
         .into_iter()
         .filter_map(|row| report.get(row, figure));
-    let least = all.map(|spread| spread.median).min_by(f64::total_cmp);
-    let (Some(word), Some(least), Some(here)) = (word, least, report.get(row, figure)) else {
-        return "–".to_owned();
-    };
-    match [here.low, here.high]
+    let least = all.map(|spread| spread.median).min_by(f64::total_cmp)?;
+    let confirmed = [here.low, here.high]
         .iter()
-        .all(|value| word_for(value / least, scale) == word)
-    {
-        true => format!("{word}: confirmed"),
-        false => format!("{word}: not confirmed"),
-    }
+        .all(|value| word_for(value / least, scale) == word);
+    let not = if confirmed { "" } else { "not " };
+    Some(format!("{word}: {not}confirmed"))
 }
 
 /// The word whose range has this many times the least.
 fn word_for(times: f64, scale: Scale) -> &'static str {
     let found = scale.iter().find(|(_, most)| times <= *most);
     found.map_or("", |(word, _)| *word)
-}
-
-fn cell(report: &Report, row: Row, figure: Figure) -> String {
-    let spread = report.get(row, figure);
-    spread.map_or("–".to_owned(), |spread| shown(spread, figure.unit()))
-}
-
-fn median(report: &Report, row: Row, figure: Figure) -> String {
-    let spread = report.get(row, figure);
-    spread.map_or("–".to_owned(), |spread| {
-        value(spread.median, figure.unit())
-    })
 }
 
 /// The median, and how far the runs were apart if that is over 5 %. A value that varies by more than
@@ -135,29 +128,9 @@ fn time(seconds: f64) -> String {
     }
 }
 
-fn origin(report: &Report) -> String {
-    let Report {
-        machine,
-        commit,
-        clients,
-        gap,
-        crowd,
-        ..
-    } = report;
-    let runs = match report.runs {
-        1 => "one short run".to_owned(),
-        runs => format!("medians of {runs} runs, with ± where they differ by more than 5 %"),
-    };
-    format!(
-        "Measured on {machine}, commit {commit}: {runs}. {clients} clients and a message every {gap} s; \
-         memory with {crowd} clients. *varies*: by more than the value itself.\n"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Measurement;
 
     #[test]
     fn values_are_shown_with_two_or_three_figures() {
@@ -193,25 +166,22 @@ mod tests {
 
     #[test]
     fn a_word_is_confirmed_by_every_run_or_it_is_not() {
-        let measured = |row, values: &[f64]| Measurement {
-            row,
-            figure: Figure::Latency,
-            spread: Spread::of(values),
-        };
+        let measured = |row, values: &[f64]| ((Figure::Latency, row, 0), Spread::of(values));
         let [slow, .., websockets, sse] = Row::ALL;
-        let figures = vec![
+        let figures = [
             measured(sse, &[1.0]),
             measured(websockets, &[1.4, 1.6]),
             measured(slow, &[60.0, 70.0]),
         ];
         let report = Report {
-            figures,
+            figures: figures.into(),
             ..Report::default()
         };
-        let word = |row, word| judged(&report, row, Some(word), Figure::Latency, LATENCY);
+        let word = |row, word| judged(&report, row, word, Figure::Latency, SAID[0].2).unwrap();
         assert_eq!(word(slow, "high"), "high: confirmed");
         assert_eq!(word(websockets, "minimal"), "minimal: not confirmed");
         assert_eq!(word(websockets, "low"), "low: not confirmed");
-        assert_eq!(judged(&report, sse, None, Figure::Latency, LATENCY), "–");
+        assert_eq!(sse.technique.said(), None);
+        assert!(markdown(&report).contains("| minimal: not confirmed | – |\n"));
     }
 }

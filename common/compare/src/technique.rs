@@ -42,22 +42,13 @@ impl Technique {
         }
     }
 
-    /// Which side speaks first.
-    pub fn direction(self) -> &'static str {
-        match self {
-            Self::ShortPolling | Self::LongPolling => "client → server",
-            Self::Webhooks | Self::Sse => "server → client",
-            Self::Websockets => "both ways",
-        }
-    }
-
     /// The usual comparison's words for its latency and its complexity.
-    pub fn said(self) -> Option<(&'static str, &'static str)> {
+    pub fn said(self) -> Option<[&'static str; 2]> {
         match self {
-            Self::ShortPolling => Some(("high", "low")),
-            Self::LongPolling => Some(("medium", "medium")),
-            Self::Webhooks => Some(("low", "medium")),
-            Self::Websockets => Some(("minimal", "high")),
+            Self::ShortPolling => Some(["high", "low"]),
+            Self::LongPolling => Some(["medium", "medium"]),
+            Self::Webhooks => Some(["low", "medium"]),
+            Self::Websockets => Some(["minimal", "high"]),
             Self::Sse => None,
         }
     }

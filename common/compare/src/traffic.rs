@@ -1,32 +1,16 @@
 //! Counts what clients put on the wire and take off it.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
-};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::io::{InspectReader, InspectWriter};
 
 /// Counts over all connections of a client, or of several.
-///
-/// Atomics, because each connection of hyper is driven by its own task. A count needs no order
-/// with others.
 #[derive(Debug, Default)]
-pub struct Traffic {
-    bytes: AtomicU64,
-    requests: AtomicU64,
-    empty: AtomicU64,
-    connections: AtomicU64,
-}
+pub struct Traffic(Mutex<Counts>);
 
 /// The counts at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Bytes that the programs write and read, in both directions. TCP's own are not in it.
     pub bytes: u64,
@@ -41,24 +25,19 @@ pub struct Counts {
 impl Traffic {
     /// The counts up to now.
     pub fn counts(&self) -> Counts {
-        Counts {
-            bytes: self.bytes.load(Relaxed),
-            requests: self.requests.load(Relaxed),
-            empty: self.empty.load(Relaxed),
-            connections: self.connections.load(Relaxed),
-        }
+        *self.now()
     }
 
     pub(crate) fn request(&self) {
-        self.requests.fetch_add(1, Relaxed);
+        self.now().requests += 1;
     }
 
     pub(crate) fn empty(&self) {
-        self.empty.fetch_add(1, Relaxed);
+        self.now().empty += 1;
     }
 
-    fn bytes(&self, count: usize) {
-        self.bytes.fetch_add(count as u64, Relaxed);
+    fn now(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().expect("nothing panics under this lock")
     }
 }
 
@@ -86,49 +65,16 @@ impl Counts {
 }
 
 /// A socket that counts what was read from it and written to it.
-#[derive(Debug)]
-pub(crate) struct Counted<S> {
-    pub(crate) io: S,
-    traffic: Arc<Traffic>,
+pub(crate) type Counted = InspectWriter<InspectReader<TcpStream, Count>, Count>;
+type Count = Box<dyn FnMut(&[u8]) + Send + Sync>;
+
+/// Counts the bytes of a new connection.
+pub(crate) fn counted(stream: TcpStream, traffic: &Arc<Traffic>) -> Counted {
+    traffic.now().connections += 1;
+    InspectWriter::new(InspectReader::new(stream, count(traffic)), count(traffic))
 }
 
-impl<S> Counted<S> {
-    /// A new connection.
-    pub(crate) fn new(io: S, traffic: Arc<Traffic>) -> Self {
-        traffic.connections.fetch_add(1, Relaxed);
-        Self { io, traffic }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(task, buffer))?;
-        self.traffic.bytes(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(task, bytes))?;
-        self.traffic.bytes(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(task)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(task)
-    }
+fn count(traffic: &Arc<Traffic>) -> Count {
+    let traffic = traffic.clone();
+    Box::new(move |bytes| traffic.now().bytes += bytes.len() as u64)
 }

@@ -13,7 +13,6 @@ use std::{
 
 use compare::CopySet;
 use ra_ap_rustc_lexer::{FrontmatterAllowed, TokenKind, tokenize};
-use regex::Regex;
 
 /// Every technique and the feed have one.
 const SETS: [&str; 8] = [
@@ -33,11 +32,6 @@ fn sets() -> Vec<CopySet> {
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn stub(set: &CopySet) -> PathBuf {
-    let file = format!("tests/stubs/{}.rs", set.name);
-    here().join(file)
 }
 
 #[test]
@@ -61,25 +55,6 @@ fn the_lines_of_code_are_those_of_the_files() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn the_names_to_resolve_are_those_of_the_stub() {
-    let defined = Regex::new(
-        r"(?m)^pub (?:async |const )?(?:fn|struct|enum|trait|type|const|static|use [\w:]+::)\s*(\w+)",
-    )
-    .expect("the pattern is one");
-    for set in sets() {
-        let stub = fs::read_to_string(stub(&set)).expect("every set has a stub");
-        let defined = defined.captures_iter(&stub);
-        let defined: BTreeSet<String> = defined.map(|found| found[1].to_owned()).collect();
-        let last = |(name, _): &(String, String)| {
-            let path = name.rsplit("::").next();
-            path.unwrap_or_default().to_owned()
-        };
-        let said: BTreeSet<String> = set.names.iter().map(last).collect();
-        assert_eq!(said, defined, "{}: the README and the stub", set.name);
-    }
 }
 
 #[test]
@@ -122,7 +97,7 @@ impl NewCrate {
         let new = Self(folder);
         fs::create_dir_all(new.0.join("src")).expect("there is a folder for temporary files");
         set.copy_to(&new.0.join("src")).expect("the files exist");
-        let stub = fs::copy(stub(set), new.0.join("src/lib.rs"));
+        let stub = fs::copy(set.stub(), new.0.join("src/lib.rs"));
         stub.expect("every set has a stub");
         let manifest = format!(
             "[package]\nname = \"copy-{}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\

@@ -2,7 +2,7 @@
 
 #![cfg(unix)]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use harness::{Client, EventReader, PATIENCE, Process};
 use serde_json::Value;
@@ -68,7 +68,7 @@ async fn a_paused_lane_resumes_and_shows_its_gap() {
     until(&mut page, &["sse"], |lane| lane["received"] == 1).await;
     order(&client, "/pause?lane=sse").await;
     until(&mut page, &["sse"], |lane| lane["state"] == "paused").await;
-    order(&client, "/trim").await;
+    order(&client, "/publish?count=60").await;
     order(&client, "/resume?lane=sse").await;
     until(&mut page, &["sse"], |lane| {
         lane["gaps"] == 1 && lane["received"] == 51
@@ -80,45 +80,6 @@ async fn a_paused_lane_resumes_and_shows_its_gap() {
     .await;
 }
 
-/// Slower than asked may be the machine's fault; faster is not.
-#[tokio::test]
-async fn the_rate_is_kept_and_ends() {
-    const RATE: u32 = 10;
-    let process = start().await;
-    let client = process.client();
-    let mut page = EventReader::connect(process.addr(), "/lanes").await;
-    let started = Instant::now();
-    order(&client, &format!("/rate?per-second={RATE}")).await;
-    let some = |lane: &Value| lane["received"].as_u64() >= Some(RATE.into());
-    until(&mut page, &["long-polling", "sse"], some).await;
-    let received = received(&mut page).await.into_iter().max();
-    let least = Duration::from_secs(1) * (received.unwrap_or_default() - 1) / RATE;
-    assert!(started.elapsed() >= least, "{received:?} messages");
-    order(&client, "/rate?per-second=0").await;
-    assert_eq!(page.next().await.expect("it goes on").json()["rate"], 0);
-    stays(&mut page).await;
-}
-
-/// Reads snapshots until a second has passed without a message.
-async fn stays(page: &mut EventReader) {
-    let started = Instant::now();
-    let (mut before, mut same) = (received(page).await, 0);
-    while same < 5 {
-        let now = received(page).await;
-        same = if now == before { same + 1 } else { 0 };
-        assert!(started.elapsed() < PATIENCE, "still publishing: {now:?}");
-        before = now;
-    }
-}
-
-/// How many messages each lane has.
-async fn received(page: &mut EventReader) -> Vec<u32> {
-    let snapshot = page.next().await.expect("it goes on").json();
-    let lanes = snapshot["lanes"].as_array().expect("there are lanes");
-    let counts = lanes.iter().map(|lane| lane["received"].as_u64());
-    counts.map(|count| count.expect("a count") as u32).collect()
-}
-
 #[tokio::test]
 async fn what_is_not_there_or_foreign_is_refused() {
     let process = start().await;
@@ -127,7 +88,7 @@ async fn what_is_not_there_or_foreign_is_refused() {
         ("/nowhere", 404),
         ("/pause?lane=tcp", 400),
         ("/pause", 400),
-        ("/rate?per-second=many", 400),
+        ("/publish?count=many", 400),
     ] {
         assert_eq!(client.post(path, "").send().await.status, status, "{path}");
     }

@@ -55,7 +55,7 @@ async fn what_it_uses_is_told() {
 #[tokio::test]
 async fn it_ends_with_its_standard_input() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
-    command.args(["serve", "sse", "--until-eof"]);
+    command.args(["serve", "sse"]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null());
     let ended = timeout(PATIENCE, child.status()).await;
     let status = ended.expect("it drains").expect("it runs");

@@ -95,6 +95,7 @@ impl Siege {
         let server = self.process.addr();
         let mut to = Subscription {
             interval: Duration::from_millis(50),
+            check: Duration::from_millis(100),
             ..Subscription::new(server, "soak")
         };
         let proxy;
@@ -107,7 +108,7 @@ impl Siege {
             proxy = FaultProxy::start(server, Fault::Pass).await;
             to.server = proxy.addr();
         }
-        let follower = Follower::start(self.technique, to, Duration::from_millis(100)).await;
+        let follower = Follower::start(self.technique, to).await;
         let (mut follower, hearing) = follower.expect("a port is to be had");
         if self.technique == Technique::Webhooks {
             let open = timeout(PATIENCE, follower.reaches(compare::State::Open)).await;

@@ -5,16 +5,20 @@ use std::{io, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::Incoming,
     client::conn::http1::{self, SendRequest},
-    header::HOST,
+    header::{CONTENT_TYPE, HOST},
     http::{request, response},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinHandle};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::traffic::{Counted, Traffic};
+use super::expect;
+use crate::traffic::{Counted, Traffic, counted};
 
 /// One kept connection. Dropped, it closes.
 #[derive(Debug)]
@@ -24,18 +28,18 @@ pub(super) struct Connection {
     host: String,
     traffic: Arc<Traffic>,
     /// Reads and writes for the sender: hyper's client half does nothing by itself.
-    driver: JoinHandle<hyper::Result<()>>,
+    _driver: AbortOnDropHandle<hyper::Result<()>>,
 }
 
 impl Connection {
-    pub(super) async fn open(addr: SocketAddr, traffic: Arc<Traffic>) -> io::Result<Self> {
-        let io = TokioIo::new(connect(addr, traffic.clone()).await?);
+    pub(super) async fn open(addr: SocketAddr, traffic: &Arc<Traffic>) -> io::Result<Self> {
+        let io = TokioIo::new(connect(addr, traffic).await?);
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         Ok(Self {
             sender,
             host: addr.to_string(),
-            traffic,
-            driver: tokio::spawn(connection),
+            traffic: traffic.clone(),
+            _driver: AbortOnDropHandle::new(tokio::spawn(connection)),
         })
     }
 
@@ -62,29 +66,34 @@ impl Connection {
         body: impl Into<Bytes>,
     ) -> io::Result<(response::Parts, Bytes)> {
         let (head, body) = self.send(request, body).await?.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?;
-        Ok((head, body.to_bytes()))
+        let collected = body.collect().await.map_err(io::Error::other)?;
+        Ok((head, collected.to_bytes()))
     }
 
-    pub(super) async fn get(&mut self, path: &str) -> io::Result<(response::Parts, Bytes)> {
-        self.exchange(Request::get(path), "").await
+    /// The JSON at a path.
+    pub(super) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> io::Result<T> {
+        let (head, body) = self.exchange(Request::get(path), "").await?;
+        expect(StatusCode::OK, head.status, &body)?;
+        Ok(serde_json::from_slice(&body)?)
     }
-}
 
-impl Drop for Connection {
-    /// Without it, the driver would keep the socket open until the server closes it.
-    fn drop(&mut self) {
-        self.driver.abort();
+    /// Creates what `json` says.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        json: &Value,
+    ) -> io::Result<T> {
+        let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+        let (head, body) = self.exchange(request, json.to_string()).await?;
+        expect(StatusCode::CREATED, head.status, &body)?;
+        Ok(serde_json::from_slice(&body)?)
     }
 }
 
 /// A socket whose bytes are counted. `TCP_NODELAY`, because Nagle's algorithm would hold small requests
 /// back and add to the latency.
-pub(super) async fn connect(
-    addr: SocketAddr,
-    traffic: Arc<Traffic>,
-) -> io::Result<Counted<TcpStream>> {
+pub(super) async fn connect(addr: SocketAddr, traffic: &Arc<Traffic>) -> io::Result<Counted> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
-    Ok(Counted::new(stream, traffic))
+    Ok(counted(stream, traffic))
 }

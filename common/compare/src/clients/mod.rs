@@ -1,5 +1,4 @@
-//! A small client for each technique. All have the same two verbs: `next` returns what came since
-//! the last call, and `after` is where another client can resume.
+//! A small client for each technique: a stream of what comes, with the position to resume from.
 
 mod http;
 mod polling;
@@ -10,14 +9,13 @@ mod websockets;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hyper::{Request, StatusCode, header::CONTENT_TYPE};
+use futures_util::stream::BoxStream;
+use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use self::http::Connection;
 pub use self::webhooks::Receiver;
-use self::{
-    http::Connection, polling::Polling, sse::Sse, webhooks::Webhooks, websockets::Websocket,
-};
 use crate::{Technique, traffic::Traffic};
 
 /// What a client needs to know.
@@ -33,6 +31,9 @@ pub struct Subscription {
     pub interval: Duration,
     /// What the sender of webhooks calls; `None` starts a new one.
     pub receiver: Option<Arc<Receiver>>,
+    /// After how much silence to ask the sender of webhooks about the endpoint: a receiver cannot see
+    /// that a call is missing.
+    pub check: Duration,
     /// Counts what the client sends and receives.
     pub traffic: Arc<Traffic>,
 }
@@ -46,6 +47,7 @@ impl Subscription {
             after: "earliest".to_owned(),
             interval: Duration::from_secs(1),
             receiver: None,
+            check: Duration::MAX,
             traffic: Arc::default(),
         }
     }
@@ -55,8 +57,21 @@ impl Subscription {
     }
 
     async fn connect(&self) -> io::Result<Connection> {
-        Connection::open(self.server, self.traffic.clone()).await
+        Connection::open(self.server, &self.traffic).await
     }
+}
+
+/// A client of one of the five techniques. It fails or ends when its connection breaks. Then another
+/// one may start after [`News::after`].
+pub type Client = BoxStream<'static, io::Result<News>>;
+
+/// What came in one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct News {
+    /// Empty only if a receiver of webhooks has asked for its position.
+    pub heard: Vec<Heard>,
+    /// The position to resume from.
+    pub after: String,
 }
 
 /// What a client receives.
@@ -92,87 +107,17 @@ pub struct Gap {
     pub resumed: String,
 }
 
-/// A client of one of the five techniques.
-#[derive(Debug)]
-pub enum Client {
-    /// See [`Technique::ShortPolling`] and [`Technique::LongPolling`].
-    Polling(Polling),
-    /// See [`Technique::Sse`].
-    Sse(Sse),
-    /// See [`Technique::Webhooks`].
-    Webhooks(Webhooks),
-    /// See [`Technique::Websockets`]. Boxed, because its state is much larger than that of the others.
-    Websocket(Box<Websocket>),
-}
-
-impl Client {
-    /// Subscribes. The polling clients only connect here; they ask in [`Client::next`].
-    ///
-    /// # Errors
-    /// If the server is not there, or refuses.
-    pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Self> {
-        Ok(match technique {
-            Technique::ShortPolling => Self::Polling(Polling::short(to).await?),
-            Technique::LongPolling => Self::Polling(Polling::long(to).await?),
-            Technique::Webhooks => Self::Webhooks(Webhooks::register(to).await?),
-            Technique::Websockets => Self::Websocket(Websocket::open(to).await?.into()),
-            Technique::Sse => Self::Sse(Sse::open(to).await?),
-        })
-    }
-
-    /// Waits for what comes next, and returns at least one thing. Do not use a client again whose
-    /// `next` failed or was dropped early: start another after [`Client::after`]. Only the client of
-    /// webhooks allows a dropped `next`.
-    ///
-    /// # Errors
-    /// If the connection breaks.
-    pub async fn next(&mut self) -> io::Result<Vec<Heard>> {
-        match self {
-            Self::Polling(client) => client.next().await,
-            Self::Sse(client) => client.next().await,
-            Self::Webhooks(client) => client.next().await,
-            Self::Websocket(client) => client.next().await,
-        }
-    }
-
-    /// The position to resume from.
-    pub fn after(&self) -> &str {
-        match self {
-            Self::Polling(client) => client.after(),
-            Self::Sse(client) => client.after(),
-            Self::Webhooks(client) => client.after(),
-            Self::Websocket(client) => client.after(),
-        }
-    }
-
-    /// Asks the sender of webhooks for gaps: a receiver cannot see that a call is missing.
-    ///
-    /// # Errors
-    /// If the sender is not there, or does not know the endpoint.
-    pub async fn check(&mut self) -> io::Result<Vec<Heard>> {
-        match self {
-            Self::Webhooks(client) => client.check().await,
-            _ => Ok(Vec::new()),
-        }
-    }
-}
-
-/// The answer to a poll, the same for short and long polling.
-#[derive(Debug, Deserialize)]
-struct Page {
-    messages: Vec<Message>,
-    next: String,
-    more: bool,
-    gap: Option<Gap>,
-}
-
-impl Page {
-    /// Returns its content and moves the position behind it.
-    fn turn(self, after: &mut String) -> Vec<Heard> {
-        *after = self.next;
-        let gap = self.gap.into_iter().map(Heard::Gap);
-        gap.chain(self.messages.into_iter().map(Heard::Message))
-            .collect()
+/// Subscribes. The polling clients only connect here; they ask when their stream is polled.
+///
+/// # Errors
+/// If the server is not there, or refuses.
+pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Client> {
+    match technique {
+        Technique::ShortPolling => polling::short(to).await,
+        Technique::LongPolling => polling::long(to).await,
+        Technique::Webhooks => webhooks::register(to).await,
+        Technique::Websockets => websockets::open(to).await,
+        Technique::Sse => sse::open(to).await,
     }
 }
 
@@ -204,14 +149,11 @@ impl Publisher {
     pub async fn publish(&mut self, topic: &str, data: &Value) -> io::Result<String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(self.server, Arc::default()).await?,
+            None => Connection::open(self.server, &Arc::default()).await?,
         };
-        let request =
-            Request::post(format!("/topics/{topic}")).header(CONTENT_TYPE, "application/json");
-        let (head, body) = connection.exchange(request, data.to_string()).await?;
-        expect(StatusCode::CREATED, head.status, &body)?;
+        let path = format!("/topics/{topic}");
+        let published: Published = connection.post(&path, data).await?;
         self.connection = Some(connection);
-        let published: Published = serde_json::from_slice(&body)?;
         Ok(published.id)
     }
 }

@@ -2,19 +2,20 @@
 
 use std::{io, time::Duration};
 
+use futures_util::{StreamExt, stream::try_unfold};
 use hyper::{
     Request, StatusCode,
     header::{ETAG, HeaderValue, IF_NONE_MATCH},
 };
+use serde::Deserialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Connection, Heard, Page, Subscription, expect};
+use super::{Client, Connection, Gap, Heard, Message, News, Subscription, expect};
 
 /// How long the server may hold its answer, in seconds.
 const WAIT: u32 = 25;
 
-#[derive(Debug)]
-pub struct Polling {
+struct Polling {
     connection: Connection,
     to: Subscription,
     /// Of the last page of short polling; a long poll has none.
@@ -23,41 +24,48 @@ pub struct Polling {
     polls: Option<Interval>,
 }
 
+/// The answer to a poll, the same for short and long polling.
+#[derive(Debug, Deserialize)]
+struct Page {
+    messages: Vec<Message>,
+    next: String,
+    more: bool,
+    gap: Option<Gap>,
+}
+
+pub(super) async fn short(to: Subscription) -> io::Result<Client> {
+    // tokio panics at an interval of zero.
+    let mut polls = interval(to.interval.max(Duration::from_millis(1)));
+    // A client that was late does not poll twice to catch up.
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    open(to, Some(polls)).await
+}
+
+pub(super) async fn long(to: Subscription) -> io::Result<Client> {
+    open(to, None).await
+}
+
+/// Only connects. The first poll comes when the client is first asked for news.
+async fn open(to: Subscription, polls: Option<Interval>) -> io::Result<Client> {
+    let polling = Polling {
+        connection: to.connect().await?,
+        to,
+        etag: None,
+        polls,
+    };
+    Ok(try_unfold(polling, Polling::next).boxed())
+}
+
 impl Polling {
-    pub(super) async fn short(to: Subscription) -> io::Result<Self> {
-        // tokio panics at an interval of zero.
-        let mut polls = interval(to.interval.max(Duration::from_millis(1)));
-        // A client that was late does not poll twice to catch up.
-        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // They differ only in when they ask.
-        let long = Self::long(to).await?;
-        Ok(Self {
-            polls: Some(polls),
-            ..long
-        })
-    }
-
-    pub(super) async fn long(to: Subscription) -> io::Result<Self> {
-        Ok(Self {
-            connection: to.connect().await?,
-            to,
-            etag: None,
-            polls: None,
-        })
-    }
-
-    pub(super) fn after(&self) -> &str {
-        &self.to.after
-    }
-
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
+    async fn next(mut self) -> io::Result<Option<(News, Self)>> {
         loop {
             if let Some(polls) = &mut self.polls {
                 polls.tick().await;
             }
             let heard = self.poll().await?;
             if !heard.is_empty() {
-                return Ok(heard);
+                let after = self.to.after.clone();
+                return Ok(Some((News { heard, after }, self)));
             }
             self.to.traffic.empty();
         }
@@ -84,6 +92,10 @@ impl Polling {
                 polls.reset_immediately();
             }
         }
-        Ok(page.turn(&mut self.to.after))
+        self.to.after = page.next;
+        let gap = page.gap.into_iter().map(Heard::Gap);
+        Ok(gap
+            .chain(page.messages.into_iter().map(Heard::Message))
+            .collect())
     }
 }

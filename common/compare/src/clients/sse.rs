@@ -2,14 +2,14 @@
 
 use std::io;
 
+use futures_util::{StreamExt, stream::try_unfold};
 use http_body_util::BodyExt;
 use hyper::{Request, StatusCode, body::Incoming};
 use sse::parse::{Event, Parser};
 
-use super::{Connection, Heard, Subscription, expect};
+use super::{Client, Connection, Heard, News, Subscription, expect};
 
-#[derive(Debug)]
-pub struct Sse {
+struct Sse {
     body: Incoming,
     /// Also keeps the last `id`, from which a client resumes.
     parser: Parser,
@@ -17,44 +17,42 @@ pub struct Sse {
     _connection: Connection,
 }
 
+pub(super) async fn open(to: Subscription) -> io::Result<Client> {
+    let mut connection = to.connect().await?;
+    let response = connection.send(Request::get(to.path("")), "").await?;
+    expect(StatusCode::OK, response.status(), &"".into())?;
+    let sse = Sse {
+        body: response.into_body(),
+        parser: Parser::resuming(&to.after),
+        _connection: connection,
+    };
+    Ok(try_unfold(sse, Sse::next).boxed())
+}
+
 impl Sse {
-    pub(super) async fn open(to: Subscription) -> io::Result<Self> {
-        let mut connection = to.connect().await?;
-        let response = connection.send(Request::get(to.path("")), "").await?;
-        expect(StatusCode::OK, response.status(), &"".into())?;
-        Ok(Self {
-            body: response.into_body(),
-            parser: Parser::resuming(&to.after),
-            _connection: connection,
-        })
-    }
-
-    pub(super) fn after(&self) -> &str {
-        self.parser.last_event_id()
-    }
-
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
-        loop {
-            let Some(frame) = self.body.frame().await else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            };
+    /// `None` if the response has ended.
+    async fn next(mut self) -> io::Result<Option<(News, Self)>> {
+        while let Some(frame) = self.body.frame().await {
             let bytes = frame.map_err(io::Error::other)?.into_data();
             let events = self.parser.feed(&bytes.unwrap_or_default());
-            let heard: Vec<Heard> = events
-                .iter()
-                .filter_map(|event| heard(event).transpose())
-                .collect::<io::Result<_>>()?;
-            if !heard.is_empty() {
-                return Ok(heard);
+            let heard: io::Result<Vec<Heard>> = events.iter().filter_map(heard).collect();
+            let news = News {
+                heard: heard?,
+                after: self.parser.last_event_id().to_owned(),
+            };
+            if !news.heard.is_empty() {
+                return Ok(Some((news, self)));
             }
         }
+        Ok(None)
     }
 }
 
-fn heard(event: &Event) -> io::Result<Option<Heard>> {
-    Ok(match event.event.as_str() {
-        "gap" => Some(Heard::Gap(serde_json::from_str(&event.data)?)),
-        "message" => Some(Heard::Message(serde_json::from_str(&event.data)?)),
-        _ => None,
-    })
+fn heard(event: &Event) -> Option<io::Result<Heard>> {
+    let heard = match event.event.as_str() {
+        "gap" => serde_json::from_str(&event.data).map(Heard::Gap),
+        "message" => serde_json::from_str(&event.data).map(Heard::Message),
+        _ => return None,
+    };
+    Some(heard.map_err(io::Error::from))
 }

@@ -9,32 +9,32 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use common::Cursor;
+use futures_util::{StreamExt, stream::try_unfold};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
-    service::service_fn,
+    Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 use webhooks::verify::{
     Tolerance, Unverified,
     standard::{Secret, verify},
     unix_seconds,
 };
 
-use super::{Connection, Gap, Heard, Message, Subscription, expect};
-use crate::traffic::{Counted, Traffic};
+use super::{Client, Connection, Gap, Heard, Message, News, Subscription};
+use crate::traffic::{Traffic, counted};
 
 /// Chosen here, not by the sender: a call that comes before the registration's answer can be verified.
 const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
-const UNPOISONED: &str = "nothing panics under this lock";
 
 /// A small HTTP server that takes deliveries. Dropped, it stops listening.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Receiver {
     shared: Arc<Shared>,
     /// Outlives a registration: after a restart of the sender the same receiver registers again.
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
-    listening: JoinHandle<io::Result<()>>,
+    _listening: AbortOnDropHandle<io::Result<()>>,
 }
 
 /// What each of its connections shares.
@@ -82,7 +82,7 @@ impl Receiver {
             public: addr,
             shared,
             deliveries: tokio::sync::Mutex::new(delivered),
-            listening,
+            _listening: AbortOnDropHandle::new(listening),
         })
     }
 
@@ -103,21 +103,15 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.listening.abort();
-    }
-}
-
 /// Connections outlive it, until the sender closes them.
 async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let counted = TokioIo::new(Counted::new(stream, shared.traffic.clone()));
+        let io = TokioIo::new(counted(stream, &shared.traffic));
         let shared = shared.clone();
         let service = service_fn(move |request| answer(shared.clone(), request));
-        tokio::spawn(http1::Builder::new().serve_connection(counted, service));
+        tokio::spawn(http1::Builder::new().serve_connection(io, service));
     }
 }
 
@@ -142,30 +136,23 @@ impl Shared {
     /// The message, if its signature holds.
     async fn verified(&self, request: Request<Incoming>) -> io::Result<Message> {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let headers = head.headers.iter();
-        let fields = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let secrets = std::slice::from_ref(&self.secret);
-        let now = unix_seconds(SystemTime::now());
-        let event = verify(
-            Unverified::new(body),
-            fields,
-            secrets,
-            now,
+        let verified = verify(
+            Unverified::new(bytes),
+            headers.map(|(name, value)| (name.as_str(), value.as_bytes())),
+            std::slice::from_ref(&self.secret),
+            unix_seconds(SystemTime::now()),
             Tolerance::default(),
-        )
-        .map_err(io::Error::other)?;
+        );
+        let event = verified.map_err(io::Error::other)?;
         Ok(serde_json::from_slice(&event.body)?)
     }
 
     /// Once: after an answer that was lost the sender calls again.
     fn take(&self, message: Message) {
-        let new = self
-            .seen
-            .lock()
-            .expect(UNPOISONED)
-            .insert(message.id.clone());
-        if new {
+        let mut seen = self.seen.lock().expect("nothing panics under this lock");
+        if seen.insert(message.id.clone()) {
             // It fails only when the client is gone.
             let _ = self.deliveries.send(message);
         }
@@ -173,11 +160,11 @@ impl Shared {
 }
 
 /// A registered receiver.
-#[derive(Debug)]
-pub struct Webhooks {
+struct Webhooks {
     receiver: Arc<Receiver>,
-    /// To the sender's own API, which is not counted.
-    management: Connection,
+    /// Where the sender has its own API. It is not counted.
+    sender: SocketAddr,
+    check: Duration,
     endpoint: String,
     /// Everything up to here was delivered, as the sender last said.
     after: String,
@@ -202,59 +189,60 @@ struct Deliveries {
     gaps: Vec<Gap>,
 }
 
+/// A new endpoint begins at the feed's head. Messages between the end of an earlier endpoint and that
+/// head are a gap, which only the receiver can name.
+pub(super) async fn register(to: Subscription) -> io::Result<Client> {
+    let receiver = match to.receiver {
+        Some(receiver) => receiver,
+        None => Arc::new(Receiver::listen(to.traffic).await?),
+    };
+    let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
+    let url = format!("http://{}/webhook", receiver.public);
+    let body = json!({ "url": url, "topics": topics, "secret": SECRET });
+    let mut api = Connection::open(to.server, &Arc::default()).await?;
+    let endpoint: Endpoint = api.post("/endpoints", &body).await?;
+    let webhooks = Webhooks {
+        receiver,
+        sender: to.server,
+        check: to.check,
+        gap: between(topics, &to.after, &endpoint.after),
+        endpoint: endpoint.id,
+        after: endpoint.after,
+        told: 0,
+    };
+    Ok(try_unfold(webhooks, Webhooks::next).boxed())
+}
+
 impl Webhooks {
-    /// A new endpoint begins at the feed's head. Messages between the end of an earlier endpoint and
-    /// that head are a gap, which only the receiver can name.
-    pub(super) async fn register(to: Subscription) -> io::Result<Self> {
-        let receiver = match to.receiver {
-            Some(receiver) => receiver,
-            None => Arc::new(Receiver::listen(to.traffic).await?),
+    async fn next(mut self) -> io::Result<Option<(News, Self)>> {
+        let heard = match self.gap.take() {
+            Some(gap) => vec![Heard::Gap(gap)],
+            None => self.delivered().await?,
         };
-        let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
-        let url = format!("http://{}/webhook", receiver.public);
-        let endpoint = json!({ "url": url, "topics": topics, "secret": SECRET });
-        let request = Request::post("/endpoints").header(CONTENT_TYPE, "application/json");
-        let mut management = Connection::open(to.server, Arc::default()).await?;
-        let (head, body) = management.exchange(request, endpoint.to_string()).await?;
-        expect(StatusCode::CREATED, head.status, &body)?;
-        let endpoint: Endpoint = serde_json::from_slice(&body)?;
-        Ok(Self {
-            receiver,
-            management,
-            gap: between(topics, &to.after, &endpoint.after),
-            endpoint: endpoint.id,
-            after: endpoint.after,
-            told: 0,
-        })
+        let after = self.after.clone();
+        Ok(Some((News { heard, after }, self)))
     }
 
-    pub(super) fn after(&self) -> &str {
-        &self.after
-    }
-
-    pub(super) async fn next(&mut self) -> io::Result<Vec<Heard>> {
-        if let Some(gap) = self.gap.take() {
-            return Ok(vec![Heard::Gap(gap)]);
-        }
-        match self.receiver.deliveries.lock().await.recv().await {
-            Some(message) => Ok(vec![Heard::Message(message)]),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
+    /// The next delivery, or after some silence what the sender says.
+    async fn delivered(&mut self) -> io::Result<Vec<Heard>> {
+        let delivery = async { self.receiver.deliveries.lock().await.recv().await };
+        match timeout(self.check, delivery).await {
+            Ok(Some(message)) => Ok(vec![Heard::Message(message)]),
+            Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(_) => self.look().await,
         }
     }
 
     /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
-    pub(super) async fn check(&mut self) -> io::Result<Vec<Heard>> {
+    async fn look(&mut self) -> io::Result<Vec<Heard>> {
         let path = format!("/endpoints/{}", self.endpoint);
-        let (head, body) = self.management.get(&path).await?;
-        expect(StatusCode::OK, head.status, &body)?;
-        let endpoint: Endpoint = serde_json::from_slice(&body)?;
+        let mut api = Connection::open(self.sender, &Arc::default()).await?;
+        let endpoint: Endpoint = api.get(&path).await?;
         // Until then some deliveries up to there may still fail.
         if endpoint.in_flight + endpoint.waiting == 0 {
             self.after = endpoint.after;
         }
-        let (head, body) = self.management.get(&(path + "/deliveries")).await?;
-        expect(StatusCode::OK, head.status, &body)?;
-        let deliveries: Deliveries = serde_json::from_slice(&body)?;
+        let deliveries: Deliveries = api.get(&(path + "/deliveries")).await?;
         let gaps = deliveries.gaps.into_iter().skip(self.told);
         let new: Vec<Heard> = gaps.map(Heard::Gap).collect();
         self.told += new.len();

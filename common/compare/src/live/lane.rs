@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinHandle};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::RETAIN;
 use crate::{
@@ -20,28 +20,25 @@ use crate::{
 };
 
 const TOPIC: &str = "live";
-/// Between two polls.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Until a client reconnects, or is called again.
+/// Until an endpoint is called again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a receiver asks after its endpoint.
 const CHECK: Duration = Duration::from_millis(500);
-/// How many latencies are kept, for the median.
-const REMEMBERED: usize = 50;
-/// How many lines a lane shows.
+/// How many messages a lane lists.
 const LINES: usize = 20;
+const UNPOISONED: &str = "nothing panics under this lock";
 
 /// A server and its client.
 pub(super) struct Lane {
     pub(super) technique: Technique,
     addr: SocketAddr,
     /// Locked during a restart, so that two of them do not overlap.
-    process: tokio::sync::Mutex<Process>,
-    follower: Follower,
+    pub(super) process: tokio::sync::Mutex<Process>,
+    pub(super) follower: Follower,
     traffic: Arc<Traffic>,
     story: Arc<Mutex<Story>>,
     /// Writes the story.
-    listening: JoinHandle<()>,
+    _listening: AbortOnDropHandle<()>,
 }
 
 /// What was sent and what arrived.
@@ -53,17 +50,9 @@ struct Story {
     received: u64,
     gaps: u64,
     last_gap: Option<String>,
-    latencies: VecDeque<Duration>,
-    /// Newest first.
-    lines: VecDeque<Line>,
-}
-
-/// A line in the lane.
-#[derive(Debug, Clone, Serialize)]
-struct Line {
-    text: String,
-    /// Whether it is a gap.
-    gap: bool,
+    latency: Option<Duration>,
+    /// The messages, newest first.
+    lines: VecDeque<String>,
 }
 
 impl Lane {
@@ -75,11 +64,11 @@ impl Lane {
         };
         let process = Process::start(program, technique, knobs).await?;
         let to = Subscription {
-            interval: INTERVAL,
+            check: CHECK,
             ..Subscription::new(process.addr(), TOPIC)
         };
         let traffic = to.traffic.clone();
-        let (follower, hearing) = Follower::start(technique, to, CHECK).await?;
+        let (follower, hearing) = Follower::start(technique, to).await?;
         let story = Arc::<Mutex<Story>>::default();
         Ok(Self {
             technique,
@@ -87,7 +76,7 @@ impl Lane {
             process: tokio::sync::Mutex::new(process),
             follower,
             traffic,
-            listening: tokio::spawn(listen(hearing, story.clone())),
+            _listening: AbortOnDropHandle::new(tokio::spawn(listen(hearing, story.clone()))),
             story,
         })
     }
@@ -103,32 +92,21 @@ impl Lane {
         }
     }
 
-    /// The server's feed is in memory, so a new epoch begins.
-    pub(super) async fn restart(&self) -> io::Result<()> {
-        self.process.lock().await.restart().await
-    }
-
-    pub(super) fn pause(&self, paused: bool) {
-        self.follower.pause(paused);
-    }
-
     /// What the page shows; its script knows these names.
     pub(super) fn shown(&self) -> Value {
         let counts = self.traffic.counts();
         let story = self.story.lock().expect(UNPOISONED);
-        let time = |latency: Duration| value(latency.as_secs_f64(), Unit::Time);
-        let mut latencies = Vec::from(story.latencies.clone());
-        latencies.sort_unstable();
+        let latency = story
+            .latency
+            .map(|time| value(time.as_secs_f64(), Unit::Time));
         json!({
             "technique": self.technique,
             "name": self.technique.title(),
-            "direction": self.technique.direction(),
             "state": self.follower.state(),
             "received": story.received,
             "gaps": story.gaps,
             "last_gap": story.last_gap,
-            "latency": story.latencies.front().copied().map(time),
-            "median": latencies.get(latencies.len() / 2).copied().map(time),
+            "latency": latency,
             "requests": counts.requests,
             "connections": counts.connections,
             "bytes": value(counts.bytes as f64, Unit::Bytes),
@@ -136,14 +114,6 @@ impl Lane {
         })
     }
 }
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.listening.abort();
-    }
-}
-
-const UNPOISONED: &str = "nothing panics under this lock";
 
 async fn listen(mut hearing: UnboundedReceiver<Heard>, story: Arc<Mutex<Story>>) {
     while let Some(heard) = hearing.recv().await {
@@ -159,29 +129,21 @@ impl Story {
     }
 
     fn hears(&mut self, heard: Heard, now: Instant) {
-        let line = match heard {
+        match heard {
             Heard::Message(message) => {
                 self.received += 1;
                 let number = message.data["number"].as_u64().unwrap_or_default();
                 let sent = self.sent.remove(&number);
-                if let Some(sent) = sent {
-                    self.latencies.push_front(now - sent);
-                    self.latencies.truncate(REMEMBERED);
-                }
-                Line {
-                    text: format!("{number} · {}", message.id),
-                    gap: false,
-                }
+                self.latency = sent.map(|sent| now - sent).or(self.latency);
+                self.lines.push_front(format!("{number} · {}", message.id));
+                self.lines.truncate(LINES);
             }
             Heard::Gap(gap) => {
                 self.gaps += 1;
                 let text = format!("gap, {}: {} … {}", gap.reason, gap.requested, gap.resumed);
-                self.last_gap = Some(text.clone());
-                Line { text, gap: true }
+                self.last_gap = Some(text);
             }
-        };
-        self.lines.push_front(line);
-        self.lines.truncate(LINES);
+        }
     }
 }
 
@@ -191,7 +153,7 @@ mod tests {
     use crate::{Gap, Message};
 
     #[test]
-    fn a_story_has_the_latency_of_what_came_and_a_line_for_each_gap() {
+    fn a_story_has_the_latency_of_what_came_and_the_last_gap() {
         let mut story = Story::default();
         let number = story.sends();
         let sent = story.sent[&number];
@@ -210,10 +172,10 @@ mod tests {
             }),
             sent,
         );
-        assert_eq!(story.latencies, [Duration::from_millis(7)]);
+        assert_eq!(story.latency, Some(Duration::from_millis(7)));
         assert_eq!((story.received, story.gaps), (1, 1));
-        assert_eq!(story.lines[0].text, "gap, trimmed: e-1 … e-9");
-        assert_eq!(story.lines[1].text, "1 · e-1");
+        assert_eq!(story.last_gap.as_deref(), Some("gap, trimmed: e-1 … e-9"));
+        assert_eq!(story.lines[0], "1 · e-1");
         assert!(story.sent.is_empty());
     }
 }

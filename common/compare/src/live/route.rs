@@ -1,19 +1,21 @@
 //! From a request of the page to its answer.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clap::ValueEnum;
 use common::{Problem, Query};
-use futures_util::StreamExt;
+use futures_util::{Stream, future::join_all, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response,
     body::{Frame, Incoming},
-    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_TYPE},
 };
+use serde_json::json;
+use tokio::time::interval;
 
-use super::{BURST, Lane, MAX_RATE, Stage, snapshots};
+use super::{Lane, Stage};
 use crate::Technique;
 
 /// An answer of known length, or the snapshots for as long as the page is open.
@@ -34,60 +36,64 @@ async fn answer(stage: &Arc<Stage>, request: &Request<Incoming>) -> Result<Answe
     let posts = request.method() == Method::POST;
     // Pages of other origins must not press these buttons.
     stage.browsers.check(request, posts)?;
-    let path = request.uri().path();
-    match (path, posts) {
-        ("/", false) => Ok(whole("text/html; charset=utf-8", include_str!("page.html"))),
-        ("/lanes", false) => Ok(lanes(stage.clone())),
-        (_, false) => Err(Problem::not_found(path)),
-        (_, true) => {
+    match request.uri().path() {
+        path if posts => {
             order(stage, path, Query::of(request.uri())).await?;
-            Ok(whole("text/plain; charset=utf-8", "done\n"))
+            Ok(Response::new(Full::default().boxed_unsync()))
         }
+        "/" => Ok(common::html(include_str!("page.html")).map(BodyExt::boxed_unsync)),
+        "/lanes" => Ok(lanes(stage.clone())),
+        path => Err(Problem::not_found(path)),
     }
 }
 
 /// What the buttons do.
 async fn order(stage: &Stage, path: &str, query: Query<'_>) -> Result<(), Problem> {
     match path {
-        "/publish" => stage.publish(1).await,
-        "/trim" => stage.publish(BURST).await,
-        "/rate" => {
-            let rate: u32 = query.get("per-second")?.unwrap_or_default();
-            stage.rate.send_replace(rate.min(MAX_RATE));
+        "/publish" => {
+            let count: Option<u8> = query.get("count")?;
+            for _ in 0..count.unwrap_or(1) {
+                // To all five at the same time.
+                join_all(stage.lanes.iter().map(Lane::publish)).await;
+            }
         }
-        "/pause" | "/resume" => {
-            let lane = lane(stage, &query)?;
-            lane.pause(path == "/pause");
-        }
+        "/pause" => lane(stage, query)?.follower.pause(true),
+        "/resume" => lane(stage, query)?.follower.pause(false),
         "/restart" => {
-            let restarted = lane(stage, &query)?.restart().await;
-            restarted.map_err(|error| Problem::unavailable(error.to_string(), 1))?;
+            // The server's feed is in memory, so a new epoch begins.
+            let restarted = lane(stage, query)?.process.lock().await.restart().await;
+            restarted.map_err(|error| Problem::unavailable(error, 1))?;
         }
         _ => return Err(Problem::not_found(path)),
     }
     Ok(())
 }
 
-fn lane<'a>(stage: &'a Stage, query: &Query<'_>) -> Result<&'a Lane, Problem> {
+fn lane<'a>(stage: &'a Stage, query: Query<'_>) -> Result<&'a Lane, Problem> {
     let name: String = query.get("lane")?.unwrap_or_default();
     let technique = Technique::from_str(&name, false).ok();
-    let lane = technique.and_then(|technique| stage.lane(technique));
+    let mut lanes = stage.lanes.iter();
+    let lane = lanes.find(|lane| Some(lane.technique) == technique);
     lane.ok_or_else(|| Problem::bad_request(format!("no lane is named {name:?}")))
 }
 
-fn whole(kind: &'static str, text: &'static str) -> Answer {
-    with_type(kind, Full::from(text).boxed_unsync())
-}
-
 fn lanes(stage: Arc<Stage>) -> Answer {
-    let blocks = snapshots(stage).map(|block| Ok(Frame::data(block.into())));
-    with_type("text/event-stream", StreamBody::new(blocks).boxed_unsync())
+    let body = StreamBody::new(snapshots(stage)).boxed_unsync();
+    Response::builder()
+        .header(CONTENT_TYPE, "text/event-stream")
+        .header(CACHE_CONTROL, "no-store")
+        .body(body)
+        .expect("the constants are valid fields")
 }
 
-fn with_type(kind: &'static str, body: UnsyncBoxBody<Bytes, Infallible>) -> Answer {
-    let mut response = Response::new(body);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// All lanes, five times a second, as an event stream. Whole snapshots, because then a page that
+/// reconnects needs no history.
+fn snapshots(stage: Arc<Stage>) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    let ticks = interval(Duration::from_millis(200));
+    stream::unfold((stage, ticks), async |(stage, mut ticks)| {
+        ticks.tick().await;
+        let lanes: Vec<_> = stage.lanes.iter().map(Lane::shown).collect();
+        let block = format!("data: {}\n\n", json!({ "lanes": lanes }));
+        Some((Ok(Frame::data(block.into())), (stage, ticks)))
+    })
 }

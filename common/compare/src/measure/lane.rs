@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::try_join_all;
+use futures_util::{TryStreamExt, future::try_join_all};
 use serde_json::json;
 use tokio::time::{self, sleep_until, timeout};
 
 use crate::{
     Technique,
-    clients::{Client, Heard, Publisher, Subscription},
+    clients::{Client, Heard, Publisher, Subscription, subscribe},
     process::Process,
     traffic::{Counts, Traffic},
 };
@@ -116,13 +116,13 @@ pub async fn measure(
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<Measured> {
-    let clients = (0..plan.clients).map(|_| subscribe(technique, to.clone(), plan.clients));
-    let subscribed = try_join_all(clients).await?;
+    let subscribing = (0..plan.clients).map(|_| subscribed(technique, to.clone(), plan.clients));
+    let clients = try_join_all(subscribing).await?;
     // Subscribing may have taken longer than planned.
     let mut plan = plan.clone();
     plan.start = plan.start.max(time::Instant::now());
     let patience = PATIENCE + plan.gap * 2 + to.interval;
-    let listening = subscribed.into_iter().enumerate().map(|(number, client)| {
+    let listening = clients.into_iter().enumerate().map(|(number, client)| {
         let begin = match technique {
             Technique::ShortPolling => plan.begin(to.interval, number),
             _ => time::Instant::now(),
@@ -145,7 +145,7 @@ pub async fn measure(
 }
 
 /// Counts with `to` if there is only one client, so that a test can see all counts.
-async fn subscribe(
+async fn subscribed(
     technique: Technique,
     mut to: Subscription,
     clients: usize,
@@ -154,7 +154,7 @@ async fn subscribe(
         to.traffic = Arc::default();
     }
     let traffic = to.traffic.clone();
-    Ok((Client::subscribe(technique, to).await?, traffic))
+    Ok((subscribe(technique, to).await?, traffic))
 }
 
 /// Returns when each message was sent, and the server's processor time after warming up.
@@ -178,6 +178,7 @@ async fn publish(
     Ok((sent, cpu))
 }
 
+/// Until there are enough messages, or nothing more comes.
 async fn listen(
     (mut client, traffic): (Client, Arc<Traffic>),
     messages: usize,
@@ -185,29 +186,19 @@ async fn listen(
     patience: Duration,
 ) -> io::Result<Arrivals> {
     sleep_until(begin).await;
-    receive(&mut client, &traffic, messages, patience).await
-}
-
-/// Until there are enough messages, or nothing more comes.
-async fn receive(
-    client: &mut Client,
-    traffic: &Traffic,
-    messages: usize,
-    patience: Duration,
-) -> io::Result<Arrivals> {
     let mut arrivals = Arrivals::default();
     let mut warm = None;
     while arrivals.came.len() < messages {
-        let Ok(heard) = timeout(patience, client.next()).await else {
+        let Ok(news) = timeout(patience, client.try_next()).await else {
             break;
         };
-        let (heard, now) = (heard?, Instant::now());
-        for heard in &heard {
+        let (news, now) = (news?.ok_or(io::ErrorKind::UnexpectedEof)?, Instant::now());
+        for heard in &news.heard {
             arrivals.came.push((number(heard)?, now));
         }
         match warm {
             None => warm = Some(traffic.counts()),
-            Some(_) => arrivals.counted += heard.len() as u64,
+            Some(_) => arrivals.counted += news.heard.len() as u64,
         }
     }
     arrivals.steady = traffic.counts().since(warm.unwrap_or_default());

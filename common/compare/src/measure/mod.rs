@@ -10,13 +10,13 @@ mod lane;
 
 use std::{
     collections::BTreeMap,
-    io,
+    io, mem,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures_util::future::try_join_all;
+use futures_util::{TryStreamExt, future::try_join_all};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -25,14 +25,18 @@ use tokio::{
 pub use lane::{Measured, Plan, measure as lane};
 
 use crate::{
-    Knobs, Process, Report, Row, Spread, Subscription, Technique, Traffic,
-    clients::Client,
-    copy,
-    report::{self, Figure, Measurement, Point},
+    Figure, Knobs, News, Process, Report, Row, Spread, Subscription, Technique, clients::subscribe,
+    copy, report::machine,
 };
 
 /// Between two messages of the table's run. All of them together take longer than any interval of polls.
-const GAP: Duration = Duration::from_secs(4);
+pub(crate) const GAP: Duration = Duration::from_secs(4);
+/// Messages of that run. A Fibonacci number, because the spread of [`Plan`] is even after such a number.
+const MESSAGES: usize = 13;
+/// Clients of each row in that run.
+const CLIENTS: usize = 20;
+/// Messages whose latency is taken, one by one, and the gap between two.
+const LATENCIES: (usize, Duration) = (150, Duration::from_millis(100));
 /// Messages a second, and how many.
 const LOADS: [(u32, usize); 4] = [(1, 4), (5, 20), (25, 100), (100, 400)];
 /// The rows under load. Short polling has only its shortest interval there, for the time it takes.
@@ -47,130 +51,91 @@ const LOADED: [Row; 5] = [
 const LOADING: usize = 5;
 /// Clients of each row in silence.
 const IDLE: usize = 4;
+/// How long nothing is published: whole waits of a long poll, and whole pauses between two heartbeats.
+const SILENCE: Duration = Duration::from_secs(76);
+/// Clients that wait while the server's memory is read; fewer if it is to be quick.
+const CROWD: [usize; 2] = [10_000, 1_000];
 
-/// Measures everything with servers run by `program`, which is this command.
+/// Measures everything with servers run by `program`, which is this command: three times, or once if
+/// it is to be quick.
 ///
 /// # Errors
 /// What the system refuses, and a message that was missing, repeated or out of order.
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
-    let bench = Arc::new(Bench::new(program, quick));
-    let (machine, commit) = (report::machine(), report::commit());
-    let mut runs = Run::default();
-    for number in 1..=bench.runs {
-        runs.add(bench.clone().run(number).await?);
+    let crowd = CROWD[usize::from(quick)];
+    let bench = Arc::new(Bench {
+        program: program.to_owned(),
+        crowd: common::fit_descriptors(crowd + 512).saturating_sub(512),
+        values: Mutex::default(),
+    });
+    let (machine, runs) = (machine(), if quick { 1 } else { 3 });
+    for number in 1..=runs {
+        bench
+            .clone()
+            .run(&format!("run {number} of {runs}"))
+            .await?;
     }
+    for row in Row::ALL {
+        if let Some(lines) = copy::lines(row.technique) {
+            bench.note(Figure::Lines, row, lines as f64);
+        }
+    }
+    let runs = match runs {
+        1 => "one run".to_owned(),
+        _ => format!("medians of {runs} runs, with ± where they differ by more than 5 %"),
+    };
     Ok(Report {
-        machine,
-        commit,
-        runs: bench.runs,
-        clients: bench.clients,
-        gap: GAP.as_secs_f64(),
-        crowd: bench.crowd,
-        figures: measurements(&runs),
-        points: medians(runs.points),
+        origin: format!(
+            "Measured on {machine}: {runs}. {CLIENTS} clients and a message every {} s; \
+             memory with {} clients. *varies*: by more than the value itself.",
+            GAP.as_secs(),
+            bench.crowd
+        ),
+        figures: bench.spreads(),
     })
 }
 
-/// How much is measured, and with what.
+/// The command that runs servers, and what was measured with them.
 #[derive(Debug)]
 struct Bench {
     program: PathBuf,
-    runs: usize,
-    /// Messages of the table's run. A Fibonacci number, because the spread of [`Plan`] is even after
-    /// such a number.
-    messages: usize,
-    /// Clients of each row in the table's run.
-    clients: usize,
-    /// How long nothing is published: whole waits of a long poll, and whole pauses between two
-    /// heartbeats.
-    idle: Duration,
-    /// Messages whose latency is taken, one by one.
-    latencies: usize,
-    /// How many clients wait.
+    /// How many clients wait: one of [`CROWD`], or what the descriptors allow.
     crowd: usize,
+    /// The values of all runs.
+    values: Mutex<BTreeMap<(Figure, Row, u32), Vec<f64>>>,
 }
 
 impl Bench {
-    /// About a minute, or five.
-    fn new(program: &Path, quick: bool) -> Self {
-        let descriptors = common::fit_descriptors(20_000);
-        let (runs, messages, idle, latencies, crowd) = match quick {
-            true => (1, 8, 51, 30, 5_000),
-            false => (3, 13, 76, 150, 10_000),
-        };
-        Self {
-            program: program.to_owned(),
-            runs,
-            messages,
-            clients: if descriptors < 2_048 { 4 } else { 20 },
-            idle: Duration::from_secs(idle),
-            latencies,
-            crowd: descriptors.saturating_sub(256).min(crowd),
-        }
-    }
-}
-
-/// What one run gives, or several.
-#[derive(Debug, Default)]
-struct Run {
-    figures: BTreeMap<(Row, Figure), Vec<f64>>,
-    points: Vec<Point>,
-}
-
-impl Run {
-    fn note(&mut self, row: Row, figure: Figure, value: f64) {
-        self.figures.entry((row, figure)).or_default().push(value);
-    }
-
-    fn add(&mut self, other: Self) {
-        for ((row, figure), values) in other.figures {
-            values
-                .iter()
-                .for_each(|value| self.note(row, figure, *value));
-        }
-        self.points.extend(other.points);
-    }
-}
-
-impl Bench {
-    async fn run(self: Arc<Self>, number: usize) -> io::Result<Run> {
-        let runs = self.runs;
-        let say = |what: &str| eprintln!("run {number} of {runs}: {what}");
-        let mut run = Run::default();
-        say("latency");
-        self.latencies(&mut run).await?;
+    async fn run(self: Arc<Self>, name: &str) -> io::Result<()> {
+        eprintln!("{name}: latency");
+        self.latencies().await?;
         let background = tokio::spawn(self.clone().background());
         for (rate, messages) in LOADS {
-            say(&format!("{rate} messages a second"));
-            self.load(rate, messages, &mut run).await?;
+            eprintln!("{name}: {rate} messages a second");
+            self.load(rate, messages).await?;
         }
-        say("memory");
-        self.memory(&mut run).await?;
-        say("silence, and polls every 30 s");
-        run.add(background.await??);
-        say("done");
-        Ok(run)
-    }
-
-    /// A new server for each measurement: none inherits memory or connections from another.
-    async fn server(&self, technique: Technique, knobs: Knobs) -> io::Result<Process> {
-        Process::start(&self.program, technique, knobs).await
+        eprintln!("{name}: memory");
+        self.memory().await?;
+        eprintln!("{name}: silence, and polls every 30 s");
+        background.await??;
+        eprintln!("{name}: done");
+        Ok(())
     }
 
     /// One client for each row, while nothing else runs.
-    async fn latencies(&self, run: &mut Run) -> io::Result<()> {
-        let (messages, gap) = (self.latencies, Duration::from_millis(100));
+    async fn latencies(&self) -> io::Result<()> {
+        let (messages, gap) = LATENCIES;
         for (row, lane) in self.side_by_side(&LOADED[1..], messages, gap, 1).await? {
-            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
+            self.note(Figure::Latency, row, lane.percentile(50).as_secs_f64());
         }
         Ok(())
     }
 
-    async fn load(&self, rate: u32, messages: usize, run: &mut Run) -> io::Result<()> {
+    async fn load(&self, rate: u32, messages: usize) -> io::Result<()> {
         let gap = Duration::from_secs(1) / rate;
-        let lanes = self.side_by_side(&LOADED, messages, gap, LOADING).await?;
-        let points = lanes.iter().map(|(row, lane)| point(*row, gap, lane));
-        run.points.extend(points);
+        for (row, lane) in self.side_by_side(&LOADED, messages, gap, LOADING).await? {
+            self.note_load(row, rate, &lane);
+        }
         Ok(())
     }
 
@@ -196,162 +161,118 @@ impl Bench {
         try_join_all(lanes).await
     }
 
+    /// A new server for each measurement: none inherits memory or connections from another.
     async fn lane(&self, row: Row, plan: &Plan) -> io::Result<Measured> {
-        let server = self.server(row.technique, Knobs::default()).await?;
-        let to = subscription(row, &server, "compare");
+        let server = Process::start(&self.program, row.technique, Knobs::default()).await?;
+        let to = subscription(row, &server);
         lane(row.technique, server.addr(), to, Some(&server), plan).await
     }
 
-    /// What takes long: the table's run with its few messages, and silence.
-    async fn background(self: Arc<Self>) -> io::Result<Run> {
-        // All at the same time: together they use the processor for a few milliseconds a second.
-        let mut parts = JoinSet::new();
-        for row in Row::ALL {
-            parts.spawn(self.clone().seldom(row));
-            parts.spawn(self.clone().idle(row));
-        }
-        let mut run = Run::default();
-        while let Some(part) = parts.join_next().await {
-            run.add(part??);
-        }
-        Ok(run)
+    /// What takes long: the table's run with its few messages, and silence. All rows at the same time:
+    /// together they use the processor for a few milliseconds a second.
+    async fn background(self: Arc<Self>) -> io::Result<()> {
+        let seldom = try_join_all(Row::ALL.map(|row| self.seldom(row)));
+        let idle = try_join_all(Row::ALL.map(|row| self.idle(row)));
+        tokio::try_join!(seldom, idle).map(drop)
     }
 
     /// A message now and then, to many clients.
-    async fn seldom(self: Arc<Self>, row: Row) -> io::Result<Run> {
+    async fn seldom(&self, row: Row) -> io::Result<()> {
         let plan = Plan {
-            messages: self.messages,
+            messages: MESSAGES,
             gap: GAP,
             start: Instant::now() + GAP,
-            clients: self.clients,
+            clients: CLIENTS,
         };
         let lane = self.lane(row, &plan).await?;
-        let (mut run, steady) = (Run::default(), lane.steady);
-        run.note(row, Figure::Requests, lane.per_message(steady.requests));
-        run.note(row, Figure::Bytes, lane.per_message(steady.bytes));
+        let (requests, empty) = (lane.steady.requests, lane.steady.empty);
+        self.note(Figure::Requests, row, lane.per_message(requests));
         if row.polls() {
-            let share = steady.empty as f64 / steady.requests.max(1) as f64;
-            run.note(row, Figure::Empty, share);
-        }
-        if let Some(cpu) = lane.cpu {
-            run.note(row, Figure::Cpu, cpu.as_secs_f64());
+            let share = empty as f64 / requests.max(1) as f64;
+            self.note(Figure::Empty, row, share);
         }
         if row.technique == Technique::ShortPolling {
-            // The other rows have these from `latencies` and `load`.
-            run.note(row, Figure::Latency, lane.percentile(50).as_secs_f64());
-            run.points.push(point(row, GAP, &lane));
+            // The other rows have it from `latencies`.
+            self.note(Figure::Latency, row, lane.percentile(50).as_secs_f64());
         }
-        Ok(run)
+        self.note_load(row, 0, &lane);
+        Ok(())
     }
 
     /// Bytes of clients that hear nothing.
-    async fn idle(self: Arc<Self>, row: Row) -> io::Result<Run> {
-        let server = self.server(row.technique, Knobs::default()).await?;
-        let traffic = Arc::<Traffic>::default();
-        let mut clients = JoinSet::new();
-        for number in 0..IDLE {
-            let mut to = subscription(row, &server, "silence");
-            to.traffic = traffic.clone();
-            let mut client = Client::subscribe(row.technique, to).await?;
-            // Spread over the interval, so that a window of any length has its share of polls.
-            let begin = row.interval().mul_f64(number as f64 / IDLE as f64);
-            clients.spawn(async move {
-                sleep(begin).await;
-                client.next().await
-            });
-        }
+    async fn idle(&self, row: Row) -> io::Result<()> {
+        let server = Process::start(&self.program, row.technique, Knobs::default()).await?;
+        let to = subscription(row, &server);
+        let traffic = to.traffic.clone();
+        let mut waiting = waiting(row.technique, &to, IDLE, row.interval()).await?;
         // The first request and its answer are not silence.
         sleep(Duration::from_millis(500)).await;
         let (before, started) = (traffic.counts(), Instant::now());
         tokio::select! {
-            () = sleep(self.idle) => {}
-            Some(ended) = clients.join_next() => return Err(not_silent(row, &ended?)),
+            () = sleep(SILENCE) => {}
+            Some(ended) = waiting.join_next() => {
+                let heard = format!("{row}: nothing was published, but a client got {ended:?}");
+                return Err(io::Error::other(heard));
+            }
         }
         let bytes = traffic.counts().since(before).bytes as f64 / IDLE as f64;
         let minutes = started.elapsed().as_secs_f64() / 60.0;
-        let mut run = Run::default();
-        run.note(row, Figure::IdleBytes, bytes / minutes);
-        Ok(run)
+        self.note(Figure::IdleBytes, row, bytes / minutes);
+        Ok(())
+    }
+
+    fn note_load(&self, row: Row, rate: u32, lane: &Measured) {
+        let bytes = lane.per_message(lane.steady.bytes);
+        self.note_at(Figure::Bytes, row, rate, bytes);
+        self.note_at(Figure::Tail, row, rate, lane.percentile(99).as_secs_f64());
+        if let Some(cpu) = lane.cpu {
+            self.note_at(Figure::Cpu, row, rate, cpu.as_secs_f64());
+        }
+    }
+
+    fn note(&self, figure: Figure, row: Row, value: f64) {
+        self.note_at(figure, row, 0, value);
+    }
+
+    fn note_at(&self, figure: Figure, row: Row, rate: u32, value: f64) {
+        let mut values = self.values.lock().expect(UNPOISONED);
+        values.entry((figure, row, rate)).or_default().push(value);
+    }
+
+    fn spreads(&self) -> BTreeMap<(Figure, Row, u32), Spread> {
+        let values = mem::take(&mut *self.values.lock().expect(UNPOISONED));
+        let spreads = values.into_iter();
+        spreads
+            .map(|(key, values)| (key, Spread::of(&values)))
+            .collect()
     }
 }
 
-fn subscription(row: Row, server: &Process, topic: &str) -> Subscription {
+const UNPOISONED: &str = "nothing panics under this lock";
+
+fn subscription(row: Row, server: &Process) -> Subscription {
     Subscription {
         interval: row.interval(),
-        ..Subscription::new(server.addr(), topic)
+        ..Subscription::new(server.addr(), "compare")
     }
 }
 
-fn not_silent(row: Row, heard: &impl std::fmt::Debug) -> io::Error {
-    io::Error::other(format!(
-        "{row}: nothing was published, but a client got {heard:?}"
-    ))
-}
-
-fn point(row: Row, gap: Duration, lane: &Measured) -> Point {
-    Point {
-        row,
-        rate: 1.0 / gap.as_secs_f64(),
-        bytes: lane.per_message(lane.steady.bytes),
-        cpu: lane.cpu.map(|cpu| cpu.as_secs_f64()),
-        p99: lane.percentile(99).as_secs_f64(),
-    }
-}
-
-/// The figures of all runs, and the lines of code, which are not measured.
-fn measurements(runs: &Run) -> Vec<Measurement> {
-    let measured = runs
-        .figures
-        .iter()
-        .map(|((row, figure), values)| Measurement {
-            row: *row,
-            figure: *figure,
-            spread: Spread::of(values),
+/// Clients that wait, each in a task that ends when its client hears something. The first requests of
+/// polls are spread over this time, so that a window of any length has its share of polls.
+async fn waiting(
+    technique: Technique,
+    to: &Subscription,
+    count: usize,
+    spread: Duration,
+) -> io::Result<JoinSet<io::Result<Option<News>>>> {
+    let subscribing = (0..count).map(|_| subscribe(technique, to.clone()));
+    let mut waiting = JoinSet::new();
+    for (mut client, number) in try_join_all(subscribing).await?.into_iter().zip(0..) {
+        let begin = spread.mul_f64(f64::from(number) / count as f64);
+        waiting.spawn(async move {
+            sleep(begin).await;
+            client.try_next().await
         });
-    let lines = Row::ALL.into_iter().filter_map(|row| {
-        Some(Measurement {
-            row,
-            figure: Figure::Lines,
-            spread: Spread::of(&[copy::lines(row.technique)? as f64]),
-        })
-    });
-    measured.chain(lines).collect()
-}
-
-/// One point for each row and rate, of the points of several runs.
-fn medians(mut points: Vec<Point>) -> Vec<Point> {
-    points.sort_by(|a, b| a.row.cmp(&b.row).then(a.rate.total_cmp(&b.rate)));
-    let groups = points.chunk_by(|a, b| a.row == b.row && a.rate == b.rate);
-    groups.map(median).collect()
-}
-
-fn median(points: &[Point]) -> Point {
-    let of = |value: fn(&Point) -> Option<f64>| {
-        let values: Vec<f64> = points.iter().filter_map(value).collect();
-        (!values.is_empty()).then(|| Spread::of(&values).median)
-    };
-    Point {
-        bytes: of(|point| Some(point.bytes)).unwrap_or_default(),
-        cpu: of(|point| point.cpu),
-        p99: of(|point| Some(point.p99)).unwrap_or_default(),
-        ..points[0]
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_points_of_several_runs_become_one() {
-        let point = |bytes, rate| Point {
-            row: Row::ALL[0],
-            rate,
-            bytes,
-            cpu: None,
-            p99: 2.0,
-        };
-        let runs = [1.0, 3.0, 2.0].map(|bytes| [point(bytes, 1.0), point(10.0, 5.0)]);
-        assert_eq!(medians(runs.concat()), [point(2.0, 1.0), point(10.0, 5.0)]);
-    }
+    Ok(waiting)
 }

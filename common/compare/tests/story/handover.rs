@@ -4,7 +4,8 @@
 use std::{cell::Cell, time::Duration};
 
 use crate::world::World;
-use compare::{Client, Heard, Subscription, Technique};
+use compare::{Heard, Subscription, Technique, subscribe};
+use futures_util::TryStreamExt;
 use harness::PATIENCE;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
@@ -28,20 +29,22 @@ async fn stay(world: &World, technique: Technique, after: &str, heard: &mut Vec<
     let mut to = Subscription::new(server, "a");
     to.after = after.to_owned();
     to.interval = Duration::from_millis(5);
-    let client = Client::subscribe(technique, to).await;
+    let client = subscribe(technique, to).await;
     let mut client = client.expect("the server is there");
-    let enough = heard.len() + AT_EACH;
+    let (enough, mut after) = (heard.len() + AT_EACH, after.to_owned());
     while heard.len() < enough {
-        let news = timeout(PATIENCE, client.next()).await;
+        let news = timeout(PATIENCE, client.try_next()).await;
         let news = news.expect("more is published");
-        for news in news.expect("the connection holds") {
+        let news = news.expect("the connection holds").expect("it goes on");
+        for news in news.heard {
             match news {
                 Heard::Message(message) => heard.push(message.id),
                 Heard::Gap(gap) => panic!("{technique}: {gap:?}"),
             }
         }
+        after = news.after;
     }
-    client.after().to_owned()
+    after
 }
 
 #[tokio::test(flavor = "multi_thread")]

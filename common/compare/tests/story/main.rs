@@ -79,10 +79,8 @@ async fn play(world: &mut World, seed: u64) -> Result<(), String> {
             }
             Step::Restart | Step::NewLife => world.restart(step == Step::NewLife).await,
         }
-        if !away {
-            if let Err(wrong) = world.catch_up().await {
-                return Err(format!("after {step:?}: {wrong}\n{}", world.state().await));
-            }
+        if !away && let Err(wrong) = world.catch_up().await {
+            return Err(format!("after {step:?}: {wrong}\n{}", world.state().await));
         }
     }
     world.tell_the_same()

@@ -239,6 +239,7 @@ impl World {
         let server = self.servers[&technique].addr();
         let mut to = Subscription {
             interval: RETRY,
+            check: CHECK,
             after: self.feed.head().to_string(),
             ..Subscription::new(server, TOPICS.join(","))
         };
@@ -251,7 +252,7 @@ impl World {
             proxy = FaultProxy::start(server, Fault::Pass).await;
             to.server = proxy.addr();
         }
-        let (follower, hearing) = Follower::start(technique, to, CHECK).await?;
+        let (follower, hearing) = Follower::start(technique, to).await?;
         Ok(Listener {
             technique,
             follower,
@@ -367,12 +368,13 @@ impl World {
 
     /// What each server holds and each client heard last, for a failed story.
     pub(crate) async fn state(&self) -> String {
-        let (topics, limit) = (TOPICS.join(",").parse().unwrap(), PageLimit::default());
+        let topics = TOPICS.join(",").parse().expect("they are topics");
         let mut lines = Vec::new();
         for (technique, feed) in &self.feeds {
-            let page = feed.read(&topics, &After::Earliest, limit).await;
-            let ids = page.map(|page| page.messages.iter().map(|message| message.id.seq).collect());
-            let ids: Result<Vec<u64>, _> = ids;
+            let read = feed.read(&topics, &After::Earliest, PageLimit::default());
+            let ids: Result<Vec<u64>, _> = read
+                .await
+                .map(|page| page.messages.iter().map(|message| message.id.seq).collect());
             lines.push(format!("{technique}: head {}, has {ids:?}", feed.head()));
         }
         for listener in &self.listeners {
