@@ -20,16 +20,16 @@ pub enum FeedSource {
 }
 
 impl FeedSource {
-    /// Opens the feed. With `new_epoch` a file or a stream begins another history with the same
-    /// messages, as an old copy of it has to: see [`Epoch`](crate::Epoch). In memory every feed does.
+    /// Opens the feed. With `new_epoch` a file or a stream keeps its messages and gets a new
+    /// [`Epoch`](crate::Epoch), which a restored copy needs. A feed in memory always has a new one.
     ///
     /// # Errors
-    /// If another process has the file, or it is not a feed, of another version, or damaged. If NATS
-    /// does not answer, or has a stream of this name that is not a feed like this one.
+    /// If another process has the file open, or the file is not a feed, has another version or is
+    /// damaged. If NATS does not answer, or its stream of this name does not fit.
     pub async fn open(&self, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
         match self {
             Self::Memory => {
-                let _ = new_epoch; // each has a new one
+                let _ = new_epoch; // always
                 Ok(Feed::new(retention))
             }
             #[cfg(feature = "file")]
@@ -39,14 +39,14 @@ impl FeedSource {
         }
     }
 
-    /// Parses the value of `--feed` for a program whose other state is in its own file: two of its
-    /// kind on one stream would both do its work.
+    /// Parses the value of `--feed` for a program that keeps its own state beside the feed. Two such
+    /// programs on one stream would both do the same work.
     ///
     /// # Errors
-    /// What is not a feed, and a feed on NATS.
+    /// If it is not a feed, or a feed on NATS.
     pub fn parse_own(text: &str) -> Result<Self, String> {
         if is_nats(text) {
-            return Err("this program keeps its own state in a file, and its feed with it: memory or file:PATH".into());
+            return Err("must be memory or file:PATH, because this program keeps its own state beside the feed".into());
         }
         text.parse()
     }
@@ -68,7 +68,7 @@ impl FromStr for FeedSource {
             Some(_) if is_nats(text) => {
                 Err("this program was built without the feature `nats`".into())
             }
-            _ => Err("a feed is memory, file:PATH or nats://HOST:PORT".into()),
+            _ => Err("must be memory, file:PATH or nats://HOST:PORT".into()),
         }
     }
 }

@@ -278,7 +278,12 @@ async fn a_file_of_two_names_is_refused_by_both() {
     fs::hard_link(scratch.file(), &other).unwrap();
     let refused = |path: &Path| {
         let error = open(path, &Retention::default(), false).unwrap_err();
-        assert!(error.to_string().ends_with("it has 2 names"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("it has 2 hard links, and must have one"),
+            "{error}"
+        );
     };
     refused(&other);
     drop(feed);

@@ -440,15 +440,12 @@ async fn a_stream_that_does_not_fit_is_refused_by_the_field_and_a_new_epoch_make
     let old = open(&url, keeping(9)).await.head().epoch;
     let other = refused(&url, keeping(10), false).await;
     assert!(
-        other.contains("max_msgs_per_subject 9, and this program wants 10"),
+        other.contains("max_msgs_per_subject 9, but needs 10"),
         "{other}"
     );
     let url_of_3 = url.replace("replicas=1", "replicas=3");
     let other = refused(&url_of_3, keeping(9), false).await;
-    assert!(
-        other.contains("num_replicas 1, and this program wants 3"),
-        "{other}"
-    );
+    assert!(other.contains("num_replicas 1, but needs 3"), "{other}");
     let source: FeedSource = url.parse().unwrap();
     let renewed = source.open(keeping(10), true).await.unwrap().head();
     assert_ne!(renewed.epoch, old);

@@ -33,7 +33,8 @@ pub struct Config {
     #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// How long a poll waits, in seconds, when the request has no `wait=`. 0 to 55; `wait=` accepts the
-    /// same range. Each wait ends up to a sixteenth earlier, so that clients spread.
+    /// same range. A random part, up to 1/16, is taken off each wait, so that clients do not return at
+    /// the same moment.
     #[arg(long, default_value = "25", value_parser = wait, value_name = "SECONDS")]
     pub wait: Duration,
     /// How many polls may wait at one time. A poll over the limit gets a 503 with a Retry-After.

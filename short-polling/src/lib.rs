@@ -37,9 +37,9 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// The seconds between two polls, at most half of --read-timeout. The server asks for a pause up to
-    /// five times shorter while a topic is busy, and up to four times longer while it is quiet. Each
-    /// answer differs by up to a fifth, so that clients spread.
+    /// The usual time between two polls, in seconds; at most half of --read-timeout. The server asks
+    /// for a pause that is up to five times shorter for a busy topic and up to four times longer for a
+    /// quiet one. Each pause varies by up to 20 %, so that clients do not poll at the same moment.
     #[arg(long, default_value = "5", value_parser = positive_seconds, value_name = "SECONDS")]
     pub poll_interval: Duration,
     /// Whether a connection has no buffers between two polls. `false` is plain hyper. Not a command-line

@@ -134,7 +134,7 @@ impl Listener {
         self.retry = retry_after(response.headers()).unwrap_or(self.retry);
         match response.status().as_u16() {
             200 if is_event_stream(response.headers()) => Ok(response),
-            200 => Err(Final("the answer is no event stream".into()).into()),
+            200 => Err(Final("the answer is not an event stream".into()).into()),
             408 | 429 | 500.. => Err(problem(response).await.into()),
             _ => Err(Final(problem(response).await).into()),
         }

@@ -110,7 +110,7 @@ async fn it_does_not_take_a_page_for_a_stream() {
         wire.send(page).await;
     };
     let (reason, ()) = tokio::join!(listener.run(&mut output), served);
-    assert_eq!(reason, "the answer is no event stream");
+    assert_eq!(reason, "the answer is not an event stream");
 }
 
 /// An output that is closed.

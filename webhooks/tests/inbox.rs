@@ -400,7 +400,10 @@ async fn an_inbox_is_one_processs_through_links_too() {
     assert!(error.ends_with("another process has it open"), "{error}");
     fs::hard_link(scratch.inbox(), other("name").inbox).unwrap();
     let error = refusal(other("name")).await;
-    assert!(error.ends_with("it has 2 names"), "{error}");
+    assert!(
+        error.ends_with("it has 2 hard links, and must have one"),
+        "{error}"
+    );
     server.stop().await;
 }
 

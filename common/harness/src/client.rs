@@ -291,7 +291,7 @@ impl Streamed {
         let wait = Wait::until("the next frame of the body");
         self.frame(&wait)
             .await
-            .unwrap_or_else(|error| panic!("the body broke off: {error}"))
+            .unwrap_or_else(|error| panic!("the body ended early: {error}"))
     }
 
     /// [`Streamed::next_frame`] over a network that may fail.

@@ -138,7 +138,7 @@ impl Browsers {
             && !self.is_own_host(host.as_str())
         {
             let detail = format!(
-                "Host {:.100} is not a loopback name, nor of an allowed origin (--allow-origin)",
+                "Host {:.100} is neither a loopback name nor the host of an allowed origin (--allow-origin)",
                 host.as_str()
             );
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));

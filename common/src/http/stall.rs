@@ -52,7 +52,7 @@ impl<S> StallGuard<S> {
         let stall = self.stall;
         let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(timer.as_mut().poll(task));
-        let message = format!("the peer took no byte for {} s", stall.as_secs_f64());
+        let message = format!("the peer accepted no data for {} s", stall.as_secs_f64());
         info!("cut: {message}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }

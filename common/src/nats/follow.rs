@@ -52,14 +52,14 @@ const LOST: &str = "messages were lost on the way";
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("the stream dropped messages before they came here")]
+    #[error("the stream dropped messages before this server read them")]
     Jump,
     #[error(transparent)]
     Nats(#[from] BadStream),
     #[error("reconnected")]
     Reconnected,
     /// Perhaps only for a moment, because a new leader may be behind.
-    #[error("the stream ends at {0}, but had more before")]
+    #[error("the stream ends at {0}, but had more messages before")]
     WentBack(u64),
 }
 
@@ -208,7 +208,7 @@ fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
             window.append(record.message(id), published);
         }
         Err(why) => {
-            warn!("message {} of the stream is not a feed's: {why}", id.seq);
+            warn!("message {} of the stream is skipped: {why}", id.seq);
             window.raise_head(id.seq);
         }
     }

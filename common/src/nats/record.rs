@@ -30,9 +30,9 @@ impl Record {
         let topic = subject
             .strip_prefix(STREAM)
             .and_then(|rest| rest.strip_prefix('.'));
-        let topic = topic.ok_or("its subject is another stream's")?;
+        let topic = topic.ok_or("its subject belongs to another stream")?;
         let parts = str::from_utf8(payload).ok().and_then(parts);
-        let (kind, timestamp, data) = parts.ok_or("it is not a record")?;
+        let (kind, timestamp, data) = parts.ok_or("it is not in the feed's format")?;
         Ok(Self {
             topic: topic.parse().map_err(|error| format!("{error}"))?,
             draft: Draft {

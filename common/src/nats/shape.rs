@@ -16,7 +16,7 @@ use crate::feed::{Epoch, Retention, store::KEY_LIFE};
 /// The stream's name, and the first word of its subjects: topic `a.b` is subject `FEED.a.b`.
 pub(super) const STREAM: &str = "FEED";
 /// Another process has created the stream again, or given it a new epoch.
-pub(super) const RENEWED: &str = "it has begun another history";
+pub(super) const RENEWED: &str = "it got a new epoch meanwhile";
 /// The stream's description is this prefix followed by the epoch.
 const EPOCH: &str = "epoch ";
 /// The fields that must have this program's values, by their names in NATS:
@@ -44,7 +44,7 @@ pub(super) enum BadStream {
     #[error("{0}")]
     Nats(String),
     #[error(
-        "stream {STREAM} has {field} {found}, and this program wants {wanted}: edit it, or start with --new-epoch"
+        "stream {STREAM} has {field} {found}, but needs {wanted}: edit the stream, or start once with --new-epoch"
     )]
     Unfit {
         field: &'static str,
@@ -148,7 +148,7 @@ fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(),
     // Only a warning: a shorter window weakens idempotency keys but makes no cursor wrong.
     if found.duplicate_window < wanted.duplicate_window {
         let life = found.duplicate_window;
-        warn!("the stream remembers an Idempotency-Key for {life:?}");
+        warn!("the stream remembers an Idempotency-Key only for {life:?}");
     }
     epoch_of(found).map(drop)
 }

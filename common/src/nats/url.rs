@@ -21,7 +21,7 @@ impl FromStr for NatsUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").ok_or("it has no scheme")?;
+        let (scheme, rest) = text.split_once("://").ok_or("the scheme is missing")?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         // The last `@`, because a password may contain one. A host cannot.
         let (login, hosts) = match rest.rsplit_once('@') {
@@ -62,7 +62,7 @@ fn replicas(query: &str) -> Result<Option<usize>, String> {
             Ok(1..=5) => Ok(count.parse().ok()),
             _ => Err(format!("replicas={count}: must be 1 to 5")),
         },
-        _ => Err(format!("{query}: only replicas=N is known")),
+        _ => Err(format!("{query}: the only parameter is replicas=N")),
     }
 }
 

@@ -40,9 +40,9 @@ pub struct ServerConfig {
     /// After a shutdown signal, how long open connections may take to finish, in seconds.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
     pub drain: Duration,
-    /// Let pages of this origin read and publish from a browser, also with credentials; repeatable.
-    /// An origin is SCHEME://HOST or SCHEME://HOST:PORT, and is compared exactly. A public server with
-    /// this option trusts no other name, not even its own.
+    /// Let browser pages of this origin read and publish, also with credentials; repeatable. The form
+    /// is SCHEME://HOST or SCHEME://HOST:PORT, compared exactly. Without this option a public server
+    /// trusts pages of its own host name. With it, that name must be listed too.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
 }
@@ -119,15 +119,15 @@ pub struct FeedConfig {
     /// How many messages to keep per topic.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub retain: usize,
-    /// Where messages are kept: `memory`, which ends with the process; `file:PATH`; or
-    /// `nats://HOST:PORT,…`, a stream that many servers share.
+    /// Where messages are kept: `memory` (lost when the process ends), `file:PATH`, or
+    /// `nats://HOST:PORT,…` (a stream that many servers share).
     #[arg(
         long,
         default_value = "memory",
         value_name = "memory|file:PATH|nats://…"
     )]
     pub feed: FeedSource,
-    /// Start a new epoch. Do this once after you restored an old copy of the file or the stream.
+    /// Start a new epoch. Use it once, after restoring an old copy of the file or the stream.
     #[arg(long)]
     pub new_epoch: bool,
 }
@@ -154,9 +154,9 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     const TEN_YEARS: f64 = 315_360_000.0;
     let seconds: f64 = text
         .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
+        .map_err(|_| "must be a number of seconds".to_owned())?;
     if !(0.0..=TEN_YEARS).contains(&seconds) {
-        return Err(format!("not within 0 and {TEN_YEARS} seconds"));
+        return Err(format!("must be 0 to {TEN_YEARS} seconds"));
     }
     Ok(Duration::from_secs_f64(seconds))
 }
@@ -167,7 +167,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 /// As [`seconds`], and for 0.
 pub fn positive_seconds(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
-        Duration::ZERO => Err("not more than 0 seconds".to_owned()),
+        Duration::ZERO => Err("must be more than 0 seconds".to_owned()),
         time => Ok(time),
     }
 }

@@ -35,10 +35,10 @@ const BUSY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// The disk is full, or another process holds the database. Nothing was written.
-    #[error("the disk has no room")]
+    #[error("the disk is full or the database is locked")]
     NoRoom,
     /// The database refuses this job alone. Nothing of it was written.
-    #[error("the database refuses it")]
+    #[error("the database rejects the data")]
     Refused,
     /// A write or a sync has failed, of this job or an earlier one. This one may be on the disk or not.
     #[error("the disk has failed")]
@@ -91,7 +91,7 @@ impl Commits {
                 Ok(Err((error, group))) => (error.to_string(), group),
                 Err(_) => ("it panicked".to_owned(), Group::new()),
             };
-            error!(%error, "the {name} has failed and takes nothing any more");
+            error!(%error, "the {name} has failed: nothing is written until a restart");
             // Before the jobs hear of it, so that a job which asks for the reason finds it.
             failed.send_replace(Some(error));
             let more = received.try_iter();
@@ -254,7 +254,7 @@ fn apply(
         Ok(bytes) => Ok(bytes),
         Err(error) if is_disk(&error) => return Err(error),
         Err(error) => {
-            error!(%error, "the database refuses a job");
+            error!(%error, "the database rejects the data of a job");
             execute(transaction, "ROLLBACK TO job")?;
             Err(CommitError::Refused)
         }
@@ -275,7 +275,9 @@ const UNSYNCED: &str = "PRAGMA synchronous = NORMAL";
 fn fold(database: &Connection) -> rusqlite::Result<()> {
     let folded = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
     match folded {
-        Err(error) if is_no_room(&error) => warn!(%error, "the checkpoint waits for room"),
+        Err(error) if is_no_room(&error) => {
+            warn!(%error, "no checkpoint: the disk is full or the database is locked")
+        }
         folded => return folded,
     }
     Ok(())
@@ -374,7 +376,7 @@ pub enum Unfit {
     #[error("it is a database, but not {0}")]
     Foreign(&'static str),
     /// It was written by another version of this program.
-    #[error("it is of version {0}, and this program reads version {1}")]
+    #[error("it has version {0}, but this program needs version {1}")]
     Version(i32, i32),
     /// It cannot be read.
     #[error(transparent)]
@@ -472,7 +474,9 @@ fn create(path: &Path) -> io::Result<File> {
 fn refuse_names(path: &Path) -> io::Result<()> {
     match std::os::unix::fs::MetadataExt::nlink(&path.metadata()?) {
         0 | 1 => Ok(()),
-        names => Err(io::Error::other(format!("it has {names} names"))),
+        names => Err(io::Error::other(format!(
+            "it has {names} hard links, and must have one"
+        ))),
     }
 }
 

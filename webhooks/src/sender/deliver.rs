@@ -123,7 +123,7 @@ impl Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The connection broke, or the peer does not speak HTTP.
-    #[error("the exchange broke off: {0}")]
+    #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
     /// No TCP connection.
     #[error("cannot connect: {0}")]

@@ -138,7 +138,10 @@ impl Endpoints {
         };
         let full = size > self.outbound.disk;
         if full && !self.full.swap(full, Ordering::Relaxed) {
-            warn!(size, "owed and dead messages use up the disk budget");
+            warn!(
+                size,
+                "undelivered and dead messages use the whole disk budget"
+            );
         }
         self.full.store(full, Ordering::Relaxed);
     }
@@ -149,7 +152,7 @@ impl Endpoints {
             return Ok(());
         }
         let disk = self.outbound.disk;
-        let detail = format!("owed and dead messages use up all {disk} bytes");
+        let detail = format!("undelivered and dead messages use all {disk} bytes");
         Err(Problem::unavailable(detail, retry_after()))
     }
 
@@ -167,8 +170,8 @@ impl Endpoints {
             let expire = move |database: &Connection| store::expire(database, number, now);
             let (expired, id) = (self.change(&endpoint, expire).await, &endpoint.id);
             match expired {
-                Ok(_) => warn!(id, "disabled for too long: its backlog is dead"),
-                Err(problem) => warn!(id, problem.detail, "its backlog stays for now"),
+                Ok(_) => warn!(id, "disabled for too long: its backlog is now dead"),
+                Err(problem) => warn!(id, problem.detail, "its backlog could not be ended yet"),
             }
         }
     }
@@ -244,14 +247,14 @@ impl Endpoints {
         let secret = new_secret(rotation.secret)?.reveal();
         let now = self.now();
         if endpoint.secrets(now).len() >= MAX_SECRETS {
-            let detail = format!("{MAX_SECRETS} secrets sign already");
+            let detail = format!("the endpoint already has {MAX_SECRETS} active secrets");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let (number, text) = (endpoint.number, secret.clone());
         let change =
             move |database: &Connection| store::rotate(database, number, &text, now, now + OVERLAP);
         let (endpoint, ()) = self.change(endpoint, change).await?;
-        info!(endpoint = endpoint.id, "has another secret");
+        info!(endpoint = endpoint.id, "its secrets changed");
         Ok((endpoint, secret))
     }
 
@@ -271,7 +274,7 @@ impl Endpoints {
             serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
         let after: After = after.parse().map_err(invalid("after"))?;
         let position = self.outbound.feed.position(&endpoint.topics, &after);
-        let position = position.ok_or("this feed has no such position");
+        let position = position.ok_or("the feed has no such position");
         let cursor = position.map_err(invalid("after"))?.seq;
         let number = endpoint.number;
         let now = self.now();
@@ -302,7 +305,7 @@ impl Endpoints {
         if !revived {
             return Err(missing());
         }
-        info!(endpoint = endpoint.id, id, "is tried again");
+        info!(endpoint = endpoint.id, id, "a dead delivery is tried again");
         Ok(endpoint)
     }
 
@@ -384,7 +387,7 @@ impl Endpoints {
         let unavailable = |detail: &str| Problem::unavailable(detail, retry_after());
         let running = running.as_ref().ok_or_else(|| unavailable("draining"))?;
         if running.len() >= self.max {
-            let detail = format!("there are {} endpoints already (--max-endpoints)", self.max);
+            let detail = format!("there are already {} endpoints (--max-endpoints)", self.max);
             return Err(unavailable(&detail));
         }
         Ok(())

@@ -54,11 +54,11 @@ const MAX_ATTEMPTS: usize = 1_024;
 /// The disk budget: the feed's own limit, and three times as much for waiting and dead deliveries.
 const DISK: u64 = 1 << 30;
 
-/// No stream that other servers share, because the endpoints' state lies in the same file.
-const FEED: &str = "Where messages and endpoints are kept: `memory`, which ends with the process, or \
+/// Not a stream that other servers share, because the endpoints' state is in the same file.
+const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when the process ends), or \
     `file:PATH`";
 
-/// Sends webhooks: POSTs what is published, signed, to every endpoint that registered for it.
+/// Sends webhooks: POSTs each published message, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
 #[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
@@ -69,16 +69,16 @@ pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// The most registered endpoints; one more is refused.
+    /// How many endpoints may be registered; one more is refused.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
     pub max_endpoints: usize,
-    /// Call endpoints by plain http too. Without this flag only https is allowed.
+    /// Allow endpoints with plain http. Without this flag only https is allowed.
     #[arg(long)]
     pub allow_http: bool,
-    /// Call endpoints on this machine.
+    /// Allow endpoints on this machine.
     #[arg(long)]
     pub allow_loopback: bool,
-    /// Call endpoints on private networks.
+    /// Allow endpoints on private networks.
     #[arg(long)]
     pub allow_private: bool,
     /// The knobs of the feed.

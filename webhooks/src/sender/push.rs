@@ -330,7 +330,7 @@ impl Push {
             let gap = gap.to_json();
             warn!(
                 endpoint = self.endpoint.id,
-                gap, "messages are lost to an endpoint"
+                gap, "an endpoint misses messages"
             );
             self.gaps.push(gap);
         }

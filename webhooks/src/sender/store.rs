@@ -153,7 +153,7 @@ impl Store {
         loop {
             match self.write(false, work.clone()).await {
                 Err(error @ CommitError::NoRoom) => {
-                    warn!(%error, "what became of deliveries waits to be recorded");
+                    warn!(%error, "outcomes of deliveries are not recorded yet");
                     sleep(PAUSE).await;
                 }
                 done => return done,
@@ -193,7 +193,7 @@ fn at_once<T>(
         transaction.commit().map(|()| given)
     });
     done.map_err(|error| {
-        error!(%error, "the tables in memory refuse a change");
+        error!(%error, "the tables in memory reject a change");
         CommitError::Refused
     })
 }

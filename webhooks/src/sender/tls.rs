@@ -31,12 +31,12 @@ impl Tls {
         let read = || {
             let found = rustls_native_certs::load_native_certs();
             for error in &found.errors {
-                warn!(%error, "a store of certificates cannot be read");
+                warn!(%error, "cannot read a certificate store");
             }
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                warn!("no certificate is trusted here: no https endpoint will be reached");
+                warn!("no trusted certificates found: https endpoints cannot be reached");
             }
             Self::trusting(roots)
         };
