@@ -4,8 +4,8 @@ mod setup;
 
 use harness::contract::{
     Row, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
-    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_subscribing,
-    trusts_the_allowed_origin,
+    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_pages,
+    rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -15,20 +15,14 @@ async fn every_wrong_request_is_refused_by_name() {
     refuses_bad_input(&server, rows_of_every_server()).await;
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
-    refuses_bad_input(&server, queries()).await;
+    refuses_bad_input(&server, rows_of_pages()).await;
+    refuses_bad_input(&server, waits()).await;
     server.stop().await;
 }
 
-fn queries() -> Vec<Row> {
-    let words = "a limit is a whole number from 1 to 500";
+fn waits() -> Vec<Row> {
     let row =
         |query: &str, detail: &str| Row::head(&format!("GET /topics/a?{query}"), &[], 400, detail);
-    let not_a_limit = |text: &str| {
-        row(
-            &format!("limit={text}"),
-            &format!("parameter limit={text}: {words}"),
-        )
-    };
     let not_a_wait = |text: &str| {
         let words = "a wait is a whole number of seconds from 0 to 55";
         row(
@@ -37,17 +31,6 @@ fn queries() -> Vec<Row> {
         )
     };
     vec![
-        not_a_limit("0"),
-        not_a_limit("501"),
-        not_a_limit("-1"),
-        not_a_limit("1.0"),
-        not_a_limit("+5"),
-        not_a_limit("007"),
-        not_a_limit("all"),
-        not_a_limit("99999999999999999999"),
-        row("limit=", "parameter limit is empty"),
-        row("limit", "parameter limit is empty"),
-        row("limit=1&limit=1", "parameter limit is repeated"),
         not_a_wait("56"),
         not_a_wait("-1"),
         not_a_wait("2.5"),

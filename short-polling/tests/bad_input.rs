@@ -4,8 +4,8 @@ mod setup;
 
 use harness::contract::{
     Row, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
-    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_subscribing,
-    trusts_the_allowed_origin,
+    publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_pages,
+    rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
 
@@ -15,34 +15,9 @@ async fn every_wrong_request_is_refused_by_name() {
     refuses_bad_input(&server, rows_of_every_server()).await;
     trusts_the_allowed_origin(&server).await;
     refuses_bad_input(&server, rows_of_subscribing(&[])).await;
-    refuses_bad_input(&server, limits()).await;
+    refuses_bad_input(&server, rows_of_pages()).await;
     refuses_bad_input(&server, [if_match()]).await;
     server.stop().await;
-}
-
-fn limits() -> Vec<Row> {
-    let words = "a limit is a whole number from 1 to 500";
-    let row =
-        |query: &str, detail: &str| Row::head(&format!("GET /topics/a?{query}"), &[], 400, detail);
-    let not_a_limit = |text: &str| {
-        row(
-            &format!("limit={text}"),
-            &format!("parameter limit={text}: {words}"),
-        )
-    };
-    vec![
-        not_a_limit("0"),
-        not_a_limit("501"),
-        not_a_limit("-1"),
-        not_a_limit("1.0"),
-        not_a_limit("+5"),
-        not_a_limit("007"),
-        not_a_limit("all"),
-        not_a_limit("99999999999999999999"),
-        row("limit=", "parameter limit is empty"),
-        row("limit", "parameter limit is empty"),
-        row("limit=1&limit=1", "parameter limit is repeated"),
-    ]
 }
 
 /// It comes before `If-None-Match` (RFC 9110 §13.2.2).

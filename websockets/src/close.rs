@@ -51,7 +51,7 @@ pub enum Ending {
 /// The peer did not take everything that was written to it. Reset the connection: otherwise the kernel
 /// keeps the rest in memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the peer took no byte")]
+#[error("the peer accepted no data")]
 pub struct Stalled;
 
 /// Ends the connection as `ending` says, within seconds. What was queued before is written first. What

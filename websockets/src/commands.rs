@@ -119,7 +119,7 @@ impl FeedV1 {
         };
         // Refused, because merging would move one of the two cursors.
         if let Some(topic) = self.subscriptions.first_of(&topics) {
-            let detail = format!("topic {topic} is subscribed already: unsubscribe first");
+            let detail = format!("topic {topic} is already subscribed: unsubscribe first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         if self.subscriptions.len() == MAX_SUBSCRIPTIONS {

@@ -203,7 +203,7 @@ impl Inbox {
             "a message over the limit",
         )?;
         let is_within = header.is_final || frames + 1 < self.limits.fragments;
-        limit(is_within, "a message of too many fragments")
+        limit(is_within, "a message has too many fragments")
     }
 
     /// Adds a fragment to its message. Returns the message if this was the last one.
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(found([&most[..]]).0[0].1.len(), 70_000);
         for (last, reason) in [
             (frame(0, true, [0; 30_001]), "a message over the limit"),
-            (frame(0, false, ""), "a message of too many fragments"),
+            (frame(0, false, ""), "a message has too many fragments"),
         ] {
             let more = [begun.clone(), last].concat();
             let violation = Violation(CloseCode::Size, reason);

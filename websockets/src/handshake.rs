@@ -65,7 +65,7 @@ pub fn answer<B, T: Default>(
     const METHOD: StatusCode = StatusCode::METHOD_NOT_ALLOWED;
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let headers = request.headers();
-    let asked = "this is a websocket: ask with Upgrade: websocket";
+    let asked = "this path is a WebSocket: send Upgrade: websocket";
     require(is_asked(headers), UPGRADE, asked)?;
     let is_get = request.method() == Method::GET;
     require(is_get, METHOD, "this path takes GET")?;
@@ -73,15 +73,15 @@ pub fn answer<B, T: Default>(
     let is_http = request.version() == Version::HTTP_11;
     require(is_http, BAD, "a websocket needs HTTP/1.1")?;
     let upgrades = has_token(headers, &header::CONNECTION, "upgrade");
-    let hint = "Connection does not name Upgrade; has a proxy taken it away?";
+    let hint = "Connection does not contain Upgrade; a proxy may have removed it";
     require(upgrades, BAD, hint)?;
     // Older versions are drafts that no browser speaks any more.
     let version = single(headers, &header::SEC_WEBSOCKET_VERSION);
     let is_13 = version.is_some_and(|version| version == "13");
-    require(is_13, UPGRADE, "Sec-WebSocket-Version is not 13")?;
+    require(is_13, UPGRADE, "Sec-WebSocket-Version must be 13")?;
     // The client's nonce. Its hash in the answer proves that no cache answered.
     let key = single(headers, &header::SEC_WEBSOCKET_KEY)
-        .ok_or_else(|| refusal(BAD, "Sec-WebSocket-Key is not there exactly once"))?;
+        .ok_or_else(|| refusal(BAD, "Sec-WebSocket-Key must occur exactly once"))?;
     let is_key = KEY.decode(key).is_ok_and(|nonce| nonce.len() == 16);
     require(is_key, BAD, "Sec-WebSocket-Key is not 16 bytes in Base64")?;
     let chosen = choose(subprotocol, headers)?;

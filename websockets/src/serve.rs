@@ -186,7 +186,7 @@ async fn refuse(app: &App, mut socket: Socket<Stream>) {
 /// Makes the connection end with RST when it is dropped. Otherwise the kernel would keep the unsent bytes
 /// for a peer that no longer reads.
 fn reset(stream: &Stream) {
-    info!("reset a peer that took no byte");
+    info!("reset a peer that accepted no data");
     // Fails only on a socket that is already closed.
     let _ = stream.get_ref().set_zero_linger();
 }

@@ -21,11 +21,11 @@ struct Row(
 );
 
 const UPGRADE: &[(&str, &str)] = &[("upgrade", "websocket"), ("connection", "upgrade")];
-const NOT_ASKED: &str = "this is a websocket: ask with Upgrade: websocket";
-const NOT_13: &str = "Sec-WebSocket-Version is not 13";
+const NOT_ASKED: &str = "this path is a WebSocket: send Upgrade: websocket";
+const NOT_13: &str = "Sec-WebSocket-Version must be 13";
 const BAD_KEY: &str = "Sec-WebSocket-Key is not 16 bytes in Base64";
-const ONE_KEY: &str = "Sec-WebSocket-Key is not there exactly once";
-const NO_UPGRADE: &str = "Connection does not name Upgrade; has a proxy taken it away?";
+const ONE_KEY: &str = "Sec-WebSocket-Key must occur exactly once";
+const NO_UPGRADE: &str = "Connection does not contain Upgrade; a proxy may have removed it";
 const PROTOCOL: &str = "Sec-WebSocket-Protocol does not offer feed.v1.json";
 const V13: &[(&str, &str)] = &[
     ("sec-websocket-version", "13"),
@@ -179,7 +179,7 @@ const ROWS: &[Row] = &[
         "rebound.example",
         421,
         &[],
-        "Host rebound.example is not a loopback name, nor of an allowed origin (--allow-origin)",
+        "Host rebound.example is neither a loopback name nor the host of an allowed origin (--allow-origin)",
     ),
     Row(
         "/topics/a",

@@ -374,7 +374,7 @@ async fn a_message_of_1024_frames_is_taken_and_one_of_more_is_closed_with_1009()
     for (index, byte) in text.iter().enumerate() {
         session.send_frame(piece(index, byte, false)).await;
     }
-    let reason = "a message of too many fragments".to_owned();
+    let reason = "a message has too many fragments".to_owned();
     assert_eq!(session.expect_close().await, (1009, reason));
     drop(session);
     server.stop().await;

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use harness::{
     End, Frame, Process, WsWire,
-    contract::{outlives_its_log, writes_few_and_short_lines},
+    contract::{
+        exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines_about_gaps,
+    },
 };
 use tokio::time::sleep;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_websockets");
-const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
@@ -30,12 +31,7 @@ async fn at_a_signal_an_open_session_is_closed_and_the_exit_code_is_0() {
 
 #[tokio::test]
 async fn a_second_signal_exits_at_once_with_1() {
-    let server = Process::start(PROGRAM, &["--drain", "60"]).await;
-    let _stuck = server.in_flight(HALF).await;
-    server.signal("TERM");
-    server.refuses().await;
-    server.signal("INT");
-    assert_eq!(server.exit_code().await, Some(1));
+    exits_at_a_second_signal(PROGRAM).await;
 }
 
 /// A virtual machine is paused, or a processor is starved. The answers come meanwhile.
@@ -72,18 +68,10 @@ fn pong() -> Frame {
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
-    outlives_its_log(PROGRAM, &[], &gap("a")).await;
+    outlives_its_log(PROGRAM, &[], &gap("a", UPGRADE)).await;
 }
 
 #[tokio::test]
 async fn a_flood_of_gaps_writes_few_and_short_lines() {
-    let topics: Vec<String> = (100..164)
-        .map(|n| format!("{}{n}", "t".repeat(60)))
-        .collect();
-    writes_few_and_short_lines(PROGRAM, &[], &gap(&topics.join(","))).await;
-}
-
-/// Asks for what another epoch had: the answer begins with a gap, and a gap is logged.
-fn gap(topics: &str) -> String {
-    format!("GET /topics/{topics}?after=foreign-1 HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n")
+    writes_few_and_short_lines_about_gaps(PROGRAM, UPGRADE).await;
 }

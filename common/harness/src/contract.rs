@@ -10,7 +10,10 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 #[cfg(unix)]
-pub use self::log::{outlives_its_log, writes_few_and_short_lines};
+pub use self::log::{
+    exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines,
+    writes_few_and_short_lines_about_gaps,
+};
 use super::{RawResponse, TestServer};
 
 /// The knobs of the server that [`refuses_bad_input`] is given: small, so that limits are near.
@@ -321,7 +324,7 @@ fn browsers() -> Vec<Row> {
         raw(
             "GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n",
             421,
-            "Host rebound.example is not a loopback name",
+            "Host rebound.example is neither a loopback name",
         ),
         Row::head("GET /", &["Origin: null", "Origin: null"], 400, two_origins),
         Row::post("/topics/a", &[&allowed, &allowed], b"x", 400, two_origins),
@@ -395,6 +398,32 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
             "a?after=e-9223372036854775808",
             format!("parameter after=e-9223372036854775808: {cursor}"),
         ),
+    ]
+}
+
+/// What a server whose answer is a page refuses.
+pub fn rows_of_pages() -> Vec<Row> {
+    let row =
+        |query: &str, detail: &str| Row::head(&format!("GET /topics/a?{query}"), &[], 400, detail);
+    let not_a_limit = |text: &str| {
+        let words = "a limit is a whole number from 1 to 500";
+        row(
+            &format!("limit={text}"),
+            &format!("parameter limit={text}: {words}"),
+        )
+    };
+    vec![
+        not_a_limit("0"),
+        not_a_limit("501"),
+        not_a_limit("-1"),
+        not_a_limit("1.0"),
+        not_a_limit("+5"),
+        not_a_limit("007"),
+        not_a_limit("all"),
+        not_a_limit("99999999999999999999"),
+        row("limit=", "parameter limit is empty"),
+        row("limit", "parameter limit is empty"),
+        row("limit=1&limit=1", "parameter limit is repeated"),
     ]
 }
 

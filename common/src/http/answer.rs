@@ -39,8 +39,8 @@ fn text(
     body: &'static str,
 ) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
-    let fields = [(CONTENT_TYPE, content_type), (CACHE_CONTROL, cache_control)];
-    let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
-    response.headers_mut().extend(fields);
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     response
 }

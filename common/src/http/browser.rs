@@ -23,7 +23,7 @@ use hyper::{
 use super::Problem;
 
 /// How long a browser may cache the answer to a preflight, in seconds.
-const PREFLIGHT_AGE: &str = "3600";
+const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("3600");
 
 /// A page's origin: scheme, host and port, exactly. Any scheme, because the pages of an app in a web
 /// view have one of their own, such as `capacitor://localhost`. Never `null`, never `*`.
@@ -73,9 +73,8 @@ impl Origin {
     /// Whether a page of this origin found the server under `host`. `http` and `https` count as equal:
     /// the server cannot know which, because a proxy may have ended TLS. No app is served from here.
     fn is_host(&self, host: &str) -> bool {
-        let served = matches!(self.scheme.as_str(), "http" | "https");
-        let own = || Self::from_str(&format!("{}://{host}", self.scheme));
-        served && own().is_ok_and(|own| own == *self)
+        matches!(self.scheme.as_str(), "http" | "https")
+            && Self::from_str(&format!("{}://{host}", self.scheme)).as_ref() == Ok(self)
     }
 
     fn host(&self) -> &str {
@@ -161,8 +160,8 @@ impl Browsers {
 
     fn is_own_origin(&self, value: &HeaderValue, host: Option<&Authority>) -> bool {
         origin(value).is_some_and(|origin| {
-            let own = |host: &Authority| self.trusts(host) && origin.is_host(host.as_str());
-            self.allowed.contains(&origin) || host.is_some_and(own)
+            self.allowed.contains(&origin)
+                || host.is_some_and(|host| self.trusts(host) && origin.is_host(host.as_str()))
         })
     }
 
@@ -188,10 +187,7 @@ impl Browsers {
         let methods = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
         let answer = response.headers_mut();
         answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        answer.insert(
-            header::ACCESS_CONTROL_MAX_AGE,
-            HeaderValue::from_static(PREFLIGHT_AGE),
-        );
+        answer.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE);
         // The origin is trusted, so any field is. `*` would not do: it does not mean `Authorization`, and
         // means nothing with credentials.
         for asked in headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
@@ -203,9 +199,7 @@ impl Browsers {
     /// The origin of the request, if it is allowed.
     pub fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let mut values = request.get_all(header::ORIGIN).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return None;
-        };
+        let value = values.next().filter(|_| values.next().is_none())?;
         if !self.allowed.contains(&origin(value)?) {
             return None;
         }

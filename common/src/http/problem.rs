@@ -72,13 +72,13 @@ impl Problem {
         let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
         let mut response = Response::new(Full::from(body.to_string()));
         *response.status_mut() = self.status;
-        let fields = [
-            (CONTENT_TYPE, "application/problem+json"),
-            (CACHE_CONTROL, "no-store"),
-        ];
-        let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        response.headers_mut().extend(fields);
-        response.headers_mut().extend(self.headers);
+        let fields = response.headers_mut();
+        fields.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        fields.extend(self.headers);
         response
     }
 }

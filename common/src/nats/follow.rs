@@ -124,12 +124,12 @@ impl Follower {
         self.connections.mark_unchanged();
         let mut messages = tail.messages().await?;
         loop {
-            let message = tokio::select! {
-                message = messages.next() => message,
+            let next = tokio::select! {
+                next = messages.next() => next,
                 // The new server may be another one, with another history: check before reading on.
                 _ = self.connections.changed() => return Err(Broken::Reconnected),
             };
-            let message = message.ok_or_else(|| broken("it ended"))?.map_err(broken)?;
+            let message = next.ok_or_else(|| broken("it ended"))?.map_err(broken)?;
             let (seq, head) = (tail.count(&message)?, self.head());
             match seq.checked_sub(head.seq) {
                 // The log has this message already: a server that was behind started the consumer too early.
@@ -261,14 +261,15 @@ impl Tail {
             let batch = self.consumer.fetch().max_messages(BATCH).messages();
             batch.await.map_err(nats)?.try_collect().await.map_err(nats)
         };
-        let late = |_| Err(nats("reading it took too long"));
-        timeout(PATIENCE, fetch).await.unwrap_or_else(late)
+        timeout(PATIENCE, fetch)
+            .await
+            .unwrap_or_else(|_| Err(nats("reading it took too long")))
     }
 
     /// The messages from now on, as they come.
     async fn messages(&self) -> Result<pull::Stream, Broken> {
-        let messages = self.consumer.stream().max_messages_per_batch(BATCH);
-        let messages = messages.heartbeat(HEARTBEAT).messages();
+        let batches = self.consumer.stream().max_messages_per_batch(BATCH);
+        let messages = batches.heartbeat(HEARTBEAT).messages();
         messages.await.map_err(broken)
     }
 

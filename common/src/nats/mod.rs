@@ -80,8 +80,8 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
     let client = connect(url, connected).await?;
     let context = ContextBuilder::new()
         .timeout(PATIENCE)
-        .ack_timeout(PATIENCE);
-    let context = context.build(client.clone());
+        .ack_timeout(PATIENCE)
+        .build(client.clone());
     shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let stream = context.get_stream(STREAM).await.map_err(nats)?;
     let (window, tail) = follow::fill(&stream, &retention).await?;
@@ -108,19 +108,18 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
 /// The first connection must succeed, so that a wrong URL is noticed at the start. Later the client
 /// reconnects by itself, without end.
 async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, BadStream> {
-    // No log line here: the client logs its connections itself.
-    let told = move |event| {
-        if event == Event::Connected {
-            connected.send_replace(());
-        }
-        std::future::ready(())
-    };
     let mut options = ConnectOptions::new()
         .ping_interval(PING)
         .reconnect_delay_callback(|attempt| {
             RECONNECT.min(LOOK * u32::try_from(attempt).unwrap_or(u32::MAX))
         })
-        .event_callback(told);
+        // No log line here: the client logs its connections itself.
+        .event_callback(move |event| {
+            if event == Event::Connected {
+                connected.send_replace(());
+            }
+            std::future::ready(())
+        });
     options = match &url.login {
         None => options,
         Some((token, None)) => options.token(token.clone()),
@@ -266,8 +265,11 @@ impl Nats {
     /// Fetches the messages that are no longer in memory.
     async fn fetch(&self, mut partial: PartialPage) -> Result<Option<Page>, FeedError> {
         let (epoch, seqs) = (partial.page.next.epoch, mem::take(&mut partial.missing));
-        let records = stream::iter(seqs.clone()).map(|seq| self.stored(seq));
-        let records: Vec<_> = records.buffered(FETCHES).try_collect().await?;
+        let records: Vec<_> = stream::iter(seqs.clone())
+            .map(|seq| self.stored(seq))
+            .buffered(FETCHES)
+            .try_collect()
+            .await?;
         let mut messages = Vec::with_capacity(seqs.len());
         for (seq, record) in seqs.iter().zip(records) {
             match record {
@@ -286,8 +288,10 @@ impl Nats {
     /// the head then.
     async fn reached(&self, cursor: Cursor) -> Cursor {
         let mut head = self.head.clone();
-        let there = |head: &Cursor| head.epoch != cursor.epoch || head.seq >= cursor.seq;
-        let reached = head.wait_for(there).await.map(|head| *head);
+        let reached = head
+            .wait_for(|head| head.epoch != cursor.epoch || head.seq >= cursor.seq)
+            .await
+            .map(|head| *head);
         reached.unwrap_or_else(|_| *self.head.borrow())
     }
 

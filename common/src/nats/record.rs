@@ -29,8 +29,8 @@ impl Record {
     pub(super) fn decode(subject: &str, payload: &[u8]) -> Result<Self, String> {
         let topic = subject
             .strip_prefix(STREAM)
-            .and_then(|rest| rest.strip_prefix('.'));
-        let topic = topic.ok_or("its subject belongs to another stream")?;
+            .and_then(|rest| rest.strip_prefix('.'))
+            .ok_or("its subject belongs to another stream")?;
         let parts = str::from_utf8(payload).ok().and_then(parts);
         let (kind, timestamp, data) = parts.ok_or("it is not in the feed's format")?;
         Ok(Self {

@@ -93,13 +93,13 @@ pub(super) async fn prepare(
 /// Reads the epoch from the stream's description, a free text that NATS stores with the configuration.
 pub(super) fn epoch_of(config: &Config) -> Result<Epoch, BadStream> {
     let description = config.description.as_deref().unwrap_or_default();
-    let epoch = description.strip_prefix(EPOCH);
-    let epoch = epoch.and_then(|epoch| epoch.parse().ok());
-    epoch.ok_or_else(|| unfit("description", &json!(description), &json!("epoch …")))
+    let parsed = description
+        .strip_prefix(EPOCH)
+        .and_then(|epoch| epoch.parse().ok());
+    parsed.ok_or_else(|| unfit("description", &json!(description), &json!("epoch …")))
 }
 
 fn config(retention: &Retention, replicas: Option<usize>) -> Config {
-    let limit = |limit: usize| i64::try_from(limit).unwrap_or(-1);
     // The stream counts bytes in its own way. It gets twice the log's limit, so that the log trims first: what
     // the log trims itself becomes an exact gap.
     let bytes = retention.total_bytes.saturating_mul(2);
@@ -117,6 +117,11 @@ fn config(retention: &Retention, replicas: Option<usize>) -> Config {
         num_replicas: replicas.unwrap_or(1), // a single server cannot hold more
         ..Config::default()
     }
+}
+
+/// NATS takes -1 for no limit.
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(-1)
 }
 
 /// The stream's configuration. Only "not found" is `None`: any other error must not create a stream.

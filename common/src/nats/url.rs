@@ -32,14 +32,9 @@ impl FromStr for NatsUrl {
             }
             Some((login, hosts)) => (Some(self::login(login)), hosts),
         };
-        // Each host is parsed with the scheme, because `tls://` is part of what the client must know.
-        let server = |host: &str| match format!("{scheme}://{host}").parse::<ServerAddr>() {
-            Ok(server) if !server.host().is_empty() => Ok(server),
-            Ok(_) => Err(format!("{host:?} is not a server")),
-            Err(error) => Err(format!("{host:?} is not a server: {error}")),
-        };
+        let servers = hosts.split(',').map(|host| server(scheme, host));
         Ok(Self {
-            servers: hosts.split(',').map(server).collect::<Result<_, _>>()?,
+            servers: servers.collect::<Result<_, _>>()?,
             login,
             replicas: replicas(query)?,
         })
@@ -51,6 +46,15 @@ fn login(text: &str) -> (String, Option<String>) {
     match text.split_once(':') {
         None => (text.into(), None),
         Some((user, password)) => (user.into(), Some(password.into())),
+    }
+}
+
+/// Parsed with the scheme, because `tls://` is part of what the client must know.
+fn server(scheme: &str, host: &str) -> Result<ServerAddr, String> {
+    match format!("{scheme}://{host}").parse::<ServerAddr>() {
+        Ok(server) if !server.host().is_empty() => Ok(server),
+        Ok(_) => Err(format!("{host:?} is not a server")),
+        Err(error) => Err(format!("{host:?} is not a server: {error}")),
     }
 }
 
@@ -69,9 +73,12 @@ fn replicas(query: &str) -> Result<Option<usize>, String> {
 /// Without the login: this text goes into log lines and error messages.
 impl fmt::Display for NatsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let server = |server: &ServerAddr| format!("{}:{}", server.host(), server.port());
-        let servers: Vec<String> = self.servers.iter().map(server).collect();
-        write!(f, "nats://{}", servers.join(","))
+        f.write_str("nats://")?;
+        for (index, server) in self.servers.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{}:{}", server.host(), server.port())?;
+        }
+        Ok(())
     }
 }
 

@@ -71,9 +71,9 @@ fn stderr() -> &'static Lines {
     static LINES: LazyLock<Arc<Lines>> = LazyLock::new(|| {
         let (lines, queue) = Lines::new();
         let writer = lines.clone();
-        let write = move || writer.write_to(io::stderr(), queue);
+        let thread = thread::Builder::new().name("log".into());
         // Without a thread the lines are dropped, like those that cannot be written.
-        let _ = thread::Builder::new().name("log".into()).spawn(write);
+        let _ = thread.spawn(move || writer.write_to(io::stderr(), queue));
         lines
     });
     &LINES

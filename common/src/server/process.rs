@@ -23,8 +23,8 @@ use super::{Drained, log};
 /// # Panics
 /// If the system has no thread or descriptor for it, or outside a runtime.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
-    let runtime = Builder::new_current_thread().enable_io().build();
-    let runtime = runtime.expect("a process that begins has descriptors left");
+    let built = Builder::new_current_thread().enable_io().build();
+    let runtime = built.expect("a process that begins has descriptors left");
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new()
@@ -57,10 +57,10 @@ struct Signals {
 impl Signals {
     /// Registered here and not at the first wait, so that no signal is missed before it.
     fn new() -> Self {
-        let listen = |kind| signal(kind).expect("a signal handler can be installed");
+        const INSTALLED: &str = "a signal handler can be installed";
         Self {
-            terminate: listen(SignalKind::terminate()),
-            interrupt: listen(SignalKind::interrupt()),
+            terminate: signal(SignalKind::terminate()).expect(INSTALLED),
+            interrupt: signal(SignalKind::interrupt()).expect(INSTALLED),
         }
     }
 

@@ -83,23 +83,11 @@ impl Commits {
         let (failed, failure) = watch::channel(None);
         let committed = Arc::new(Notify::new());
         let told = committed.clone();
-        let write = move || {
-            // A panic of this thread would go unnoticed. As a failure it shows in the health.
-            let ended = catch_unwind(AssertUnwindSafe(|| write(database, &received, &told)));
-            let (error, group) = match ended {
-                Ok(Ok(())) => return,
-                Ok(Err((error, group))) => (error.to_string(), group),
-                Err(_) => ("it panicked".to_owned(), Group::new()),
-            };
-            error!(%error, "the {name} has failed: nothing is written until a restart");
-            // Before the jobs hear of it, so that a job which asks for the reason finds it.
-            failed.send_replace(Some(error));
-            let more = received.try_iter();
-            group.into_iter().chain(more).for_each(stopped);
-        };
+        let thread = thread::Builder::new().name(name.into());
+        let spawned = thread.spawn(move || run(name, database, &received, &told, &failed))?;
         Ok(Self {
             jobs: Some(jobs),
-            thread: Some(thread::Builder::new().name(name.into()).spawn(write)?),
+            thread: Some(spawned),
             failure,
             committed,
         })
@@ -185,6 +173,25 @@ fn stopped(job: Box<dyn Job>) {
 
 /// The jobs of one transaction.
 type Group = Vec<Box<dyn Job>>;
+
+/// The thread. A panic of it would go unnoticed; as a failure it shows in the health.
+fn run(
+    name: &str,
+    database: Connection,
+    jobs: &mpsc::Receiver<Box<dyn Job>>,
+    done: &Notify,
+    failed: &watch::Sender<Option<String>>,
+) {
+    let (error, group) = match catch_unwind(AssertUnwindSafe(|| write(database, jobs, done))) {
+        Ok(Ok(())) => return,
+        Ok(Err((error, group))) => (error.to_string(), group),
+        Err(_) => ("it panicked".to_owned(), Group::new()),
+    };
+    error!(%error, "the {name} has failed: nothing is written until a restart");
+    // Before the jobs hear of it, so that a job which asks for the reason finds it.
+    failed.send_replace(Some(error));
+    group.into_iter().chain(jobs.try_iter()).for_each(stopped);
+}
 
 /// Writes until the sender of jobs is dropped.
 fn write(
@@ -389,10 +396,11 @@ impl Kind {
     /// # Errors
     /// If it has, and is not of this kind.
     pub fn is_new(&self, database: &Connection) -> Result<bool, Unfit> {
-        let pragma = |name| database.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        let tables = "SELECT count(*) FROM sqlite_schema";
-        let tables: u32 = database.query_row(tables, [], |row| row.get(0))?;
-        match (pragma("application_id")?, pragma("user_version")?, tables) {
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let tables: u32 = database.query_row(count, [], |row| row.get(0))?;
+        let application = pragma(database, "application_id")?;
+        let version = pragma(database, "user_version")?;
+        match (application, version, tables) {
             (0, 0, 0) => Ok(true),
             (id, ..) if id != self.application => Err(Unfit::Foreign(self.name)),
             (_, version, _) if version != self.version => {
@@ -411,6 +419,10 @@ impl Kind {
         transaction.pragma_update(None, "user_version", self.version)?;
         transaction.execute_batch(schema)
     }
+}
+
+fn pragma(database: &Connection, name: &str) -> rusqlite::Result<i32> {
+    database.pragma_query_value(None, name, |row| row.get(0))
 }
 
 /// A database that is for this process alone, for as long as this value lives. Close the database first.
@@ -433,14 +445,14 @@ impl Claim {
     pub fn new(path: &Path) -> io::Result<Self> {
         let path = resolve(path)?;
         refuse_names(&path)?;
-        let mut lock = path.clone().into_os_string();
-        lock.push("-lock");
-        let lock = PathBuf::from(lock);
-        if lock.is_symlink() {
-            let error = format!("{} is a link", lock.display());
+        let mut name = path.clone().into_os_string();
+        name.push("-lock");
+        let beside = PathBuf::from(name);
+        if beside.is_symlink() {
+            let error = format!("{} is a link", beside.display());
             return Err(io::Error::other(error));
         }
-        let lock = create(&lock)?;
+        let lock = create(&beside)?;
         lock.try_lock()
             .map_err(|_| io::Error::other("another process has it open"))?;
         Ok(Self { path, _lock: lock })

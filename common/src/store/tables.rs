@@ -97,10 +97,10 @@ pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFil
 /// memory stays bounded whatever the file's size. The order is floor, topics, messages: a message is
 /// kept only if it is above its topic's mark, so the marks must be there first.
 pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Window, BadFile> {
-    let (epoch, floor) = database.query_row("SELECT epoch, floor FROM feed", [], |row| {
+    let (saved, floor) = database.query_row("SELECT epoch, floor FROM feed", [], |row| {
         Ok((row.get::<_, String>(0)?, row.get(1)?))
     })?;
-    let epoch = parsed(&epoch)?;
+    let epoch = parsed(&saved)?;
     let window = Window::new(epoch, retention);
     window.raise_floor(floor);
     let mut topics = database.prepare("SELECT topic, mark FROM topics")?;
@@ -114,8 +114,8 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Win
         window.restore(message(row, epoch)?, time(row.get(3)?));
     }
     // The last message may be deleted, but its number is never used again. Its cursor stays valid.
-    let head = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
-    let head = database.query_row(head, [], |row| row.get(0)).optional()?;
+    let last = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
+    let head = database.query_row(last, [], |row| row.get(0)).optional()?;
     window.raise_head(head.unwrap_or(0));
     Ok(window)
 }

@@ -205,7 +205,7 @@ pub async fn run(
     }
 }
 
-/// The number of deliveries of accepted messages that were neither made nor dead.
+/// The number of deliveries of accepted messages that were lost: not delivered, and not dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("deliveries lost because the feed is in memory: {0}")]
 pub struct Lost(pub usize);

@@ -1,27 +1,27 @@
 //! How many attempts there are at one time, over all endpoints.
 //!
-//! Each endpoint has one place of its own, which nobody else takes, and borrows the others from one
-//! stock. So however many are slow or dead, every other one is called; when the stock is used up,
-//! one message at a time. First attempts queue for the stock, and a retry takes of it only what is over.
+//! Each endpoint has one slot of its own, and borrows more from a shared stock. So a healthy endpoint is
+//! always called, however many others are slow or dead. When the stock is used up, it gets one message at
+//! a time. First attempts queue for the stock; a retry takes from it only what nobody waits for.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// An endpoint's places.
+/// An endpoint's slots.
 #[derive(Clone)]
 pub(crate) struct Places {
     stock: Arc<Semaphore>,
     own: Arc<Semaphore>,
 }
 
-/// A place that is taken, until this is dropped.
+/// A slot in use. Dropping it frees the slot.
 pub(crate) struct Place(
     #[expect(dead_code, reason = "it is there to be dropped")] OwnedSemaphorePermit,
 );
 
 impl Places {
-    /// Those of a new endpoint.
+    /// The slots of a new endpoint.
     pub(crate) fn of(stock: &Arc<Semaphore>) -> Self {
         Self {
             stock: stock.clone(),
@@ -29,7 +29,7 @@ impl Places {
         }
     }
 
-    /// Waits for a place for a first attempt.
+    /// Waits for a slot for a first attempt.
     pub(crate) async fn first(self) -> Place {
         tokio::select! {
             biased;
@@ -38,7 +38,7 @@ impl Places {
         }
     }
 
-    /// Waits for a place for a retry.
+    /// Waits for a slot for a retry.
     pub(crate) async fn retry(self) -> Place {
         match self.stock.try_acquire_owned() {
             Ok(place) => Place(place),
@@ -69,7 +69,7 @@ mod tests {
         assert!(more.is_some());
     }
 
-    /// What a future gives at once.
+    /// The result of a future that must be ready at once.
     fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
         use std::task::{Context, Poll, Waker};
         match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {

@@ -1,8 +1,8 @@
-//! The way out for who has no address that we can reach: it fetches what it would have been called about.
+//! Pulling, for an endpoint without an address that the sender can reach.
 //!
-//! Either it is called or it fetches, never both: fetching is for an endpoint that is disabled. It names
-//! the last message that it has by `after`, which is also the acknowledgement: what lies before need not
-//! be kept for it any more, and is not delivered when it is enabled again.
+//! An endpoint is called or it pulls, never both: only a disabled endpoint may pull. In `after` it names
+//! the last message that it has. This is also the acknowledgement: messages up to there are not kept for
+//! it, and are not delivered when it is enabled again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::endpoint::Endpoint;
 
-/// The longest wait: shorter than proxies are patient.
+/// The longest wait: shorter than the usual timeout of a proxy.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// What is asked for.
+/// The parameters of a pull.
 pub(crate) struct Pull {
     endpoint: Arc<Endpoint>,
     after: After,
@@ -23,7 +23,7 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    /// Reads `after`, by default what the endpoint has got, and `wait`, in seconds.
+    /// Reads `after`, by default the endpoint's position, and `wait`, in seconds.
     pub(crate) fn parse(endpoint: Arc<Endpoint>, uri: &Uri) -> Result<Self, Problem> {
         let query = Query::of(uri);
         let wait = Duration::from_secs(query.get("wait")?.unwrap_or(0));
@@ -45,7 +45,7 @@ impl Pull {
         })
     }
 
-    /// What the asker has, as far as this feed knows it.
+    /// The position in `after`, if it is one of this feed.
     pub(crate) fn acknowledged(&self, feed: &Feed) -> Option<u64> {
         match &self.after {
             After::Cursor(_) => Some(feed.position(&self.endpoint.topics, &self.after)?.seq),
@@ -53,7 +53,7 @@ impl Pull {
         }
     }
 
-    /// The messages that the endpoint wants, as soon as there are some, or none when the time is over.
+    /// The endpoint's next messages, as soon as there are some. Empty when the time is over.
     pub(crate) async fn page(self, feed: &Feed) -> Result<Page, FeedError> {
         let deadline = Instant::now() + self.wait;
         let (topics, limit) = (&self.endpoint.topics, PageLimit::default());

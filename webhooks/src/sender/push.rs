@@ -1,17 +1,18 @@
-//! One endpoint's loop: it drains the feed by a cursor of its own and owes every message to its
-//! endpoint until it is delivered or dead.
+//! One endpoint's loop. It reads the feed with its own cursor, and attempts every message until it is
+//! delivered or dead.
 //!
-//! Endpoints share nothing but the feed, the store and the places for attempts (`places.rs`), so a slow
-//! or dead one delays only itself. Within one endpoint a message that failed waits apart, by the time of
-//! its next attempt, and newer ones go ahead.
+//! Endpoints share only the feed, the store and the slots for attempts (`places.rs`), so a slow or dead
+//! endpoint delays only itself. Within one endpoint, a message that failed waits for its next attempt,
+//! and newer messages overtake it.
 //!
-//! What has ended is recorded by one transaction at a time, and what ends meanwhile by the next. Until
-//! it is recorded it holds its place: after a crash no more is repeated than an endpoint may have in
-//! flight. The cursor passes a message when it is delivered or has a row; as long as there are places
-//! free it waits for the slow, and when there have been none for a while, the slow get a row and it goes on.
+//! One transaction at a time records the attempts that have ended. Those that end meanwhile are recorded
+//! by the next. A finished attempt keeps its slot until it is recorded, so a crash repeats at most the
+//! slots of one endpoint. The cursor passes a message once it is delivered or has a row. While slots are
+//! free, the cursor waits for slow attempts. When none has been free for a while, slow attempts get a row
+//! and the cursor moves on.
 //!
-//! The list of attempts is no part of that promise, and would cost more than all the rest: while there
-//! is a backlog and all goes well, it is brought up to date from time to time.
+//! The list of attempts is only informative, and would cost more than everything else. So while a backlog
+//! is delivered without failures, the list is updated only from time to time.
 
 use std::{
     cmp::Reverse,
@@ -44,47 +45,48 @@ use super::{
 };
 use crate::schedule::Schedule;
 
-/// Attempts of one endpoint at one time, as long as it is well. One that fails gets them one at a
-/// time until one succeeds: it need not be flooded.
+/// Concurrent attempts of one healthy endpoint. A failing endpoint gets one attempt at a time until one
+/// succeeds, so that it is not flooded.
 pub(crate) const CONCURRENCY: usize = 8;
-/// Messages of one endpoint that may wait for their next attempt. Beyond, newer ones stay in the
-/// feed, where they are pinned.
+/// How many messages of one endpoint may wait for their next attempt. At the limit, newer messages stay
+/// in the feed, where they are pinned.
 const MAX_WAITING: usize = 1_000;
-/// And their bytes, which the feed may have let go of already. The last message may go beyond.
+/// The limit on their bytes: the feed may have dropped these messages already. The last message may
+/// exceed it.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often the cursor of an endpoint without news is moved to the head.
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
-/// What has been under way for so long is slow, when all places are taken.
+/// When all slots are taken, an attempt that has run for this long is slow.
 pub(crate) const SLOW: Duration = Duration::from_millis(100);
-/// How many attempts the list may be behind.
+/// How many attempts may be missing at the end of the list.
 const UNLISTED: u64 = 1_000;
-/// How long at most to leave an endpoint alone that is overloaded and does not say how long.
+/// The longest pause for an overloaded endpoint that sends no `Retry-After`.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Why an endpoint is disabled that answered 410.
 const GONE: &str = "answered 410 Gone";
 
 /// What all the loops share.
 pub(crate) struct Outbound {
-    /// Not the handle that the server closes: what is in flight outlives the listener.
+    /// Not the handle that the server closes: attempts in flight outlive the listener.
     pub(crate) feed: Feed,
     pub(crate) store: Store,
     pub(crate) guard: Guard,
     pub(crate) schedule: Schedule,
-    /// What time it is: the system's, but for tests.
+    /// The system's clock, except in tests.
     pub(crate) clock: fn() -> SystemTime,
-    /// Places for first attempts, beside the one that each endpoint has.
+    /// Slots for first attempts, in addition to the one that each endpoint has.
     pub(crate) stock: Arc<Semaphore>,
     pub(crate) attempt_timeout: Duration,
-    /// An endpoint is disabled that has only failed for so long.
+    /// An endpoint that has only failed for this long is disabled.
     pub(crate) give_up: Duration,
-    /// What an endpoint that is disabled has not got is kept for so long.
+    /// How long the backlog of a disabled endpoint is kept.
     pub(crate) hold: Duration,
-    /// Bytes that all that is kept may take.
+    /// The limit on the bytes of everything that is kept.
     pub(crate) disk: u64,
     pub(crate) drain: Duration,
 }
 
-/// A message that is owed to the endpoint and under way.
+/// A message that is being delivered.
 struct Delivery {
     seq: u64,
     /// When it was claimed, or its retry came.
@@ -99,7 +101,8 @@ struct Delivery {
     row: bool,
 }
 
-/// A delivery that waits, as small as it can be: there may be a million. The next one is the least.
+/// A delivery that waits for its next attempt. Kept small, because there may be a million. Ordered by
+/// time, so the least is the next.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Later {
     due: Instant,
@@ -108,7 +111,7 @@ struct Later {
     size: u32,
 }
 
-/// An attempt that has ended and is not recorded.
+/// An attempt that has ended and is not recorded yet.
 struct Ended {
     delivery: Delivery,
     fate: Fate,
@@ -126,18 +129,18 @@ enum Fate {
     Dead,
 }
 
-/// How an attempt's task ended, with the message if it came to that.
+/// How an attempt's task ended, with the message if the task had it.
 type AttemptEnded = Result<(Id, (Outcome, Option<Payload>)), JoinError>;
 
-/// A transaction that is under way.
+/// A transaction that is being written.
 struct Recording {
     ended: Vec<Ended>,
     cursor: u64,
     written: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// The state of one loop. A message that was claimed is in `in_flight`, then in `ended`, then in
-/// `recording`, and if it failed in `waiting`, until it is delivered or dead.
+/// The state of one loop. A claimed message is in `in_flight`, then in `ended`, then in `recording`. If
+/// it failed it is then in `waiting`, and starts again, until it is delivered or dead.
 pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
@@ -152,32 +155,32 @@ pub(crate) struct Push {
     in_flight: HashMap<Id, Delivery>,
     ended: Vec<Ended>,
     recording: Option<Recording>,
-    /// What the feed had let go of before it was claimed, and is not recorded.
+    /// Gaps: what the feed had dropped before it was claimed. Not recorded yet.
     gaps: Vec<String>,
     waiting: BinaryHeap<Reverse<Later>>,
-    /// Messages that are to be claimed and have a row already: they come by that.
+    /// Messages after the cursor that already have a row. They are delivered from the row.
     ahead: HashSet<u64>,
     /// Bytes of all these messages.
     bytes: usize,
-    /// The feed had no more when it was read last.
+    /// The last read of the feed reached its end.
     caught_up: bool,
     /// The number of the last attempt.
     number: u64,
-    /// The last attempts that are not in the list, and the number of the last one that is.
+    /// The newest attempts, which are not in the list yet, and the number of the last one that is.
     unlisted: VecDeque<AttemptRow>,
     listed: u64,
     /// The first failure after the last success.
     failing: Option<SystemTime>,
-    /// Pauses after the last success that it did not ask for.
+    /// Pauses since the last success that the endpoint did not ask for.
     overloads: usize,
-    /// The endpoint is not to be called any more.
+    /// Set when the endpoint must not be called any more.
     disabled: Option<Disabled>,
-    /// The endpoint asked to be left alone until then.
+    /// The endpoint asked for no attempt before this time.
     resume: Instant,
 }
 
 impl Push {
-    /// Goes on where the endpoint's loop was when it was `saved`.
+    /// Continues where the endpoint's loop was when it was `saved`.
     pub(crate) fn new(
         outbound: Arc<Outbound>,
         endpoint: Arc<Endpoint>,
@@ -223,8 +226,8 @@ impl Push {
         push
     }
 
-    /// Delivers until it is to stop or the endpoint is disabled, then claims no more and finishes what is
-    /// in flight, in the time that it is given. What is still owed then is [`Push::owed`].
+    /// Delivers until it must stop or the endpoint is disabled. Then claims nothing more and finishes the
+    /// attempts in flight within the drain time. What then remains undelivered is [`Push::owed`].
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -260,7 +263,7 @@ impl Push {
         self
     }
 
-    /// Finishes and records what is in flight.
+    /// Finishes and records the attempts in flight.
     async fn finish(&mut self) {
         loop {
             self.record(true);
@@ -272,8 +275,8 @@ impl Push {
         }
     }
 
-    /// How many messages may be claimed now. First attempts go before retries, but for one place if
-    /// there are several.
+    /// How many messages may be claimed now. First attempts go before retries, but one of several slots
+    /// is kept for retries.
     fn free(&self) -> usize {
         let count = self.waiting.len() + self.held();
         if self.is_paused() || count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES {
@@ -288,7 +291,7 @@ impl Push {
         self.resume > Instant::now()
     }
 
-    /// How many deliveries there may be under way or not recorded.
+    /// The limit on deliveries that are in flight or not recorded.
     fn slots(&self) -> usize {
         if self.failing.is_some() {
             1
@@ -301,14 +304,14 @@ impl Push {
         self.slots().saturating_sub(self.held())
     }
 
-    /// How many deliveries are under way or not recorded.
+    /// The number of deliveries that are in flight or not recorded.
     fn held(&self) -> usize {
         let recording = self.recording.as_ref();
         let recording = recording.map_or(0, |recording| recording.ended.len());
         self.in_flight.len() + self.ended.len() + recording
     }
 
-    /// When there is something to do without news: the end of a pause, else the next retry.
+    /// When to wake up without news: at the end of a pause, else at the next retry.
     fn due(&self) -> Option<Instant> {
         if self.is_paused() {
             return Some(self.resume);
@@ -344,8 +347,8 @@ impl Push {
         }
     }
 
-    /// Without news the cursor moves to the head, so that what the feed lets go of in other topics
-    /// does not look like a gap in these.
+    /// Without news the cursor moves to the head. Otherwise messages that the feed drops in other topics
+    /// would look like a gap here.
     async fn pass_by(&mut self) {
         let after = self.after.into();
         let (feed, topics) = (&self.outbound.feed, &self.endpoint.topics);
@@ -357,7 +360,7 @@ impl Push {
         self.record(true);
     }
 
-    /// Begins the attempt that is due; at the mere end of a pause there may be none.
+    /// Begins the attempt that is due. At the end of a pause there may be none.
     fn retry(&mut self) {
         let now = Instant::now();
         let is_due = |next: &Reverse<Later>| next.0.due <= now;
@@ -397,7 +400,8 @@ impl Push {
         self.in_flight.insert(task.id(), delivery);
     }
 
-    /// This attempt has ended, and perhaps others: what is recorded together costs little more than one.
+    /// Takes this ended attempt, and others that have ended too: recording them together costs little more
+    /// than recording one.
     fn settle_all(&mut self, ended: AttemptEnded) {
         self.settle(ended);
         while let Some(ended) = self.attempts.try_join_next_with_id() {
@@ -405,8 +409,8 @@ impl Push {
         }
     }
 
-    /// An attempt has ended: the delivery is made, waits for the next one, or is dead, as soon as
-    /// that is recorded.
+    /// Decides what becomes of a delivery after an attempt: delivered, retried or dead. It takes effect
+    /// when it is recorded.
     fn settle(&mut self, ended: AttemptEnded) {
         let panicked = |error: JoinError| (error.id(), panicked(&error, (self.outbound.clock)()));
         let (id, (outcome, body)) = ended.unwrap_or_else(panicked);
@@ -452,7 +456,7 @@ impl Push {
         });
     }
 
-    /// Whether the endpoint is to be called any more, after this failure.
+    /// Disables the endpoint if this failure is final, or if it has failed for too long.
     fn judge(&mut self, at: SystemTime, failure: &Failure) {
         let since = *self.failing.get_or_insert(at);
         let failing = at.duration_since(since).unwrap_or_default();
@@ -472,8 +476,8 @@ impl Push {
         });
     }
 
-    /// When there is another attempt, if there is one. An endpoint that asks for it is left alone until
-    /// then, with all of its messages.
+    /// When the next attempt is, if there is one. An endpoint that asks for a pause gets it for all of its
+    /// messages.
     fn postpone(&mut self, failed: usize, failure: &Failure) -> Fate {
         let delay = self.outbound.schedule.delay(failed, rand::random());
         let pause = match failure.verdict() {
@@ -490,8 +494,8 @@ impl Push {
         }
     }
 
-    /// How long to leave an endpoint alone that is overloaded and does not say how long: by the steps of
-    /// the schedule too. After each pause one message's attempt asks again.
+    /// The pause for an overloaded endpoint that sends no `Retry-After`. It grows by the steps of the
+    /// schedule. After each pause, one attempt tests the endpoint.
     fn pause(&mut self) -> Duration {
         if !self.is_paused() {
             self.overloads += 1;
@@ -500,9 +504,9 @@ impl Push {
         pause.unwrap_or(MAX_PAUSE).min(MAX_PAUSE)
     }
 
-    /// Begins to record what has ended, unless a transaction is under way, or in a backlog so little has
-    /// ended that it waits for more. If `all`, then also that there was nothing for this endpoint, and the
-    /// cursor does not wait for the slow.
+    /// Begins to record what has ended, unless a transaction is being written. In a backlog it waits until
+    /// enough has ended. With `all` it also records that nothing was due, and the cursor does not wait for
+    /// slow attempts.
     fn record(&mut self, all: bool) {
         if self.recording.is_some() {
             return;
@@ -544,20 +548,20 @@ impl Push {
         });
     }
 
-    /// The first message under way that has no row: the cursor cannot pass it.
+    /// The first message in flight without a row: the cursor cannot pass it.
     fn oldest(&self) -> Option<&Delivery> {
         let under_way = self.in_flight.values().filter(|delivery| !delivery.row);
         under_way.min_by_key(|delivery| delivery.seq)
     }
 
-    /// When it is slow, if there is no place for another and what has ended holds some of them.
+    /// When it becomes slow. Only if no slot is free and ended attempts hold some of them.
     fn slow_at(&self) -> Option<Instant> {
         let waits = self.recording.is_none() && self.free_slots() == 0 && !self.ended.is_empty();
         let oldest = self.oldest()?;
         waits.then_some(oldest.since + SLOW)
     }
 
-    /// The attempts that are to be listed now, if any are.
+    /// The attempts to add to the list now.
     fn list(&mut self, now: bool) -> Vec<AttemptRow> {
         let old = self.unlisted.len().saturating_sub(REMEMBERED as usize);
         self.unlisted.drain(..old);
@@ -568,7 +572,7 @@ impl Push {
         self.unlisted.drain(..).collect()
     }
 
-    /// A row for each delivery under way that is older than one that has ended.
+    /// A row for each delivery in flight that is older than one that has ended.
     fn pass_the_slow(&mut self) -> Vec<Owed> {
         let newest = self.ended.iter().map(|ended| ended.delivery.seq).max();
         let is_slow = |delivery: &&mut Delivery| !delivery.row && Some(delivery.seq) < newest;
@@ -588,7 +592,7 @@ impl Push {
         slow.map(row).collect()
     }
 
-    /// What has ended is recorded: its places are free, and what failed waits.
+    /// Called when the transaction is written: slots become free, and failed messages wait.
     fn written(&mut self) {
         let Some(Recording { ended, cursor, .. }) = self.recording.take() else {
             return;
@@ -633,7 +637,7 @@ impl Push {
         status.oldest_due = self.oldest_due();
     }
 
-    /// When the next retry is due, or was, if it has to wait for its turn.
+    /// When the next retry is due. In the past if it has to wait for a slot.
     fn oldest_due(&self) -> Option<SystemTime> {
         let Reverse(Later { due, .. }) = *self.waiting.peek()?;
         let (now, time) = (Instant::now(), (self.outbound.clock)());
@@ -643,7 +647,7 @@ impl Push {
         })
     }
 
-    /// Messages that this endpoint has not got and, where they live in memory, will never get.
+    /// Messages that the endpoint did not get. With a feed in memory it never will.
     pub(crate) async fn owed(self) -> usize {
         let recording = self.recording.iter().flat_map(|recording| &recording.ended);
         let unrecorded = self.ended.iter().chain(recording);
@@ -700,7 +704,7 @@ impl Fate {
     }
 }
 
-/// What is to be written.
+/// What to write.
 fn settlement(endpoint: i64, cursor: u64, slow: Vec<Owed>, ended: &[Ended]) -> Settlement {
     let mut settlement = Settlement {
         endpoint,
@@ -729,8 +733,8 @@ fn settlement(endpoint: i64, cursor: u64, slow: Vec<Owed>, ended: &[Ended]) -> S
     settlement
 }
 
-/// Writes until it is written. After a failure of the disk that is never: then the loop comes to a halt
-/// with all its places taken, and the next start goes on from what is there.
+/// Retries until it is written. After a disk failure that never succeeds: the loop then halts with all its
+/// slots taken, and the next start continues from what is stored.
 async fn write(store: Store, settlement: Settlement) {
     let settlement = Arc::new(settlement);
     let settle = move |database: &Transaction<'_>| store::settle(database, &settlement);
@@ -739,7 +743,7 @@ async fn write(store: Store, settlement: Settlement) {
     }
 }
 
-/// Resolves when the transaction that is under way is.
+/// Resolves when the current transaction is written.
 async fn written(recording: &mut Option<Recording>) {
     match recording {
         Some(recording) => recording.written.as_mut().await,
@@ -747,8 +751,8 @@ async fn written(recording: &mut Option<Recording>) {
     }
 }
 
-/// The message of a row. That a disk cannot be read is no failure of the endpoint's: see [`write()`]. Nor
-/// is it that the endpoint was removed, whose loop ends now.
+/// The message of a row. If the disk cannot be read, that is not the endpoint's failure: see [`write()`].
+/// If the endpoint was removed, its loop ends now anyway.
 async fn read(store: &Store, seq: u64) -> Payload {
     match store.note(move |database| store::body(database, seq)).await {
         Ok(Some(body)) => body,
@@ -756,9 +760,9 @@ async fn read(store: &Store, seq: u64) -> Payload {
     }
 }
 
-/// Resolves when the loop is to stop.
+/// Resolves when the loop must stop.
 async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
-    // That nobody is left to say so says it too.
+    // An error means that the sender is gone, which is also a reason to stop.
     let _ = stopping.wait_for(Option::is_some).await;
 }
 

@@ -150,7 +150,7 @@ async fn one(
     }
 }
 
-/// What is asked of an endpoint by a POST.
+/// The POST requests below an endpoint.
 async fn act(
     app: &App,
     endpoint: &Endpoint,

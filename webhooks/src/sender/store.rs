@@ -1,20 +1,19 @@
-//! What the sender must not forget: who is to be called, how far each endpoint is, and what it is
-//! still owed.
+//! The sender's durable state: the endpoints, the position of each, and the messages it has not got yet.
 //!
-//! The way of one message: it is published into the feed's file, and answered with 201 when it is on
-//! the disk. Each endpoint has a *cursor*: everything up to it was delivered, is dead, or has a row in
-//! `deliveries`. Its loop (`push.rs`) claims what is beyond, attempts it (`deliver.rs`), and records how
-//! that went in one transaction that moves the cursor and adds the rows of what was not delivered. A
-//! delivery that succeeds at once only moves the cursor. After a crash the loop goes on at the cursor and
-//! the rows: what was attempted and not recorded is attempted again, and nothing is left out.
+//! The way of a message: it is published into the feed's file, and answered with 201 when it is on the
+//! disk. Each endpoint has a *cursor*: everything up to it was delivered, is dead, or has a row in
+//! `deliveries`. The endpoint's loop (`push.rs`) claims newer messages and attempts them (`deliver.rs`). It
+//! records the outcome in one transaction, which moves the cursor and adds rows for undelivered messages.
+//! A delivery that succeeds at once only moves the cursor. After a crash the loop continues from the
+//! cursor and the rows: an attempt that was not recorded is repeated, and no message is skipped.
 //!
-//! The tables are in the feed's own file and written by its thread. So a cursor and the messages that it
-//! counts are committed, restored from a copy, or lost together. A settlement is not synced by itself, but
-//! with the next publish: a power cut may take it back, and what it recorded comes again. Of a feed in
-//! memory the same tables are in memory too.
+//! The tables are in the feed's own file and are written by its thread. So a cursor and its messages are
+//! committed, restored from a copy, or lost together. A settlement is not synced by itself, but with the
+//! next publish: a power cut may undo it, and then its attempts are repeated. With a feed in memory, the
+//! tables are in memory too.
 //!
-//! A row's message is kept with it, in `bodies`, once for all endpoints: the feed may let go of what
-//! waits or is dead, and a later attempt is of the same bytes.
+//! The message of a row is stored in `bodies`, once for all endpoints. So a later attempt sends the same
+//! bytes, even if the feed has dropped the message.
 
 use std::{
     io,
@@ -33,17 +32,17 @@ use tracing::{error, warn};
 
 use super::deliver::Payload;
 
-/// How many attempts of an endpoint are remembered, and how many gaps: the last ones.
+/// How many attempts of an endpoint are kept, and how many gaps: the newest.
 pub(crate) const REMEMBERED: u64 = 100;
 
-/// How long to leave a full disk alone, or a feed that failed.
+/// The pause after the disk was full or the feed failed.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
-/// About what one transaction writes, in bytes: SQLite writes whole pages.
+/// Roughly how many bytes one transaction writes: SQLite writes whole pages.
 const PAGE: usize = 4 << 10;
 
-/// `deliveries` has a row for each message up to the cursor that is neither delivered nor refused for
-/// good: it waits until `due`, or without it is dead. `attempts` is a ring: `number` modulo its size is
-/// the place. Times are milliseconds since 1970; `failing`, `disabled` and `expired` are since when.
+/// `deliveries` has a row for each message up to the cursor that was not delivered. It waits until `due`;
+/// without `due` it is dead. `attempts` is a ring: the place is `number` modulo its size. Times are
+/// milliseconds since 1970. `failing`, `disabled` and `expired` are the times at which that began.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -110,12 +109,12 @@ pub(crate) struct Store(Arc<Home>);
 enum Home {
     /// Written by the feed's thread.
     File(Feed),
-    /// Written by whoever has something to write: there is no disk to wait for.
+    /// Written by the caller itself: there is no disk to wait for.
     Memory(Mutex<Connection>),
 }
 
 impl Store {
-    /// The tables beside this feed, made if they are not there.
+    /// Opens the tables beside this feed, and creates them if they are missing.
     pub(crate) async fn open(feed: &Feed) -> io::Result<Self> {
         let home = match commits(feed) {
             Some(_) => Home::File(feed.handle()),
@@ -133,7 +132,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Does `work` within a transaction, and returns what it gave as soon as it is on the disk.
+    /// Does `work` within a transaction, and returns its result once it is on the disk.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -141,8 +140,8 @@ impl Store {
         self.write(true, work).await
     }
 
-    /// The same, as soon as it would outlive the process, though perhaps not a power cut, and tried
-    /// until there is room. It is for what can be found out again: by one more attempt.
+    /// The same, but returns once it would survive the process, though perhaps not a power cut. Retries
+    /// while the disk is full. For outcomes of attempts: a lost one is found again by one more attempt.
     ///
     /// # Errors
     /// [`CommitError::Stopped`].
@@ -177,7 +176,7 @@ impl Store {
         }
     }
 
-    /// Whether it is still there after the process.
+    /// Whether the tables survive the process.
     pub(crate) fn is_durable(&self) -> bool {
         matches!(*self.0, Home::File(_))
     }
@@ -209,7 +208,7 @@ pub(crate) struct Saved {
     pub(crate) topics: String,
     /// Separated by commas; `None` is all.
     pub(crate) types: Option<String>,
-    /// Newest first, with the time until which each signs if it is not the last one.
+    /// Newest first. Each older one has the time until which it signs.
     pub(crate) secrets: Vec<(String, Option<SystemTime>)>,
     /// Everything up to this number is recorded.
     pub(crate) cursor: u64,
@@ -218,11 +217,11 @@ pub(crate) struct Saved {
     pub(crate) last_error: Option<String>,
     /// The number of its last attempt.
     pub(crate) attempts: u64,
-    /// Messages after the cursor that have a row: it was moved back.
+    /// Messages after the cursor that have a row, because the cursor was moved back.
     pub(crate) ahead: Vec<u64>,
     /// The first failure after the last success.
     pub(crate) failing: Option<SystemTime>,
-    /// Nobody calls it.
+    /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
 }
 
@@ -232,7 +231,7 @@ pub(crate) struct Disabled {
     #[serde(serialize_with = "rfc3339")]
     pub(crate) since: SystemTime,
     pub(crate) reason: String,
-    /// Since when nothing is kept for it any more.
+    /// Since when nothing is kept for it.
     #[serde(serialize_with = "rfc3339")]
     pub(crate) expired: Option<SystemTime>,
 }
@@ -260,7 +259,7 @@ pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
     rows.collect()
 }
 
-/// One endpoint, which is there.
+/// One endpoint, which must exist.
 pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result<Saved> {
     database
         .prepare_cached(&format!("{ENDPOINT} WHERE endpoint = ?1"))?
@@ -323,7 +322,7 @@ fn secrets(
     rows.collect()
 }
 
-/// Calls it elsewhere, or about something else, from now on. Elsewhere nobody has failed yet.
+/// Changes its URL, topics or types. A new URL starts without failures.
 pub(crate) fn retarget(
     database: &Connection,
     endpoint: i64,
@@ -337,7 +336,7 @@ pub(crate) fn retarget(
     Ok(())
 }
 
-/// A new secret; the one before signs along until then, and those that are at their end go.
+/// Adds a new secret. The one before also signs until this time, and expired ones are removed.
 pub(crate) fn rotate(
     database: &Connection,
     endpoint: i64,
@@ -360,7 +359,7 @@ pub(crate) fn rotate(
     Ok(())
 }
 
-/// Calls it again, or does not any more.
+/// Disables or enables it.
 pub(crate) fn set_disabled(
     database: &Connection,
     endpoint: i64,
@@ -376,8 +375,8 @@ pub(crate) fn set_disabled(
     Ok(())
 }
 
-/// Nothing is kept any more for an endpoint that is disabled: what waits is dead. What the feed then
-/// lets go of is told as a gap if it is ever enabled.
+/// Drops the backlog of a disabled endpoint: waiting deliveries are dead. If the endpoint is enabled
+/// later, it gets a gap for what the feed has dropped meanwhile.
 pub(crate) fn expire(
     database: &Connection,
     endpoint: i64,
@@ -395,8 +394,7 @@ pub(crate) fn expire(
     Ok(())
 }
 
-/// Moves the cursor back, if that is back. What came after it and has a row is due, with the whole
-/// schedule before it.
+/// Moves the cursor back, never forward. Rows after it are due again, with the whole schedule of retries.
 pub(crate) fn replay(
     database: &Connection,
     endpoint: i64,
@@ -416,7 +414,7 @@ pub(crate) fn replay(
     Ok(moved > 0)
 }
 
-/// Moves the cursor of an endpoint that fetches for itself, if that is on.
+/// Moves the cursor of an endpoint that pulls, never back.
 pub(crate) fn acknowledge(
     database: &Connection,
     endpoint: i64,
@@ -430,7 +428,7 @@ pub(crate) fn acknowledge(
     Ok(())
 }
 
-/// Makes a dead delivery due, with the whole schedule before it. Returns whether it was dead.
+/// Makes a dead delivery due again, with the whole schedule of retries. Returns whether it was dead.
 pub(crate) fn revive(
     database: &Connection,
     endpoint: i64,
@@ -446,7 +444,7 @@ pub(crate) fn revive(
     Ok(revived > 0)
 }
 
-/// Bytes that are in use, of the file or of the tables in memory.
+/// Bytes in use, in the file or in the tables in memory.
 pub(crate) fn size(database: &Connection) -> rusqlite::Result<u64> {
     let size = "SELECT (page_count - freelist_count) * page_size
         FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
@@ -455,7 +453,7 @@ pub(crate) fn size(database: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0))
 }
 
-/// Removes an endpoint with all it is owed, and returns whether it was there.
+/// Removes an endpoint with its backlog, and returns whether it existed.
 pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<bool> {
     let mut owed = database.prepare_cached("SELECT seq FROM deliveries WHERE endpoint = ?1")?;
     let owed = owed.query_map([endpoint], |row| row.get(0))?;
@@ -467,28 +465,28 @@ pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<b
     Ok(removed > 0)
 }
 
-/// How deliveries of one endpoint went. To record it twice is to record it once, but for the count.
+/// The outcome of deliveries of one endpoint. Recording it is idempotent, except for the counter.
 #[derive(Debug, Default)]
 pub(crate) struct Settlement {
     pub(crate) endpoint: i64,
-    /// Everything up to here is recorded then.
+    /// Everything up to here is recorded by this settlement.
     pub(crate) cursor: u64,
     pub(crate) delivered: u64,
-    /// Messages whose row is done with.
+    /// Messages whose row is deleted.
     pub(crate) paid: Vec<u64>,
-    /// Messages that have a row from now on, or another one.
+    /// Messages that get a row, or a new version of it.
     pub(crate) owed: Vec<Owed>,
     pub(crate) attempts: Vec<AttemptRow>,
-    /// What the feed had let go of, as JSON: see [`common::Gap`].
+    /// Gaps as JSON, see [`common::Gap`]: what the feed had dropped.
     pub(crate) gaps: Vec<String>,
     pub(crate) last_error: Option<String>,
     /// The first failure after the last success.
     pub(crate) failing: Option<SystemTime>,
-    /// If the endpoint is not to be called from now on.
+    /// Set if the endpoint must not be called any more.
     pub(crate) disabled: Option<Disabled>,
 }
 
-/// A delivery that is not made.
+/// A delivery that did not succeed yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Owed {
     pub(crate) seq: u64,
@@ -539,7 +537,7 @@ fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, 
     serializer.serialize_u64(time.as_millis() as u64)
 }
 
-/// Records a settlement. Of an endpoint that was removed there is nothing to record.
+/// Records a settlement. Does nothing if the endpoint was removed.
 pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
     let endpoint = settlement.endpoint;
     let known = database
@@ -602,7 +600,7 @@ fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
     forget(database, seq)
 }
 
-/// The last one who was owed a message takes its body along.
+/// Deletes the body with the last row that needs it.
 fn forget(database: &Connection, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached(
@@ -657,7 +655,7 @@ pub(crate) struct Waiting {
     pub(crate) size: u32,
 }
 
-/// What an endpoint is owed and waits for its next attempt.
+/// The deliveries of an endpoint that wait for their next attempt.
 pub(crate) fn waiting(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<Waiting>> {
     let mut rows = database.prepare_cached(
         "SELECT seq, failed, due, octet_length(json) FROM deliveries JOIN bodies USING (seq)
@@ -687,7 +685,7 @@ pub(crate) fn body(database: &Connection, seq: u64) -> rusqlite::Result<Option<P
     row.query_row([seq], body).optional()
 }
 
-/// A delivery that was given up.
+/// A dead delivery.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Dead {
     pub(crate) id: String,
@@ -813,6 +811,25 @@ mod tests {
         settle(database, &settlement).unwrap();
     }
 
+    /// An endpoint's cursor after attempts that leave it owed these.
+    fn owes(database: &Connection, endpoint: i64, cursor: u64, owed: Vec<Owed>) {
+        let settlement = Settlement {
+            endpoint,
+            cursor,
+            owed,
+            ..Settlement::default()
+        };
+        settled(database, settlement);
+    }
+
+    fn disabled(reason: &str) -> Disabled {
+        Disabled {
+            since: time(8),
+            reason: reason.into(),
+            expired: None,
+        }
+    }
+
     fn bodies(database: &Connection) -> u64 {
         let count = "SELECT count(*) FROM bodies";
         database.query_row(count, [], |row| row.get(0)).unwrap()
@@ -879,15 +896,7 @@ mod tests {
     fn what_is_dead_is_listed_with_its_reason_and_does_not_wait() {
         let database = database();
         let endpoint = added(&database, "ep_1");
-        settled(
-            &database,
-            Settlement {
-                endpoint,
-                cursor: 9,
-                owed: vec![owed(8, None), owed(9, None)],
-                ..Settlement::default()
-            },
-        );
+        owes(&database, endpoint, 9, vec![owed(8, None), owed(9, None)]);
         assert_eq!(waiting(&database, endpoint).unwrap(), []);
         let dead = dead(&database, endpoint, None).unwrap();
         assert_eq!(
@@ -906,15 +915,7 @@ mod tests {
     fn what_is_dead_can_be_made_due_once_and_by_its_id() {
         let database = database();
         let number = added(&database, "ep_1");
-        settled(
-            &database,
-            Settlement {
-                endpoint: number,
-                cursor: 9,
-                owed: vec![owed(8, None), owed(9, Some(60))],
-                ..Settlement::default()
-            },
-        );
+        owes(&database, number, 9, vec![owed(8, None), owed(9, Some(60))]);
         let revive = |seq, id| revive(&database, number, seq, id, time(70)).unwrap();
         assert!(!revive(8, "b-8"), "it is of another epoch");
         assert!(!revive(9, "a-9"), "it is not dead");
@@ -942,11 +943,7 @@ mod tests {
     fn an_endpoint_is_disabled_with_a_reason_and_enabled_as_if_it_had_not_failed() {
         let database = database();
         let number = added(&database, "ep_1");
-        let disabled = Disabled {
-            since: time(8),
-            reason: "gone".into(),
-            expired: None,
-        };
+        let disabled = disabled("gone");
         settled(
             &database,
             Settlement {
@@ -970,11 +967,7 @@ mod tests {
     fn what_waits_for_who_is_disabled_too_long_is_dead_and_says_so() {
         let database = database();
         let number = added(&database, "ep_1");
-        let disabled = Disabled {
-            since: time(8),
-            reason: "gone".into(),
-            expired: None,
-        };
+        let disabled = disabled("gone");
         settled(
             &database,
             Settlement {
@@ -1011,11 +1004,7 @@ mod tests {
         let cursor = || endpoint(&database, number).unwrap().cursor;
         acknowledge(&database, number, 9).unwrap();
         assert_eq!(cursor(), 7, "it is called");
-        let disabled = Disabled {
-            since: time(8),
-            reason: "by hand".into(),
-            expired: None,
-        };
+        let disabled = disabled("by hand");
         set_disabled(&database, number, Some(&disabled)).unwrap();
         acknowledge(&database, number, 9).unwrap();
         acknowledge(&database, number, 8).unwrap();
@@ -1027,15 +1016,7 @@ mod tests {
         let database = database();
         let both = ["ep_1", "ep_2"].map(|id| added(&database, id));
         for endpoint in both {
-            settled(
-                &database,
-                Settlement {
-                    endpoint,
-                    cursor: 8,
-                    owed: vec![owed(8, Some(60))],
-                    ..Settlement::default()
-                },
-            );
+            owes(&database, endpoint, 8, vec![owed(8, Some(60))]);
         }
         assert_eq!(bodies(&database), 1);
         pay(&database, both[0], 8).unwrap();
@@ -1050,15 +1031,7 @@ mod tests {
         let database = database();
         let endpoint = added(&database, "ep_1");
         remove(&database, endpoint).unwrap();
-        settled(
-            &database,
-            Settlement {
-                endpoint,
-                cursor: 8,
-                owed: vec![owed(8, Some(60))],
-                ..Settlement::default()
-            },
-        );
+        owes(&database, endpoint, 8, vec![owed(8, Some(60))]);
         assert_eq!(bodies(&database), 0);
     }
 

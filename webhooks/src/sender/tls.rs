@@ -55,10 +55,10 @@ impl Tls {
         Self(Arc::new(config).into())
     }
 
-    /// Shakes hands over `stream`. The certificate must be valid for the URL's host.
+    /// Does the handshake over `stream`. The certificate must be valid for the URL's host.
     ///
     /// # Errors
-    /// If it is not, or the handshake fails.
+    /// If the certificate is not valid, or the handshake fails.
     pub async fn connect(&self, url: &Url, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = match url.host() {
             Some(Host::Ipv4(ip)) => ServerName::from(std::net::IpAddr::V4(ip)),

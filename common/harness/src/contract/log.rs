@@ -1,4 +1,4 @@
-//! What all five programs promise about their log: it is best effort.
+//! What all five programs promise about their log, which is best effort, and about a second signal.
 
 use std::{
     fs::{self, File},
@@ -12,6 +12,7 @@ use std::{
 use crate::{Process, Wire};
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
 /// The longest line in bytes that a stranger can cause.
 const MAX_LINE: usize = 200;
 /// The most lines a second from one place in the code.
@@ -39,6 +40,19 @@ pub async fn outlives_its_log(program: &str, args: &[&str], noise: &str) {
     serves_and_stops(unheard, noise).await;
 
     ends_with_an_error(program, args).await;
+}
+
+/// Starts to drain, which half a request holds up, and does not wait for it after a second signal.
+///
+/// # Panics
+/// If it does not exit at once, with 1.
+pub async fn exits_at_a_second_signal(program: &str) {
+    let server = Process::start(program, &["--drain", "60"]).await;
+    let _stuck = server.in_flight(HALF).await;
+    server.signal("TERM");
+    server.refuses().await;
+    server.signal("INT");
+    assert_eq!(server.exit_code().await, Some(1));
 }
 
 async fn serves_and_stops(server: Process, noise: &str) {
@@ -72,6 +86,23 @@ fn full() -> (UnixStream, Stdio) {
     while full.write(b"x").is_ok() {}
     full.set_nonblocking(false).expect("a socket is open");
     (unread, OwnedFd::from(full).into())
+}
+
+/// Asks for what another epoch had: the answer begins with a gap, and a gap is logged. `fields` complete
+/// the technique's request.
+pub fn gap(topics: &str, fields: &str) -> String {
+    format!("GET /topics/{topics}?after=foreign-1 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
+}
+
+/// [`writes_few_and_short_lines`] about gaps of as many and as long topics as there may be.
+///
+/// # Panics
+/// If a line is long, there are many of them, or there is no count.
+pub async fn writes_few_and_short_lines_about_gaps(program: &str, fields: &str) {
+    let topics: Vec<String> = (100..164)
+        .map(|n| format!("{}{n}", "t".repeat(60)))
+        .collect();
+    writes_few_and_short_lines(program, &[], &gap(&topics.join(","), fields)).await;
 }
 
 /// A flood of `noise`, a request that makes it log a long line, is cut to short lines, and to few of
