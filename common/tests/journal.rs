@@ -374,7 +374,7 @@ async fn a_file_that_is_no_feed_is_refused_and_left_alone() {
     let newer = Connection::open(scratch.file()).unwrap();
     newer.pragma_update(None, "user_version", 2).unwrap();
     drop(newer);
-    refused("it has version 2, and this program reads version 1");
+    refused("it has version 2, but this program needs version 1");
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ where
     /// Runs until one side ends the session, then closes it. `draining` changes when the server drains.
     ///
     /// # Errors
-    /// [`Stalled`], if the peer took no byte.
+    /// [`Stalled`], if the peer accepted no data.
     pub async fn run(&mut self, draining: &mut watch::Receiver<bool>) -> Result<(), Stalled> {
         let mut drain = pin!(draining.changed());
         let mut timer = pin!(sleep_until(self.tick_at()));
