@@ -16,18 +16,22 @@ pub use http::problem::Problem;
 pub use http::problem::retry_after;
 pub use http::query::Query;
 
+/// Your log.
 #[derive(Debug)]
 pub struct Feed;
 
 impl Feed {
+    /// What is newer than the position, now.
     pub async fn read(&self, _: &Topics, _: &After, _: PageLimit) -> Result<Page, FeedError> {
         Err(FeedError::Closed)
     }
 
+    /// The same, but waits for news. It registers its wait before it reads, so that it misses nothing.
     pub async fn next(&self, _: &Topics, _: &After, _: PageLimit) -> Result<Page, FeedError> {
         Err(FeedError::Closed)
     }
 
+    /// Whether the server drains.
     pub fn is_closed(&self) -> bool {
         true
     }
@@ -35,6 +39,7 @@ impl Feed {
 
 #[derive(Debug)]
 pub enum FeedError {
+    /// `next` returns it to end every wait.
     Closed,
 }
 
@@ -45,14 +50,17 @@ impl fmt::Display for FeedError {
 }
 
 pub struct Page {
+    /// Where the next read starts.
     pub next: u64,
 }
 
 impl Page {
+    /// Whether there is a message or a gap.
     pub fn is_news(&self) -> bool {
         false
     }
 
+    /// The answer's body.
     pub fn to_json(&self) -> Bytes {
         Bytes::new()
     }

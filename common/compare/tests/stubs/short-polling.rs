@@ -18,10 +18,12 @@ pub mod http {
 pub use http::problem::Problem;
 pub use http::query::Query;
 
+/// Your log.
 #[derive(Debug)]
 pub struct Feed;
 
 impl Feed {
+    /// What is newer than the position, now.
     pub async fn read(&self, _: &Topics, _: &After, _: PageLimit) -> io::Result<Page> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -35,16 +37,20 @@ impl From<io::Error> for Problem {
 
 pub struct Page {
     pub messages: Vec<own::Message>,
+    /// The topics' last message up to the end of the page; it becomes the `ETag`.
     pub last: u64,
     pub gap: Option<own::Gap>,
+    /// When one of the topics was last published to.
     pub published: Option<Instant>,
 }
 
 impl Page {
+    /// Whether there is a message or a gap.
     pub fn is_news(&self) -> bool {
         !self.messages.is_empty()
     }
 
+    /// The answer's body.
     pub fn to_json(&self) -> Bytes {
         Bytes::new()
     }

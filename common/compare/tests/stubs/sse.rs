@@ -15,18 +15,22 @@ pub mod http {
 pub use http::problem::Problem;
 pub use http::query::Query;
 
+/// Your log.
 #[derive(Debug)]
 pub struct Feed;
 
 impl Feed {
+    /// What is newer than the position, now.
     pub async fn read(&self, _: &Topics, _: &After, _: PageLimit) -> Result<Page, FeedError> {
         Err(FeedError::Closed)
     }
 
+    /// The same, but waits for news. It registers its wait before it reads, so that it misses nothing.
     pub async fn next(&self, _: &Topics, _: &After, _: PageLimit) -> Result<Page, FeedError> {
         Err(FeedError::Closed)
     }
 
+    /// Where reading starts. `None` if the log cannot continue there: then the page has a gap.
     pub fn position(&self, _: &Topics, _: &After) -> Option<Cursor> {
         None
     }
@@ -34,11 +38,13 @@ impl Feed {
 
 #[derive(Debug, PartialEq)]
 pub enum FeedError {
+    /// `next` returns it to end every stream.
     Closed,
 }
 
 pub struct Page {
     pub messages: Vec<own::Message>,
+    /// Where the next read starts.
     pub next: Cursor,
     pub then: After,
     pub more: bool,
@@ -46,6 +52,7 @@ pub struct Page {
 }
 
 impl Page {
+    /// Whether there is a message or a gap.
     pub fn is_news(&self) -> bool {
         !self.messages.is_empty()
     }
@@ -54,6 +61,7 @@ impl Page {
 mod own {
     pub struct Message {
         pub id: u64,
+        /// One line.
         pub json: Vec<u8>,
     }
 
@@ -66,6 +74,7 @@ mod own {
     }
 }
 
+/// A position. Its `Display` is the `id` on the wire.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor(u64);
 
@@ -76,6 +85,7 @@ pub enum After {
 }
 
 impl After {
+    /// Takes anything: an error would end a browser's EventSource for good.
     pub fn lenient(_: &str) -> Self {
         Self::Latest
     }
