@@ -40,7 +40,7 @@ async fn at_the_endpoint_limit_one_more_is_refused_and_the_rest_goes_on() {
     assert!((5..=10).contains(&seconds), "{seconds}");
     assert_eq!(
         refused.json()["detail"],
-        "there are 2 endpoints already (--max-endpoints)"
+        "there are already 2 endpoints (--max-endpoints)"
     );
     // Within a second. A busy machine may need several tries, a server that is blocked fails them all.
     soon(async {

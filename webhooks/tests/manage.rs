@@ -259,7 +259,7 @@ async fn a_replay_delivers_the_same_messages_again() {
     endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 5).await;
 
     for (after, detail) in [
-        ("another-1", "after: this feed has no such position"),
+        ("another-1", "after: the feed has no such position"),
         ("soon", "after: "),
     ] {
         let reply = send_json(&sender, &replay, &json!({"after": after}).to_string()).await;

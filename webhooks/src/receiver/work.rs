@@ -170,13 +170,13 @@ async fn attempt<E: Effects>(
         let dead = delay.is_none();
         warn!(
             id = event.id,
-            failed, error, dead, "an event could not be handled"
+            failed, error, dead, "an event is not handled"
         );
     }
     let retry = delay.map(|delay| clock() + delay);
     if let Err(error) = inbox.record(event.seq, outcome, retry).await {
         // The event is still due, so it is attempted again. The pause keeps a failing disk from a busy loop.
-        warn!(id = event.id, %error, "an attempt could not be recorded");
+        warn!(id = event.id, %error, "an attempt is not recorded");
         sleep(PAUSE).await;
     }
     event.seq
