@@ -268,7 +268,8 @@ bytes = \"1\"
 
     #[test]
     fn a_folder_below_src_names_its_files_from_there() {
-        let readme = "\n## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
+        let readme =
+            "\n## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
         let sets = parse("hooks", Path::new("/src/hooks/src/send"), readme).unwrap();
         let targets: Vec<_> = sets[0].files.iter().map(|file| &file.target).collect();
         assert_eq!(targets, [Path::new("send/d.rs"), Path::new("v/e.rs")]);

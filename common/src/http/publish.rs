@@ -111,7 +111,9 @@ where
     match timeout(limits.body_timeout, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(too_large(body, false, limits).await),
-        Ok(Err(error)) => Err(Problem::bad_request(format!("the body ended early: {error}"))),
+        Ok(Err(error)) => Err(Problem::bad_request(format!(
+            "the body ended early: {error}"
+        ))),
         Err(_) => {
             let seconds = limits.body_timeout.as_secs_f64();
             Err(too_slow(format!("the body took longer than {seconds} s")))
