@@ -51,8 +51,8 @@ pub struct Config {
     /// Ping a client that was silent for this many seconds. It has half of that time to answer.
     #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]
     pub ping: Duration,
-    /// Close a session with 1012 at this age, in seconds, or up to a tenth earlier. Its client reconnects
-    /// and misses nothing. A proxy that reads on for a client that left does not come back.
+    /// End a stream or a session at this age, in seconds, or up to a tenth earlier. Its client reconnects
+    /// and misses nothing. A proxy that still reads for a client that has left does not reconnect.
     #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
     pub max_age: Duration,
     /// The knobs of the feed.
