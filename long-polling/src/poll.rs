@@ -1,15 +1,12 @@
 //! One poll: answered at once, after a wait, or refused until later.
 //!
-//! The wait is a race of news, deadline and drain. A client that leaves ends the wait, too, but not
-//! here: hyper, or `serve_unbuffered`, drops the answer's future. That frees the wait's entry in the
-//! feed, and its slot. Two things count as leaving:
+//! The wait is a race of news, deadline and drain. A connection that is reset ends the wait, too, but not
+//! here: `serve_unbuffered` drops the answer's future. That frees the wait's entry in the feed, and its
+//! slot. Plain hyper does not read while it waits, and sees a reset only when it writes.
 //!
-//! - a FIN. A half-close counts, too, because it looks like a close until something is written;
-//! - an RST.
-//!
-//! A client that vanishes without either keeps its slot until the deadline. On plain hyper, so does
-//! one that pipelines a second request and then leaves: hyper does not read while bytes wait to be
-//! parsed. For these two cases every wait has a deadline.
+//! A FIN does not end the wait. A client that sends no more still wants its answer (RFC 9112 §9.6), and a
+//! client that closed the connection looks the same until something is written. So a client that left
+//! keeps its slot until the deadline, and for that every wait has one.
 
 use std::{str::FromStr, time::Duration};
 

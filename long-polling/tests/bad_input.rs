@@ -5,8 +5,9 @@ mod setup;
 use harness::contract::{
     Row, answers_who_sends_no_more, closes_slow_heads, leaves_nothing_to_caches,
     publishes_no_half_bodies, refuses_bad_input, rows_of_every_server, rows_of_pages,
-    rows_of_subscribing, trusts_the_allowed_origin,
+    rows_of_subscribing, tells_who_sends_no_more, trusts_the_allowed_origin,
 };
+use long_polling::Config;
 use setup::{small, start};
 
 #[tokio::test]
@@ -53,13 +54,17 @@ async fn a_cache_in_front_answers_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_no_more_is_answered() {
-    let config = small();
-    if !config.takeover {
-        return; // Plain hyper sees a client leave by its end alone, and a wait has to see that.
+    for takeover in [true, false] {
+        let config = Config {
+            takeover,
+            ..small()
+        };
+        let server = start(config).await;
+        answers_who_sends_no_more(&server).await;
+        let request = "GET /topics/late?after=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        tells_who_sends_no_more(&server, request).await;
+        server.stop().await;
     }
-    let server = start(config).await;
-    answers_who_sends_no_more(&server).await;
-    server.stop().await;
 }
 
 #[tokio::test]

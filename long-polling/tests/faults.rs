@@ -18,20 +18,24 @@ use setup::{config, in_time, publish, small, start, start_with, until_waiting};
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
-async fn a_client_that_shut_its_sending_side_counts_as_gone() {
+async fn a_client_that_shut_its_sending_side_has_the_news() {
     let (feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
     let mut wire = Wire::connect(proxy.addr()).await;
     wire.send(GET).await;
     until_waiting(&feed, 1).await;
     wire.half_close().await;
-    until_waiting(&feed, 0).await;
+    publish(&feed, "news", "hello").await;
+    assert!(wire.read_response().await.text().contains("hello"));
     assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
     server.stop().await;
 }
 
 #[tokio::test]
 async fn a_reset_frees_the_wait_at_once() {
+    if !config().takeover {
+        return; // Plain hyper does not read while it waits, and so does not see it.
+    }
     let (feed, server) = server(config()).await;
     let proxy = FaultProxy::start(server.addr(), Fault::Pass).await;
     let mut wire = Wire::connect(proxy.addr()).await;

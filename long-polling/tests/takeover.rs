@@ -198,28 +198,36 @@ async fn what_is_said_during_a_wait_is_kept_and_more_than_is_kept_waits_in_the_s
 }
 
 #[tokio::test]
-async fn a_client_that_pipelines_and_leaves_is_missed_at_once() {
+async fn a_client_that_pipelines_and_resets_is_missed_at_once() {
     let takeover = Config {
         takeover: true,
         ..Config::default()
     };
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), takeover).await;
-    for leave in ["close", "reset", "half-close"] {
+    for requests in [1, 1_000] {
         let mut wire = server.wire().await;
         wire.send(WAIT).await;
         until_waiting(&feed, 1).await;
-        wire.send(HEALTH).await;
-        match leave {
-            "close" => drop(wire),
-            "reset" => wire.reset(),
-            _ => {
-                wire.half_close().await;
-                assert_eq!(wire.closed().await.1, b"");
-            }
-        }
+        wire.send(HEALTH.repeat(requests)).await;
+        wire.reset();
         until_waiting(&feed, 0).await;
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_pipelines_and_sends_no_more_has_all_answers() {
+    let feed = Feed::new(Retention::default());
+    let server = start_with(feed.clone(), config()).await;
+    let mut wire = server.wire().await;
+    wire.send([WAIT, HEALTH].concat()).await;
+    wire.half_close().await;
+    until_waiting(&feed, 1).await;
+    publish(&feed, "news", "hello").await;
+    assert!(wire.read_response().await.text().contains("hello"));
+    assert_eq!(wire.read_response().await.text(), "ok\n");
+    assert_eq!(wire.closed().await, (End::Eof, Vec::new()));
     server.stop().await;
 }
 

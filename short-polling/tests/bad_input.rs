@@ -8,6 +8,7 @@ use harness::contract::{
     rows_of_subscribing, trusts_the_allowed_origin,
 };
 use setup::{small, start};
+use short_polling::Config;
 
 #[tokio::test]
 async fn every_wrong_request_is_refused_by_name() {
@@ -44,9 +45,15 @@ async fn a_cache_in_front_answers_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_no_more_is_answered() {
-    let server = start(small()).await;
-    answers_who_sends_no_more(&server).await;
-    server.stop().await;
+    for takeover in [true, false] {
+        let config = Config {
+            takeover,
+            ..small()
+        };
+        let server = start(config).await;
+        answers_who_sends_no_more(&server).await;
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -67,11 +67,7 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let service =
         service_fn(|request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body)));
-    // The end of what a client sends is all that hyper sees of a client that leaves. A stream that waits
-    // has to see it, though a half-close looks the same.
-    let mut http = app.server.http1();
-    http.half_close(false);
-    let mut connection = pin!(http.serve_connection(io, service));
+    let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {

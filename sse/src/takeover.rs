@@ -20,7 +20,11 @@ use bytes::{Buf, Bytes};
 use common::{Handover, StallGuard, encode_head};
 use http_body_util::{Either, Full};
 use hyper::{Request, Response, Version, body::Incoming};
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+    sync::watch,
+};
 use tracing::debug;
 
 use crate::{
@@ -106,7 +110,7 @@ async fn write(socket: &mut StallGuard<TcpStream>, stream: &mut OpenStream) -> i
         let blocks = tokio::select! {
             biased; // Blocks first: if the client has left, writing them fails.
             blocks = stream.subscriber.next() => blocks,
-            left = left(socket.get_ref()) => return left,
+            gone = gone(socket.get_ref()) => return gone,
         };
         match blocks {
             Some(blocks) if stream.chunked => write_chunk(socket, &blocks).await?,
@@ -131,15 +135,23 @@ async fn end(socket: &mut StallGuard<TcpStream>, chunked: bool) -> io::Result<()
     socket.shutdown().await
 }
 
-/// Resolves when the client has left. What it sends during the stream is read and dropped.
-async fn left(socket: &TcpStream) -> io::Result<()> {
-    loop {
+/// Resolves when the connection is broken. The end of what the client sends is not that (RFC 9112 §9.6). A
+/// client that closed both sides looks the same, until it answers the next block or heartbeat with a reset.
+/// What the client sends during the stream is read and dropped.
+async fn gone(socket: &TcpStream) -> io::Result<()> {
+    while !is_ended(socket)? {
         poll_fn(|task| socket.poll_read_ready(task)).await?;
-        match socket.try_read(&mut [0; 1_024]) {
-            Ok(0) => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
+    }
+    // Boxed, because few clients come here.
+    Box::pin(socket.ready(Interest::ERROR)).await.map(drop)
+}
+
+/// Drops what the client has sent, and tells whether that was all.
+fn is_ended(socket: &TcpStream) -> io::Result<bool> {
+    match socket.try_read(&mut [0; 1_024]) {
+        Ok(read) => Ok(read == 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -482,6 +482,24 @@ pub async fn answers_who_sends_no_more(server: &TestServer) {
     }
 }
 
+/// The same for a client that waits: it gets what is published after its last word. `request` asks for what
+/// the topic `late` has and will have.
+///
+/// # Panics
+/// If the news does not come.
+pub async fn tells_who_sends_no_more(server: &TestServer, request: &str) {
+    for round in 0..10 {
+        let topic = format!("/topics/late{round}");
+        let mut wire = server.wire().await;
+        wire.send(request.replace("/topics/late", &topic)).await;
+        wire.half_close().await;
+        // Answered after the server saw the end, or most of the time.
+        assert_eq!(server.get("/healthz").await.status, 200);
+        server.post(&topic, "after its last word").await;
+        wire.read_until("\"data\":\"after its last word\"}").await;
+    }
+}
+
 /// At the subscriber limit, refused clients do not use up the connections that are left. They stay silent
 /// and keep their side open. `request` is for one subscriber too many, and only one connection is left.
 ///

@@ -37,15 +37,15 @@
 //! | fault | short polling | long polling | SSE | websockets | webhooks |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`Pass`] | a page | a page, empty at the deadline | each event once, in order | each message once, in order | a 2xx ends the delivery |
-//! | [`Pass`], a client's half-close | answered | answered; a wait is *gone* | answered; a stream gives what there is, and is *gone* | answered; a session is *gone*, without a close frame | no answer: *retried* |
+//! | [`Pass`], a client's half-close | answered | answered; a wait goes on | answered; a stream goes on | answered; a session is *gone*, without a close frame | no answer: *retried* |
 //! | [`ByteAtATime`] | the same page | the same page | the same events | the same messages | the signature holds |
 //! | [`Delay`] | later | later; what came meanwhile is in the next page | later, in order | later, in order; a pong in time keeps the session | within the timeout delivered, beyond it *retried* |
 //! | [`Stall`] | *cut*; *again* | *cut*, but a wait is no stall; *again* | *cut*; *resumes* | *cut*, or closed for want of a pong; *resumes* | times out: *retried*; other endpoints do not wait |
 //! | [`Reset`] | *again* | *gone*; *again* | *gone*; *resumes* | *gone*; *resumes* | *retried* |
 //! | [`HalfClose`], [`CutAfter`] down | a page short of its length is void: *again* | as short polling | the incomplete event is discarded (HTML §9.2.6): *resumes* | the incomplete frame is discarded: *resumes* | the answer is lost: *retried* |
-//! | [`HalfClose`], [`CutAfter`] up | half a request publishes nothing | as short polling; a wait is *gone* | *gone*; *resumes* | half a frame is no message; *gone*; *resumes* | half a body is no delivery: *retried* |
+//! | [`HalfClose`], [`CutAfter`] up | half a request publishes nothing | as short polling; a wait goes on | a stream goes on | half a frame is no message; *gone*; *resumes* | half a body is no delivery: *retried* |
 //! | [`Blackhole`] down | the client's timeout: *again* | the client's timeout, above the wait's: *again* | no heartbeat in time: *resumes* | no ping in time: *resumes*; no pong: the server closes | times out: *retried* |
-//! | [`Blackhole`] up | *cut* | the wait ends by its deadline | leaving is not seen; a write that fails or stalls tells | no pong in time: the server closes | *cut* by the receiver: *retried* |
+//! | [`Blackhole`] up, or a close | *cut* | the wait ends by its deadline | leaving is not seen; a write that fails or stalls tells | no pong in time: the server closes | *cut* by the receiver: *retried* |
 //!
 //! [`Pass`]: Fault::Pass
 //! [`ByteAtATime`]: Fault::ByteAtATime

@@ -5,8 +5,8 @@
 //! other requests itself, and the connection is taken back when that answer is flushed.
 //!
 //! A client may send its next request before it has the answer. Up to [`MAX_EARLY`] bytes of that are
-//! kept; then nothing more is read until the answer is written. If the client closes its sending side or
-//! resets, it counts as gone, and its answer is dropped.
+//! kept; then nothing more is read until the answer is written. If the client resets the connection, its
+//! answer is dropped. If it only closes its sending side, it still gets its answer (RFC 9112 §9.6).
 
 use std::{
     convert::Infallible,
@@ -26,7 +26,7 @@ use hyper::{
     server::conn::http1,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, join},
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until},
@@ -124,10 +124,9 @@ where
                 None => return Ok(()),
             };
             let answer = tokio::select! {
-                // The answer first: a client that has closed only its sending side still gets a ready answer.
-                biased;
+                biased; // The answer first: it is the usual reason for a wake-up.
                 Ok(answer) = answer => answer,
-                left = self.left() => return Ok(left?),
+                gone = self.gone() => return Ok(gone?),
             };
             let last = closes || close_is_said(answer.headers()) || *self.draining.borrow();
             Box::pin(self.write(version, last, answer)).await?;
@@ -164,15 +163,12 @@ where
         .await
     }
 
-    /// Resolves when the client has left. When `early` is full it never resolves, because the end of the
-    /// stream comes after the bytes that are not read.
-    async fn left(&mut self) -> io::Result<()> {
-        while self.early.len() < MAX_EARLY {
-            if !reads(&self.socket, &mut self.early).await? {
-                return Ok(());
-            }
-        }
-        pending().await
+    /// Resolves when the connection is broken. The end of what the client sends is not that. A client that
+    /// closed both sides looks the same, until it answers the first write with a reset.
+    async fn gone(&mut self) -> io::Result<()> {
+        while self.early.len() < MAX_EARLY && reads(&self.socket, &mut self.early).await? {}
+        // Boxed, because few clients come here while they wait.
+        Box::pin(self.socket.ready(Interest::ERROR)).await.map(drop)
     }
 
     async fn write(
@@ -225,16 +221,13 @@ enum Parsed {
 /// Lets hyper read `early` and then the socket, until the connection can be taken back. `None` if hyper
 /// has ended it. Bytes that hyper read beyond the request go back to `early`.
 async fn parse<A: Future<Output = Routed>>(
-    mut http: http1::Builder,
+    http: http1::Builder,
     early: &mut Vec<u8>,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
     draining: &mut watch::Receiver<bool>,
     route: &impl Fn(Request<Incoming>) -> A,
 ) -> hyper::Result<Option<Parsed>> {
-    // A client may close its sending side right after its request. hyper must not end the connection for
-    // that: `left` decides what it means.
-    http.half_close(true);
     let handover = Handover::default();
     let sent = std::mem::take(early);
     let io = join((&sent[..]).chain(reader), writer);
