@@ -177,7 +177,7 @@ fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
     let mut set = CopySet {
         name,
         files: Vec::new(),
-        dependencies: dependencies(body).to_owned(),
+        dependencies: dependencies(body),
     };
     for line in body.lines() {
         if let Some((_, row)) = line.split_once("](")
@@ -215,10 +215,11 @@ fn without_dots(path: &Path) -> PathBuf {
     plain
 }
 
-/// What the section's `toml` block says.
-fn dependencies(body: &str) -> &str {
-    let block = body.split_once("```toml\n").map_or("", |(_, block)| block);
-    block.split_once("```").map_or("", |(lines, _)| lines)
+/// The entries of `[dependencies]`, which are the code in the line that begins with `Crates:`.
+fn dependencies(body: &str) -> String {
+    let line = body.lines().find(|line| line.starts_with("Crates: "));
+    let entries = line.unwrap_or_default().split('`').skip(1).step_by(2);
+    entries.flat_map(|entry| [entry, "\n"]).collect()
 }
 
 #[cfg(test)]
@@ -235,9 +236,7 @@ mod tests {
 | [`src/a/b.rs`](src/a/b.rs) | 210 | the answer |
 | [`../common/src/http/c.rs`](../common/src/http/c.rs) | 7 | a guard |
 
-```toml
-bytes = \"1\"
-```
+Crates: `bytes = \"1\"` · `rand = \"0.10\"`
 
 ## After it
 
@@ -258,7 +257,7 @@ bytes = \"1\"
                 file("/x/hooks/src/a/b.rs", "a/b.rs", 210),
                 file("/x/common/src/http/c.rs", "http/c.rs", 7),
             ],
-            dependencies: "bytes = \"1\"\n".to_owned(),
+            dependencies: "bytes = \"1\"\nrand = \"0.10\"\n".to_owned(),
         };
         assert_eq!(sets, [expected]);
         assert!(parse("x", Path::new("x"), "# No\n").unwrap().is_empty());

@@ -60,6 +60,7 @@ fn the_lines_of_code_are_those_of_the_files() {
 #[test]
 fn every_dependency_is_one_of_the_files() {
     for set in sets() {
+        assert!(!set.dependencies.is_empty(), "{} has no crates", set.name);
         let sources = set
             .files
             .iter()
