@@ -145,7 +145,7 @@ async fn a_topic_is_in_one_subscription_only() {
     let answer = ask(&mut client, again.clone()).await;
     assert_eq!(
         answer,
-        json!({"error": {"ref": 1, "status": 409, "detail": "topic b is subscribed already: unsubscribe first"}})
+        json!({"error": {"ref": 1, "status": 409, "detail": "topic b is already subscribed: unsubscribe first"}})
     );
     publish(&feed, "c", "not subscribed").await;
     publish(&feed, "a", "first").await;
