@@ -32,7 +32,7 @@ impl FromRequest<Secrets> for FromStripe {
         match stripe::verify(body, fields, secrets, now, stripe::TOLERANCE) {
             Ok(event) => Ok(Self(event)),
             Err(refusal) => {
-                eprintln!("not believed: {}", refusal.reason()); // for the log only
+                eprintln!("not verified: {}", refusal.reason()); // for the log only
                 Err(StatusCode::UNAUTHORIZED)
             }
         }

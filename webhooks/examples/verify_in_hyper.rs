@@ -44,7 +44,7 @@ async fn answer(request: Request<Incoming>, secrets: &[Secret]) -> Result<Answer
         Ok(body) => match verify(Unverified::new(body.to_bytes()), fields, secrets) {
             Ok(event) => store(&event),
             Err(refusal) => {
-                eprintln!("not believed: {}", refusal.reason()); // for the log only
+                eprintln!("not verified: {}", refusal.reason()); // for the log only
                 StatusCode::UNAUTHORIZED
             }
         },

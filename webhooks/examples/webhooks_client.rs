@@ -150,7 +150,7 @@ impl<W: Write> Inbox<W> {
         match verify(body, fields, secrets, now, Tolerance::default()) {
             Ok(event) => self.keep(&event),
             Err(refusal) => {
-                eprintln!("not believed: {}", refusal.reason());
+                eprintln!("not verified: {}", refusal.reason());
                 StatusCode::UNAUTHORIZED
             }
         }

@@ -326,7 +326,7 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
             assert_eq!(reply.json()["detail"], "not genuine");
         }
         soon(async {
-            while !program.log().contains("not believed") {
+            while !program.log().contains("not verified") {
                 yield_now().await
             }
         })

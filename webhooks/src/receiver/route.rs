@@ -198,7 +198,7 @@ fn may_log_unverified(app: &App, source: Source) -> bool {
     REFUSALS[source as usize].take(source.name())
 }
 
-/// Logs why a request is not believed. The reason goes only to the log: the answer must not tell it to an
+/// Logs why a request was not verified. The reason goes only to the log: the answer must not tell it to an
 /// attacker. Finding it takes time that the answer does not wait for.
 fn log_cause(
     app: &Arc<App>,
@@ -215,7 +215,7 @@ fn log_cause(
     spawn_blocking(move || {
         let now = unix_seconds(now);
         let cause = likely_cause(&secrets, source, &headers, &body, now, refusal);
-        warn!(source = source.name(), cause, "not believed");
+        warn!(source = source.name(), cause, "not verified");
     });
 }
 
