@@ -42,9 +42,9 @@ pub use feed::{
     Published, Reason, Retention, Topic, Topics,
 };
 pub use http::{
-    Browsers, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken, Timeouts,
-    encode_head, healthz, html, is_json, publish, read_body, retry_after, serve_unbuffered,
-    too_large, too_slow,
+    Activity, Browsers, Busy, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken,
+    Timeouts, encode_head, healthz, html, is_json, publish, read_body, retry_after,
+    serve_unbuffered, too_large, too_slow,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;

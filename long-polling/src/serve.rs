@@ -2,7 +2,9 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use common::{Connections, Drained, StallGuard, accept_failed, prepare, serve_unbuffered};
+use common::{
+    Activity, Connections, Drained, StallGuard, accept_failed, prepare, serve_unbuffered,
+};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -25,7 +27,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = connections.ended() => {}
+            () = connections.changed() => {}
             stream = accept(&listener, app.server.stall), if connections.has_room() => {
                 open(stream, app.clone(), &mut connections);
             }
@@ -50,19 +52,29 @@ async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
 }
 
 fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
-    let draining = connections.draining();
+    let (activity, draining) = (connections.activity(), connections.draining());
     if app.takeover {
+        let connection = unbuffered(stream, app, activity.clone(), draining);
         // Boxed: tokio aligns a task to 128 bytes, which costs more for a task of this size.
-        connections.spawn(Box::pin(unbuffered(stream, app, draining)));
+        connections.spawn(activity, Box::pin(connection));
     } else {
-        connections.spawn(connection(stream, app, draining));
+        connections.spawn(
+            activity.clone(),
+            connection(stream, app, activity, draining),
+        );
     }
 }
 
 /// One connection from its first byte to its last.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    activity: Activity,
+    mut draining: watch::Receiver<bool>,
+) {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
-    let service = service_fn(|request| route(app.clone(), request));
+    let service =
+        service_fn(|request| activity.serve(request, |request| route(app.clone(), request)));
     let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -81,12 +93,14 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
 fn unbuffered(
     stream: TcpStream,
     app: Arc<App>,
+    activity: Activity,
     draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     let timeouts = app.server.timeouts();
     serve_unbuffered(
         stream,
         timeouts,
+        activity,
         draining,
         app,
         |app| app.server.http1(),
@@ -109,7 +123,12 @@ mod tests {
         let feed = Feed::new(Retention::default());
         let app = Arc::new(App::new(feed, Config::default(), &listener).unwrap());
         let connections = Connections::new(1);
-        let size = size_of_val(&unbuffered(stream, app, connections.draining()));
+        let size = size_of_val(&unbuffered(
+            stream,
+            app,
+            connections.activity(),
+            connections.draining(),
+        ));
         // 464 with rustc 1.95; ten thousand of them are open.
         assert!(size <= 512, "{size} bytes");
     }

@@ -59,10 +59,10 @@ async fn a_page_that_is_late_is_no_different() {
     server.stop().await;
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_unread_answer_is_cut_after_the_stall() {
     let mut config = Config::default();
-    config.server.max_connections = Some(1);
     config.server.max_message = 2 << 20;
     config.server.stall = Duration::from_millis(100);
     let server = start(config).await;
@@ -71,10 +71,8 @@ async fn an_unread_answer_is_cut_after_the_stall() {
     }
     let mut stalled = Wire::connect_narrow(server.addr(), 4_096).await;
     stalled.send(GET.repeat(8)).await;
-    // There is room for one connection: another is served when the first is cut.
-    assert_eq!(server.get("/healthz").await.status, 200);
+    stalled.given_up().await;
     server.stop().await;
-    drop(stalled);
 }
 
 #[tokio::test]
@@ -175,9 +173,8 @@ fn printed_data(printed: &[u8]) -> Vec<String> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_peer_that_vanished_gives_its_place_back() {
+async fn a_peer_that_vanished_is_given_up() {
     let mut config = Config::default();
-    config.server.max_connections = Some(1);
     config.server.stall = Duration::from_millis(300);
     config.server.read_timeout = Duration::from_secs(60);
     let server = start(config).await;

@@ -6,32 +6,36 @@ use std::time::Duration;
 
 use clap::Parser;
 use common::{Feed, Retention};
-use harness::{End, TestServer, contract::MAX_MESSAGE};
+use harness::{
+    End, TestServer,
+    contract::{MAX_MESSAGE, closes_the_longest_idle, keeps_its_reserve},
+};
 use setup::{small, start, start_with};
 use short_polling::Config;
 use tokio::time::sleep;
 
 const GET: &str = "GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-#[tokio::test]
-async fn a_newcomer_beyond_the_connections_waits_until_one_leaves() {
-    let mut config = Config::default();
-    config.server.max_connections = Some(1);
-    let server = start(config).await;
-    let (mut first, mut second) = (server.wire().await, server.wire().await);
-    second.send(GET).await;
-    let served = async {
-        for _ in 0..20 {
-            first.send(GET).await;
-            assert_eq!(first.read_response().await.status, 200);
-        }
-    };
-    tokio::select! {
-        answer = second.read_response() => panic!("served beyond the limit: {answer:?}"),
-        () = served => {}
+#[tokio::test(start_paused = true)]
+async fn silent_clients_do_not_keep_health_and_publishing_out() {
+    for takeover in [true, false] {
+        let mut config = Config {
+            takeover,
+            ..Config::default()
+        };
+        config.server.max_connections = Some(1);
+        let server = start(config).await;
+        keeps_its_reserve(&server, None).await;
+        server.stop().await;
     }
-    drop(first);
-    assert_eq!(second.read_response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_newcomer_beyond_the_connections_takes_the_slot_of_the_longest_idle() {
+    let mut config = Config::default();
+    config.server.max_connections = Some(2);
+    let server = start(config).await;
+    closes_the_longest_idle(&server).await;
     server.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use common::{Connections, Drained, StallGuard, accept_failed, prepare};
+use bytes::Bytes;
+use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, prepare};
 use futures_util::TryFutureExt;
-use hyper::service::service_fn;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::{body::Body, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,7 +16,8 @@ use tracing::debug;
 
 use crate::{
     route::{App, route},
-    stream, takeover,
+    stream::{self, AnswerBody},
+    takeover,
 };
 
 /// Serves until `shutdown` resolves. Then it closes the listener, ends every stream by closing the
@@ -29,7 +32,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = connections.ended() => {}
+            () = connections.changed() => {}
             stream = accept(&listener, app.server.stall), if connections.has_room() => {
                 open(stream, app.clone(), &mut connections);
             }
@@ -54,19 +57,30 @@ async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
 }
 
 fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
-    let draining = connections.draining();
+    let (activity, draining) = (connections.activity(), connections.draining());
     if app.takeover {
-        connections.spawn(takeover::connection(stream, app, draining));
+        let connection = takeover::connection(stream, app, activity.clone(), draining);
+        connections.spawn(activity, connection);
     } else {
-        connections.spawn(connection(stream, app, draining));
+        connections.spawn(
+            activity.clone(),
+            connection(stream, app, activity, draining),
+        );
     }
 }
 
 /// One connection from its first byte to its last. A stream is a response body that hyper polls.
-async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    activity: Activity,
+    mut draining: watch::Receiver<bool>,
+) {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
-    let service =
-        service_fn(|request| route(app.clone(), request).map_ok(|answer| answer.map(stream::body)));
+    let service = service_fn(|mut request| {
+        let busy = activity.serves(&mut request);
+        route(app.clone(), request).map_ok(|answer| answer.map(|body| keep_busy(busy, body)))
+    });
     let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -77,5 +91,19 @@ async fn connection(stream: TcpStream, app: Arc<App>, mut draining: watch::Recei
     };
     if let Err(error) = served {
         debug!(%error, "connection ended");
+    }
+}
+
+/// A stream keeps its connection busy until it ends.
+fn keep_busy(
+    busy: Busy,
+    body: AnswerBody,
+) -> Either<Full<Bytes>, impl Body<Data = Bytes, Error = Infallible>> {
+    match stream::body(body) {
+        Either::Left(whole) => Either::Left(whole),
+        Either::Right(stream) => Either::Right(stream.map_frame(move |frame| {
+            let _until_it_ends = &busy;
+            frame
+        })),
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use common::{Handover, StallGuard, encode_head};
+use common::{Activity, Handover, StallGuard, encode_head};
 use http_body_util::{Either, Full};
 use hyper::{Request, Response, Version, body::Incoming};
 use tokio::{
@@ -36,10 +36,11 @@ use crate::{
 pub(crate) fn connection(
     socket: TcpStream,
     app: Arc<App>,
+    activity: Activity,
     draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     // Boxed, so that hyper's memory is freed once the stream is open.
-    let opening = Box::pin(open(socket, app, draining));
+    let opening = Box::pin(open(socket, app, activity, draining));
     async move {
         // Borrowed, not moved: a value moved across an await is stored twice in the future
         // (rust-lang/rust#62958).
@@ -67,13 +68,14 @@ struct OpenStream {
 async fn open(
     socket: TcpStream,
     app: Arc<App>,
+    activity: Activity,
     mut draining: watch::Receiver<bool>,
 ) -> Result<Option<(StallGuard<TcpStream>, OpenStream)>, Box<dyn Error + Send + Sync>> {
     let handover = Handover::default();
     let http = app.server.http1();
     let io = StallGuard::new(socket, app.server.stall);
     let taken = handover.serve(&http, io, &mut draining, |request| {
-        answer(request, app.clone(), &handover)
+        answer(request, app.clone(), &activity, &handover)
     });
     let Some(mut taken) = taken.await? else {
         return Ok(None);
@@ -85,15 +87,18 @@ async fn open(
 
 /// The service inside hyper. A stream is handed over, and this future waits until hyper is dropped.
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     app: Arc<App>,
+    activity: &Activity,
     handover: &Handover<(Vec<u8>, OpenStream)>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let busy = activity.serves(&mut request);
     let version = request.version();
     let (head, body) = route(app, request).await?.into_parts();
     match body {
         Either::Left(body) => Ok(Response::from_parts(head, body)),
         Either::Right(subscriber) => {
+            busy.to_the_end();
             let stream = OpenStream {
                 chunked: version != Version::HTTP_10,
                 subscriber,
@@ -170,7 +175,9 @@ mod tests {
         let socket = TcpStream::connect(address).await.unwrap();
         let feed = Feed::new(Retention::default());
         let app = Arc::new(App::new(feed, Config::default(), &listener).unwrap());
-        let size = size_of_val(&connection(socket, app, Connections::new(1).draining()));
+        let connections = Connections::new(1);
+        let (activity, draining) = (connections.activity(), connections.draining());
+        let size = size_of_val(&connection(socket, app, activity, draining));
         // 784 with rustc 1.95. With tokio's own 104 bytes, 792 fill a task of 896; ten thousand are open.
         assert!(size <= 792, "{size} bytes");
     }

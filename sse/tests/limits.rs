@@ -87,7 +87,9 @@ async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
         let mut stream = server.events("/topics/a").await;
         stream.next().await.unwrap();
         let request = "GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        keeps_its_reserve(&server, request).await;
+        keeps_its_reserve(&server, Some(request)).await;
+        server.post("/topics/a", "news").await;
+        assert!(stream.next().await.is_some(), "a stream is not idle");
         drop(stream);
         server.stop().await;
     }

@@ -4,7 +4,9 @@
 use std::{convert::Infallible, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use common::{Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed, prepare};
+use common::{
+    Activity, Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed, prepare,
+};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -34,7 +36,7 @@ pub(crate) async fn serve<R, F>(
     shutdown: impl Future<Output = ()>,
 ) -> Drained
 where
-    R: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    R: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let mut connections = Connections::new(config.connections(0));
@@ -42,15 +44,12 @@ where
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = connections.ended() => {}
+            () = connections.changed() => {}
             stream = accept(&listener), if connections.has_room() => {
-                connections.spawn(connection(
-                    stream,
-                    config.stall,
-                    http.clone(),
-                    route.clone(),
-                    connections.draining(),
-                ));
+                let (activity, draining) = (connections.activity(), connections.draining());
+                let (http, route) = (http.clone(), route.clone());
+                let connection = connection(stream, config.stall, http, route, activity.clone(), draining);
+                connections.spawn(activity, connection);
             }
         }
     }
@@ -75,6 +74,7 @@ async fn connection<R, F>(
     stall: Duration,
     http: http1::Builder,
     route: R,
+    activity: Activity,
     mut draining: watch::Receiver<bool>,
 ) where
     R: Fn(Request<Incoming>) -> F,
@@ -82,7 +82,8 @@ async fn connection<R, F>(
 {
     prepare(&stream, stall);
     let io = TokioIo::new(StallGuard::new(stream, stall));
-    let mut connection = pin!(http.serve_connection(io, service_fn(route)));
+    let service = service_fn(|request| activity.serve(request, &route));
+    let mut connection = pin!(http.serve_connection(io, service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
         _ = draining.changed() => {

@@ -6,7 +6,10 @@ mod setup;
 use std::time::Duration;
 
 use common::{Data, Draft, Feed, Retention};
-use harness::{End, Fault, FaultProxy, Faults};
+use harness::{
+    Fault, FaultProxy, Faults,
+    contract::{closes_the_longest_idle, keeps_its_reserve},
+};
 use serde_json::{Value, json};
 use setup::{
     FAILED, OK, SHORT, Sink, endpoint, local, publish, register, send_json, send_until_cut, small,
@@ -203,23 +206,21 @@ async fn an_endless_head_is_given_up() {
     sender.stop().await;
 }
 
-#[tokio::test]
-async fn beyond_max_connections_newcomers_wait_until_one_leaves() {
+#[tokio::test(start_paused = true)]
+async fn silent_clients_do_not_keep_health_and_publishing_out() {
     let mut config = local();
     config.server.max_connections = Some(1);
     let sender = start(config).await;
-    let mut first = sender.wire().await;
-    first
-        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .await;
-    assert_eq!(first.read_response().await.status, 200);
-    let mut second = sender.wire().await;
-    second
-        .send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .await;
-    drop(first);
-    assert_eq!(second.read_response().await.status, 200);
-    assert_eq!(second.closed().await.0, End::Eof);
+    keeps_its_reserve(&sender, None).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_newcomer_beyond_the_connections_takes_the_slot_of_the_longest_idle() {
+    let mut config = local();
+    config.server.max_connections = Some(2);
+    let sender = start(config).await;
+    closes_the_longest_idle(&sender).await;
     sender.stop().await;
 }
 
@@ -349,9 +350,8 @@ async fn unreachable() -> String {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_peer_that_vanished_gives_its_place_back() {
+async fn a_peer_that_vanished_is_given_up() {
     let mut config = local();
-    config.server.max_connections = Some(1);
     config.server.stall = Duration::from_millis(300);
     config.server.read_timeout = Duration::from_secs(60);
     let server = start(config).await;

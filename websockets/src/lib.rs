@@ -7,7 +7,6 @@
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections, gives each to hyper, and takes it back when it is upgraded;
-//!   `refusals.rs` limits the ones that got no session;
 //! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades, and
 //!   `spelling.rs` the names of its fields;
 //! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] is a
@@ -21,7 +20,6 @@ mod commands;
 pub mod frames;
 pub mod handshake;
 mod protocol;
-mod refusals;
 mod route;
 mod serve;
 pub mod session;
@@ -36,7 +34,7 @@ use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
 pub use crate::{commands::FeedV1, subscriptions::PAGE};
-use crate::{refusals::Refusals, route::App, session::Sessions};
+use crate::{route::App, session::Sessions};
 
 /// WebSockets: one upgraded connection, both ways.
 #[derive(Debug, Clone, Parser)]
@@ -73,8 +71,6 @@ impl Default for Config {
 impl App {
     fn new(feed: &Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
         let drain = config.server.drain;
-        let connections = config.server.connections(config.max_subscribers);
-        let spare = connections.saturating_sub(config.max_subscribers);
         let sessions = Sessions::new(config.max_subscribers, config.ping, config.max_age, drain);
         Ok(Self {
             // Its own handle: closing it ends the waits of this server, not of others on the same feed.
@@ -82,7 +78,6 @@ impl App {
             browsers: config.server.browsers(listener, "")?,
             server: config.server,
             sessions: Arc::new(sessions),
-            refusals: Refusals::new(spare),
         })
     }
 }

@@ -17,7 +17,6 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use crate::{
     handshake::{self, Refusal},
     protocol::SUBPROTOCOL,
-    refusals::Refusals,
     session::Sessions,
     spelling::SPELLING,
 };
@@ -31,7 +30,6 @@ pub(crate) struct App {
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) refusals: Refusals,
 }
 
 /// The session that a connection becomes when its 101 is written.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Connections, Drained, StallGuard, accept_failed, prepare};
+use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, prepare};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -47,9 +47,11 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            () = connections.ended() => {}
+            () = connections.changed() => {}
             stream = accept(&listener), if connections.has_room() => {
-                connections.spawn(connection(stream, app.clone(), connections.draining()));
+                let (activity, draining) = (connections.activity(), connections.draining());
+                let connection = connection(stream, app.clone(), activity.clone(), draining);
+                connections.spawn(activity, connection);
             }
         }
     }
@@ -72,10 +74,11 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 fn connection(
     stream: TcpStream,
     app: Arc<App>,
+    activity: Activity,
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     // Boxed, so that hyper's memory is freed before the session runs.
-    let session = Box::pin(until_session(stream, app, draining.clone()));
+    let session = Box::pin(until_session(stream, app, activity, draining.clone()));
     async move {
         // Borrowed, not moved: a value that is moved across an await is stored twice
         // (rust-lang/rust#62958).
@@ -92,13 +95,15 @@ fn connection(
 async fn until_session(
     stream: TcpStream,
     app: Arc<App>,
+    activity: Activity,
     draining: watch::Receiver<bool>,
 ) -> Option<Session<Stream, FeedV1>> {
     prepare(&stream, app.server.stall);
-    let opening = http(stream, &app, draining).await?;
+    let (opening, busy) = http(stream, &app, &activity, draining).await?;
     let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
     let Some(slot) = opening.slot else {
-        refuse(&app, socket).await;
+        drop(busy); // A refused client may take seconds to close. Its connection is there for others.
+        refuse(socket).await;
         return None;
     };
     // HTTP ends here. From now on the subprotocol says what the frames mean.
@@ -108,6 +113,7 @@ async fn until_session(
         socket.push(TEXT, subscribed.as_bytes());
     }
     let (sessions, heartbeat) = (app.sessions.clone(), opening.heartbeat);
+    busy.to_the_end();
     Some(Session::new(sessions, slot, socket, subprotocol, heartbeat))
 }
 
@@ -115,12 +121,13 @@ async fn until_session(
 async fn http(
     stream: TcpStream,
     app: &App,
+    activity: &Activity,
     mut draining: watch::Receiver<bool>,
-) -> Option<Opening> {
+) -> Option<(Opening, Busy)> {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     // The service stores here what the 101 opens, because hyper passes on only the connection.
     let opening = Mutex::new(None);
-    let service = service_fn(|request| answer(app, &opening, request));
+    let service = service_fn(|request| answer(app, activity, &opening, request));
     let http = app.server.http1();
     // Without `with_upgrades` hyper would close the connection after the 101.
     let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
@@ -138,11 +145,13 @@ async fn http(
 
 async fn answer(
     app: &App,
-    opening: &Mutex<Option<Opening>>,
-    request: Request<Incoming>,
+    activity: &Activity,
+    opening: &Mutex<Option<(Opening, Busy)>>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let busy = activity.serves(&mut request);
     let (response, opened) = route(app, request).await;
-    *opening.lock().expect(UNPOISONED) = opened;
+    *opening.lock().expect(UNPOISONED) = opened.map(|opened| (opened, busy));
     Ok(response)
 }
 
@@ -171,14 +180,9 @@ fn log(error: &hyper::Error) {
 }
 
 /// Closes a connection that got no slot.
-async fn refuse(app: &App, mut socket: Socket<Stream>) {
+async fn refuse(mut socket: Socket<Stream>) {
     let ending = Ending::Ours(CloseCode::Again, "at the subscriber limit");
-    tokio::select! {
-        biased; // The close frame is written first.
-        _ = close(&mut socket, ending) => {}
-        () = app.refusals.outnumbered() => {}
-    }
-    if socket.unsent() > 0 {
+    if close(&mut socket, ending).await == Err(Stalled) {
         reset(socket.get_ref());
     }
 }
@@ -205,8 +209,9 @@ mod tests {
         let stream = TcpStream::connect(address).await.unwrap();
         let feed = Feed::new(Retention::default());
         let app = App::new(&feed, Config::default(), &listener).unwrap();
-        let (_drain, draining) = watch::channel(false);
-        let size = size_of_val(&connection(stream, Arc::new(app), draining));
+        let connections = Connections::new(1);
+        let (activity, draining) = (connections.activity(), connections.draining());
+        let size = size_of_val(&connection(stream, Arc::new(app), activity, draining));
         // As much fills a task of 1 KiB with tokio's own 104 bytes; ten thousand of them are open.
         assert!(size <= 920, "{size} bytes");
     }

@@ -58,36 +58,10 @@ async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
     };
     config.server.max_connections = Some(2);
     let server = start(config).await;
-    let session = server.websocket("/topics/a").await;
-    keeps_its_reserve(&server, &handshake("localhost", "/topics/a", &[])).await;
-    drop(session);
-    server.stop().await;
-}
-
-/// Two of the four connections that are left.
-#[tokio::test(start_paused = true)]
-async fn half_of_the_spare_connections_is_for_refused_clients_and_the_oldest_is_cut_for_the_next() {
-    let mut config = Config {
-        max_subscribers: 1,
-        ..config()
-    };
-    config.server.max_connections = Some(5);
-    let server = start(config).await;
-    let session = server.websocket("/topics/a").await;
-    let begun = tokio::time::Instant::now();
-    let mut refused = Vec::new();
-    for _ in 0..3 {
-        let mut client = server.websocket("/topics/a").await;
-        assert_eq!(client.expect_close().await.0, 1013);
-        refused.push(client);
-    }
-    assert_eq!(refused[0].wire().closed().await.0, End::Eof);
-    assert_eq!(begun.elapsed(), Duration::ZERO);
-    // The two after it may still close in their own time.
-    for client in &mut refused[1..] {
-        client.close(1013, "").await;
-        assert_eq!(client.wire().closed().await, (End::Eof, Vec::new()));
-    }
+    let mut session = server.websocket("/topics").await;
+    let refused = handshake("localhost", "/topics/a", &[]);
+    keeps_its_reserve(&server, Some(&refused)).await;
+    assert!(is_alive(&mut session).await, "a session is not idle");
     drop(session);
     server.stop().await;
 }

@@ -333,6 +333,35 @@ impl Wire {
         )
     }
 
+    /// Waits until the other side has given this connection up. It is not read here: reading would let the
+    /// other side go on. So the kernel's list of connections says it.
+    ///
+    /// # Panics
+    ///
+    /// If it is still open at the end of patience.
+    #[cfg(target_os = "linux")]
+    pub async fn given_up(&self) {
+        const ESTABLISHED: &str = "01";
+        // As the kernel writes it: an address, and the port in hexadecimal.
+        let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
+        let (theirs, ours) = (port(self.peer_addr()), port(self.local_addr()));
+        let is_open = |line: &str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields[1].ends_with(&theirs) && fields[2].ends_with(&ours) && fields[3] == ESTABLISHED
+        };
+        let wait = Wait::until("the other side to give the connection up");
+        let gone = async {
+            while std::fs::read_to_string("/proc/net/tcp")
+                .expect("Linux has a list of connections")
+                .lines()
+                .any(is_open)
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        wait.patiently(gone).await;
+    }
+
     /// How the other side ended, if that was seen.
     pub(super) fn ended(&self) -> Option<End> {
         self.ended

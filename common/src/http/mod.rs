@@ -1,5 +1,6 @@
 //! What the five servers share of HTTP: publishing, errors, queries, browser rules, slow readers.
 
+mod activity;
 mod answer;
 mod browser;
 mod problem;
@@ -8,6 +9,7 @@ mod query;
 mod stall;
 mod takeover;
 
+pub use activity::{Activities, Activity, Busy};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use problem::{Problem, retry_after};

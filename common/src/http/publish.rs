@@ -15,7 +15,7 @@ use hyper::{
 };
 use tokio::time::timeout;
 
-use super::{Problem, Query, problem::retry_after};
+use super::{Activity, Problem, Query, problem::retry_after};
 use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Published, Topic};
 
 /// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
@@ -102,6 +102,8 @@ pub async fn read_body<B>(request: Request<B>, limits: PublishLimits) -> Result<
 where
     B: Body<Data = Bytes, Error: Display>,
 {
+    // Until the body is here, the connection may have to make room for another.
+    let _idle = request.extensions().get().map(Activity::idle);
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let mut body = pin!(request.into_body());
     if expects_continue && body.size_hint().lower() > limits.max_message as u64 {

@@ -24,7 +24,8 @@ const SPARE_CONNECTIONS: usize = 256;
 /// There is no `Default`: the defaults are the command line's, and some differ per member.
 #[derive(Debug, Clone, Args)]
 pub struct ServerConfig {
-    /// Accept at most this many connections; more wait in the kernel's backlog [default: subscribers + 256].
+    /// Serve at most this many connections. At the limit, the one that was idle longest is closed for a new
+    /// one. If none is idle, new ones wait in the kernel's backlog [default: subscribers + 256].
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
     /// The largest request body, in bytes.
@@ -49,8 +50,8 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     /// The help of `--max-connections` in a program that sets a number as its default.
-    pub const MAX_CONNECTIONS: &str =
-        "Accept at most this many connections; more wait in the kernel's backlog";
+    pub const MAX_CONNECTIONS: &str = "Serve at most this many connections. At the limit, the one that was \
+        idle longest is closed for a new one. If none is idle, new ones wait in the kernel's backlog";
 
     /// How many connections may be open. `subscribers` is the member's limit, or 0 if it has none.
     pub fn connections(&self, subscribers: usize) -> usize {

@@ -1,13 +1,15 @@
 //! The open connections: one task each, a limit, and the drain.
 
-use std::{future::pending, io, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
+    sync::{oneshot, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
+
+use crate::http::{Activities, Activity};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -15,14 +17,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The tasks of the open connections.
 ///
 /// An accept loop asks [`has_room`](Self::has_room), [`spawn`](Self::spawn)s, and awaits
-/// [`ended`](Self::ended) all the while. At shutdown it calls [`drain`](Self::drain).
+/// [`changed`](Self::changed) all the while. At shutdown it calls [`drain`](Self::drain).
+///
+/// At the limit, one more is accepted and waits. The connection that has waited longest for its client is
+/// closed for it. So clients that are silent, slow or refused do not keep publishers and health checks out.
 #[derive(Debug)]
 pub struct Connections {
-    /// How many may be open.
+    /// How many may be served.
     limit: usize,
     tasks: JoinSet<()>,
+    /// The connections that are served, without those that were told to end.
+    served: HashMap<Id, Served>,
+    /// The one that was accepted at the limit, and what starts it.
+    next: Option<(Served, oneshot::Sender<()>)>,
+    activities: Activities,
     /// Turns true when the drain begins.
     draining: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Served {
+    task: AbortHandle,
+    activity: Activity,
 }
 
 /// How a drain went.
@@ -40,26 +56,43 @@ impl Connections {
         Self {
             limit,
             tasks: JoinSet::new(),
+            served: HashMap::new(),
+            next: None,
+            activities: Activities::default(),
             draining: watch::Sender::new(false),
         }
     }
 
     /// Whether one more may be accepted. Others wait in the kernel's backlog.
     pub fn has_room(&self) -> bool {
-        self.tasks.len() < self.limit
+        self.next.is_none()
     }
 
-    /// Runs one connection in a task.
-    pub fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(connection);
-    }
-
-    /// Waits until a connection has ended, and frees its slot. Pending while there is none.
-    pub async fn ended(&mut self) {
-        match self.tasks.join_next().await {
-            Some(ended) => log_panic(ended),
-            None => pending().await,
+    /// Runs one connection in a task. At the limit, the task first waits for a slot.
+    pub fn spawn(
+        &mut self,
+        activity: Activity,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if self.tasks.len() < self.limit {
+            let task = self.tasks.spawn(connection);
+            self.served.insert(task.id(), Served { task, activity });
+            return;
         }
+        let (start, slot) = oneshot::channel();
+        // Boxed: a value moved across an await is stored twice in the future (rust-lang/rust#62958).
+        let connection = Box::pin(connection);
+        let task = self.tasks.spawn(async {
+            if slot.await.is_ok() {
+                connection.await;
+            }
+        });
+        self.next = Some((Served { task, activity }, start));
+    }
+
+    /// The activity of a connection that is idle from now on.
+    pub fn activity(&self) -> Activity {
+        self.activities.one()
     }
 
     /// Tells a connection when the drain begins: its `changed()` then resolves.
@@ -67,10 +100,67 @@ impl Connections {
         self.draining.subscribe()
     }
 
+    /// Waits until a connection ends or becomes idle. Gives its slot to the one that waits.
+    pub async fn changed(&mut self) {
+        self.make_room();
+        tokio::select! {
+            Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
+            () = self.activities.idle() => {}
+        }
+        self.make_room();
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        self.served.remove(&id);
+        log_panic(ended.map(|_| ()));
+    }
+
+    fn make_room(&mut self) {
+        if self.next.is_none() {
+            return;
+        }
+        if self.tasks.len() <= self.limit {
+            self.start_next();
+        } else if self.served.len() == self.limit {
+            self.close_longest_idle();
+        }
+    }
+
+    fn start_next(&mut self) {
+        if let Some((served, start)) = self.next.take() {
+            self.served.insert(served.task.id(), served);
+            // It fails only if the task has ended.
+            let _ = start.send(());
+        }
+    }
+
+    fn close_longest_idle(&mut self) {
+        self.activities.await_idle();
+        if let Some(served) = self.longest_idle().and_then(|id| self.served.remove(&id)) {
+            info!("at the connection limit: an idle connection is closed for a new one");
+            served.task.abort();
+        }
+    }
+
+    fn longest_idle(&self) -> Option<Id> {
+        let idle = |(id, served): (&Id, &Served)| Some((served.activity.idle_since()?, *id));
+        let longest = self
+            .served
+            .iter()
+            .filter_map(idle)
+            .min_by_key(|(since, _)| *since);
+        longest.map(|(_, id)| id)
+    }
+
     /// Tells every connection to finish, waits for all of them, and cuts those that are still open
     /// after `limit`.
     pub async fn drain(mut self, limit: Duration) -> Drained {
         self.draining.send_replace(true);
+        self.next = None; // Its task ends, because nothing starts it any more.
         let open = self.tasks.len();
         // Whether all ended or the time did, what is left is counted and cut.
         let _ = timeout(limit, self.all_ended()).await;
@@ -89,7 +179,9 @@ impl Connections {
 }
 
 fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
         error!(%error, "a connection's task failed");
     }
 }
@@ -107,7 +199,9 @@ pub async fn accept_failed(error: io::Error) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{task::yield_now, time::Instant};
+    use std::future::pending;
+
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -116,8 +210,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_has_not_ended_by_the_deadline_is_cut_and_counted() {
         let mut connections = Connections::new(2);
-        connections.spawn(sleep(Duration::from_secs(9)));
-        connections.spawn(pending());
+        connections.spawn(connections.activity(), sleep(Duration::from_secs(9)));
+        connections.spawn(connections.activity(), pending());
         let started = Instant::now();
         let drained = connections.drain(LIMIT).await;
         assert_eq!((drained.finished, drained.cut), (1, 1));
@@ -129,7 +223,7 @@ mod tests {
         let mut connections = Connections::new(2);
         for _ in 0..2 {
             let mut draining = connections.draining();
-            connections.spawn(async move {
+            connections.spawn(connections.activity(), async move {
                 draining.changed().await.unwrap();
                 assert!(*draining.borrow());
             });
@@ -143,13 +237,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slot_is_free_again_when_its_connection_ended_even_by_a_panic() {
         let mut connections = Connections::new(1);
-        assert!(connections.has_room());
-        connections.spawn(async { panic!("a test's") });
-        yield_now().await;
-        assert!(!connections.has_room(), "it has not been seen to end");
-        connections.ended().await;
-        assert!(connections.has_room());
-        assert!(timeout(LIMIT, connections.ended()).await.is_err());
+        connections.spawn(connections.activity(), async { panic!("a test's") });
+        let next = open(&mut connections);
+        assert!(!is_served(&connections, &next), "the first has not ended");
+        connections.changed().await;
+        assert!(is_served(&connections, &next));
+        assert!(timeout(LIMIT, connections.changed()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,5 +252,73 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::ZERO);
         accept_failed(io::Error::other("no descriptors")).await;
         assert_eq!(started.elapsed(), ACCEPT_PAUSE);
+    }
+
+    /// One more connection, which never ends by itself.
+    fn open(connections: &mut Connections) -> Activity {
+        let activity = connections.activity();
+        connections.spawn(activity.clone(), pending());
+        activity
+    }
+
+    fn is_served(connections: &Connections, activity: &Activity) -> bool {
+        let mut served = connections.served.values();
+        served.any(|served| served.activity.is(activity))
+    }
+
+    /// Lets everything happen that happens without a further event.
+    async fn settle(connections: &mut Connections) {
+        let _ = timeout(LIMIT, async {
+            loop {
+                connections.changed().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_a_new_connection_takes_the_slot_of_the_one_that_was_idle_longest() {
+        let mut connections = Connections::new(3);
+        let first = open(&mut connections);
+        let second = open(&mut connections);
+        let busy = open(&mut connections).busy();
+        drop(first.busy());
+        let next = open(&mut connections);
+        assert!(!connections.has_room() && !is_served(&connections, &next));
+        settle(&mut connections).await;
+        assert!(connections.has_room() && is_served(&connections, &next));
+        assert!(is_served(&connections, &first) && !is_served(&connections, &second));
+        assert_eq!(connections.tasks.len(), 3);
+        drop(busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_busy_connection_is_closed_and_the_first_that_becomes_idle_makes_room() {
+        let mut connections = Connections::new(1);
+        let first = open(&mut connections);
+        let busy = first.busy();
+        let second = open(&mut connections);
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &first));
+        drop(busy);
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &second));
+        // A client that has to send the body of its request is waited for, too.
+        let busy = second.busy();
+        let third = open(&mut connections);
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &second));
+        let body = second.idle();
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &third));
+        drop((body, busy));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_waits_for_a_slot_ends_with_the_drain() {
+        let mut connections = Connections::new(0);
+        open(&mut connections);
+        let drained = connections.drain(LIMIT).await;
+        assert_eq!((drained.finished, drained.cut), (1, 0));
     }
 }

@@ -34,7 +34,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{Handover, encode_head};
-use crate::http::StallGuard;
+use crate::http::{Activity, StallGuard};
 
 /// The most bytes kept of what a client sends before it has its answer.
 const MAX_EARLY: usize = 8 * 1_024;
@@ -57,6 +57,7 @@ pub struct Timeouts {
 pub fn serve_unbuffered<T, H, R, A>(
     socket: TcpStream,
     timeouts: Timeouts,
+    activity: Activity,
     draining: watch::Receiver<bool>,
     app: T,
     http: H,
@@ -72,6 +73,7 @@ where
         socket,
         early: Vec::new(),
         timeouts,
+        activity,
         draining,
         app,
         http,
@@ -92,6 +94,7 @@ struct Connection<T, H, R> {
     /// What was read and is not parsed yet.
     early: Vec<u8>,
     timeouts: Timeouts,
+    activity: Activity,
     draining: watch::Receiver<bool>,
     app: T,
     http: H,
@@ -123,11 +126,14 @@ where
                 Some(Parsed::Answered) => continue,
                 None => return Ok(()),
             };
+            // Not by a guard, which would make this future larger by 150 bytes.
+            self.activity.set_busy();
             let answer = tokio::select! {
                 biased; // The answer first: it is the usual reason for a wake-up.
                 Ok(answer) = answer => answer,
                 gone = self.gone() => return Ok(gone?),
             };
+            self.activity.set_idle();
             let last = closes || close_is_said(answer.headers()) || *self.draining.borrow();
             Box::pin(self.write(version, last, answer)).await?;
             if last {
@@ -158,7 +164,8 @@ where
         let writer = StallGuard::new(writer, self.timeouts.stall);
         let (early, draining) = (&mut self.early, &mut self.draining);
         parse(http, early, reader, writer, draining, &|request| {
-            (self.route)(self.app.clone(), request)
+            let answer = |request| (self.route)(self.app.clone(), request);
+            self.activity.serve(request, answer)
         })
         .await
     }
