@@ -148,6 +148,25 @@ async fn a_redirect_to_the_metadata_service_is_told_and_not_followed() {
     sender.stop().await;
 }
 
+/// Every delivery of an endpoint keeps its last failure. 16 KB each would fill the disk.
+#[tokio::test]
+async fn of_a_long_location_a_hundred_characters_are_kept() {
+    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    let location = "l".repeat(15_000);
+    sink.answers(&format!(
+        "HTTP/1.1 302 T\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    ))
+    .await;
+    let dead = endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
+    let told = format!("answered 302 Found; not followed to {}", &location[..100]);
+    assert_eq!(dead["last_error"], told);
+    let list = sender.get(&format!("{path}/deliveries")).await;
+    assert_eq!(list.json()["dead"][0]["reason"], told);
+    sender.stop().await;
+}
+
 /// No encoding is asked for, and none is undone.
 #[tokio::test]
 async fn a_bomb_is_so_many_bytes_and_not_what_they_unpack_to() {

@@ -9,7 +9,7 @@ use hyper::{
 use serde_json::json;
 
 /// The longest detail, in characters. It may repeat a part of the request, which may be of any length.
-const MAX_DETAIL: usize = 500;
+const MAX_DETAIL: usize = 300;
 
 /// Why a request is refused: a status, and a detail that names what is wrong.
 #[derive(Debug, Clone, thiserror::Error)]

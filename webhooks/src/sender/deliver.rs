@@ -68,7 +68,7 @@ const LOOKUP_SHARE: u32 = 5;
 /// Connecting may take this part of the deadline, and TLS as much again: 5 s of 15 each.
 const CONNECT_SHARE: u32 = 3;
 /// The longest pause that an endpoint may request.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 /// What an attempt sends. It is the same at every attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Failure {
 
 fn redirect(status: StatusCode, location: Option<&str>) -> String {
     match location {
-        Some(location) if status.is_redirection() => format!("; not followed to {location}"),
+        Some(location) if status.is_redirection() => format!("; not followed to {location:.100}"),
         _ => String::new(),
     }
 }
