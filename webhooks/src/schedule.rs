@@ -34,6 +34,16 @@ impl Schedule {
         let delay = self.0.get(failed.checked_sub(1)?)?;
         Some(delay.mul_f64(1.0 + JITTER * random))
     }
+
+    /// The longest delay that it can give.
+    pub fn longest(&self) -> Duration {
+        self.0
+            .iter()
+            .max()
+            .copied()
+            .unwrap_or_default()
+            .mul_f64(1.0 + JITTER)
+    }
 }
 
 impl Default for Schedule {

@@ -139,8 +139,11 @@ async fn who_has_only_failed_for_too_long_is_disabled() {
     };
     let (sender, sink) = (start(config).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
-    publish(&sender, "hello").await;
-    sink.answers(FAILED).await;
+    for failed in 1..=5 {
+        publish(&sender, "hello").await;
+        sink.answers(FAILED).await;
+        endpoint(&sender, &path, |endpoint| endpoint["dead"] == failed).await;
+    }
     let disabled = |endpoint: &Value| endpoint["disabled"].is_object();
     let disabled = endpoint(&sender, &path, disabled).await;
     assert_eq!(disabled["disabled"]["reason"], "no success for 0s");

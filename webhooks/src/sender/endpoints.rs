@@ -33,11 +33,14 @@ use super::{
 };
 
 /// After a rotation the secret before signs along for so long.
-const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// How often the feed is told what it must keep for the endpoints.
 const PIN: Duration = Duration::from_secs(1);
 /// The most secrets that sign at one time.
 const MAX_SECRETS: usize = 10;
+/// How long after the start nothing is given up for its age. A clock that is wrong when the machine starts is
+/// set by then.
+const SETTLED: Duration = Duration::from_secs(3_600);
 /// How long a change of an endpoint waits for what is in flight.
 const LET_GO: Duration = Duration::from_secs(1);
 
@@ -124,7 +127,9 @@ impl Endpoints {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            self.expire(self.now()).await;
+            if self.outbound.steady.lasts() >= SETTLED.min(self.outbound.hold) {
+                self.expire(self.now()).await;
+            }
             self.pin();
             self.measure().await;
         }
@@ -396,6 +401,7 @@ impl Endpoints {
     /// Starts the loop of an endpoint, unless the server drains: then the next start will.
     fn start(&self, saved: &Saved, waiting: Vec<Waiting>) -> Result<Arc<Endpoint>, Problem> {
         let epoch = self.outbound.feed.head().epoch;
+        let saved = &saved.clone().believed(self.now());
         let endpoint = Arc::new(Endpoint::restore(saved, epoch)?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), saved, waiting);
         if let Some(running) = self.running().as_mut() {
@@ -423,8 +429,8 @@ impl Endpoints {
         written.await.map_err(unavailable)
     }
 
-    fn now(&self) -> SystemTime {
-        (self.outbound.clock)()
+    pub(crate) fn now(&self) -> SystemTime {
+        self.outbound.steady.now()
     }
 
     /// What `GET …/deliveries` shows: of the dead those of messages `before` one, if it is named.

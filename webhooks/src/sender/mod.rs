@@ -21,6 +21,7 @@ use self::{
     guard::Guard,
     push::{CONCURRENCY, Outbound},
     route::App,
+    steady::Steady,
     store::Store,
 };
 use crate::{schedule::Schedule, serve::serve};
@@ -34,6 +35,7 @@ pub mod pool;
 mod pull;
 mod push;
 mod route;
+mod steady;
 mod store;
 #[cfg(test)]
 #[path = "tests/timers.rs"]
@@ -143,6 +145,7 @@ impl Config {
             },
             schedule: self.schedule.clone(),
             clock: SystemTime::now,
+            steady: Steady::new(SystemTime::now()),
             stock: Arc::new(Semaphore::new(self.max_attempts)),
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,

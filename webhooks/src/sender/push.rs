@@ -33,11 +33,12 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    deliver::{Attempt, Failure, Outcome, Payload, Verdict},
+    deliver::{Attempt, Failure, MAX_RETRY_AFTER, Outcome, Payload, Verdict},
     endpoint::Endpoint,
     guard::Guard,
     places::Places,
     pool::Pool,
+    steady::Steady,
     store::{
         self, AttemptRow, Disabled, Owed, PAUSE, REMEMBERED, Saved, Settlement, Store, Waiting,
     },
@@ -62,6 +63,10 @@ pub(crate) const SLOW: Duration = Duration::from_millis(100);
 const UNLISTED: u64 = 1_000;
 /// The longest pause for an overloaded endpoint that sends no `Retry-After`.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// An endpoint is not disabled for the time without a success until it has failed this often.
+const MIN_FAILURES: usize = 5;
+/// The longest reason of a failure that is kept, in characters. It may repeat text of the endpoint.
+const MAX_REASON: usize = 200;
 /// Why an endpoint is disabled that answered 410.
 const GONE: &str = "answered 410 Gone";
 
@@ -74,6 +79,8 @@ pub(crate) struct Outbound {
     pub(crate) schedule: Schedule,
     /// The system's clock, except in tests.
     pub(crate) clock: fn() -> SystemTime,
+    /// The same, without jumps: how long something has lasted is judged by it.
+    pub(crate) steady: Steady,
     /// Slots for first attempts, in addition to the one that each endpoint has.
     pub(crate) stock: Arc<Semaphore>,
     pub(crate) attempt_timeout: Duration,
@@ -171,6 +178,8 @@ pub(crate) struct Push {
     listed: u64,
     /// The first failure after the last success.
     failing: Option<SystemTime>,
+    /// Failures since then, and since the loop began.
+    failures: usize,
     /// Pauses since the last success that the endpoint did not ask for.
     overloads: usize,
     /// Set when the endpoint must not be called any more.
@@ -188,9 +197,16 @@ impl Push {
         waiting: Vec<Waiting>,
     ) -> Self {
         let (now, time) = (Instant::now(), (outbound.clock)());
+        let longest = outbound.schedule.longest().max(MAX_RETRY_AFTER);
         let later = |waiting: &Waiting| {
             Reverse(Later {
-                due: now + waiting.due.duration_since(time).unwrap_or_default(),
+                // Another clock may have written it.
+                due: now
+                    + waiting
+                        .due
+                        .duration_since(time)
+                        .unwrap_or_default()
+                        .min(longest),
                 seq: waiting.seq,
                 failed: waiting.failed,
                 size: waiting.size,
@@ -218,6 +234,7 @@ impl Push {
             unlisted: VecDeque::new(),
             listed: saved.attempts,
             failing: saved.failing,
+            failures: 0,
             overloads: 0,
             disabled: saved.disabled.clone(),
             resume: now,
@@ -386,7 +403,7 @@ impl Push {
             tls: Tls::system(),
             pool: self.pool.clone(),
             url: self.endpoint.url.clone(),
-            secrets: self.endpoint.secrets((outbound.clock)()),
+            secrets: self.endpoint.secrets(outbound.steady.now()),
             deadline: outbound.attempt_timeout,
         };
         let (seq, body) = (delivery.seq, delivery.body.clone());
@@ -422,12 +439,13 @@ impl Push {
         let fate = match &outcome.result {
             Ok(_) => {
                 self.failing = None;
+                self.failures = 0;
                 self.overloads = 0;
                 Fate::Delivered
             }
             Err(failure) => {
                 delivery.failed = attempt;
-                self.judge(outcome.at, failure);
+                self.judge(failure);
                 self.postpone(attempt, failure)
             }
         };
@@ -450,19 +468,21 @@ impl Push {
                 error: failure.map(|failure| failure.class().to_owned()),
                 next: fate.due(),
             },
-            reason: failure.map(Failure::to_string),
+            reason: failure.map(reason),
             delivery,
             fate,
         });
     }
 
     /// Disables the endpoint if this failure is final, or if it has failed for too long.
-    fn judge(&mut self, at: SystemTime, failure: &Failure) {
+    fn judge(&mut self, failure: &Failure) {
+        let at = self.outbound.steady.now();
         let since = *self.failing.get_or_insert(at);
         let failing = at.duration_since(since).unwrap_or_default();
+        self.failures += 1;
         let reason = match failure.verdict() {
             Verdict::Gone => GONE.to_owned(),
-            _ if failing >= self.outbound.give_up => {
+            _ if failing >= self.outbound.give_up && self.failures >= MIN_FAILURES => {
                 let failing = humantime::format_duration(Duration::from_secs(failing.as_secs()));
                 format!("no success for {failing}")
             }
@@ -764,6 +784,10 @@ async fn read(store: &Store, seq: u64) -> Payload {
 async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
     // An error means that the sender is gone, which is also a reason to stop.
     let _ = stopping.wait_for(Option::is_some).await;
+}
+
+fn reason(failure: &Failure) -> String {
+    failure.to_string().chars().take(MAX_REASON).collect()
 }
 
 fn panicked(error: &JoinError, at: SystemTime) -> (Outcome, Option<Payload>) {

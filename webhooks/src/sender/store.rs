@@ -30,7 +30,7 @@ use serde::{Serialize, Serializer};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::deliver::Payload;
+use super::{deliver::Payload, endpoints::OVERLAP};
 
 /// How many attempts of an endpoint are kept, and how many gaps: the newest.
 pub(crate) const REMEMBERED: u64 = 100;
@@ -223,6 +223,25 @@ pub(crate) struct Saved {
     pub(crate) failing: Option<SystemTime>,
     /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
+}
+
+impl Saved {
+    /// Another clock may have written the times: nothing began later than now, and a secret signs along for
+    /// at most [`OVERLAP`].
+    pub(crate) fn believed(mut self, now: SystemTime) -> Self {
+        self.failing = self.failing.map(|since| since.min(now));
+        for until in self
+            .secrets
+            .iter_mut()
+            .filter_map(|(_, until)| until.as_mut())
+        {
+            *until = (*until).min(now + OVERLAP);
+        }
+        if let Some(disabled) = &mut self.disabled {
+            disabled.since = disabled.since.min(now);
+        }
+        self
+    }
 }
 
 /// Since when and why an endpoint is not called.

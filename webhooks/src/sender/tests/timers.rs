@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     io,
     sync::{Arc, OnceLock},
@@ -34,6 +34,7 @@ use super::{
     pool::Pool,
     pull::Pull,
     push::{Outbound, PASS_BY, SLOW},
+    steady::Steady,
     store::{PAUSE, Store},
     tls::Tls,
 };
@@ -51,10 +52,12 @@ fn driven() -> SystemTime {
     static BEGAN: OnceLock<std::time::Instant> = OnceLock::new();
     let now = Instant::now().into_std();
     let began = *BEGAN.get_or_init(|| now - DAY);
-    UNIX_EPOCH + 20_000 * DAY + (now - began)
+    UNIX_EPOCH + 20_000 * DAY + (now - began) + JUMPED.get()
 }
 
 thread_local! {
+    /// By how much the system's clock has jumped ahead.
+    static JUMPED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// When a name was looked up. A test has a thread of its own.
     static LOOKUPS: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
 }
@@ -82,8 +85,13 @@ impl Sender {
 
     async fn with(adjust: impl FnOnce(&mut Outbound)) -> Self {
         let feed = Feed::new(Retention::default());
+        let store = Store::open(&feed).await.unwrap();
+        Self::over(feed, store, adjust).await
+    }
+
+    async fn over(feed: Feed, store: Store, adjust: impl FnOnce(&mut Outbound)) -> Self {
         let mut outbound = Outbound {
-            store: Store::open(&feed).await.unwrap(),
+            store,
             feed: feed.handle(),
             guard: Guard {
                 http: true,
@@ -93,6 +101,7 @@ impl Sender {
             },
             schedule: Schedule::default(),
             clock: driven,
+            steady: Steady::new(driven()),
             stock: Arc::new(Semaphore::new(8)),
             attempt_timeout: ATTEMPT_TIMEOUT,
             give_up: GIVE_UP,
@@ -273,6 +282,50 @@ async fn who_has_only_failed_for_five_days_is_disabled_and_not_called_any_more()
     );
     sleep(DAY).await;
     assert_eq!(lookups(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_six_days_is_no_time_of_failing() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    sender.publish("first").await;
+    sleep(MINUTE).await;
+    JUMPED.set(6 * DAY);
+    sleep(4 * HOUR).await;
+    assert_eq!(lookups().len(), 5);
+    assert!(endpoint.status().disabled.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_every_two_days_disables_at_the_fifth() {
+    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let sender = Sender::with(once).await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    for failed in 0..5 {
+        assert!(endpoint.status().disabled.is_none(), "after {failed}");
+        sender.publish("fails").await;
+        sleep(2 * DAY).await;
+    }
+    assert!(endpoint.status().disabled.is_some());
+}
+
+/// The clock was a year ahead when the retry was written, and is right at the next start.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_a_wrong_clock_wrote_comes_after_the_longest_step() {
+    JUMPED.set(365 * DAY);
+    let feed = Feed::new(Retention::default());
+    let store = Store::open(&feed).await.unwrap();
+    let before = Sender::over(feed.clone(), store.clone(), |_| {}).await;
+    let endpoint = before.register("https://nobody.example/").await;
+    before.publish("hello").await;
+    sleep(SECOND).await;
+    before.endpoints.stop();
+    before.endpoints.drained().await;
+    assert_eq!((lookups().len(), endpoint.status().waiting), (1, 1));
+    JUMPED.set(Duration::ZERO);
+    let _after = Sender::over(feed, store, |_| {}).await;
+    sleep(29 * HOUR).await;
+    assert!(!lookups().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -492,6 +545,43 @@ async fn what_a_disabled_endpoint_has_not_got_is_held_for_thirty_days_and_then_d
     let over = sender.now(&endpoint);
     assert_eq!(over.status().dead, 1);
     assert!(over.status().disabled.as_ref().unwrap().expired.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_a_month_leaves_the_backlog_and_the_secrets() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    assert!(sender.endpoints.rotate(&endpoint, b"{}").await.is_ok());
+    let pinned = sender.endpoints.clone();
+    tokio::spawn(async move { pinned.keep_pinned().await });
+    sender.publish("hello").await;
+    sleep(SECOND).await;
+    let off = br#"{"enabled":false}"#;
+    assert!(sender.endpoints.patch(&endpoint, off).await.is_ok());
+    JUMPED.set(31 * DAY);
+    sleep(2 * HOUR).await;
+    let held = sender.now(&endpoint);
+    assert_eq!(held.status().disabled.as_ref().unwrap().expired, None);
+    assert_eq!(held.secrets(sender.endpoints.now()).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_a_start_under_a_clock_a_month_ahead_nothing_is_given_up_for_an_hour() {
+    let feed = Feed::new(Retention::default());
+    let store = Store::open(&feed).await.unwrap();
+    let before = Sender::over(feed.clone(), store.clone(), |_| {}).await;
+    let endpoint = before.register("https://nobody.example/").await;
+    let off = br#"{"enabled":false}"#;
+    assert!(before.endpoints.patch(&endpoint, off).await.is_ok());
+    JUMPED.set(31 * DAY);
+    let after = Sender::over(feed, store, |_| {}).await;
+    let pinned = after.endpoints.clone();
+    tokio::spawn(async move { pinned.keep_pinned().await });
+    for (time, expired) in [(HOUR - MINUTE, false), (2 * MINUTE, true)] {
+        sleep(time).await;
+        let disabled = after.now(&endpoint).status().disabled.clone();
+        assert_eq!(disabled.unwrap().expired.is_some(), expired);
+    }
 }
 
 #[tokio::test(start_paused = true)]
