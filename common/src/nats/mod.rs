@@ -169,12 +169,19 @@ impl Store for Nats {
         })
     }
 
-    /// Down only if the stream has lost messages. A lost connection comes back by itself.
+    /// Down only if the stream has lost messages, or the follower has failed. A lost connection comes back by itself.
     fn health(&self) -> Result<(), FeedError> {
-        match self.head.has_changed() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(FeedError::Stopped),
-        }
+        follows(&self.head)
+    }
+}
+
+/// The sender of the head is dropped when the follower ends, also by a panic.
+fn follows(head: &watch::Receiver<Cursor>) -> Result<(), FeedError> {
+    let ended = head.has_changed().is_err();
+    if ended {
+        Err(FeedError::Stopped)
+    } else {
+        Ok(())
     }
 }
 
@@ -334,4 +341,21 @@ fn message_id(topic: &Topic, key: &IdempotencyKey) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_that_panics_stops_the_feed() {
+        let (shown, head) = watch::channel("e-1".parse().unwrap());
+        assert!(follows(&head).is_ok());
+        let follower = tokio::spawn(async move {
+            let _shown = shown;
+            panic!("a test's");
+        });
+        assert!(follower.await.is_err());
+        assert!(matches!(follows(&head), Err(FeedError::Stopped)));
+    }
 }
