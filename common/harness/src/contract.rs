@@ -1,6 +1,7 @@
 //! What all five servers promise. About a request that is wrong: literal bytes in, a status and a named
 //! reason out, and a good request after each. About caches, vanished peers, and a log that nobody reads.
 
+mod http11;
 #[cfg(unix)]
 mod log;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use self::http11::{is_not_confused, speaks_http};
 #[cfg(unix)]
 pub use self::log::{
     exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines,

@@ -247,9 +247,20 @@ fn authority(value: &HeaderValue) -> Result<Authority, Problem> {
     let text = value.to_str().ok();
     let parsed = text.and_then(|text| text.parse::<Authority>().ok());
     match parsed {
-        Some(authority) if !authority.as_str().contains('@') => Ok(authority),
+        Some(authority) if !authority.as_str().contains('@') && has_port(&authority) => {
+            Ok(authority)
+        }
         _ => Err(Problem::bad_request("Host is not HOST[:PORT]")),
     }
+}
+
+/// Whether what follows the host is a port, an empty one, or nothing.
+fn has_port(authority: &Authority) -> bool {
+    let port = authority.as_str().strip_prefix(authority.host());
+    port.is_some_and(|port| {
+        let digits = port.strip_prefix(':').unwrap_or(port);
+        digits.is_empty() || authority.port_u16().is_some()
+    })
 }
 
 fn host_of(authority: &str) -> &str {

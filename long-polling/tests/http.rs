@@ -1,0 +1,40 @@
+//! HTTP/1.1 to the letter, with plain hyper and with the takeover.
+
+mod setup;
+
+use std::time::Duration;
+
+use harness::{
+    TestServer,
+    contract::{is_not_confused, speaks_http},
+};
+use long_polling::Config;
+use setup::{config, start};
+
+/// Without room for a subscriber, so that every answer ends.
+async fn server(takeover: bool) -> TestServer {
+    let mut config = Config {
+        takeover,
+        max_subscribers: 0,
+        ..config()
+    };
+    config.server.read_timeout = Duration::from_secs(2); // shorter than a test's patience
+    start(config).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_and_unusual_requests_are_answered_as_the_rfc_says() {
+    for takeover in [true, false] {
+        let server = server(takeover).await;
+        speaks_http(&server).await;
+        server.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_requests_are_answered_the_same_with_and_without_the_takeover() {
+    let (plain, takeover) = (server(false).await, server(true).await);
+    is_not_confused(&[&plain, &takeover]).await;
+    plain.stop().await;
+    takeover.stop().await;
+}
