@@ -1,6 +1,7 @@
 //! What all five programs promise about their log, which is best effort, and about a second signal.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
@@ -130,12 +131,21 @@ pub async fn writes_few_and_short_lines(program: &str, args: &[&str], noise: &st
     let (log, seconds) = (read(&path), started.elapsed().as_secs_f64() + 1.0);
     fs::remove_file(path).expect("it is there");
     assert!(log.contains("left_out="), "{log}");
-    assert!(
-        log.lines().count() as f64 <= seconds * LINES + 10.0,
-        "{log}"
-    );
+    assert!(most_of_a_place(&log) as f64 <= seconds * LINES, "{log}");
     assert!(log.lines().all(|line| line.len() < MAX_LINE), "{log}");
     assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
+}
+
+/// How many lines the place in the code has written that wrote most: they have its module in the third word.
+fn most_of_a_place(log: &str) -> usize {
+    let mut places = HashMap::new();
+    for place in log
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+    {
+        *places.entry(place).or_insert(0) += 1;
+    }
+    places.into_values().max().unwrap_or_default()
 }
 
 fn read(path: &std::path::Path) -> String {
