@@ -29,7 +29,7 @@ pub struct Busy(Option<Activity>);
 
 /// While it exists, a connection that serves a request is idle.
 #[derive(Debug)]
-pub(crate) struct Idle(Activity);
+pub struct Idle(Activity);
 
 /// Makes the activities of all connections of a server.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl Activity {
     }
 
     /// Idle until the value is dropped, though a request is being answered: the client has to send its body.
-    pub(crate) fn idle(&self) -> Idle {
+    pub fn idle(&self) -> Idle {
         self.set_idle();
         Idle(self.clone())
     }

@@ -9,7 +9,7 @@ mod query;
 mod stall;
 mod takeover;
 
-pub use activity::{Activities, Activity, Busy};
+pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use problem::{Problem, retry_after};

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use common::{Problem, PublishLimits, retry_after, too_large, too_slow};
+use common::{Activity, Problem, PublishLimits, retry_after, too_large, too_slow};
 use http_body_util::BodyExt;
 use hyper::{
     Request,
@@ -87,6 +87,8 @@ impl Bodies {
     /// 400 if it breaks off, 408 if it is slow, 413 if it is too large, 503 if there is no room for it.
     pub(super) async fn read(&self, request: Request<Incoming>) -> Result<Whole<'_>, Problem> {
         let expects_continue = request.headers().contains_key(EXPECT);
+        // Until the body is here, the connection may have to make room for another.
+        let _idle = request.extensions().get().map(Activity::idle);
         let mut body = pin!(request.into_body());
         if body.size_hint().lower() > self.each.max_message as u64 {
             return Err(too_large(body, expects_continue, self.each).await);
