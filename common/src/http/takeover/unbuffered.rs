@@ -338,7 +338,7 @@ mod tests {
             written
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new());
+        http.timer(TokioTimer::new()).half_close(true);
         let (_drain, mut draining) = watch::channel(false);
         let mut early = sent.as_bytes().to_vec();
         let parsed = parse(http, &mut early, reader, &mut writer, &mut draining, &route).await;
