@@ -31,7 +31,7 @@ pub trait Subprotocol {
     /// Handles one text message. Returns the text that answers it, if there is one.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
-    /// Waits for news. Returns whole frames, made by [`push_frame`](crate::frames::push_frame).
+    /// Waits for news. Returns whole frames, made by [`push_frame`].
     /// `None` means that no more will come: the session then ends with 1012. Must be cancel-safe: if the
     /// future is dropped before it is ready, no news may be lost.
     ///
