@@ -33,8 +33,8 @@ use crate::{
 pub(crate) const GAP: Duration = Duration::from_secs(4);
 /// Messages of that run. A Fibonacci number, because the spread of [`Plan`] is even after such a number.
 const MESSAGES: usize = 13;
-/// Clients of each row in that run.
-const CLIENTS: usize = 20;
+/// Clients of each row in that run; a few where a process may open few files.
+const CLIENTS: [usize; 2] = [20, 4];
 /// Messages whose latency is taken, one by one, and the gap between two.
 const LATENCIES: (usize, Duration) = (150, Duration::from_millis(100));
 /// Messages a second, and how many.
@@ -63,9 +63,11 @@ const CROWD: [usize; 2] = [10_000, 1_000];
 /// What the system refuses, and a message that was missing, repeated or out of order.
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     let crowd = CROWD[usize::from(quick)];
+    let descriptors = common::fit_descriptors(crowd + 512);
     let bench = Arc::new(Bench {
         program: program.to_owned(),
-        crowd: common::fit_descriptors(crowd + 512).saturating_sub(512),
+        clients: CLIENTS[usize::from(descriptors < 512)],
+        crowd: descriptors.saturating_sub(512),
         values: Mutex::default(),
     });
     let (machine, runs) = (machine(), if quick { 1 } else { 3 });
@@ -86,8 +88,9 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     };
     Ok(Report {
         origin: format!(
-            "Measured on {machine}: {runs}. {CLIENTS} clients and a message every {} s; \
+            "Measured on {machine}: {runs}. {} clients and a message every {} s; \
              memory with {} clients. *varies*: by more than the value itself.",
+            bench.clients,
             GAP.as_secs(),
             bench.crowd
         ),
@@ -99,6 +102,8 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
 #[derive(Debug)]
 struct Bench {
     program: PathBuf,
+    /// Clients of each row: one of [`CLIENTS`].
+    clients: usize,
     /// How many clients wait: one of [`CROWD`], or what the descriptors allow.
     crowd: usize,
     /// The values of all runs.
@@ -182,7 +187,7 @@ impl Bench {
             messages: MESSAGES,
             gap: GAP,
             start: Instant::now() + GAP,
-            clients: CLIENTS,
+            clients: self.clients,
         };
         let lane = self.lane(row, &plan).await?;
         let (requests, empty) = (lane.steady.requests, lane.steady.empty);
