@@ -265,7 +265,8 @@ function subscriber(server, { open, isOpen, heartbeat, isRefused, isDrained }) {
         return !isRefused(next);
       };
       // Some proxies find out when a write fails, which is the second, and end their own request at the third.
-      await until(place, () => "the place of one that left", 3 * HEARTBEAT + AT_ONCE);
+      // The server learns at its next write that nobody reads.
+      await until(place, () => "the place of one that left", 4 * HEARTBEAT + AT_ONCE);
     },
     drain: async () => {
       await server.stop();
