@@ -145,7 +145,7 @@ impl Line {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
-        *lock(&self.received) = Received::default();
+        lock(&self.received).clear();
         self.sender.ready().await?;
         self.sender.send_request(request).await
     }
@@ -165,45 +165,66 @@ impl Line {
 #[derive(Debug, Default)]
 struct Received {
     bytes: usize,
-    /// The head of the answer, as it came, without the heads of interim answers.
-    head: Vec<u8>,
+    /// The beginning of the head's first line, as far as [`STATUS`](Self::STATUS).
+    start: Vec<u8>,
+    /// The last two bytes of the head.
+    last: [u8; 2],
     /// The head's blank line came.
     is_whole: bool,
 }
 
 impl Received {
+    /// The length of `HTTP/1.1 200 ` (RFC 9112 §4).
+    const STATUS: usize = 13;
+
+    /// Before the next request.
+    fn clear(&mut self) {
+        self.bytes = 0;
+        self.clear_head();
+    }
+
+    fn clear_head(&mut self) {
+        self.start.clear();
+        self.last = [0; 2];
+        self.is_whole = false;
+    }
+
     /// Takes note of bytes that came.
     ///
     /// # Errors
     /// If the answer is too long.
-    fn note(&mut self, mut read: &[u8]) -> io::Result<()> {
+    fn note(&mut self, read: &[u8]) -> io::Result<()> {
         self.bytes += read.len();
         if self.bytes > MAX_ANSWER {
             return Err(io::Error::other("the answer is too long"));
         }
-        while !self.is_whole && !read.is_empty() {
-            let line = read.iter().position(|byte| *byte == b'\n');
-            let (line, rest) = read.split_at(line.map_or(read.len(), |end| end + 1));
-            self.head.extend_from_slice(line);
-            read = rest;
-            self.is_whole = self.head.ends_with(b"\n\r\n") || self.head.ends_with(b"\n\n");
-            if self.is_whole && self.code().is_some_and(|code| code.is_informational()) {
-                *self = Self {
-                    bytes: self.bytes,
-                    ..Self::default()
-                };
+        for byte in read {
+            if self.is_whole {
+                break;
             }
+            self.note_head(*byte);
         }
         Ok(())
+    }
+
+    fn note_head(&mut self, byte: u8) {
+        if self.start.len() < Self::STATUS {
+            self.start.push(byte);
+        }
+        self.is_whole = byte == b'\n' && matches!(self.last, [_, b'\n'] | [b'\n', b'\r']);
+        self.last = [self.last[1], byte];
+        // The final answer follows an interim one.
+        if self.is_whole && self.code().is_some_and(|code| code.is_informational()) {
+            self.clear_head();
+        }
     }
 
     fn status(&self) -> Option<StatusCode> {
         self.code().filter(|_| self.is_whole)
     }
 
-    /// `HTTP/1.1 200` (RFC 9112 §4).
     fn code(&self) -> Option<StatusCode> {
-        let rest = self.head.strip_prefix(b"HTTP/1.")?;
+        let rest = self.start.strip_prefix(b"HTTP/1.")?;
         let [_, b' ', code @ ..] = rest else {
             return None;
         };
