@@ -21,19 +21,16 @@ async fn server(takeover: bool) -> TestServer {
     start(config).await
 }
 
+async fn both() -> Vec<TestServer> {
+    vec![server(false).await, server(true).await]
+}
+
 #[tokio::test(start_paused = true)]
 async fn wrong_and_unusual_requests_are_answered_as_the_rfc_says() {
-    for takeover in [true, false] {
-        let server = server(takeover).await;
-        speaks_http(&server).await;
-        server.stop().await;
-    }
+    speaks_http(both().await).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn random_requests_are_answered_the_same_with_and_without_the_takeover() {
-    let (plain, takeover) = (server(false).await, server(true).await);
-    is_not_confused(&[&plain, &takeover]).await;
-    plain.stop().await;
-    takeover.stop().await;
+    is_not_confused(both().await).await;
 }

@@ -7,12 +7,15 @@ mod setup;
 use std::time::Duration;
 
 use common::{Data, Draft, Feed, Retention};
-use harness::TestServer;
+use harness::{
+    TestServer,
+    contract::{closes_who_does_not_read, cuts_an_unread_answer},
+};
 use setup::{start, start_with};
 use short_polling::Config;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
@@ -72,39 +75,24 @@ async fn half_a_body_is_refused_after_seventy_five_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_the_client_does_not_read_is_cut_after_thirty_seconds() {
-    for (seconds, open) in [(29, 1), (31, 0)] {
-        let (server, _stalled) = unread_answer().await;
-        sleep(Duration::from_secs(seconds)).await;
-        // An open one ends during the drain, which takes up to ten seconds.
-        assert_eq!(server.stop().await.finished, open, "after {seconds} s");
-    }
+    cuts_an_unread_answer(large_answer).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_its_answer_makes_room_at_the_connection_limit() {
-    let (server, _stalled) = unread_answer().await;
-    let (mut next, asked) = (connect(&server).await, Instant::now());
-    next.write_all(HEALTH).await.unwrap();
-    assert!(answer(&mut next).await.ends_with("ok\n"));
-    assert_eq!(asked.elapsed().as_secs(), 0);
+    let server = large_answer().await;
+    closes_who_does_not_read(&server).await;
     server.stop().await;
 }
 
-/// A server that may have one connection. Its client reads nothing of an answer of 8 MiB.
-async fn unread_answer() -> (TestServer, TcpStream) {
+/// A server that may have one connection, and gives an answer of 8 MiB.
+async fn large_answer() -> TestServer {
     let mut config = Config::default();
     config.server.max_connections = Some(1);
     let feed = Feed::new(Retention::default());
     let draft = Draft::new(Data::text(&"x".repeat(8 << 20)));
     feed.publish("news".parse().unwrap(), draft).await.unwrap();
-    let server = start_with(feed, config).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4_096).unwrap();
-    let mut stalled = socket.connect(server.addr()).await.unwrap();
-    let get = b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stalled.write_all(get).await.unwrap();
-    stalled.readable().await.unwrap(); // It is being answered.
-    (server, stalled)
+    start_with(feed, config).await
 }
 
 #[tokio::test(start_paused = true)]

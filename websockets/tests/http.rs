@@ -19,14 +19,10 @@ async fn server() -> TestServer {
 
 #[tokio::test(start_paused = true)]
 async fn wrong_and_unusual_requests_are_answered_as_the_rfc_says() {
-    let server = server().await;
-    speaks_http(&server).await;
-    server.stop().await;
+    speaks_http(vec![server().await]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn random_requests_get_documented_answers_however_they_are_cut() {
-    let server = server().await;
-    is_not_confused(&[&server]).await;
-    server.stop().await;
+    is_not_confused(vec![server().await]).await;
 }

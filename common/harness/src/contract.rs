@@ -8,7 +8,7 @@ mod log;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub use self::http11::{is_not_confused, speaks_http};
 #[cfg(unix)]
@@ -16,7 +16,7 @@ pub use self::log::{
     exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines,
     writes_few_and_short_lines_about_gaps,
 };
-use super::{End, RawResponse, TestServer};
+use super::{End, RawResponse, TestServer, Wire};
 
 /// The knobs of the server that [`refuses_bad_input`] is given: small, so that limits are near.
 pub const MAX_MESSAGE: usize = 1_024;
@@ -551,6 +551,41 @@ pub async fn closes_the_longest_idle(server: &TestServer) {
     assert_eq!(second.closed().await, (End::Eof, Vec::new()));
     first.send(get).await;
     assert_eq!(first.read_response().await.status, 200);
+}
+
+/// A client that does not read its answer is cut after 30 s. `start` gives a server with room for one connection,
+/// whose answer to `GET /topics/news` fits into no buffer. Run it under a paused clock.
+///
+/// # Panics
+/// If it is cut earlier or later.
+pub async fn cuts_an_unread_answer(start: impl AsyncFn() -> TestServer) {
+    for (seconds, open) in [(29, 1), (31, 0)] {
+        let server = start().await;
+        let _stalled = does_not_read(&server).await;
+        sleep(Duration::from_secs(seconds)).await;
+        // An open one ends during the drain, which takes up to ten seconds.
+        assert_eq!(server.stop().await.finished, open, "after {seconds} s");
+    }
+}
+
+/// A client that does not read its answer gives its slot to the next one at once. `server` is like that of
+/// [`cuts_an_unread_answer`].
+///
+/// # Panics
+/// If the next one waits.
+pub async fn closes_who_does_not_read(server: &TestServer) {
+    let _stalled = does_not_read(server).await;
+    let asked = Instant::now();
+    assert_eq!(server.get("/healthz").await.text(), "ok\n");
+    assert_eq!(asked.elapsed().as_secs(), 0);
+}
+
+async fn does_not_read(server: &TestServer) -> Wire {
+    let mut wire = Wire::connect_narrow(server.addr(), 4_096).await;
+    wire.send("GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    wire.read_exact(1).await; // It is being answered.
+    wire
 }
 
 /// A head that never ends is closed without an answer, and so is a connection that sends nothing.

@@ -80,29 +80,31 @@ fn pieces<'i>(mut input: &'i [u8], random: &mut StdRng) -> Vec<&'i [u8]> {
 /// the first server, and in pieces to each. The answers must be documented ones and the same, and none may be to
 /// the request for `/smuggled` that some inputs carry in their bodies.
 ///
-/// `servers` is one server, or the same with and without its takeover. They are as for
-/// [`speaks_http`](super::speaks_http). `FUZZ_SEED` chooses other mutations. A failing input is printed; add it to
+/// `servers` are as for [`speaks_http`](super::speaks_http). `FUZZ_SEED` chooses other mutations. A failing input is printed; add it to
 /// the corpus as a file.
 ///
 /// # Panics
 /// If an answer is not as said.
-pub async fn is_not_confused(servers: &[&TestServer]) {
+pub async fn is_not_confused(servers: Vec<TestServer>) {
     let seconds = number("FUZZ_SECONDS").unwrap_or(1);
     let seed = number("FUZZ_SEED").unwrap_or(7);
     let (mut random, started) = (StdRng::seed_from_u64(seed), Instant::now());
     let (corpus, mut inputs) = (corpus(), 0);
     for input in &corpus {
-        check(servers, input, &mut random).await;
+        check(&servers, input, &mut random).await;
     }
     while started.elapsed() < Duration::from_secs(seconds) {
         let mut input = corpus[random.random_range(0..corpus.len())].clone();
         for _ in 0..random.random_range(1..5) {
             mutate(&mut input, &mut random);
         }
-        check(servers, &input, &mut random).await;
+        check(&servers, &input, &mut random).await;
         inputs += 1;
     }
     println!("{inputs} inputs");
+    for server in servers {
+        server.stop().await;
+    }
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -110,8 +112,8 @@ fn number(variable: &str) -> Option<u64> {
     Some(value.parse().expect("it is a whole number"))
 }
 
-async fn check(servers: &[&TestServer], input: &[u8], random: &mut StdRng) {
-    let whole = answers(servers[0], &[input]).await;
+async fn check(servers: &[TestServer], input: &[u8], random: &mut StdRng) {
+    let whole = answers(&servers[0], &[input]).await;
     let shown = input.escape_ascii();
     for answer in whole.split_whitespace() {
         let allowed = match answer {

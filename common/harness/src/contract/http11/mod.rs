@@ -15,20 +15,23 @@ const NEXT: &str = "GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r
 
 /// Each row of `rows.rs` is answered as it may be, and the next request is not confused.
 ///
-/// `server` has the default limits and no room for a subscriber. Run it under a paused clock: some rows wait for a
-/// timeout.
+/// `servers` is one server, or the same with and without its takeover. They have the default limits and no room for
+/// a subscriber, and are stopped at the end. Run it under a paused clock: some rows wait for a timeout.
 ///
 /// # Panics
-/// If an answer is another one. The text names all such rows.
-pub async fn speaks_http(server: &TestServer) {
-    let mut wrong = Vec::new();
-    for row in rows::all() {
-        let came = answers(server, &[&row.bytes]).await;
-        if came.contains("smuggled") || !row.answers.contains(&came.as_str()) {
-            wrong.push(format!("{}: {came:?}, not {:?}", row.name, row.answers));
+/// If an answer is another one. The text names all such rows of a server.
+pub async fn speaks_http(servers: Vec<TestServer>) {
+    for (number, server) in servers.into_iter().enumerate() {
+        let mut wrong = Vec::new();
+        for row in rows::all() {
+            let came = answers(&server, &[&row.bytes]).await;
+            if came.contains("smuggled") || !row.answers.contains(&came.as_str()) {
+                wrong.push(format!("{}: {came:?}, not {:?}", row.name, row.answers));
+            }
         }
+        assert!(wrong.is_empty(), "server {number}: {}", wrong.join("\n"));
+        server.stop().await;
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What comes back for `pieces` and a request for `/next`, until the connection ends.

@@ -1051,7 +1051,7 @@ fn connections() -> Vec<Row> {
             SERVED,
         ),
         get(
-            "an upgrade to what nobody knows",
+            "an upgrade to an unknown protocol",
             "Connection: upgrade\r\nUpgrade: x\r\n",
             SERVED,
         ),
@@ -1124,7 +1124,7 @@ fn methods() -> Vec<Row> {
         ),
         get("overlapping ranges", "Range: bytes=0-,0-,0-,0-\r\n", SERVED),
         get(
-            "an accept nobody can meet",
+            "an Accept that no answer can match",
             "Accept: application/x-nothing\r\n",
             &["200 next", "406 next"],
         ),
