@@ -10,7 +10,7 @@ type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 400;
-/// Whether the model has a clock of its own.
+/// Whether the model drives the clock.
 const PAUSED: bool = true;
 
 fn feed(retention: Retention) -> Feed {

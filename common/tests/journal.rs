@@ -24,7 +24,7 @@ type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 60;
-/// Whether the model has a clock of its own.
+/// Whether the model drives the clock.
 const PAUSED: bool = true;
 
 /// A folder of the test's own, gone with it.

@@ -16,7 +16,7 @@ type Log = own_log::OwnLog;
 
 /// Runs of the model.
 const CASES: u32 = 400;
-/// Whether the model has a clock of its own.
+/// Whether the model drives the clock.
 const PAUSED: bool = true;
 
 fn feed(retention: Retention) -> Log {

@@ -121,7 +121,7 @@ async fn only_the_signed_path_takes_a_foreign_host() {
     server.stop().await;
 }
 
-/// A tunnel is set up for webhooks. Whoever uses a wrong path must learn the right ones.
+/// People set up a tunnel for webhooks, and need to learn the right path when theirs is wrong.
 #[tokio::test]
 async fn through_a_tunnel_a_wrong_path_is_answered_with_the_right_ones() {
     let (server, _) = receiver().await;

@@ -69,7 +69,7 @@ struct Begun {
     start: usize,
     length: usize,
     frames: u32,
-    /// So many bytes of text were found to be UTF-8.
+    /// How many bytes of text are known to be UTF-8.
     valid: usize,
 }
 

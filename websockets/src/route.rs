@@ -89,8 +89,7 @@ where
     }
 }
 
-/// A body of no bytes is none. It may come in chunks: then its end has to be read before the connection is
-/// upgraded.
+/// Accepts an empty body. It may be chunked: then its end must be read before the upgrade.
 async fn expect_no_body<B>(app: &App, body: &mut B) -> Result<(), Problem>
 where
     B: Body<Data = Bytes> + Unpin,

@@ -122,9 +122,9 @@ pub enum After {
     Latest,
     /// The newest message of each topic first, then what comes: the current state, then its changes.
     Last,
-    /// The rest of [`After::Last`] after a page that could not hold all of it: of each topic the newest
-    /// message in (`seq`, `until`], then everything after `until`. Only [`Page::then`](super::Page::then)
-    /// says it, so it has no word in a query.
+    /// Continues [`After::Last`] after a page that could not hold all of it: each topic's newest message
+    /// in (`seq`, `until`], then everything after `until`. It comes only from
+    /// [`Page::then`](super::Page::then). A query cannot ask for it.
     Rest {
         /// The life of the log in which both numbers count. Two cursors would be larger, and every waiting
         /// reader keeps an `After`.
@@ -141,15 +141,13 @@ pub enum After {
 }
 
 impl After {
-    /// Takes anything. What is not a cursor becomes [`After::Unreadable`], even the three words. Of a long
-    /// text it keeps the beginning.
+    /// Accepts any text. Text that is not a cursor becomes [`After::Unreadable`], also `earliest`, `latest`
+    /// and `last`. A long text is cut.
     pub fn lenient(text: &str) -> Self {
         text.parse()
             .map_or_else(|_| Self::Unreadable(beginning(text)), Self::Cursor)
     }
-}
 
-impl After {
     /// [`After::Last`] at the moment when `head` is the last message.
     pub fn last(head: Cursor) -> Self {
         let start = Cursor { seq: 0, ..head };

@@ -198,8 +198,8 @@ impl Feed {
         self.log.read(Log::head)
     }
 
-    /// The position where reading after `after` starts. `None` for a cursor of another epoch or beyond
-    /// the head, because the reader must get a gap first, and for [`After::Last`].
+    /// The position where reading after `after` starts. `None` for [`After::Last`], which has no position,
+    /// and for a cursor of another epoch or beyond the head, because the reader must get a gap first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
         let limit = PageLimit::default();
         self.log

@@ -70,8 +70,8 @@ pub struct Page {
     /// Where the next read starts. If the limit cut the page, its last message. Otherwise the end of what
     /// was read: the feed's head at that moment, or the start of the next gap.
     pub next: Cursor,
-    /// Where the same reader reads on: after `next`. Only after a page that could not hold all of
-    /// [`After::Last`] it is the rest of that. Not on the wire.
+    /// Where the same reader continues: after `next`, or with the rest of [`After::Last`] if this page
+    /// could not hold all of it. Not on the wire.
     pub then: After,
     /// The topics' last message up to `next`, on this page or an earlier one. Unlike `next` it does not
     /// move when other topics get messages. Not on the wire.

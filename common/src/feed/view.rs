@@ -186,8 +186,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The entries that the limit admits, and whether that is all of them: of each topic the newest one
-    /// in (`start`, `newest_end`], and all in (`newest_end`, `end`].
+    /// Each topic's newest entry in (`start`, `newest_end`] and all entries in (`newest_end`, `end`], as
+    /// many as the limit admits. Also returns whether that is all of them.
     fn collect(&self, start: u64, newest_end: u64, end: u64) -> (Vec<&'a Entry>, bool) {
         let limit = self.limit;
         // One more than the limit shows whether there is more.

@@ -43,7 +43,7 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// Let browser pages of this origin read and publish, also with credentials; repeatable. The form
     /// is SCHEME://HOST or SCHEME://HOST:PORT, compared exactly. Without this option a public server
-    /// trusts pages of its own host name. With it, that name must be listed too.
+    /// trusts pages of its own host name. With it, list that name too.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
 }

@@ -262,11 +262,11 @@ impl Reader {
         }
     }
 
-    /// What is not owed of what the page passed over:
-    /// - `earliest` is all that is retained: of each topic, what is older than its first message on the
-    ///   page;
-    /// - `last` is the newest of each topic: all else up to the head of that time;
-    /// - to a reader of the newest, what a newer one of the same topic replaces.
+    /// Counts messages that the page may skip as named:
+    /// - with `earliest`, messages older than their topic's first message on the page, because they are no
+    ///   longer retained;
+    /// - with `last`, all but each topic's newest message up to the head of that time;
+    /// - for a reader of the newest, messages that a newer one of the same topic replaces.
     fn excuse(&mut self, page: &Page, truth: &Truth) {
         for (seq, topic) in truth.published.range(..=page.next.seq) {
             let first = page.messages.iter().find(|message| message.topic == *topic);

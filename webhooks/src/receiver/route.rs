@@ -94,7 +94,7 @@ async fn answer(
     let own =
         matches!(path.as_str(), "/" | "/healthz" | "/events" | "/sources") || retried.is_some();
     // Elsewhere the rules for browsers do not hold: a webhook's signature proves the sender, and through a
-    // tunnel it has another `Host`. What is not there can be said to anybody.
+    // tunnel it has another `Host`. A 404 may go to anybody.
     if own {
         let safe = reads(&request) || request.method() == Method::OPTIONS;
         check_browser(app, &request, !safe)?;
