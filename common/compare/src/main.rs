@@ -20,8 +20,8 @@ struct Args {
     /// Measure once, with fewer waiting clients.
     #[arg(long)]
     quick: bool,
-    /// With --measure: write the table and the charts into this README, between its markers.
-    #[arg(long, requires = "measure", value_name = "README")]
+    /// With --measure: write the tables and the charts into this clone of the repository.
+    #[arg(long, requires = "measure", value_name = "DIR")]
     write: Option<PathBuf>,
 }
 
@@ -50,14 +50,14 @@ async fn run(args: Args) -> io::Result<()> {
         Some(Command::Serve(serve)) => serve.run().await,
         Some(Command::Copy(copy)) => copy.run(),
         None if args.measure => {
-            // Read before it measures: a wrong path is then reported at once.
-            let readme = args.write.as_ref().map(fs::read_to_string).transpose()?;
+            if let Some(repository) = &args.write {
+                // Before it measures: a wrong path is reported at once.
+                fs::metadata(repository.join("README.md"))?;
+            }
             let report = measure::measure(&program, args.quick).await?;
             print!("{}", markdown(&report));
-            match args.write.zip(readme) {
-                Some((path, readme)) => write_into(&path, &readme, &report),
-                None => Ok(()),
-            }
+            args.write
+                .map_or(Ok(()), |repository| write_into(&repository, &report))
         }
         None => live::run(&program, args.listen).await,
     }

@@ -1,21 +1,30 @@
-//! Replaces the parts of a README between markers.
+//! Writes the report into the repository: two tables between markers in READMEs, and the charts.
 
 use std::{fs, io, path::Path};
 
-use crate::{Report, chart, markdown, table};
+use crate::{Report, chart, table};
 
-/// Where the charts are, from the README.
-const CHARTS: &str = "common/compare/charts";
+/// This package's folder, in the repository.
+const COMPARE: &str = "common/compare";
 
-/// Writes a README with the report in it, and the charts into their folder.
+/// Writes the tables into the READMEs of this repository, and the charts into their folder.
 ///
 /// # Errors
-/// If there are no markers, or a file cannot be written.
-pub fn write_into(path: &Path, readme: &str, report: &Report) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("")).join(CHARTS);
-    chart::draw(report, &folder)?;
-    let readme = replaced(readme, "figures", &table::few(report))?;
-    fs::write(path, replaced(&readme, "compare", &markdown(report))?)
+/// If a README or its markers are missing, or a file cannot be written.
+pub fn write_into(repository: &Path, report: &Report) -> io::Result<()> {
+    let compare = repository.join(COMPARE);
+    replace_in(
+        &repository.join("README.md"),
+        "figures",
+        &table::choice(report),
+    )?;
+    replace_in(&compare.join("README.md"), "compare", &table::rest(report))?;
+    chart::draw(report, &compare.join("charts"))
+}
+
+fn replace_in(path: &Path, name: &str, inside: &str) -> io::Result<()> {
+    let readme = fs::read_to_string(path)?;
+    fs::write(path, replaced(&readme, name, inside)?)
 }
 
 /// The README with another text between the markers of this name.

@@ -73,6 +73,12 @@ pub enum Figure {
     Memory,
     /// The same without the takeover: plain hyper.
     Plain,
+    /// The kernel's memory for the server's end of a waiting client's connection.
+    Kernel,
+    /// The server's processor time in a second while the clients wait, in seconds.
+    IdleCpu,
+    /// The server's memory per client after all clients have gone.
+    Kept,
     /// Lines of code of the copy sets.
     Lines,
     /// The latency that 99 of 100 messages have at most, in seconds. Only in a chart.
@@ -93,16 +99,27 @@ pub enum Unit {
 }
 
 impl Figure {
-    /// The lines of the table.
-    pub const TABLE: [(Self, &str, Unit); 9] = [
-        (Self::Latency, "publish → receive, median", Unit::Time),
-        (Self::Empty, "empty answers", Unit::Percent),
+    /// The columns of the table by which one chooses.
+    pub const CHOICE: [(Self, &str, Unit); 6] = [
+        (Self::Latency, "publish → receive", Unit::Time),
         (Self::Requests, "requests per message", Unit::Number),
         (Self::Bytes, "bytes per message", Unit::Bytes),
-        (Self::IdleBytes, "bytes per idle minute", Unit::Bytes),
         (Self::Cpu, "server CPU per delivery", Unit::Time),
         (Self::Memory, "server memory per client", Unit::Bytes),
         (Self::Plain, "with plain hyper", Unit::Bytes),
+    ];
+
+    /// The lines of the table with the rest.
+    pub const REST: [(Self, &str, Unit); 6] = [
+        (Self::Empty, "empty answers", Unit::Percent),
+        (Self::IdleBytes, "bytes per idle minute", Unit::Bytes),
+        (Self::IdleCpu, "server CPU in an idle second", Unit::Time),
+        (
+            Self::Kept,
+            "server memory kept per client gone",
+            Unit::Bytes,
+        ),
+        (Self::Kernel, "kernel memory per client", Unit::Bytes),
         (Self::Lines, "lines of code to copy", Unit::Number),
     ];
 }

@@ -1,4 +1,4 @@
-//! The report as one table in Markdown.
+//! The report as two tables in Markdown: the figures by which one chooses, and the rest.
 
 use crate::{Figure, Report, Row, Spread, report::Unit};
 
@@ -24,8 +24,26 @@ const SAID: [(&str, Figure, Scale); 2] = [
     ),
 ];
 
-/// A line for each figure with a column for each row of the comparison, and what the machine was.
+/// Both tables, and what the machine was.
 pub fn markdown(report: &Report) -> String {
+    format!("{}\n{}", choice(report), rest(report))
+}
+
+/// A line for each row of the comparison, with the figures by which one chooses.
+pub(crate) fn choice(report: &Report) -> String {
+    let mut table = line(
+        "technique",
+        Figure::CHOICE.map(|(_, label, _)| Some(label.to_owned())),
+    ) + &line(":---", Figure::CHOICE.map(|_| Some("---:".to_owned())));
+    for row in Row::ALL {
+        let cells = Figure::CHOICE.map(|(figure, _, unit)| cell(report, row, figure, unit));
+        table += &line(&row.to_string(), cells);
+    }
+    table
+}
+
+/// A line for each other figure with a column for each row of the comparison, and what the machine was.
+pub(crate) fn rest(report: &Report) -> String {
     let mut table = line("figure", Row::ALL.map(|row| Some(row.to_string())))
         + &line(":---", Row::ALL.map(|_| Some("---:".to_owned())));
     for (index, (label, figure, scale)) in SAID.into_iter().enumerate() {
@@ -33,34 +51,14 @@ pub fn markdown(report: &Report) -> String {
             Row::ALL.map(|row| judged(report, row, row.technique.said()?[index], figure, scale));
         table += &line(label, judged);
     }
-    for (figure, label, unit) in Figure::TABLE {
-        let cells = Row::ALL.map(|row| Some(shown(report.get(row, figure)?, unit)));
-        table += &line(label, cells);
+    for (figure, label, unit) in Figure::REST {
+        table += &line(label, Row::ALL.map(|row| cell(report, row, figure, unit)));
     }
     format!("{table}\n{}\n", report.origin)
 }
 
-/// The figures that matter most, of each technique as it is mostly used. Without `±`, for the first
-/// screen of a README.
-pub(crate) fn few(report: &Report) -> String {
-    let mut table = "\
-| | publish → receive | bytes per message | server CPU per delivery | server memory per client |
-| :--- | ---: | ---: | ---: | ---: |
-"
-    .to_owned();
-    let [_, polled, _, others @ ..] = Row::ALL;
-    for row in [polled].into_iter().chain(others) {
-        let figures = [
-            (Figure::Latency, Unit::Time),
-            (Figure::Bytes, Unit::Bytes),
-            (Figure::Cpu, Unit::Time),
-            (Figure::Memory, Unit::Bytes),
-        ];
-        let cells =
-            figures.map(|(figure, unit)| Some(value(report.get(row, figure)?.median, unit)));
-        table += &line(&row.to_string(), cells);
-    }
-    table
+fn cell(report: &Report, row: Row, figure: Figure, unit: Unit) -> Option<String> {
+    Some(shown(report.get(row, figure)?, unit))
 }
 
 fn line<const N: usize>(label: &str, cells: [Option<String>; N]) -> String {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Output},
 };
 
@@ -23,8 +24,8 @@ fn all_rows_are_measured_and_standard_output_has_only_the_table() {
     let output = compare("--measure --quick");
     let (table, progress) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{progress}");
-    let rows: Vec<&str> = table.lines().take_while(|line| !line.is_empty()).collect();
-    let names: Vec<&str> = rows[0].split('|').map(str::trim).skip(2).collect();
+    let (choice, rest) = table.split_once("\n\n").expect("there are two tables");
+    let names: Vec<&str> = choice.lines().skip(2).map(|row| cells(row)[0]).collect();
     assert_eq!(
         names,
         [
@@ -35,11 +36,16 @@ fn all_rows_are_measured_and_standard_output_has_only_the_table() {
             "Webhooks",
             "WebSockets",
             "SSE",
-            ""
         ]
     );
-    let columns = |row: &str| row.matches('|').count();
-    assert!(rows.iter().all(|row| columns(row) == columns(rows[0])));
+    assert_eq!(cells(rest.lines().next().unwrap_or_default())[1..], names);
+    for table in [choice, rest] {
+        let rows: Vec<_> = table.lines().take_while(|row| !row.is_empty()).collect();
+        assert!(
+            rows.iter()
+                .all(|row| cells(row).len() == cells(rows[0]).len())
+        );
+    }
     let last = progress.lines().last().unwrap_or_default();
     let counts: Vec<&str> = last
         .split([' ', ':'])
@@ -73,20 +79,30 @@ fn a_copy_set_that_does_not_exist_is_answered_with_those_that_do() {
     assert!(error.starts_with("error: no copy set \"smoke-signals\"; there are: "));
 }
 
+/// The cells of a line of a table.
+fn cells(row: &str) -> Vec<&str> {
+    let inner = row.trim_start_matches("| ").trim_end_matches(" |");
+    inner.split(" | ").collect()
+}
+
 #[test]
-fn the_workspaces_readme_has_a_line_for_every_figure() {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-    let readme = fs::read_to_string(readme).expect("it exists");
-    let table = markdown(&Report::default());
-    for line in table.lines().take_while(|line| !line.is_empty()) {
-        let (label, _) = line.split_once(" | ").expect("a line has cells");
-        assert!(readme.contains(&format!("\n{label} | ")), "{label}");
+fn the_readmes_have_every_row_and_every_figure() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path| fs::read_to_string(repository.join(path)).expect("it exists");
+    let readmes = [read("README.md"), read("common/compare/README.md")];
+    let tables = markdown(&Report::default());
+    for (table, readme) in tables.split("\n\n").zip(readmes) {
+        assert!(readme.contains(table.lines().next().expect("it has a head")));
+        for line in table.lines() {
+            let label = cells(line)[0];
+            assert!(readme.contains(&format!("\n| {label} | ")), "{label}");
+        }
     }
 }
 
 #[test]
 fn a_missing_readme_is_reported_before_anything_is_measured() {
-    let output = compare("--measure --write nowhere.md");
+    let output = compare("--measure --write nowhere");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with("error: "));
 }

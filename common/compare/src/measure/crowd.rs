@@ -1,35 +1,34 @@
-//! Many clients that wait, and the server's memory for each.
+//! Many clients that wait: the server's memory for each, the kernel's, and what the server keeps when
+//! they have gone.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fs, io, sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{Bench, waiting};
-use crate::{Figure, Knobs, Process, Receiver, Row, Subscription, Technique};
+use crate::{Figure, Knobs, News, Process, Receiver, Row, Subscription, Technique};
 
 /// Clients that subscribe at one time: the listen backlog is bounded.
 const GROUP: usize = 100;
 /// Between two polls: every client polls once and then only keeps its connection.
 const INTERVAL: Duration = Duration::from_secs(3_600);
 
+/// One task for each client, in groups.
+type Crowd = Vec<JoinSet<io::Result<Option<News>>>>;
+
 impl Bench {
     /// Memory per waiting client, with and without the takeover.
     pub(super) async fn memory(&self) -> io::Result<()> {
         for technique in Technique::ALL {
-            self.memory_of(technique, true, Figure::Memory).await?;
+            self.memory_of(technique, true).await?;
             if !matches!(technique, Technique::Webhooks | Technique::Websockets) {
-                self.memory_of(technique, false, Figure::Plain).await?;
+                self.memory_of(technique, false).await?;
             }
         }
         Ok(())
     }
 
-    async fn memory_of(
-        &self,
-        technique: Technique,
-        takeover: bool,
-        figure: Figure,
-    ) -> io::Result<()> {
+    async fn memory_of(&self, technique: Technique, takeover: bool) -> io::Result<()> {
         let knobs = Knobs {
             takeover,
             ..Knobs::default()
@@ -43,25 +42,85 @@ impl Bench {
         }
         // The first pay for what is allocated once: threads, tables, the allocator's first pages.
         let mut crowd = vec![waiting(technique, &to, GROUP, Duration::ZERO).await?];
-        let Some(empty) = settled(&server).await else {
-            return Ok(());
-        };
+        let (empty, kernel) = (settled(&server).await, slab());
         for _ in 1..self.crowd / GROUP {
             crowd.push(waiting(technique, &to, GROUP, Duration::ZERO).await?);
         }
-        if crowd.len() == 1 {
+        let clients = (crowd.len() - 1) * GROUP;
+        if clients == 0 {
             return Ok(()); // the process may open too few files
         }
-        let used = settled(&server).await.unwrap_or(empty);
-        let each = used.saturating_sub(empty) as f64 / ((crowd.len() - 1) * GROUP) as f64;
-        for row in Row::ALL
-            .into_iter()
-            .filter(|row| row.technique == technique)
-        {
-            self.note(figure, row, each);
+        let used = per_client(settled(&server).await, empty, clients);
+        if !takeover {
+            self.note_technique(Figure::Plain, technique, used);
+            return Ok(());
+        }
+        self.note_technique(Figure::Memory, technique, used);
+        if technique != Technique::Webhooks {
+            // Both ends of each connection are on this machine.
+            let each = per_client(slab(), kernel, 2 * clients);
+            self.note_technique(Figure::Kernel, technique, each);
+            self.wait_and_leave(technique, &server, crowd, empty).await;
         }
         Ok(())
     }
+
+    /// The processor time of the waiting clients, and the memory that the server keeps without them.
+    async fn wait_and_leave(
+        &self,
+        technique: Technique,
+        server: &Process,
+        crowd: Crowd,
+        empty: Option<u64>,
+    ) {
+        if let Some(period) = period(technique) {
+            let before = server.cpu_time();
+            sleep(period).await;
+            let used = server.cpu_time().zip(before);
+            let used = used.map(|(after, before)| (after - before).div_duration_f64(period));
+            self.note_technique(Figure::IdleCpu, technique, used);
+        }
+        let clients = (crowd.len() - 1) * GROUP;
+        drop(crowd);
+        let kept = per_client(settled(server).await, empty, clients);
+        self.note_technique(Figure::Kept, technique, kept);
+    }
+
+    /// Notes a figure, if there is one, that is the same for all intervals of a technique.
+    fn note_technique(&self, figure: Figure, technique: Technique, value: Option<f64>) {
+        for row in Row::ALL {
+            if row.technique == technique
+                && let Some(value) = value
+            {
+                self.note(figure, row, value);
+            }
+        }
+    }
+}
+
+/// How often a server sends something to a client for which there is no news, by default. `None` if never.
+fn period(technique: Technique) -> Option<Duration> {
+    let seconds = match technique {
+        Technique::LongPolling => 25,
+        Technique::Websockets => 20,
+        Technique::Sse => 15,
+        Technique::ShortPolling | Technique::Webhooks => return None,
+    };
+    Some(Duration::from_secs(seconds))
+}
+
+fn per_client(used: Option<u64>, empty: Option<u64>, clients: usize) -> Option<f64> {
+    Some(used?.saturating_sub(empty?) as f64 / clients as f64)
+}
+
+/// What the kernel's objects take, sockets among them. `None` where there is no `/proc`.
+fn slab() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("Slab:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1_024)
 }
 
 /// The server's memory, once it has stopped changing.
