@@ -1,4 +1,6 @@
-//! Whether a connection is busy, or waits for its client.
+//! Which connections are open, and whether each is busy or waits for its client.
+//!
+//! A connection is open while its [`Activity`] or a clone of it exists, whichever task holds that.
 //!
 //! A connection is busy while the server works on a request, and for as long as it is a subscriber's. It is
 //! idle while the client has to act: send a request or its body, or read an answer. When no more connections
@@ -6,13 +8,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use hyper::{Request, body::Body};
 use tokio::sync::Notify;
 
-/// The activity of one connection.
+/// The activity of one open connection. The connection counts as open until all clones are dropped.
 #[derive(Debug, Clone)]
 pub struct Activity(Arc<Connection>);
 
@@ -21,6 +23,26 @@ struct Connection {
     /// The server's count when this connection became idle, or [`BUSY`].
     idle_since: AtomicU64,
     server: Arc<Server>,
+}
+
+/// An activity that a test watches.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Watched(std::sync::Weak<Connection>);
+
+#[cfg(test)]
+impl Watched {
+    pub(crate) fn is(&self, activity: &Activity) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&activity.0))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        Activity(self.0.upgrade().expect("the connection is open"))
+    }
 }
 
 /// While it exists, the connection is busy.
@@ -37,11 +59,13 @@ pub struct Activities(Arc<Server>);
 
 #[derive(Debug)]
 struct Server {
+    /// How many connections are open.
+    open: AtomicUsize,
     /// How often a connection became idle.
     count: AtomicU64,
-    /// Whether someone waits until a connection is idle.
+    /// Whether someone waits for the next connection that closes or becomes idle.
     awaited: AtomicBool,
-    idle: Notify,
+    changed: Notify,
 }
 
 /// In place of a count.
@@ -84,10 +108,10 @@ impl Activity {
         (since != BUSY).then_some(since)
     }
 
-    /// Whether the two are of the same connection.
+    /// Tells connections apart, and does not keep this one open.
     #[cfg(test)]
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    pub(crate) fn watch(&self) -> Watched {
+        Watched(Arc::downgrade(&self.0))
     }
 
     pub(super) fn set_busy(&self) {
@@ -98,9 +122,14 @@ impl Activity {
         self.0
             .idle_since
             .store(self.0.server.next(), Ordering::SeqCst);
-        if self.0.server.awaited.swap(false, Ordering::SeqCst) {
-            self.0.server.idle.notify_one();
-        }
+        self.0.server.notify();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.server.open.fetch_sub(1, Ordering::SeqCst);
+        self.server.notify();
     }
 }
 
@@ -126,32 +155,44 @@ impl Drop for Idle {
 }
 
 impl Activities {
-    /// One more connection, idle from now on.
+    /// One more open connection, idle from now on.
     pub fn one(&self) -> Activity {
+        self.0.open.fetch_add(1, Ordering::SeqCst);
         Activity(Arc::new(Connection {
             idle_since: AtomicU64::new(self.0.next()),
             server: self.0.clone(),
         }))
     }
 
-    /// From now on [`idle`](Self::idle) reports a connection that becomes idle. Call it before looking for
-    /// one that is idle already, so that none is missed.
-    pub fn await_idle(&self) {
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Ordering::SeqCst)
+    }
+
+    /// From now on [`changed`](Self::changed) reports the next connection that closes or becomes idle. Call it
+    /// before looking for one, so that none is missed.
+    pub fn await_change(&self) {
         self.0.awaited.store(true, Ordering::SeqCst);
     }
 
-    /// Resolves when a connection has become idle.
-    pub fn idle(&self) -> impl Future<Output = ()> {
-        self.0.idle.notified()
+    /// Ends what [`await_change`](Self::await_change) began.
+    pub fn ignore_changes(&self) {
+        self.0.awaited.store(false, Ordering::SeqCst);
+    }
+
+    /// Resolves when a connection has closed or become idle, if that is awaited.
+    pub fn changed(&self) -> impl Future<Output = ()> {
+        self.0.changed.notified()
     }
 }
 
 impl Default for Activities {
     fn default() -> Self {
         Self(Arc::new(Server {
+            open: AtomicUsize::new(0),
             count: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
-            idle: Notify::new(),
+            changed: Notify::new(),
         }))
     }
 }
@@ -159,5 +200,12 @@ impl Default for Activities {
 impl Server {
     fn next(&self) -> u64 {
         self.count.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Wakes the one who awaits a change.
+    fn notify(&self) {
+        if self.awaited.swap(false, Ordering::SeqCst) {
+            self.changed.notify_one();
+        }
     }
 }

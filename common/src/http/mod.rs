@@ -9,6 +9,8 @@ mod query;
 mod stall;
 mod takeover;
 
+#[cfg(test)]
+pub(crate) use activity::Watched;
 pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};

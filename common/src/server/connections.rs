@@ -1,9 +1,9 @@
-//! The open connections: one task each, a limit, and the drain.
+//! The open connections, their tasks, a limit, and the drain.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, io, pin::Pin, time::Duration};
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -14,7 +14,10 @@ use crate::http::{Activities, Activity};
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The tasks of the open connections.
+/// The open connections and their tasks.
+///
+/// A connection counts as open while its [`Activity`] exists. As a rule its task holds that. A task may also
+/// give it to another one, so one task can serve many connections ([`spawner`](Self::spawner)).
 ///
 /// An accept loop asks [`has_room`](Self::has_room), [`spawn`](Self::spawn)s, and awaits
 /// [`changed`](Self::changed) all the while. At shutdown it calls [`drain`](Self::drain).
@@ -26,11 +29,14 @@ pub struct Connections {
     /// How many may be served.
     limit: usize,
     tasks: JoinSet<()>,
-    /// The connections that are served, without those that were told to end.
+    /// The connections with a task, without those that were told to end.
     served: HashMap<Id, Served>,
-    /// The one that was accepted at the limit, and what starts it.
-    next: Option<(Served, oneshot::Sender<()>)>,
+    /// The one that was accepted at the limit.
+    next: Option<Next>,
     activities: Activities,
+    /// Further tasks to spawn.
+    further: mpsc::UnboundedReceiver<Task>,
+    spawner: Spawner,
     /// Turns true when the drain begins.
     draining: watch::Sender<bool>,
 }
@@ -39,6 +45,28 @@ pub struct Connections {
 struct Served {
     task: AbortHandle,
     activity: Activity,
+}
+
+#[derive(Debug)]
+struct Next {
+    served: Served,
+    /// Starts its task.
+    start: oneshot::Sender<()>,
+    /// Whether an idle connection was closed for it.
+    has_closed: bool,
+}
+
+/// Spawns tasks that serve open connections. They end with [`Connections`], and a panic is logged.
+#[derive(Debug, Clone)]
+pub struct Spawner(mpsc::UnboundedSender<Task>);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Spawner {
+    /// Spawns a task, unless [`Connections`] is gone.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _ = self.0.send(Box::pin(task));
+    }
 }
 
 /// How a drain went.
@@ -53,12 +81,15 @@ pub struct Drained {
 impl Connections {
     /// No connections yet, and room for `limit`.
     pub fn new(limit: usize) -> Self {
+        let (spawner, further) = mpsc::unbounded_channel();
         Self {
             limit,
             tasks: JoinSet::new(),
             served: HashMap::new(),
             next: None,
             activities: Activities::default(),
+            further,
+            spawner: Spawner(spawner),
             draining: watch::Sender::new(false),
         }
     }
@@ -74,7 +105,8 @@ impl Connections {
         activity: Activity,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
-        if self.tasks.len() < self.limit {
+        // `activity` is one of those that are open.
+        if self.activities.open() <= self.limit {
             let task = self.tasks.spawn(connection);
             self.served.insert(task.id(), Served { task, activity });
             return;
@@ -87,10 +119,19 @@ impl Connections {
                 connection.await;
             }
         });
-        self.next = Some((Served { task, activity }, start));
+        self.next = Some(Next {
+            served: Served { task, activity },
+            start,
+            has_closed: false,
+        });
     }
 
-    /// The activity of a connection that is idle from now on.
+    /// Spawns tasks that take over connections from the tasks of [`spawn`](Self::spawn).
+    pub fn spawner(&self) -> Spawner {
+        self.spawner.clone()
+    }
+
+    /// The activity of a connection that is open and idle from now on.
     pub fn activity(&self) -> Activity {
         self.activities.one()
     }
@@ -103,11 +144,16 @@ impl Connections {
     /// Waits until a connection ends or becomes idle. Gives its slot to the one that waits.
     pub async fn changed(&mut self) {
         self.make_room();
-        tokio::select! {
-            Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
-            () = self.activities.idle() => {}
-        }
+        self.wait().await;
         self.make_room();
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            Some(task) = self.further.recv() => drop(self.tasks.spawn(task)),
+            Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
+            () = self.activities.changed() => {}
+        }
     }
 
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
@@ -115,23 +161,24 @@ impl Connections {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
+        self.activities.ignore_changes(); // The caller looks for this one in any case.
         self.served.remove(&id);
         log_panic(ended.map(|_| ()));
     }
 
     fn make_room(&mut self) {
-        if self.next.is_none() {
-            return;
+        if self.next.is_some() {
+            self.activities.await_change();
         }
-        if self.tasks.len() <= self.limit {
-            self.start_next();
-        } else if self.served.len() == self.limit {
-            self.close_longest_idle();
+        match &self.next {
+            Some(_) if self.activities.open() <= self.limit => self.start_next(),
+            Some(next) if !next.has_closed => self.close_longest_idle(),
+            _ => {}
         }
     }
 
     fn start_next(&mut self) {
-        if let Some((served, start)) = self.next.take() {
+        if let Some(Next { served, start, .. }) = self.next.take() {
             self.served.insert(served.task.id(), served);
             // It fails only if the task has ended.
             let _ = start.send(());
@@ -139,9 +186,10 @@ impl Connections {
     }
 
     fn close_longest_idle(&mut self) {
-        self.activities.await_idle();
-        if let Some(served) = self.longest_idle().and_then(|id| self.served.remove(&id)) {
+        let longest = self.longest_idle().and_then(|id| self.served.remove(&id));
+        if let (Some(next), Some(served)) = (&mut self.next, longest) {
             info!("at the connection limit: an idle connection is closed for a new one");
+            next.has_closed = true;
             served.task.abort();
         }
     }
@@ -160,20 +208,22 @@ impl Connections {
     /// after `limit`.
     pub async fn drain(mut self, limit: Duration) -> Drained {
         self.draining.send_replace(true);
+        let open = self.activities.open();
         self.next = None; // Its task ends, because nothing starts it any more.
-        let open = self.tasks.len();
         // Whether all ended or the time did, what is left is counted and cut.
-        let _ = timeout(limit, self.all_ended()).await;
-        let cut = self.tasks.len();
+        let _ = timeout(limit, self.all_closed()).await;
+        let cut = self.activities.open();
         self.tasks.shutdown().await;
         let finished = open - cut;
         info!(finished, cut, "drained");
         Drained { finished, cut }
     }
 
-    async fn all_ended(&mut self) {
-        while let Some(ended) = self.tasks.join_next().await {
-            log_panic(ended);
+    async fn all_closed(&mut self) {
+        self.activities.await_change();
+        while self.activities.open() > 0 {
+            self.wait().await;
+            self.activities.await_change();
         }
     }
 }
@@ -204,6 +254,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::http::Watched;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -237,7 +288,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slot_is_free_again_when_its_connection_ended_even_by_a_panic() {
         let mut connections = Connections::new(1);
-        connections.spawn(connections.activity(), async { panic!("a test's") });
+        let activity = connections.activity();
+        activity.busy().to_the_end(); // So it panics before it could be closed.
+        connections.spawn(activity, async { panic!("a test's") });
         let next = open(&mut connections);
         assert!(!is_served(&connections, &next), "the first has not ended");
         connections.changed().await;
@@ -255,15 +308,16 @@ mod tests {
     }
 
     /// One more connection, which never ends by itself.
-    fn open(connections: &mut Connections) -> Activity {
+    fn open(connections: &mut Connections) -> Watched {
         let activity = connections.activity();
-        connections.spawn(activity.clone(), pending());
-        activity
+        let watched = activity.watch();
+        connections.spawn(activity, pending());
+        watched
     }
 
-    fn is_served(connections: &Connections, activity: &Activity) -> bool {
+    fn is_served(connections: &Connections, watched: &Watched) -> bool {
         let mut served = connections.served.values();
-        served.any(|served| served.activity.is(activity))
+        served.any(|served| watched.is(&served.activity))
     }
 
     /// Lets everything happen that happens without a further event.
@@ -281,14 +335,15 @@ mod tests {
         let mut connections = Connections::new(3);
         let first = open(&mut connections);
         let second = open(&mut connections);
-        let busy = open(&mut connections).busy();
-        drop(first.busy());
+        let busy = open(&mut connections).activity().busy();
+        drop(first.activity().busy());
         let next = open(&mut connections);
         assert!(!connections.has_room() && !is_served(&connections, &next));
         settle(&mut connections).await;
         assert!(connections.has_room() && is_served(&connections, &next));
         assert!(is_served(&connections, &first) && !is_served(&connections, &second));
         assert_eq!(connections.tasks.len(), 3);
+        assert_eq!(connections.activities.open(), 3);
         drop(busy);
     }
 
@@ -296,7 +351,7 @@ mod tests {
     async fn no_busy_connection_is_closed_and_the_first_that_becomes_idle_makes_room() {
         let mut connections = Connections::new(1);
         let first = open(&mut connections);
-        let busy = first.busy();
+        let busy = first.activity().busy();
         let second = open(&mut connections);
         settle(&mut connections).await;
         assert!(is_served(&connections, &first));
@@ -304,14 +359,16 @@ mod tests {
         settle(&mut connections).await;
         assert!(is_served(&connections, &second));
         // A client that has to send the body of its request is waited for, too.
-        let busy = second.busy();
+        let busy = second.activity().busy();
         let third = open(&mut connections);
         settle(&mut connections).await;
         assert!(is_served(&connections, &second));
-        let body = second.idle();
+        let body = second.activity().idle();
+        settle(&mut connections).await;
+        assert!(!is_served(&connections, &second));
+        drop((body, busy));
         settle(&mut connections).await;
         assert!(is_served(&connections, &third));
-        drop((body, busy));
     }
 
     #[tokio::test(start_paused = true)]
@@ -320,5 +377,46 @@ mod tests {
         open(&mut connections);
         let drained = connections.drain(LIMIT).await;
         assert_eq!((drained.finished, drained.cut), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_another_task_took_over_counts_until_that_drops_it() {
+        let mut connections = Connections::new(1);
+        let (activity, spawner) = (connections.activity(), connections.spawner());
+        let (taken, ends) = oneshot::channel::<()>();
+        let busy = activity.busy();
+        connections.spawn(activity, async move {
+            spawner.spawn(async move {
+                let _ = ends.await;
+                drop(busy);
+            });
+        });
+        let next = open(&mut connections);
+        settle(&mut connections).await;
+        assert!(!is_served(&connections, &next), "a busy one is not closed");
+        drop(taken);
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &next));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_a_connection_that_another_task_takes_over_meanwhile_and_cuts_it() {
+        for seconds in [9, 11] {
+            let mut connections = Connections::new(1);
+            let (activity, spawner) = (connections.activity(), connections.spawner());
+            let (inner, mut draining) = (activity.clone(), connections.draining());
+            let watched = activity.watch();
+            connections.spawn(activity, async move {
+                draining.changed().await.unwrap();
+                spawner.spawn(async move {
+                    sleep(Duration::from_secs(seconds)).await;
+                    drop(inner);
+                });
+            });
+            let drained = connections.drain(LIMIT).await;
+            let cut = usize::from(seconds > LIMIT.as_secs());
+            assert_eq!((drained.finished, drained.cut), (1 - cut, cut));
+            assert!(watched.is_closed());
+        }
     }
 }

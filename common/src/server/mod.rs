@@ -11,7 +11,7 @@ mod quota;
 mod socket;
 
 pub use config::{FeedConfig, ServerConfig, positive_seconds, seconds};
-pub use connections::{Connections, Drained, accept_failed};
+pub use connections::{Connections, Drained, Spawner, accept_failed};
 pub use log::log_to_stderr;
 pub use process::{exit_code, fit_descriptors, shutdown_signal};
 pub use quota::Quota;
