@@ -1,0 +1,96 @@
+//! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
+//! `cargo run -p long-polling --example in_axum -- 127.0.0.1:8002`
+//!
+//! What the crate's own server has, and this does not:
+//! - The takeover: a waiting poll costs 12 KiB instead of 2, and keeps its slot after a reset. For many clients, start [`long_polling::run`] on a listener
+//!   of its own in a task of your app. It takes the same `Feed`.
+//! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
+//!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
+
+use std::{env, error::Error, io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
+use long_polling::poll::Polls;
+use tokio::{net::TcpListener, sync::oneshot, time::sleep};
+
+/// How many polls may wait at one time, and how long one waits that does not say.
+const WAITING: usize = 10_000;
+const WAIT: Duration = Duration::from_secs(25);
+const DRAIN: Duration = Duration::from_secs(10);
+const PUBLISHING: PublishLimits = PublishLimits {
+    max_message: 65_536,
+    body_timeout: Duration::from_secs(30),
+};
+
+type App = (Feed, Arc<Polls>, PublishLimits);
+
+/// The routes of the technique. Merge them into your own router.
+pub fn router(feed: Feed, limits: PublishLimits) -> Router {
+    let polls = Arc::new(Polls::new(feed.clone(), WAITING, WAIT));
+    let topics = get(poll).post(publish_one);
+    let router = Router::new().route("/topics/{*topics}", topics);
+    router.with_state((feed, polls, limits))
+}
+
+async fn poll(State((_, polls, _)): State<App>, request: Request) -> Response {
+    let answer = match polls.parse(topics(&request), &request) {
+        Ok(mut poll) => {
+            drop(request); // It holds a buffer of hyper, and the wait may be long.
+            polls.answer(&mut poll).await
+        }
+        Err(problem) => Err(problem),
+    };
+    answer.unwrap_or_else(Problem::into_response).map(Body::new)
+}
+
+async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> Response {
+    let topic = topics(&request).to_owned();
+    let answer = publish(&feed, limits, &topic, request).await;
+    answer.unwrap_or_else(Problem::into_response).map(Body::new)
+}
+
+/// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+fn topics(request: &Request) -> &str {
+    request.uri().path().trim_start_matches("/topics/")
+}
+
+/// Serves until `shutdown`. Closing the feed answers every wait. The time limit is for a client that
+/// does not read: without it axum would wait for ever.
+pub async fn serve(
+    listener: TcpListener,
+    feed: Feed,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let app = router(feed.clone(), PUBLISHING);
+    let (begin, begun) = oneshot::channel();
+    let drain = async move {
+        shutdown.await;
+        feed.close();
+        let _ = begin.send(()); // It fails only if the server has ended.
+    };
+    let cut = async {
+        let _ = begun.await;
+        sleep(DRAIN).await;
+    };
+    let served = axum::serve(listener, app).with_graceful_shutdown(drain);
+    tokio::select! {
+        served = served.into_future() => served,
+        () = cut => Ok(()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).ok_or("where to listen?")?;
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let feed = Feed::new(Retention::default());
+    Ok(serve(listener, feed, shutdown_signal()).await?)
+}

@@ -1,0 +1,145 @@
+//! The sender as a background task of an axum app, by the files of the copy set *send*: `POST /orders` publishes, and
+//! a task calls one endpoint with each order, signed, until it answers 2xx.
+//! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example in_axum -- 127.0.0.1:8003 https://example.com/webhook`
+//!
+//! What [`webhooks::run`] has, and this does not: deliveries that outlive the process (`--feed file:PATH`), many
+//! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
+//! start it in a task of your app, with a listener of its own. It takes the same `Feed`.
+
+use std::{env, error::Error, io, sync::Arc, time::SystemTime};
+
+use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use common::{After, Data, Draft, Feed, Message, PageLimit, Retention, shutdown_signal};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::{Duration, sleep},
+};
+use webhooks::schedule::Schedule;
+use webhooks::sender::deliver::{Attempt, Payload, Verdict};
+use webhooks::sender::{guard::Guard, pool::Pool, tls::Tls};
+
+/// Deliveries at the same time, those that wait for their next attempt included. There is no queue: more orders
+/// wait in the feed, up to what it retains.
+const CONCURRENCY: u32 = 8;
+const TOPIC: &str = "orders";
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What each delivery needs.
+#[derive(Clone)]
+struct Caller {
+    attempt: Attempt,
+    schedule: Schedule,
+    /// True once the server drains.
+    draining: watch::Receiver<bool>,
+}
+
+/// Your part: publish where something happens.
+async fn order(State(feed): State<Feed>, body: Bytes) -> Result<String, StatusCode> {
+    let data = Data::json(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let kind = "order.created".parse().expect("constant type is valid");
+    let topic = TOPIC.parse().expect("constant topic is valid");
+    let published = feed.publish(topic, Draft { kind, data }).await;
+    let published = published.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(published.id.to_string())
+}
+
+/// The background task. It ends when the feed is closed and no attempt is in flight.
+async fn send(feed: Feed, mut after: After, caller: Caller) {
+    let topics = TOPIC.parse().expect("constant topic is valid");
+    let slots = Arc::new(Semaphore::new(CONCURRENCY as usize));
+    while let Ok(page) = feed.next(&topics, &after, PageLimit::default()).await {
+        if let Some(gap) = &page.gap {
+            eprintln!("not delivered: {}", gap.to_json());
+        }
+        for message in &page.messages {
+            let slot = slots.clone().acquire_owned().await;
+            let slot = slot.expect("the semaphore is never closed");
+            tokio::spawn(deliver(caller.clone(), message.clone(), slot));
+        }
+        after = page.then;
+    }
+    let _ = slots.acquire_many(CONCURRENCY).await;
+}
+
+async fn deliver(mut caller: Caller, message: Arc<Message>, _slot: OwnedSemaphorePermit) {
+    let (id, json) = (message.id.to_string(), message.json.clone());
+    let payload = Payload { id, json };
+    for failed in 1.. {
+        let attempt = caller.attempt.clone().run(&payload, SystemTime::now());
+        let Err(failure) = attempt.await.result else {
+            return;
+        };
+        let delay = match (
+            failure.verdict(),
+            caller.schedule.delay(failed, rand::random()),
+        ) {
+            (Verdict::Pause(Some(asked)), Some(delay)) => delay.max(asked),
+            (Verdict::Pause(None) | Verdict::Retry, Some(delay)) => delay,
+            _ => return eprintln!("{} is dead: {failure}", payload.id),
+        };
+        tokio::select! {
+            () = sleep(delay) => {}
+            _ = caller.draining.changed() => return eprintln!("{} is lost: {failure}", payload.id),
+        }
+    }
+}
+
+/// Serves until `shutdown`. What was ordered until then is tried once more, if there is time.
+pub async fn serve(
+    listener: TcpListener,
+    feed: Feed,
+    (attempt, schedule): (Attempt, Schedule),
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (drain, draining) = watch::channel(false);
+    let caller = Caller {
+        attempt,
+        schedule,
+        draining,
+    };
+    let sending = tokio::spawn(send(feed.clone(), feed.head().into(), caller));
+    let app = Router::new().route("/orders", post(order));
+    let (begin, begun) = oneshot::channel();
+    let shutdown = async {
+        shutdown.await;
+        let _ = begin.send(()); // It fails only if the server has ended.
+    };
+    let served = axum::serve(listener, app.with_state(feed.clone()));
+    let ended = async {
+        served.with_graceful_shutdown(shutdown).await?;
+        feed.close(); // Only now: until here orders were taken.
+        drain.send_replace(true);
+        sending.await.map_err(io::Error::other)
+    };
+    let cut = async {
+        let _ = begun.await;
+        sleep(DRAIN).await;
+    };
+    tokio::select! {
+        ended = ended => ended,
+        () = cut => Ok(()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [listen, url] = arguments.as_slice() else {
+        return Err("where to listen, and which URL to call?".into());
+    };
+    let attempt = Attempt {
+        guard: Guard::default(), // only https, and only public addresses
+        tls: Tls::system(),
+        pool: Pool::default(),
+        url: url.parse()?,
+        secrets: vec![env::var("WEBHOOK_SECRET")?.parse()?],
+        deadline: Duration::from_secs(15),
+    };
+    attempt.guard.check(&attempt.url)?;
+    let listener = TcpListener::bind(listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let feed = Feed::new(Retention::default());
+    let sender = (attempt, Schedule::default());
+    Ok(serve(listener, feed, sender, shutdown_signal()).await?)
+}

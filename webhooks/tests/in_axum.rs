@@ -1,0 +1,115 @@
+//! The sender in an axum app: it signs, retries, waits in the feed, and drains.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod setup;
+
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/in_axum.rs"]
+mod in_axum;
+
+use std::time::Duration;
+
+use common::{Drained, Feed, Retention};
+use harness::TestServer;
+use serde_json::Value;
+use setup::{Called, FAILED, OK, SECRET, Sink, listed, receiver, send_json, soon};
+use tokio::time::Instant;
+use webhooks::{
+    schedule::Schedule,
+    sender::{deliver::Attempt, guard::Guard, pool::Pool, tls::Tls},
+};
+
+/// The example, calling `url`.
+async fn app(url: String, delays: &[Duration]) -> TestServer {
+    let attempt = Attempt {
+        guard: Guard {
+            http: true,
+            loopback: true,
+            ..Guard::default()
+        },
+        tls: Tls::system(),
+        pool: Pool::default(),
+        url: url.parse().unwrap(),
+        secrets: vec![SECRET.parse().unwrap()],
+        deadline: Duration::from_secs(15),
+    };
+    let sender = (attempt, Schedule::new(delays));
+    TestServer::start(async |listener, shutdown| {
+        let feed = Feed::new(Retention::default());
+        in_axum::serve(listener, feed, sender, shutdown).await?;
+        let (finished, cut) = (0, 0); // axum does not tell.
+        Ok(Drained { finished, cut })
+    })
+    .await
+}
+
+/// Orders, and returns the order's id.
+async fn order(app: &TestServer, body: &str) -> String {
+    let reply = send_json(app, "/orders", body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.text().to_owned()
+}
+
+fn message(called: &Called) -> Value {
+    serde_json::from_slice(&called.body).unwrap()
+}
+
+#[tokio::test]
+async fn a_real_receiver_verifies_and_stores_each_order_once() {
+    let (receiver, _) = receiver().await;
+    let app = app(receiver.url("/webhook"), &[]).await;
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        ids.push(order(&app, &number.to_string()).await);
+    }
+    app.stop().await; // What was ordered is delivered first.
+    let mut stored = listed(&receiver.client()).await;
+    stored.sort_by_key(|id| id.parse::<common::Cursor>().unwrap().seq);
+    assert_eq!(stored, ids);
+    receiver.stop().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_is_repeated_with_the_same_id_until_the_schedule_ends() {
+    let sink = Sink::open().await;
+    let app = app(sink.url(), &[Duration::ZERO; 2]).await;
+    let id = order(&app, r#"{"amount":1}"#).await;
+    for answer in [FAILED, FAILED, FAILED] {
+        let mut called = sink.called().await;
+        assert_eq!(called.field("webhook-id"), id);
+        let message = message(&called);
+        assert_eq!(message["type"], "order.created");
+        assert_eq!(message["data"]["amount"], 1);
+        called.wire.send(answer).await;
+    }
+    // That one is dead, and the next one is not.
+    order(&app, "2").await;
+    let mut called = sink.called().await;
+    assert_eq!(message(&called)["data"], 2);
+    called.wire.send(OK).await;
+    app.stop().await;
+    assert_eq!(send_bad(&sink).await, 400);
+}
+
+/// The status of an order that is not JSON.
+async fn send_bad(sink: &Sink) -> u16 {
+    let app = app(sink.url(), &[]).await;
+    let status = send_json(&app, "/orders", "{").await.status.as_u16();
+    app.stop().await;
+    status
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_attempt_in_flight_and_not_for_the_next_one() {
+    let sink = Sink::open().await;
+    let app = app(sink.url(), &[Duration::from_secs(3_600); 9]).await;
+    order(&app, "1").await;
+    let mut called = sink.called().await;
+    app.shut_down();
+    let stopping = Instant::now();
+    let answering = async {
+        called.wire.send(FAILED).await;
+    };
+    soon(async { tokio::join!(app.stop(), answering) }).await;
+    assert!(stopping.elapsed() < Duration::from_secs(9), "or it was cut");
+}

@@ -1,0 +1,134 @@
+//! A websocket session on axum's connection: close codes, pings, resume and drain, by the files of this crate's
+//! copy set. `cargo run -p websockets --example in_axum -- 127.0.0.1:8004`
+//!
+//! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
+//! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
+//! - The write timeout: a client that accepts no data keeps its slot until `AGE`.
+//! - The `Origin` check, which no browser does for a websocket. Without it any page may use your users' cookies.
+//! - What else `axum::serve` leaves out: closing slow heads, a connection limit.
+//!   `common/examples/axum/serve.rs` serves the same router with all of them.
+
+use std::{env, error::Error, io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use common::{After, Feed, Newest, Problem, Query, Retention, Topics, shutdown_signal};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    time::sleep,
+};
+use tungstenite::protocol::frame::coding::CloseCode;
+use websockets::close::{Ending, close};
+use websockets::frames::{Limits, TEXT};
+use websockets::session::{Session, Sessions};
+use websockets::{FeedV1, handshake, socket::Socket};
+
+const SESSIONS: usize = 10_000;
+const PING: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(3_600);
+const DRAIN: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits {
+    message: 65_536,
+    fragments: 1_024,
+};
+
+/// What the routes share. A session keeps its own receiver until it ends.
+type App = (Feed, Arc<Sessions>, watch::Receiver<bool>);
+
+/// The routes of the technique. Merge them into your own router. Sessions end when `draining` changes, and
+/// when all have ended, its sender is `closed`.
+pub fn router(feed: Feed, draining: watch::Receiver<bool>) -> Router {
+    let sessions = Sessions::new(SESSIONS, PING, AGE, DRAIN);
+    let router = Router::new().route("/topics/{*topics}", get(open));
+    router.with_state((feed, Arc::new(sessions), draining))
+}
+
+async fn open(State(app): State<App>, request: Request) -> Response {
+    let answer = upgrade(app, request);
+    answer.unwrap_or_else(|problem| problem.into_response().map(Body::new))
+}
+
+fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
+    let query = Query::of(request.uri());
+    let after: After = query.get("after")?.unwrap_or(After::Latest);
+    let newest = query.get::<Newest>("newest")?.is_some();
+    // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+    let topics = request.uri().path().trim_start_matches("/topics/");
+    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
+    let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // It fails if the client left before it got the 101.
+        if let Ok(upgraded) = upgrade.await {
+            let socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+            run(app, socket, (topics, after, newest)).await;
+        }
+    });
+    Ok(switching_protocols)
+}
+
+type Upgraded = Socket<TokioIo<hyper::upgrade::Upgraded>>;
+
+async fn run(
+    (feed, sessions, mut draining): App,
+    mut socket: Upgraded,
+    (topics, after, newest): (Topics, After, bool),
+) {
+    let Some(slot) = sessions.slot() else {
+        let ending = Ending::Ours(CloseCode::Again, "at the subscriber limit");
+        let _ = close(&mut socket, ending).await; // A peer that takes no bytes is dropped all the same.
+        return;
+    };
+    let mut subprotocol = FeedV1::new(feed);
+    let subscribed = subprotocol.open(topics, after, newest);
+    socket.push(TEXT, subscribed.as_bytes());
+    let mut session = Session::new(sessions, slot, socket, subprotocol, None);
+    let _ = session.run(&mut draining).await;
+}
+
+/// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:
+/// its connection has ended with the 101.
+pub async fn serve(
+    listener: TcpListener,
+    feed: Feed,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (drain, draining) = watch::channel(false);
+    let (stop, app) = (drain.clone(), router(feed, draining));
+    let (begin, begun) = oneshot::channel();
+    let shutdown = async move {
+        shutdown.await;
+        stop.send_replace(true);
+        let _ = begin.send(()); // It fails only if the server has ended.
+    };
+    let served = async {
+        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown);
+        served.await?;
+        drain.closed().await;
+        Ok(())
+    };
+    let cut = async {
+        let _ = begun.await;
+        sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = served => served,
+        () = cut => Ok(()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).ok_or("where to listen?")?;
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let feed = Feed::new(Retention::default());
+    Ok(serve(listener, feed, shutdown_signal()).await?)
+}
