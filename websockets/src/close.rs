@@ -78,11 +78,11 @@ where
 {
     match ending {
         Ending::Gone(error) => return Err(error),
-        Ending::ByPeer => socket.write_all().await?,
+        Ending::ByPeer => socket.ready(false).await?,
         Ending::Ours(code, reason) => {
             let code_bytes = u16::from(code).to_be_bytes();
             socket.push(CLOSE, &[&code_bytes, reason.as_bytes()].concat());
-            socket.write_all().await?;
+            socket.ready(false).await?;
             // After a broken frame the peer's next one cannot be found.
             if code != CloseCode::Protocol {
                 // Without an answer the connection ends all the same.

@@ -33,7 +33,7 @@ use clap::Parser;
 use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
 use tokio::net::TcpListener;
 
-pub use crate::{commands::FeedV1, subscriptions::PAGE};
+pub use crate::subscriptions::{PAGE, Subscriptions};
 use crate::{route::App, session::Sessions};
 
 /// WebSockets: one upgraded connection, both ways.

@@ -31,216 +31,219 @@
 //! `?heartbeat=SECONDS`. A client may subscribe after its `next` instead of its last id. If its last id is
 //! newer, it keeps that id.
 
-use std::fmt;
+use std::{
+    fmt::{self, Display},
+    iter,
+    str::FromStr,
+};
 
-use common::{Cursor, Gap, Message, Problem, Published};
+use common::{
+    After, Cursor, Data, Draft, Gap, IdempotencyKey, Message, Problem, Published, Topic, Topics,
+};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
+    de::{MapAccess, Visitor},
 };
 use serde_json::{json, value::RawValue};
+
+use crate::frames::{TEXT, begin_frame};
 
 /// The name that clients offer in `Sec-WebSocket-Protocol`.
 pub(crate) const SUBPROTOCOL: &str = "feed.v1.json";
 /// The longest `ref` in bytes of JSON.
 const MAX_REF: usize = 64;
 
-/// What a client asks for. Names and cursors are still text here, so that an error about them can carry
-/// the command's `ref`.
+/// What a client asks for.
 #[derive(Debug)]
-pub(crate) enum Command<'a> {
-    Publish(Publish<'a>),
-    Subscribe(Subscribe<'a>),
-    Unsubscribe(Unsubscribe<'a>),
-    Received(Received),
+pub(crate) enum Command {
+    /// With a key, the same message again is published once.
+    Publish(Topic, Draft, Option<IdempotencyKey>),
+    /// Where to start, and whether only the newest messages are wanted.
+    Subscribe(Topics, After, bool),
+    Unsubscribe(Topics),
+    /// The client has this message.
+    Received(Cursor),
     Ping,
-}
-
-#[derive(Debug)]
-pub(crate) struct Publish<'a> {
-    pub(crate) topic: String,
-    pub(crate) kind: Option<String>,
-    pub(crate) data: &'a RawValue,
-    /// The idempotency key: the same key and message again are published once.
-    pub(crate) key: Option<String>,
-    pub(crate) reference: Ref<'a>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Subscribe<'a> {
-    pub(crate) topics: Vec<String>,
-    pub(crate) after: Option<String>,
-    pub(crate) newest: bool,
-    pub(crate) reference: Ref<'a>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Unsubscribe<'a> {
-    pub(crate) topics: Vec<String>,
-    pub(crate) reference: Ref<'a>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Received {
-    pub(crate) id: String,
-}
-
-/// `1` as in a query, or `true`.
-struct Newest;
-
-impl<'de> Deserialize<'de> for Newest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match <&RawValue>::deserialize(deserializer)?.get() {
-            "1" | "true" => Ok(Self),
-            _ => Err(D::Error::custom("it is 1, true or absent")),
-        }
-    }
 }
 
 /// Links an answer to its command: a string or a number that is sent back byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ref<'a>(&'a str);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Ref<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = <&RawValue>::deserialize(deserializer)?.get();
+impl<'a> Ref<'a> {
+    fn new(json: &'a str) -> Option<Self> {
         let scalar = json.starts_with(|first| matches!(first, '"' | '-' | '0'..='9'));
-        if !scalar || json.len() > MAX_REF {
-            let expected = format!("a ref is a string or a number of at most {MAX_REF} bytes");
-            return Err(D::Error::custom(expected));
-        }
-        Ok(Self(json))
+        (scalar && json.len() <= MAX_REF).then_some(Self(json))
     }
 }
 
-impl fmt::Display for Ref<'_> {
+impl Display for Ref<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-/// Reads one text message. If it is not a command, the error has its `ref`, if that can be read.
-pub(crate) fn parse(text: &str) -> Result<Command<'_>, (Option<Ref<'_>>, Problem)> {
-    let mut reference = None;
-    read(text, &mut reference).map_err(|why| {
-        let problem = Problem::bad_request(format!("not a command: {why}"));
-        (reference, problem)
-    })
+/// Reads one text message: the command's `ref`, if that can be read, and the command, or what is wrong
+/// with it.
+pub(crate) fn parse(text: &str) -> (Option<Ref<'_>>, Result<Command, Problem>) {
+    match Members::of_command(text) {
+        Ok(members) => (members.reference(), members.command()),
+        Err(problem) => (None, Err(problem)),
+    }
 }
 
-fn read<'a>(text: &'a str, reference: &mut Option<Ref<'a>>) -> Result<Command<'a>, String> {
-    let Members(frame) = object(text)?;
-    let [(name, body)] = &frame[..] else {
-        return Err("expected an object with one member".into());
-    };
-    let mut members = object(body.get()).map_err(|why| format!("{name}: {why}"))?;
-    *reference = members.reference();
-    let command = members.command(name);
-    // Unknown members are refused: a misspelt `afer` must not subscribe from another position.
-    let known = command.and_then(|command| members.end().map(|()| command));
-    known.map_err(|why| format!("{name}: {why}"))
+/// A command's name, and its members that were not taken yet.
+struct Members<'a> {
+    command: String,
+    left: Vec<Member<'a>>,
 }
 
-fn object(json: &str) -> Result<Members<'_>, String> {
-    serde_json::from_str(json).map_err(|error| error.to_string())
-}
-
-/// The members of an object that were not taken yet. Derived, serde would also take arrays for objects.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+type Member<'a> = (String, &'a RawValue);
 
 impl<'a> Members<'a> {
-    fn command(&mut self, name: &str) -> Result<Command<'a>, String> {
-        Ok(match name {
-            "publish" => Command::Publish(Publish {
-                topic: self.required("topic")?,
-                kind: self.optional("type")?,
-                data: self.required("data")?,
-                key: self.optional("key")?,
-                reference: self.required("ref")?,
-            }),
-            "subscribe" => Command::Subscribe(Subscribe {
-                topics: self.required("topics")?,
-                after: self.optional("after")?,
-                newest: self.optional::<Newest>("newest")?.is_some(),
-                reference: self.required("ref")?,
-            }),
-            "unsubscribe" => Command::Unsubscribe(Unsubscribe {
-                topics: self.required("topics")?,
-                reference: self.required("ref")?,
-            }),
-            "received" => Command::Received(Received {
-                id: self.required("id")?,
-            }),
-            "ping" => Command::Ping,
-            _ => return Err("no such command".into()),
-        })
+    fn of_command(text: &'a str) -> Result<Self, Problem> {
+        let mut frame = object(text).map_err(not_a_command)?;
+        let (Some((command, body)), None) = (frame.pop(), frame.pop()) else {
+            return Err(not_a_command("expected an object with one member"));
+        };
+        match object(body.get()) {
+            Ok(left) => Ok(Self { command, left }),
+            Err(error) => Err(not_a_command(format!("{command}: {error}"))),
+        }
     }
 
     fn reference(&self) -> Option<Ref<'a>> {
-        let (_, json) = self.0.iter().find(|(name, _)| name == "ref")?;
-        serde_json::from_str(json.get()).ok()
+        let mut refs = self.left.iter().filter(|(name, _)| name == "ref");
+        Ref::new(refs.next()?.1.get())
     }
 
-    fn required<T: Deserialize<'a>>(&mut self, name: &str) -> Result<T, String> {
-        let place = self.0.iter().position(|(other, _)| other == name);
-        let (_, json) = self
-            .0
-            .remove(place.ok_or_else(|| format!("{name} is missing"))?);
-        serde_json::from_str(json.get()).map_err(|error| format!("{name}: {error}"))
+    fn command(mut self) -> Result<Command, Problem> {
+        let command = match &*self.command {
+            "publish" => {
+                Command::Publish(self.text("topic")?, self.draft()?, self.optional("key")?)
+            }
+            "subscribe" => Command::Subscribe(self.topics()?, self.after()?, self.newest()?),
+            "unsubscribe" => Command::Unsubscribe(self.topics()?),
+            "received" => Command::Received(self.text("id")?),
+            "ping" => Command::Ping,
+            _ => return Err(self.wrong("no such command")),
+        };
+        if !matches!(command, Command::Received(_) | Command::Ping)
+            && Ref::new(self.required("ref")?).is_none()
+        {
+            let reason = format!("ref: a ref is a string or a number of at most {MAX_REF} bytes");
+            return Err(self.wrong(reason));
+        }
+        // Unknown members are refused: a misspelt `afer` must not subscribe from another position.
+        match self.left.first() {
+            None => Ok(command),
+            Some((name, _)) => Err(self.wrong(format!("{name} is unknown, or there twice"))),
+        }
+    }
+
+    fn draft(&mut self) -> Result<Draft, Problem> {
+        let kind = self.optional("type")?.unwrap_or_default();
+        // Checked once more, because serde takes some JSON that breaks other parsers.
+        let data = Data::json(self.required("data")?.as_bytes());
+        let data = data.map_err(Problem::bad_request)?;
+        Ok(Draft { kind, data })
+    }
+
+    fn topics(&mut self) -> Result<Topics, Problem> {
+        let json = self.required("topics")?;
+        let names = self.read::<Vec<String>>("topics", json)?;
+        let topics: Result<Vec<Topic>, _> = names.iter().map(|name| name.parse()).collect();
+        Topics::try_from(topics.map_err(Problem::bad_request)?).map_err(Problem::bad_request)
+    }
+
+    fn after(&mut self) -> Result<After, Problem> {
+        let after = self.optional::<String>("after")?;
+        let after = after.map_or(Ok(After::Latest), |after| after.parse());
+        after.map_err(|error| Problem::bad_request(format!("after: {error}")))
+    }
+
+    fn newest(&mut self) -> Result<bool, Problem> {
+        match self.take("newest") {
+            None | Some("null") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(_) => Err(self.wrong("newest: it is 1, true or absent")),
+        }
+    }
+
+    fn text<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<T, Problem> {
+        let text = self.optional(name)?;
+        text.ok_or_else(|| self.wrong(format!("{name} is missing")))
     }
 
     /// `null` is as if it were not there.
-    fn optional<T: Deserialize<'a>>(&mut self, name: &str) -> Result<Option<T>, String> {
-        if self.0.iter().all(|(other, _)| other != name) {
-            return Ok(None);
-        }
-        self.required(name)
+    fn optional<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, Problem> {
+        let json = self.take(name).unwrap_or("null");
+        let text = self.read::<Option<String>>(name, json)?;
+        let value = text.map(|text| text.parse()).transpose();
+        value.map_err(Problem::bad_request)
     }
 
-    fn end(&self) -> Result<(), String> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(format!("{name} is unknown, or there twice")),
-        }
+    fn read<T: Deserialize<'a>>(&self, name: &str, json: &'a str) -> Result<T, Problem> {
+        serde_json::from_str(json).map_err(|error| self.wrong(format!("{name}: {error}")))
+    }
+
+    fn required(&mut self, name: &str) -> Result<&'a str, Problem> {
+        let json = self.take(name);
+        json.ok_or_else(|| self.wrong(format!("{name} is missing")))
+    }
+
+    /// The member's JSON.
+    fn take(&mut self, name: &str) -> Option<&'a str> {
+        let place = self.left.iter().position(|(other, _)| other == name)?;
+        Some(self.left.remove(place).1.get())
+    }
+
+    fn wrong(&self, why: impl Display) -> Problem {
+        not_a_command(format!("{}: {why}", self.command))
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(AnyMembers).map(Self)
-    }
+fn not_a_command(why: impl Display) -> Problem {
+    Problem::bad_request(format!("not a command: {why}"))
 }
 
-struct AnyMembers;
+/// The members of an object in their order. A derived `Deserialize` would also take arrays for objects.
+fn object(json: &str) -> serde_json::Result<Vec<Member<'_>>> {
+    let mut json = serde_json::Deserializer::from_str(json);
+    let members = json.deserialize_map(Object)?;
+    json.end()?;
+    Ok(members)
+}
 
-impl<'de> Visitor<'de> for AnyMembers {
-    type Value = Vec<(String, &'de RawValue)>;
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = Vec<Member<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
-        }
-        Ok(members)
+        iter::from_fn(|| map.next_entry().transpose()).collect()
     }
 }
 
-/// The message in its envelope.
-pub(crate) fn message(message: &Message) -> Vec<u8> {
-    [b"{\"message\":", &message.json[..], b"}"].concat()
+/// Appends the frame of a message in its envelope.
+pub(crate) fn push_message(message: &Message, out: &mut Vec<u8>) {
+    let parts = [b"{\"message\":", &message.json[..], b"}"];
+    begin_frame(TEXT, parts.iter().map(|part| part.len()).sum(), out);
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 pub(crate) fn gap(gap: &Gap) -> String {
     format!(r#"{{"gap":{}}}"#, gap.to_json())
 }
 
-pub(crate) fn ack(reference: Ref<'_>, published: Published) -> String {
+pub(crate) fn ack(reference: Option<Ref<'_>>, published: Published) -> String {
+    let ref_member = ref_member(reference);
     let Published { id, duplicate } = published;
-    format!(r#"{{"ack":{{"ref":{reference},"id":"{id}","duplicate":{duplicate}}}}}"#)
+    format!(r#"{{"ack":{{{ref_member}"id":"{id}","duplicate":{duplicate}}}}}"#)
 }
 
 /// Without `reference`: the answer to the subscription in the request's path.
@@ -276,26 +279,22 @@ mod tests {
 
     use super::*;
 
-    fn scalar(json: &str) -> Option<Ref<'_>> {
-        serde_json::from_str(json).ok()
-    }
-
     #[test]
     fn a_ref_is_a_short_string_or_number() {
         let longest = format!("\"{}\"", "r".repeat(62));
         for good in ["1", "-1.50e3", "\"\"", "\"\\u0031\"", &longest] {
-            assert_eq!(scalar(good), Some(Ref(good)));
+            assert_eq!(Ref::new(good), Some(Ref(good)));
         }
         let long = format!("\"{}\"", "r".repeat(63));
         for bad in ["null", "true", "[]", "{}", "", &long] {
-            assert_eq!(scalar(bad), None, "{bad}");
+            assert_eq!(Ref::new(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn frames_are_the_documented_bytes() {
         let id: Cursor = "e-7".parse().unwrap();
-        let one = scalar("1").unwrap();
+        let one = Ref::new("1");
         let published = Published {
             id,
             duplicate: false,
@@ -306,12 +305,12 @@ mod tests {
             r#"{"ack":{"ref":1,"id":"e-7","duplicate":false}}"#
         );
         assert_eq!(
-            subscribed(Some(one), Some(id)),
+            subscribed(one, Some(id)),
             r#"{"subscribed":{"ref":1,"next":"e-7"}}"#
         );
         assert_eq!(subscribed(None, None), r#"{"subscribed":{"next":null}}"#);
         assert_eq!(
-            error(Some(one), &problem),
+            error(one, &problem),
             r#"{"error":{"ref":1,"status":400,"detail":"a \"b\""}}"#
         );
         assert_eq!(
@@ -324,7 +323,11 @@ mod tests {
 
     #[test]
     fn what_is_no_command_is_refused_with_its_ref_if_that_can_be_read() {
-        let reference = |text| parse(text).unwrap_err().0;
+        let reference = |text| {
+            let (reference, command) = parse(text);
+            assert!(command.is_err(), "{text}");
+            reference
+        };
         let misspelt = r#"{"subscribe":{"topics":["a"],"afer":"x","ref":7}}"#;
         assert_eq!(reference(misspelt), Some(Ref("7")));
         assert_eq!(reference(r#"{"leave":{"ref":"b"}}"#), Some(Ref("\"b\"")));
@@ -338,7 +341,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_command_or_an_error_that_is_json(text in r#"([{}\[\]",:0-9]|publish|topics?|data|ref|ping|after){0,40}"#) {
-            if let Err((reference, problem)) = parse(&text) {
+            if let (reference, Err(problem)) = parse(&text) {
                 prop_assert!(serde_json::from_str::<Value>(&error(reference, &problem)).is_ok());
             }
         }
@@ -348,7 +351,7 @@ mod tests {
             let data = serde_json::to_string(&text).unwrap();
             let json = format!(r#"{{"publish":{{"topic":"a","data": {data} ,"ref":1}}}}"#);
             match parse(&json) {
-                Ok(Command::Publish(publish)) => prop_assert_eq!(publish.data.get(), data),
+                (_, Ok(Command::Publish(_, draft, _))) => prop_assert_eq!(draft.data.as_str(), data),
                 other => prop_assert!(false, "{:?}", other),
             }
         }

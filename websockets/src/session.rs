@@ -7,7 +7,7 @@
 //!
 //! A [`Subprotocol`] says what the messages mean. This file keeps the connection healthy.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future::ready, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,19 +31,17 @@ pub trait Subprotocol {
     /// Handles one text message. Returns the text that answers it, if there is one.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
-    /// Waits for news. Returns whole frames, made by [`push_frame`].
-    /// `None` means that no more will come: the session then ends with 1012. Must be cancel-safe: if the
-    /// future is dropped before it is ready, no news may be lost.
+    /// Waits for news. Returns whole frames, made by [`push_frame`]. `None` means that no more will come:
+    /// the session then ends with 1012. Must be cancel-safe: if the future is dropped before it is ready, no
+    /// news may be lost.
     ///
     /// # Errors
     /// How the session ends instead.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
 
-    /// The news that is there now, as whole frames, or `None`. Called before a 1012, for the last news.
-    fn read(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
-
     /// Called at every heartbeat. If the client asked for none, called once per ping interval, and the
-    /// result is dropped. It is dropped, too, while something waits to be written. Returns the text of the heartbeat, if there is one.
+    /// result is dropped. It is dropped, too, while something waits to be written. Returns the text of the
+    /// heartbeat, if there is one.
     fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
@@ -95,23 +93,19 @@ enum Liveness {
 #[derive(Debug)]
 pub struct Session<S, P> {
     shared: Arc<Sessions>,
+    /// Held until the session ends, however it ends. Without one, the session is closed at once: a page
+    /// cannot see why a handshake is refused.
+    slot: Option<OwnedSemaphorePermit>,
     socket: Socket<S>,
     subprotocol: P,
     liveness: Liveness,
-    phase: Phase,
+    /// How often the client wants a heartbeat, if it asked for them.
+    heartbeat: Option<Duration>,
     heartbeat_at: Instant,
     /// When this session leaves: at its greatest age, or earlier if the server drains.
     leave_at: Instant,
-    /// Held until the session ends, however it ends.
-    _slot: OwnedSemaphorePermit,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// News is delivered, and a heartbeat as often as the client wants one, if it asked for them.
-    Open { heartbeat: Option<Duration> },
     /// The server drains. The last news comes when the session leaves.
-    Draining,
+    draining: bool,
 }
 
 impl<S, P> Session<S, P>
@@ -119,11 +113,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     P: Subprotocol,
 {
-    /// A new session. `slot` is from [`Sessions::slot`]. `heartbeat` is how often the client wants a
-    /// heartbeat, if it asked for them.
+    /// A new session. `slot` is from [`Sessions::slot`].
     pub fn new(
         shared: Arc<Sessions>,
-        slot: OwnedSemaphorePermit,
+        slot: Option<OwnedSemaphorePermit>,
         socket: Socket<S>,
         subprotocol: P,
         heartbeat: Option<Duration>,
@@ -133,11 +126,12 @@ where
             leave_at: now + shortened(shared.age),
             heartbeat_at: now + heartbeat.unwrap_or(shared.ping),
             shared,
+            slot,
             socket,
             subprotocol,
             liveness: Liveness::Assumed,
-            phase: Phase::Open { heartbeat },
-            _slot: slot,
+            heartbeat,
+            draining: false,
         }
     }
 
@@ -154,6 +148,9 @@ where
         let mut drain = pin!(draining.changed());
         let mut timer = pin!(sleep_until(self.tick_at()));
         let ending = loop {
+            if self.slot.is_none() {
+                break Ending::Ours(CloseCode::Again, "at the subscriber limit");
+            }
             // Sends what is queued, as far as the connection takes it now.
             if let Err(error) = self.socket.write_some().await {
                 break error.into();
@@ -163,12 +160,12 @@ where
             if timer.is_elapsed() || self.tick_at() < timer.deadline() {
                 timer.as_mut().reset(self.tick_at());
             }
-            let (unsent, stays) = (self.socket.unsent(), !self.is_draining());
+            let (unsent, stays) = (self.socket.unsent(), !self.draining);
             let woken = tokio::select! {
                 ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
-                news = self.subprotocol.next(), if unsent == 0 && stays => self.deliver(news),
+                news = self.subprotocol.next(), if unsent == 0 && stays => news.and_then(|news| self.deliver(news)),
                 () = &mut timer => Ok(()),
-                _ = &mut drain, if stays => self.plan_to_leave(),
+                _ = &mut drain, if stays => self.deliver(None),
             };
             if let Err(ending) = woken {
                 break ending;
@@ -184,25 +181,18 @@ where
         Box::pin(close(&mut self.socket, ending)).await
     }
 
-    fn deliver(&mut self, news: Result<Option<Vec<u8>>, Ending>) -> Result<(), Ending> {
-        match news? {
-            Some(frames) => self.socket.push_frames(frames),
-            None => self.plan_to_leave()?,
+    /// If no more will come, chooses a random time to leave, so that the next server need not accept all
+    /// clients at once.
+    fn deliver(&mut self, news: Option<Vec<u8>>) -> Result<(), Ending> {
+        if let Some(frames) = news {
+            self.socket.push_frames(frames);
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Chooses a random time to leave, so that the next server need not accept all clients at once.
-    fn plan_to_leave(&mut self) -> Result<(), Ending> {
         let open = self.shared.max - self.shared.slots.available_permits();
         let wait = spread(open, self.shared.drain).mul_f64(rand::random());
         self.leave_at = self.leave_at.min(Instant::now() + wait);
-        self.phase = Phase::Draining;
+        self.draining = true;
         Ok(())
-    }
-
-    fn is_draining(&self) -> bool {
-        matches!(self.phase, Phase::Draining)
     }
 
     /// Handles what has come, and what is due by the clock.
@@ -243,14 +233,10 @@ where
             return Err(self.leave().await);
         }
         if self.heartbeat_at <= now {
-            let heartbeat = match self.phase {
-                Phase::Open { heartbeat } => heartbeat,
-                Phase::Draining => None,
-            };
-            self.heartbeat_at = now + heartbeat.unwrap_or(self.shared.ping);
+            self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
             let text = self.subprotocol.heartbeat().await;
             // Behind bytes that the peer does not take, heartbeats would pile up.
-            if let (Some(text), Some(_), 0) = (text, heartbeat, self.socket.unsent()) {
+            if let (Some(_), Some(text), 0) = (self.heartbeat, text, self.socket.unsent()) {
                 self.socket.push(TEXT, text.as_bytes());
             }
         }
@@ -262,15 +248,16 @@ where
 
     /// Queues the last news, as far as there is room, and then closes.
     async fn leave(&mut self) -> Ending {
-        while self.socket.unsent() < MAX_UNSENT
-            && let Some(frames) = self.subprotocol.read().await
-        {
-            self.socket.push_frames(frames);
+        while self.socket.unsent() < MAX_UNSENT {
+            tokio::select! {
+                biased;
+                Ok(Some(news)) = self.subprotocol.next() => self.socket.push_frames(news),
+                () = ready(()) => break,
+            }
         }
-        let reason = if self.is_draining() {
-            "the server restarts"
-        } else {
-            "the session is at its greatest age"
+        let reason = match self.draining {
+            true => "the server restarts",
+            false => "the session is at its greatest age",
         };
         Ending::Ours(CloseCode::Restart, reason)
     }

@@ -139,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if self.unread {
             return Ok(());
         }
-        poll_fn(|task| now(self.poll_fill(task).map_ok(|_| ()))).await
+        poll_fn(|task| now(self.poll_fill(task).map_ok(drop))).await
     }
 
     /// Writes as much as the connection takes now.
@@ -151,14 +151,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             return Ok(());
         }
         poll_fn(|task| now(self.poll_write(task))).await
-    }
-
-    /// Writes everything queued.
-    ///
-    /// # Errors
-    /// If the connection fails.
-    pub async fn write_all(&mut self) -> io::Result<()> {
-        poll_fn(|task| self.poll_write(task)).await
     }
 
     /// The next message in the received bytes, if there is one, and the bytes to write, for its answer.
@@ -255,26 +247,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
 /// Does not wait for what is not ready.
 fn now(poll: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
-    if poll.is_pending() {
-        Poll::Ready(Ok(()))
-    } else {
-        poll
+    match poll {
+        Poll::Pending => Poll::Ready(Ok(())),
+        ready => ready,
     }
 }
 
 /// A close frame holds nothing, or a code and a reason (RFC 6455 §7.4). 1004 to 1006 and 1015 are never
 /// sent. Other codes below 3000 mean nothing before they are registered.
 fn check_close(payload: &[u8]) -> Result<(), Violation> {
-    let Some((code, reason)) = payload.split_first_chunk() else {
-        return match payload {
-            [] => Ok(()),
-            _ => Err(Violation(CloseCode::Protocol, "half a close code")),
-        };
+    let reason = match payload {
+        [] => &[],
+        [a, b, reason @ ..] => match u16::from_be_bytes([*a, *b]) {
+            1000..=1003 | 1007..=1014 | 3000..=4999 => reason,
+            _ => return Err(Violation(CloseCode::Protocol, "an invalid close code")),
+        },
+        _ => return Err(Violation(CloseCode::Protocol, "half a close code")),
     };
-    if !matches!(u16::from_be_bytes(*code), 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Violation(CloseCode::Protocol, "an invalid close code"));
-    }
-    str::from_utf8(reason).map(|_| ()).map_err(|_| NOT_UTF8)
+    str::from_utf8(reason).map(drop).map_err(|_| NOT_UTF8)
 }
 
 #[cfg(test)]

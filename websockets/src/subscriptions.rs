@@ -22,31 +22,40 @@ pub const PAGE: PageLimit = PageLimit {
     newest: false,
 };
 
-/// The subscriptions of one session.
+/// The subscriptions of one session: what it knows of its subprotocol, `feed.v1.json`.
 #[derive(Debug)]
-pub(crate) struct Subscriptions {
+pub struct Subscriptions {
     pub(crate) feed: Feed,
     /// The least recently served one comes first.
-    all: Vec<Subscription>,
+    pub(crate) all: Vec<Subscription>,
 }
 
 #[derive(Debug)]
-struct Subscription {
+pub(crate) struct Subscription {
     topics: Topics,
     /// Everything up to here was handed to the socket.
     after: After,
     /// Whether a page has only the newest message of each topic.
     newest: bool,
-    /// Whether it still sends what there was when it began.
-    replays: bool,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// It still sends what there was when it began.
+    Replaying,
+    /// It has sent that. The client is told when all subscriptions have.
+    Replayed,
+    /// The client knows.
+    Live,
 }
 
 impl Subscription {
     /// Its next page. While it replays, it does not wait.
     async fn page(&self, feed: &Feed) -> Result<Page, FeedError> {
-        match self.replays {
-            true => feed.read(&self.topics, &self.after, self.limit()).await,
-            false => feed.next(&self.topics, &self.after, self.limit()).await,
+        match self.state {
+            State::Replaying => feed.read(&self.topics, &self.after, self.limit()).await,
+            _ => feed.next(&self.topics, &self.after, self.limit()).await,
         }
     }
 
@@ -57,10 +66,15 @@ impl Subscription {
 }
 
 impl Subscriptions {
-    /// No subscription yet.
-    pub(crate) fn new(feed: Feed) -> Self {
+    /// A session without subscriptions.
+    pub fn new(feed: Feed) -> Self {
         let all = Vec::new();
         Self { feed, all }
+    }
+
+    /// Adds the subscription that the handshake asked for. Returns the `subscribed` frame's text.
+    pub fn open(&mut self, topics: Topics, after: After, newest: bool) -> String {
+        protocol::subscribed(None, self.add(topics, after, newest))
     }
 
     /// Adds a subscription. Returns where it starts, if that is known.
@@ -76,60 +90,44 @@ impl Subscriptions {
             topics,
             after,
             newest,
-            replays: true,
+            state: State::Replaying,
         });
         start
     }
 
-    /// Removes topics. Returns the position up to which they were sent, if that is known.
+    /// Removes topics. Returns the position up to which they were sent, if that is known. The client can
+    /// subscribe to them again after it.
     pub(crate) fn remove(&mut self, leaving: &Topics) -> Option<Cursor> {
+        let leaves = |topic: &&Topic| leaving.iter().any(|other| other == *topic);
         let (touched, untouched): (Vec<_>, _) = mem::take(&mut self.all)
             .into_iter()
-            .partition(|one| one.topics.iter().any(|topic| contains(leaving, topic)));
+            .partition(|one| one.topics.iter().any(|topic| leaves(&topic)));
         self.all = untouched;
-        // The client can subscribe to these topics again after this position.
         let position = position_of(&self.feed, &touched);
-        // The others may have waited for one that replays. One of them looks again, and says they are live.
-        let replayed = touched.iter().any(|one| one.replays);
         for one in touched {
-            let stay = one.topics.iter().filter(|topic| !contains(leaving, topic));
-            if let Ok(topics) = Topics::try_from(stay.cloned().collect::<Vec<_>>()) {
+            let stay = one.topics.iter().filter(|topic| !leaves(topic)).cloned();
+            if let Ok(topics) = Topics::try_from(stay.collect::<Vec<_>>()) {
                 self.all.push(Subscription { topics, ..one });
             }
-        }
-        if let Some(first) = self.all.first_mut() {
-            first.replays |= replayed;
         }
         position
     }
 
-    /// The first of these topics that is in a subscription already.
-    pub(crate) fn first_of<'a>(&self, topics: &'a Topics) -> Option<&'a Topic> {
-        topics
-            .iter()
-            .find(|topic| self.all.iter().any(|one| contains(&one.topics, topic)))
-    }
-
-    /// How many subscriptions there are.
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// How many topics all subscriptions have together.
-    pub(crate) fn topics(&self) -> usize {
-        self.all.iter().map(|one| one.topics.iter().len()).sum()
+    /// The topics of all subscriptions.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.all.iter().flat_map(|one| one.topics.iter())
     }
 
     /// Waits for the next page of any subscription, as frames. The page itself is not returned, because
     /// every waiting session would reserve memory for it.
-    pub(crate) async fn next(&mut self) -> Result<Vec<u8>, FeedError> {
+    pub(crate) async fn next_page(&mut self) -> Result<Vec<u8>, FeedError> {
         // Most sessions have one subscription, and wait without the memory that several need.
         if let [one] = &self.all[..]
-            && !one.replays
+            && one.state == State::Live
         {
             let news = self.feed.next(&one.topics, &one.after, one.limit());
             let page = news.await?;
-            return Ok(self.take(0, &page));
+            return Ok(self.take(0, page));
         }
         Box::pin(self.next_of_any()).await
     }
@@ -138,51 +136,56 @@ impl Subscriptions {
         if self.all.is_empty() {
             return pending().await; // `select_all` takes no empty list.
         }
+        if self.turns_live() {
+            return Ok(self.encoded_heartbeat()); // The last one that replayed was removed.
+        }
         let pages = self.all.iter().map(|one| Box::pin(one.page(&self.feed)));
         let (read, index, _) = select_all(pages).await;
-        let frames = self.take(index, &read?);
+        let frames = self.take(index, read?);
         self.all.rotate_left(index + 1); // A busy subscription does not starve the others.
         Ok(frames)
     }
 
-    /// A page of news, as frames, if there is one now.
-    pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
-        for (index, one) in self.all.iter().enumerate() {
-            let page = self.feed.read(&one.topics, &one.after, one.limit()).await;
-            if let Some(page) = page.ok().filter(Page::is_news) {
-                return Some(self.take(index, &page));
-            }
-        }
-        None
-    }
-
     /// The frames of a page. Its subscription reads on after it.
-    fn take(&mut self, index: usize, page: &Page) -> Vec<u8> {
+    fn take(&mut self, index: usize, page: Page) -> Vec<u8> {
         let one = &mut self.all[index];
-        one.after = page.then.clone();
-        let replayed = one.replays && !page.more;
-        one.replays &= page.more;
-        let is_live = replayed && !self.all.iter().any(|one| one.replays);
-        self.encode(page, is_live)
-    }
-
-    /// The frames of a page. `is_live`: from here on, every subscription has replayed everything.
-    fn encode(&self, page: &Page, is_live: bool) -> Vec<u8> {
+        one.after = page.then;
+        if one.state == State::Replaying && !page.more {
+            one.state = State::Replayed;
+        }
         let mut frames = Vec::new();
         if let Some(gap) = &page.gap {
             push_frame(TEXT, protocol::gap(gap).as_bytes(), &mut frames);
         }
         for message in &page.messages {
-            push_frame(TEXT, &protocol::message(message), &mut frames);
+            protocol::push_message(message, &mut frames);
         }
-        // Tells the client that it is live. Only this frame moves the client past a gap: if the connection
-        // breaks before it, the client comes back with its old cursor and is told of the gap again.
-        if (is_live || page.gap.is_some())
-            && let Some(next) = self.position()
-        {
-            push_frame(TEXT, protocol::heartbeat(next).as_bytes(), &mut frames);
+        // Only this frame moves the client past a gap: if the connection breaks before it, the client comes
+        // back with its old cursor and is told of the gap again.
+        if self.turns_live() | page.gap.is_some() {
+            frames.extend(self.encoded_heartbeat());
         }
         frames
+    }
+
+    /// Whether every subscription has replayed everything, and the client must be told.
+    fn turns_live(&mut self) -> bool {
+        let is_in = |state| move |one: &Subscription| one.state == state;
+        let turns = self.all.iter().any(is_in(State::Replayed))
+            && !self.all.iter().any(is_in(State::Replaying));
+        if turns {
+            self.all.iter_mut().for_each(|one| one.state = State::Live);
+        }
+        turns
+    }
+
+    /// The frame that tells the client its position, if that is known.
+    fn encoded_heartbeat(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        if let Some(next) = self.position() {
+            push_frame(TEXT, protocol::heartbeat(next).as_bytes(), &mut frame);
+        }
+        frame
     }
 
     /// The position up to which all subscriptions were sent, if that is known.
@@ -200,10 +203,6 @@ impl Subscriptions {
             }
         }
     }
-}
-
-fn contains(topics: &Topics, topic: &Topic) -> bool {
-    topics.iter().any(|other| other == topic)
 }
 
 fn position_of(feed: &Feed, subscriptions: &[Subscription]) -> Option<Cursor> {
@@ -236,13 +235,17 @@ mod tests {
         all.add("quiet".parse().unwrap(), After::Latest, false);
         all.add("busy".parse().unwrap(), After::Earliest, false);
         // The quiet one has nothing to replay. The busy one has one page more.
-        let frames = [all.next().await.unwrap(), all.next().await.unwrap()].concat();
+        let frames = [
+            all.next_page().await.unwrap(),
+            all.next_page().await.unwrap(),
+        ]
+        .concat();
         assert!(!frames.windows(9).any(|text| text == b"heartbeat"));
         all.remove(&"busy".parse().unwrap());
         let mut live = Vec::new();
         let heartbeat = protocol::heartbeat(feed.head());
         push_frame(TEXT, heartbeat.as_bytes(), &mut live);
-        let frames = all.next().now_or_never().expect("it does not wait");
+        let frames = all.next_page().now_or_never().expect("it does not wait");
         assert_eq!(frames.unwrap(), live);
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 use websockets::{
-    FeedV1,
+    Subscriptions,
     frames::Limits,
     session::{Session, Sessions},
     socket::Socket,
@@ -48,9 +48,9 @@ const SAID: [&str; 7] = [
 async fn answers(input: &[u8], most: usize, random: &mut StdRng) -> Vec<u8> {
     let (io, server) = duplex(4_096);
     let socket = Socket::new(server, b"", LIMITS);
-    let subprotocol = FeedV1::new(Feed::new(Retention::default()));
+    let subprotocol = Subscriptions::new(Feed::new(Retention::default()));
     let sessions = Arc::new(Sessions::new(1, PING, AGE, DRAIN));
-    let slot = sessions.slot().unwrap();
+    let slot = sessions.slot();
     let mut session = Session::new(sessions, slot, socket, subprotocol, None);
     let session = tokio::spawn(async move {
         let (_drain, mut draining) = watch::channel(false);

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, advance, sleep, timeout},
 };
 use websockets::{
-    FeedV1, PAGE,
+    PAGE, Subscriptions,
     close::{Ending, Stalled},
     frames::{Limits, READ, TEXT},
     session::{MAX_UNSENT, Session, Sessions, Subprotocol},
@@ -52,13 +52,13 @@ impl Peer {
             fragments: 10,
         };
         let mut socket = Socket::new(server, b"", limits);
-        let mut subprotocol = FeedV1::new(feed.clone());
+        let mut subprotocol = Subscriptions::new(feed.clone());
         if let Some(after) = after {
             let subscribed = subprotocol.open("a".parse().unwrap(), after, false);
             socket.push(TEXT, subscribed.as_bytes());
         }
         let sessions = Arc::new(Sessions::new(MAX_SESSIONS, PING, AGE, DRAIN));
-        let slot = sessions.slot().unwrap();
+        let slot = sessions.slot();
         let mut session = Session::new(sessions.clone(), slot, socket, subprotocol, heartbeat);
         let session = tokio::spawn(async move { session.run(&mut draining).await });
         Self {
@@ -471,9 +471,9 @@ async fn said(frame: &Frame, wait: Duration, ping: Duration) -> Vec<u8> {
         fragments: 10,
     };
     let socket = Socket::new(io, b"", limits);
-    let subprotocol = FeedV1::new(Feed::new(Retention::default()));
+    let subprotocol = Subscriptions::new(Feed::new(Retention::default()));
     let sessions = Arc::new(Sessions::new(1, ping, AGE, DRAIN));
-    let slot = sessions.slot().unwrap();
+    let slot = sessions.slot();
     let mut session = Session::new(sessions, slot, socket, subprotocol, None);
     let (_drain, mut draining) = watch::channel(false);
     session.run(&mut draining).await.unwrap();
@@ -511,10 +511,6 @@ impl Subprotocol for &mut Answers {
         pending().await
     }
 
-    async fn read(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-
     async fn heartbeat(&mut self) -> Option<String> {
         None
     }
@@ -535,7 +531,7 @@ async fn held(asked: usize, said: usize) -> (usize, usize) {
         count: 0,
     };
     let sessions = Arc::new(Sessions::new(1, PING, AGE, DRAIN));
-    let slot = sessions.slot().unwrap();
+    let slot = sessions.slot();
     let mut session = Session::new(sessions, slot, socket, &mut answers, None);
     let (_drain, mut draining) = watch::channel(false);
     let ended = timeout(PING / 2, session.run(&mut draining)).await;
