@@ -76,17 +76,21 @@ where
         expect_no_body(app, request.body_mut()).await?;
     }
     let path = request.uri().path().to_owned();
-    match (path.as_str(), path.strip_prefix("/topics/")) {
-        ("/topics", _) if reads => open(app, None, request),
-        (_, Some(topics)) if reads => open(app, Some(topics), request),
+    let whole = match (path.as_str(), path.strip_prefix("/topics/")) {
+        ("/topics", _) if reads => return open(app, None, request),
+        (_, Some(topics)) if reads => return open(app, Some(topics), request),
+        ("/", _) if reads => html(include_str!("page.html")),
+        ("/healthz", _) if reads || request.method() == Method::OPTIONS => healthz(&app.feed)?,
+        ("/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/" | "/topics", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
         // A POST that asks for an upgrade is neither a publish nor a handshake.
         (_, Some(topic)) if request.method() == Method::POST && !upgrades => {
-            let limits = app.server.publish_limits();
-            Ok((publish(&app.feed, limits, topic, request).await?, None))
+            publish(&app.feed, app.server.publish_limits(), topic, request).await?
         }
-        ("/healthz", _) if request.method() == Method::OPTIONS => Ok((healthz(&app.feed)?, None)),
-        (path, topics) => Ok((fallback(app, path, topics, reads)?, None)),
-    }
+        (_, Some(_)) => return Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        _ => return Err(Problem::not_found(&path)),
+    };
+    Ok((whole, None))
 }
 
 /// Accepts an empty body. It may be chunked: then its end must be read before the upgrade.
@@ -96,14 +100,13 @@ where
 {
     let is_empty = body.is_end_stream()
         || body.size_hint().lower() == 0
-            && matches!(
-                timeout(app.server.read_timeout, body.frame()).await,
-                Ok(None)
-            );
-    if is_empty {
-        return Ok(());
+            && timeout(app.server.read_timeout, body.frame())
+                .await
+                .is_ok_and(|frame| frame.is_none());
+    match is_empty {
+        true => Ok(()),
+        false => Err(Problem::bad_request("a GET has no body")),
     }
-    Err(Problem::bad_request("a GET has no body"))
 }
 
 /// Put your authentication here. It is called before any route, and admits everything. Which topics a
@@ -143,17 +146,5 @@ impl From<Refusal> for Problem {
             headers: refusal.fields().collect(),
             ..Self::new(refusal.status, refusal)
         }
-    }
-}
-
-/// The routes without topics, and the refusals.
-fn fallback(app: &App, path: &str, topics: Option<&str>, reads: bool) -> Result<Answer, Problem> {
-    match path {
-        "/" if reads => Ok(html(include_str!("page.html"))),
-        "/healthz" if reads => healthz(&app.feed),
-        "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
-        "/" | "/topics" => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ if topics.is_some() => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        _ => Err(Problem::not_found(path)),
     }
 }

@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     pin::pin,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,15 +20,14 @@ use tokio::{
     sync::watch,
 };
 use tracing::{debug, info};
-use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    close::{Ending, Stalled, close},
-    commands::FeedV1,
+    close::Stalled,
     frames::{Limits, TEXT},
     route::{App, Opening, route},
     session::Session,
     socket::Socket,
+    subscriptions::Subscriptions,
 };
 
 /// The most frames that a message may come in. Each costs the server some work, even an empty one.
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             () = connections.changed() => {}
-            stream = accept(&listener), if connections.has_room() => {
+            stream = accept(&listener, app.server.stall), if connections.has_room() => {
                 let (activity, draining) = (connections.activity(), connections.draining());
                 let connection = connection(stream, app.clone(), activity.clone(), draining);
                 connections.spawn(activity, connection);
@@ -61,10 +61,13 @@ pub(crate) async fn serve(
 }
 
 /// The next connection. Cancel-safe: dropping the future loses no connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                prepare(&stream, stall);
+                return stream;
+            }
             Err(error) => accept_failed(error).await,
         }
     }
@@ -85,49 +88,24 @@ fn connection(
         if let Some(session) = &mut session.await
             && session.run(&mut draining).await == Err(Stalled)
         {
-            reset(session.get_ref());
+            info!("reset a peer that accepted no data");
+            // Otherwise the kernel would keep the unsent bytes. Fails only on a socket that is closed.
+            let _ = session.get_ref().get_ref().set_zero_linger();
         }
     }
 }
 
-/// Serves the connection while it speaks HTTP. Returns a session if it is upgraded and there is a slot.
-/// Without a slot, the upgraded connection is closed here.
+/// Serves HTTP until the connection ends, or until a request upgrades it to a session.
 async fn until_session(
     stream: TcpStream,
     app: Arc<App>,
     activity: Activity,
-    draining: watch::Receiver<bool>,
-) -> Option<Session<Stream, FeedV1>> {
-    prepare(&stream, app.server.stall);
-    let (opening, busy) = http(stream, &app, &activity, draining).await?;
-    let mut socket = websocket(opening.upgrade, app.server.max_message).await?;
-    let Some(slot) = opening.slot else {
-        drop(busy); // A refused client may take seconds to close. Its connection is there for others.
-        refuse(socket).await;
-        return None;
-    };
-    // HTTP ends here. From now on the subprotocol says what the frames mean.
-    let mut subprotocol = FeedV1::new(app.feed.clone());
-    if let Some((topics, after, newest)) = opening.subscription {
-        let subscribed = subprotocol.open(topics, after, newest);
-        socket.push(TEXT, subscribed.as_bytes());
-    }
-    let (sessions, heartbeat) = (app.sessions.clone(), opening.heartbeat);
-    busy.to_the_end();
-    Some(Session::new(sessions, slot, socket, subprotocol, heartbeat))
-}
-
-/// Serves HTTP until the connection ends or is upgraded.
-async fn http(
-    stream: TcpStream,
-    app: &App,
-    activity: &Activity,
     mut draining: watch::Receiver<bool>,
-) -> Option<(Opening, Busy)> {
-    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
+) -> Option<Session<Stream, Subscriptions>> {
     // The service stores here what the 101 opens, because hyper passes on only the connection.
-    let opening = Mutex::new(None);
-    let service = service_fn(|request| answer(app, activity, &opening, request));
+    let opened = Mutex::new(None);
+    let service = service_fn(|request| answer(&app, &activity, &opened, request));
+    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let http = app.server.http1();
     // Without `with_upgrades` hyper would close the connection after the 101.
     let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
@@ -140,59 +118,63 @@ async fn http(
         }
     };
     let _ = served.inspect_err(log);
-    opening.lock().expect(UNPOISONED).take()
+    let (mut opening, busy) = opened.lock().expect(UNPOISONED).take()?;
+    let socket = websocket(&mut opening.upgrade, app.server.max_message).await?;
+    match opening.slot {
+        Some(_) => busy.to_the_end(),
+        // A refused client may take seconds to close. Its connection is there for others.
+        None => drop(busy),
+    }
+    Some(session(&app, socket, opening))
 }
 
 async fn answer(
     app: &App,
     activity: &Activity,
-    opening: &Mutex<Option<(Opening, Busy)>>,
+    opened: &Mutex<Option<(Opening, Busy)>>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let busy = activity.serves(&mut request);
-    let (response, opened) = route(app, request).await;
-    *opening.lock().expect(UNPOISONED) = opened.map(|opened| (opened, busy));
+    let (response, opening) = route(app, request).await;
+    *opened.lock().expect(UNPOISONED) = opening.map(|opening| (opening, busy));
     Ok(response)
 }
 
 const UNPOISONED: &str = "nothing panics under this lock";
 
 /// The websocket that hyper hands over once the 101 is written.
-async fn websocket(upgrade: OnUpgrade, max_message: usize) -> Option<Socket<Stream>> {
+async fn websocket(upgrade: &mut OnUpgrade, message: usize) -> Option<Socket<Stream>> {
     // Fails if the client left before it got the 101.
-    let upgraded = upgrade.await.inspect_err(log);
+    let upgraded = upgrade.await.inspect_err(log).ok()?;
     // hyper has boxed the stream. The session needs its own type back, to be able to reset it.
     let parts = upgraded
-        .ok()?
         .downcast::<TokioIo<Stream>>()
         .expect("this is the type that hyper was given");
-    let limits = Limits {
-        message: max_message,
-        fragments: MAX_FRAGMENTS,
-    };
-    let stream = parts.io.into_inner();
+    let fragments = MAX_FRAGMENTS;
+    let limits = Limits { message, fragments };
     // `read_buf` holds what came after the request: the first frames of a client that did not wait.
-    Some(Socket::new(stream, &parts.read_buf, limits))
+    Some(Socket::new(parts.io.into_inner(), &parts.read_buf, limits))
+}
+
+/// HTTP ends here. From now on the subprotocol says what the frames mean.
+fn session(
+    app: &App,
+    mut socket: Socket<Stream>,
+    opening: Opening,
+) -> Session<Stream, Subscriptions> {
+    let mut subscriptions = Subscriptions::new(app.feed.clone());
+    if let Some((topics, after, newest)) = opening.subscription
+        && opening.slot.is_some()
+    {
+        let subscribed = subscriptions.open(topics, after, newest);
+        socket.push(TEXT, subscribed.as_bytes());
+    }
+    let (sessions, slot) = (app.sessions.clone(), opening.slot);
+    Session::new(sessions, slot, socket, subscriptions, opening.heartbeat)
 }
 
 fn log(error: &hyper::Error) {
     debug!(%error, "connection ended");
-}
-
-/// Closes a connection that got no slot.
-async fn refuse(mut socket: Socket<Stream>) {
-    let ending = Ending::Ours(CloseCode::Again, "at the subscriber limit");
-    if close(&mut socket, ending).await == Err(Stalled) {
-        reset(socket.get_ref());
-    }
-}
-
-/// Makes the connection end with RST when it is dropped. Otherwise the kernel would keep the unsent bytes
-/// for a peer that no longer reads.
-fn reset(stream: &Stream) {
-    info!("reset a peer that accepted no data");
-    // Fails only on a socket that is already closed.
-    let _ = stream.get_ref().set_zero_linger();
 }
 
 #[cfg(test)]
