@@ -24,11 +24,9 @@ use tokio::{
     sync::{oneshot, watch},
     time::sleep,
 };
-use tungstenite::protocol::frame::coding::CloseCode;
-use websockets::close::{Ending, close};
 use websockets::frames::{Limits, TEXT};
 use websockets::session::{Session, Sessions};
-use websockets::{FeedV1, handshake, socket::Socket};
+use websockets::{Subscriptions, handshake, socket::Socket};
 
 const SESSIONS: usize = 10_000;
 const PING: Duration = Duration::from_secs(20);
@@ -81,16 +79,14 @@ async fn run(
     mut socket: Upgraded,
     (topics, after, newest): (Topics, After, bool),
 ) {
-    let Some(slot) = sessions.slot() else {
-        let ending = Ending::Ours(CloseCode::Again, "at the subscriber limit");
-        let _ = close(&mut socket, ending).await; // A peer that takes no bytes is dropped all the same.
-        return;
-    };
-    let mut subprotocol = FeedV1::new(feed);
-    let subscribed = subprotocol.open(topics, after, newest);
-    socket.push(TEXT, subscribed.as_bytes());
-    let mut session = Session::new(sessions, slot, socket, subprotocol, None);
-    let _ = session.run(&mut draining).await;
+    let slot = sessions.slot();
+    let mut subscriptions = Subscriptions::new(feed);
+    if slot.is_some() {
+        let subscribed = subscriptions.open(topics, after, newest);
+        socket.push(TEXT, subscribed.as_bytes());
+    }
+    let mut session = Session::new(sessions, slot, socket, subscriptions, None);
+    let _ = session.run(&mut draining).await; // A peer that takes no bytes is dropped all the same.
 }
 
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:
