@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,8 +15,9 @@ use crate::{
     clients::{Heard, Receiver, Subscription, subscribe},
 };
 
-/// The pause before subscribing again.
+/// The pause before subscribing again. It doubles with each connection that breaks sooner than that.
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The state of the subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -107,8 +108,10 @@ impl Following {
     async fn run(mut self, mut paused: watch::Receiver<bool>) {
         // A receiver that is paused stays registered.
         let leaves = self.technique != Technique::Webhooks;
+        let mut pause = PAUSE;
         loop {
             self.state.send_replace(State::Connecting);
+            let started = Instant::now();
             let left = tokio::select! {
                 _ = self.connection() => false,
                 _ = paused.wait_for(|paused| *paused), if leaves => true,
@@ -119,7 +122,11 @@ impl Following {
                 let _ = paused.wait_for(|paused| !paused).await;
             } else {
                 // However the connection ended: subscribe again after the last position.
-                sleep(PAUSE).await;
+                sleep(pause).await;
+                pause = match started.elapsed() > 2 * pause {
+                    true => PAUSE,
+                    false => LONGEST_PAUSE.min(2 * pause),
+                };
             }
         }
     }

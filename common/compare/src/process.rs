@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    time::sleep,
 };
 
 use crate::{Knobs, Technique};
@@ -76,13 +77,14 @@ impl Process {
         self.addr
     }
 
-    /// Lets it drain, and starts it again at its address. Its feed is in memory, so a new epoch begins.
+    /// Lets it drain, and starts it again at its address after a while. Its feed is in memory, so a new
+    /// epoch begins.
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn restart(&mut self) -> io::Result<()> {
+    pub async fn restart(&mut self, away: Duration) -> io::Result<()> {
         drop(self.child.stdin.take());
-        self.replace().await
+        self.replace(away).await
     }
 
     /// Kills it as a crash would, and starts it again at its address.
@@ -91,12 +93,13 @@ impl Process {
     /// If it does not start.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.child.start_kill()?;
-        self.replace().await
+        self.replace(Duration::ZERO).await
     }
 
     /// At the same address, so that its clients find it.
-    async fn replace(&mut self) -> io::Result<()> {
+    async fn replace(&mut self, away: Duration) -> io::Result<()> {
         self.child.wait().await?;
+        sleep(away).await;
         let (program, knobs) = (self.program.clone(), self.knobs.clone());
         *self = Self::start_on(program, self.addr, self.technique, knobs).await?;
         Ok(())

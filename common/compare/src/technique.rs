@@ -1,6 +1,6 @@
 //! The five techniques, and the words by which they are usually compared.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -65,5 +65,13 @@ impl fmt::Display for Technique {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.to_possible_value().expect("no variant is skipped");
         f.write_str(value.get_name())
+    }
+}
+
+impl FromStr for Technique {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(name, false)
     }
 }

@@ -1,11 +1,12 @@
-//! The page without a browser: what its buttons do, and what it shows. `.ci/compare` has the browser.
+//! The page without a browser: what its buttons do, and the events that it draws. `.ci/compare` has the browser.
 
 #![cfg(unix)]
 
-use std::time::Instant;
+use std::collections::BTreeSet;
 
 use harness::{Client, EventReader, PATIENCE, Process};
 use serde_json::Value;
+use tokio::time::timeout;
 
 const LANES: [&str; 5] = [
     "short-polling",
@@ -15,8 +16,14 @@ const LANES: [&str; 5] = [
     "sse",
 ];
 
-async fn start() -> Process {
-    Process::start(env!("CARGO_BIN_EXE_compare"), &[]).await
+/// The events that these tests read.
+const KINDS: &str = "bytes,close,broken,refused,gap,up";
+
+async fn start() -> (Process, EventReader) {
+    let process = Process::start(env!("CARGO_BIN_EXE_compare"), &[]).await;
+    let path = format!("/topics/{KINDS}?after=earliest");
+    let events = EventReader::connect(process.addr(), &path).await;
+    (process, events)
 }
 
 async fn order(client: &Client, path: &str) {
@@ -24,70 +31,113 @@ async fn order(client: &Client, path: &str) {
     assert_eq!(reply.status, 200, "{path}: {}", reply.text());
 }
 
-/// Reads snapshots until all `lanes` are as they should be.
-async fn until(page: &mut EventReader, lanes: &[&str], holds: impl Fn(&Value) -> bool) {
-    let started = Instant::now();
-    loop {
-        let snapshot = page.next().await.expect("it goes on").json();
-        let shown = snapshot["lanes"].as_array().expect("there are lanes");
-        let of = |name: &&str| shown.iter().find(|lane| lane["technique"] == *name);
-        if lanes.iter().all(|name| of(name).is_some_and(&holds)) {
-            return;
+/// Reads events until each of `lanes` has one that `holds`. Returns the others.
+async fn until(
+    events: &mut EventReader,
+    lanes: &[&str],
+    holds: impl Fn(&Value) -> bool,
+) -> Vec<Value> {
+    let mut missing: BTreeSet<&str> = lanes.iter().copied().collect();
+    let mut others = Vec::new();
+    while !missing.is_empty() {
+        let next = timeout(PATIENCE, events.next()).await;
+        let block = next.unwrap_or_else(|_| panic!("{missing:?} lack it: {others:#?}"));
+        let block = block.expect("the stream goes on");
+        if block.data().is_none() {
+            continue; // a heartbeat
         }
-        assert!(started.elapsed() < PATIENCE, "{snapshot:#}");
+        let event = block.json();
+        match event["data"]["lane"].as_str() {
+            Some(lane) if holds(&event) => drop(missing.remove(lane)),
+            _ => others.push(event),
+        }
+    }
+    others
+}
+
+/// A message on its way to the client.
+fn carries(number: u64) -> impl Fn(&Value) -> bool {
+    let text = format!("\"number\":{number}}}");
+    move |event| {
+        let (from, carried) = (&event["data"]["from"], event["data"]["text"].as_str());
+        from == "server" && carried.is_some_and(|carried| carried.contains(&text))
     }
 }
 
+fn is(kind: &str) -> impl Fn(&Value) -> bool {
+    move |event| event["topic"] == kind
+}
+
 #[tokio::test]
-async fn a_message_arrives_in_every_lane_and_a_restart_is_survived() {
-    let process = start().await;
+async fn a_message_is_seen_on_every_wire_and_a_restart_is_survived() {
+    let (process, mut events) = start().await;
     let client = process.client();
-    let mut page = EventReader::connect(process.addr(), "/lanes").await;
-    // Before there is any news; a receiver begins at the feed's head.
-    until(&mut page, &LANES, |lane| lane["state"] == "open").await;
     order(&client, "/publish").await;
-    let came = |lane: &Value| lane["received"] == 1 && lane["latency"].is_string();
-    until(&mut page, &LANES, came).await;
-    for lane in LANES {
-        order(&client, &format!("/restart?lane={lane}")).await;
-    }
-    until(&mut page, &LANES, |lane| lane["last_gap"].is_string()).await;
+    until(&mut events, &LANES, carries(1)).await;
+    order(&client, "/restart").await;
+    until(&mut events, &LANES, is("up")).await;
+    until(&mut events, &LANES, |event| {
+        event["data"]["reason"] == "foreign"
+    })
+    .await;
     order(&client, "/publish").await;
-    until(&mut page, &LANES, |lane| lane["received"] == 2).await;
+    until(&mut events, &LANES, carries(2)).await;
     process.signal("TERM");
     assert_eq!(process.exit_code().await, Some(0));
 }
 
 #[tokio::test]
-async fn a_paused_lane_resumes_and_shows_its_gap() {
-    let process = start().await;
+async fn a_paused_client_resumes_and_its_gap_is_an_event() {
+    let (process, mut events) = start().await;
     let client = process.client();
-    let mut page = EventReader::connect(process.addr(), "/lanes").await;
-    until(&mut page, &LANES, |lane| lane["state"] == "open").await;
     order(&client, "/publish").await;
-    until(&mut page, &["sse"], |lane| lane["received"] == 1).await;
+    until(&mut events, &["sse"], carries(1)).await;
     order(&client, "/pause?lane=sse").await;
-    until(&mut page, &["sse"], |lane| lane["state"] == "paused").await;
+    until(&mut events, &["sse"], is("close")).await;
     order(&client, "/publish?count=60").await;
     order(&client, "/resume?lane=sse").await;
-    until(&mut page, &["sse"], |lane| {
-        lane["gaps"] == 1 && lane["received"] == 51
-    })
-    .await;
-    until(&mut page, &["websockets"], |lane| {
-        lane["gaps"] == 0 && lane["received"] == 61
-    })
-    .await;
+    let others = until(&mut events, &["sse"], is("gap")).await;
+    assert!(!others.iter().any(is("gap")), "the others have none");
+    let lost = |event: &Value| event["data"]["lane"] == "sse" && carries(11)(event);
+    assert!(!others.iter().any(lost), "what the gap names is not sent");
+}
+
+#[tokio::test]
+async fn a_cut_wire_breaks_and_refuses_until_it_is_mended() {
+    let (process, mut events) = start().await;
+    let client = process.client();
+    order(&client, "/publish").await;
+    until(&mut events, &LANES, carries(1)).await;
+    order(&client, "/cut").await;
+    until(&mut events, &LANES, is("broken")).await;
+    order(&client, "/publish").await;
+    let cut = until(&mut events, &LANES, is("refused")).await;
+    assert!(!cut.iter().any(is("bytes")), "nothing passes a cut wire");
+    order(&client, "/mend").await;
+    until(&mut events, &LANES, carries(2)).await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_has_its_message_later() {
+    let (process, mut events) = start().await;
+    let client = process.client();
+    order(&client, "/slow?lane=sse").await;
+    order(&client, "/publish").await;
+    let slow = |event: &Value| event["data"]["took"].as_f64() > Some(1_000.0);
+    let others = until(&mut events, &["sse"], slow).await;
+    assert!(!others.iter().any(slow), "only where the button says");
+    let websockets = |event: &Value| event["data"]["lane"] == "websockets" && carries(1)(event);
+    assert!(others.iter().any(websockets), "the others do not wait");
 }
 
 #[tokio::test]
 async fn what_is_not_there_or_foreign_is_refused() {
-    let process = start().await;
+    let (process, _) = start().await;
     let client = process.client();
     for (path, status) in [
         ("/nowhere", 404),
+        ("/topics/bytes", 404),
         ("/pause?lane=tcp", 400),
-        ("/pause", 400),
         ("/publish?count=many", 400),
     ] {
         assert_eq!(client.post(path, "").send().await.status, status, "{path}");

@@ -28,7 +28,10 @@ async fn a_restart_and_a_kill_begin_another_life_at_the_same_address() {
         let mut process = start(technique).await;
         let addr = process.addr();
         let first = publish(&process).await;
-        process.restart().await.expect("it starts again");
+        process
+            .restart(Duration::ZERO)
+            .await
+            .expect("it starts again");
         let second = publish(&process).await;
         process.kill().await.expect("it starts again");
         let third = publish(&process).await;

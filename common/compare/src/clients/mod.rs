@@ -11,7 +11,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::http::Connection;
@@ -34,6 +34,8 @@ pub struct Subscription {
     /// After how much silence to ask the sender of webhooks about the endpoint: a receiver cannot see
     /// that a call is missing.
     pub check: Duration,
+    /// Whether a WebSocket client says `received` for each message. The others have nothing to say it with.
+    pub acknowledges: bool,
     /// Counts what the client sends and receives.
     pub traffic: Arc<Traffic>,
 }
@@ -48,6 +50,7 @@ impl Subscription {
             interval: Duration::from_secs(1),
             receiver: None,
             check: Duration::MAX,
+            acknowledges: false,
             traffic: Arc::default(),
         }
     }
@@ -95,7 +98,7 @@ pub struct Message {
 }
 
 /// A gap, as on every wire: of `topics`, the messages in (`requested`, `resumed`] are missing.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// `trimmed`, `foreign` or `ahead`.
     pub reason: String,

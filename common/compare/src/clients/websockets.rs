@@ -2,8 +2,9 @@
 
 use std::io;
 
-use futures_util::{StreamExt, stream::try_unfold};
+use futures_util::{SinkExt, StreamExt, stream::try_unfold};
 use serde::Deserialize;
+use serde_json::json;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite};
 
 use super::{Client, Gap, Heard, Message, News, Subscription, http::connect};
@@ -22,20 +23,27 @@ pub(super) async fn open(to: Subscription) -> io::Result<Client> {
     to.traffic.request();
     let url = format!("ws://{}{}", to.server, to.path(""));
     let (stream, _) = client_async(url, socket).await.map_err(io::Error::other)?;
-    Ok(try_unfold(stream, next).boxed())
+    Ok(try_unfold((stream, to.acknowledges), next).boxed())
 }
 
-type Socket = WebSocketStream<Counted>;
+/// The connection, and whether the client says that it has a message.
+type Socket = (WebSocketStream<Counted>, bool);
 
 /// `None` if the connection has ended.
-async fn next(mut socket: Socket) -> io::Result<Option<(News, Socket)>> {
-    while let Some(message) = socket.next().await {
+async fn next((mut stream, acknowledges): Socket) -> io::Result<Option<(News, Socket)>> {
+    while let Some(message) = stream.next().await {
         let tungstenite::Message::Text(text) = message.map_err(io::Error::other)? else {
             continue;
         };
-        if let Some(news) = news(serde_json::from_str(&text)?) {
-            return Ok(Some((news, socket)));
+        let Some(news) = news(serde_json::from_str(&text)?) else {
+            continue;
+        };
+        if acknowledges && let [Heard::Message(message)] = &news.heard[..] {
+            let received = json!({ "received": { "id": message.id } }).to_string();
+            let sent = stream.send(received.into()).await;
+            sent.map_err(io::Error::other)?;
         }
+        return Ok(Some((news, (stream, acknowledges))));
     }
     Ok(None)
 }

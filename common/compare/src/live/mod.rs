@@ -1,30 +1,43 @@
 //! The page: publish, and watch the message arrive through five techniques side by side.
 //!
 //! Every message goes to all five servers, each its own process with a feed in memory. Each lane
-//! is a client that reconnects. The page reads snapshots from an event stream; its buttons are POSTs.
+//! is a client that reconnects, behind a wire that reports every byte. The page reads these events
+//! from a stream, and draws them; its buttons are POSTs.
 
 mod lane;
+mod log;
 mod route;
+mod wire;
 
-use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    pin::pin,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use common::Browsers;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use sse::stream::{StreamLimits, Streams};
 use tokio::{net::TcpStream, task::JoinSet};
 
-use self::lane::Lane;
+use self::{lane::Lane, log::Log};
 use crate::Technique;
 
 /// Messages that each feed keeps: few, so that a burst trims what a paused client has not read.
 const RETAIN: usize = 50;
-/// How long a connection may be idle, or take for a request's head.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// What every connection shares.
 struct Stage {
     browsers: Browsers,
     lanes: Vec<Lane>,
+    /// How many messages were published.
+    published: AtomicU64,
+    log: Log,
+    /// The log, for browsers.
+    streams: Arc<Streams>,
 }
 
 /// Starts the five servers, run by `program`, which is this command, and serves the page on `listen`
@@ -34,15 +47,19 @@ struct Stage {
 /// If the address is taken, or a server does not start.
 pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
     let mut shutdown = pin!(common::shutdown_signal());
+    let log = Log::new();
     let mut lanes = Vec::new();
     for technique in Technique::ALL {
-        lanes.push(Lane::start(program, technique).await?);
+        lanes.push(Lane::start(program, technique, &log).await?);
     }
     // Last, so that the page works as soon as its address is printed.
     let listener = common::listen(listen).await?;
     let stage = Arc::new(Stage {
         browsers: Browsers::new(Vec::new(), listener.local_addr()?, ""),
         lanes,
+        published: AtomicU64::new(0),
+        streams: Arc::new(Streams::new(log.0.handle(), limits())),
+        log,
     });
     // Dropped at shutdown, it ends all tasks: nothing here has to be drained.
     let mut tasks = JoinSet::new();
@@ -57,11 +74,23 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// Those of the member.
+fn limits() -> StreamLimits {
+    let defaults = sse::Config::default();
+    StreamLimits {
+        streams: defaults.max_subscribers,
+        heartbeat: defaults.heartbeat,
+        retry: defaults.retry,
+        age: defaults.max_age,
+        drain: defaults.server.drain,
+    }
+}
+
 async fn connection(stream: TcpStream, stage: Arc<Stage>) {
     let service = service_fn(|request| route::route(stage.clone(), request));
+    // With hyper's limit on the time of a head.
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service);
     // It fails only when the browser is gone.
     let _ = served.await;

@@ -1,0 +1,49 @@
+//! What happened, in the order in which it happened: a feed, read by the page as an event stream.
+
+use std::time::SystemTime;
+
+use common::{Data, Draft, Feed, Retention};
+use serde_json::{Value, json};
+
+use crate::Technique;
+
+/// Events of a kind that are kept for a page that opens: about half a minute of traffic.
+const EVENTS: usize = 500;
+
+/// A kind of event is a topic, so that traffic does not trim what the buttons did. The page's script
+/// knows the kinds and the names in their data.
+pub(super) struct Log(pub(super) Feed);
+
+impl Log {
+    pub(super) fn new() -> Self {
+        Self(Feed::new(Retention {
+            messages: EVENTS,
+            ..Retention::default()
+        }))
+    }
+
+    /// The same log for a lane, which names itself.
+    pub(super) fn lane(&self, technique: Technique) -> LaneLog {
+        LaneLog(Self(self.0.handle()), technique)
+    }
+
+    /// Adds the time, in milliseconds.
+    pub(super) async fn tell(&self, kind: &str, mut data: Value) {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        data["at"] = json!(now.as_secs_f64() * 1_000.0);
+        let topic = kind.parse().expect("every kind is a topic");
+        let draft = Draft::new(Data::stored(&data.to_string()));
+        // A feed in memory fails only when it is closed.
+        let _ = self.0.publish(topic, draft).await;
+    }
+}
+
+/// The log of one lane.
+pub(super) struct LaneLog(Log, Technique);
+
+impl LaneLog {
+    pub(super) async fn tell(&self, kind: &str, mut data: Value) {
+        data["lane"] = json!(self.1);
+        self.0.tell(kind, data).await;
+    }
+}
