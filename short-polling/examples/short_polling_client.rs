@@ -32,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Polls for news. Prints the messages, or `no` if there are none.
+/// Polls for news. Prints each message on a line.
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// What to poll: http://HOST:PORT/topics/a,b, with a query such as ?limit=10 if you want one.
@@ -144,7 +144,7 @@ impl Reader {
         let (head, body) = self.server.get(&path, self.etag.as_deref()).await?;
         let more = match head.status {
             StatusCode::OK => self.take(&body, output)?,
-            StatusCode::NOT_MODIFIED => say(output, "no").map(|()| false)?,
+            StatusCode::NOT_MODIFIED => false,
             status => return Err(refused(status, &head.headers, &body)),
         };
         let etag = head.headers.get(header::ETAG);
@@ -165,9 +165,6 @@ impl Reader {
         }
         for message in &page.messages {
             say(output, message.get())?;
-        }
-        if page.messages.is_empty() && page.gap.is_none() {
-            say(output, "no")?;
         }
         self.after = page.next;
         if let Some(path) = &self.args.cursor_file {
