@@ -3,6 +3,8 @@
 
 mod setup;
 
+use std::process::Command;
+
 use harness::contract::{outlives_its_log, writes_few_and_short_lines};
 use setup::{SECRET, Scratch};
 
@@ -31,4 +33,14 @@ async fn a_log_that_nobody_reads_costs_the_receiver_lines_and_nothing_else() {
     ];
     outlives_its_log(program, &args, UNSIGNED).await;
     writes_few_and_short_lines(program, &args, UNSIGNED).await;
+}
+
+#[test]
+fn a_receiver_that_cannot_open_its_inbox_does_not_say_that_it_listens() {
+    let mut receiver = Command::new(env!("CARGO_BIN_EXE_receiver"));
+    receiver.args(["--listen", "localhost:0", "--inbox", "/dev/null/inbox"]);
+    let ended = receiver.output().expect("it runs");
+    let error = String::from_utf8(ended.stderr).expect("text");
+    assert_eq!((ended.status.code(), ended.stdout), (Some(1), Vec::new()));
+    assert!(error.contains("error: "), "{error}");
 }

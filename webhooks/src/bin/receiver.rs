@@ -4,7 +4,7 @@ use std::{io, process::ExitCode};
 
 use clap::Parser;
 use common::{Drained, Feed, Retention, exit_code, listen, log_to_stderr, shutdown_signal};
-use webhooks::receiver::{Config, run};
+use webhooks::receiver::{Config, run_on};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -16,6 +16,8 @@ async fn start(mut config: Config) -> io::Result<Drained> {
     config.server.fit(0);
     let shutdown = shutdown_signal();
     let feed = Feed::new(Retention::default());
+    // Before the listener: a program that cannot store what it receives does not say that it listens.
+    let inbox = config.open_inbox()?;
     let listener = listen(config.listen).await?;
-    run(listener, feed, config, shutdown).await
+    run_on(inbox, listener, feed, config, shutdown).await
 }

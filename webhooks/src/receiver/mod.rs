@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser};
-use common::{Drained, Feed, ServerConfig, seconds};
+use common::{Drained, Feed, ServerConfig, address, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
 
@@ -60,7 +60,7 @@ const IDLE: Duration = Duration::from_secs(75);
 #[command(name = "receiver", version, mut_args(adjusted))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8006", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8006", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "whsec_BASE64")]
@@ -141,6 +141,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Opens the inbox, or creates it.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or another process has it.
+    pub fn open_inbox(&self) -> io::Result<Inbox> {
+        Inbox::open(&self.inbox, self.store_timeout)
+    }
+
     fn secrets(&self) -> Secrets {
         let mut secrets = Secrets {
             standard: self.secret.clone(),
@@ -172,8 +180,23 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
+    let inbox = config.open_inbox()?;
+    run_on(inbox, listener, feed, config, shutdown).await
+}
+
+/// Like [`run`], with an inbox that is open: a program opens it before it says that it listens.
+///
+/// # Errors
+/// See [`run_with`].
+pub async fn run_on(
+    inbox: Inbox,
+    listener: TcpListener,
+    feed: Feed,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
     let publish = Publish(feed.clone());
-    run_with(listener, feed, publish, config, shutdown).await
+    receive_on(inbox, listener, feed, publish, config, shutdown).await
 }
 
 /// Like [`run`], with your own effects.
@@ -188,7 +211,18 @@ pub async fn run_with(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let inbox = Inbox::open(&config.inbox, config.store_timeout)?;
+    let inbox = config.open_inbox()?;
+    receive_on(inbox, listener, feed, effects, config, shutdown).await
+}
+
+async fn receive_on(
+    inbox: Inbox,
+    listener: TcpListener,
+    feed: Feed,
+    effects: impl Effects,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<Drained> {
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(work(
         inbox.clone(),
