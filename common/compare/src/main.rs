@@ -12,7 +12,7 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// Where to serve the page; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8000", value_parser = common::address, value_name = "ADDR:PORT")]
     listen: SocketAddr,
     /// Measure, and print the table.
     #[arg(long)]

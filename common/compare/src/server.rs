@@ -56,7 +56,7 @@ pub struct Serve {
     /// Which technique.
     pub technique: Technique,
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:0", value_parser = common::address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// The member's knobs that can be set here.
     #[command(flatten)]

@@ -93,7 +93,11 @@ impl Connection {
 /// A socket whose bytes are counted. `TCP_NODELAY`, because Nagle's algorithm would hold small requests
 /// back and add to the latency.
 pub(super) async fn connect(addr: SocketAddr, traffic: &Arc<Traffic>) -> io::Result<Counted> {
-    let stream = TcpStream::connect(addr).await?;
+    let connected = TcpStream::connect(addr).await.map_err(|error| {
+        let text = format!("a client cannot connect to {addr}: {error}");
+        io::Error::new(error.kind(), text)
+    });
+    let stream = connected?;
     stream.set_nodelay(true)?;
     Ok(counted(stream, traffic))
 }

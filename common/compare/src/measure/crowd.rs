@@ -109,6 +109,19 @@ fn period(technique: Technique) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// How many ports the system has for clients. Every connection to one server needs its own. Without `/proc` as many
+/// as needed: Windows and macOS have 16,384 by default.
+pub(super) fn free_ports() -> usize {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    ports_in(&range).unwrap_or(usize::MAX)
+}
+
+fn ports_in(range: &str) -> Option<usize> {
+    let (first, last) = range.trim().split_once(char::is_whitespace)?;
+    let (first, last): (usize, usize) = (first.parse().ok()?, last.trim().parse().ok()?);
+    Some((last + 1).saturating_sub(first))
+}
+
 fn per_client(used: Option<u64>, empty: Option<u64>, clients: usize) -> Option<f64> {
     Some(used?.saturating_sub(empty?) as f64 / clients as f64)
 }
@@ -135,4 +148,16 @@ async fn settled(server: &Process) -> Option<u64> {
         last = now;
     }
     Some(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_range_are_ports() {
+        assert_eq!(ports_in("32768\t60999\n"), Some(28_232));
+        assert_eq!(ports_in("5 5"), Some(1));
+        assert_eq!(ports_in(""), None);
+    }
 }

@@ -55,6 +55,8 @@ const IDLE: usize = 4;
 const SILENCE: Duration = Duration::from_secs(76);
 /// Clients that wait while the server's memory is read; fewer if it is to be quick.
 const CROWD: [usize; 2] = [10_000, 1_000];
+/// Descriptors and ports for the other connections of a run, which are open at the same time.
+const SPARE: usize = 512;
 
 /// Measures everything with servers run by `program`, which is this command: three times, or once if
 /// it is to be quick.
@@ -63,11 +65,11 @@ const CROWD: [usize; 2] = [10_000, 1_000];
 /// What the system refuses, and a message that was missing, repeated or out of order.
 pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
     let crowd = CROWD[usize::from(quick)];
-    let descriptors = common::fit_descriptors(crowd + 512);
+    let descriptors = common::fit_descriptors(crowd + SPARE).min(crowd::free_ports());
     let bench = Arc::new(Bench {
         program: program.to_owned(),
-        clients: CLIENTS[usize::from(descriptors < 512)],
-        crowd: descriptors.saturating_sub(512),
+        clients: CLIENTS[usize::from(descriptors < SPARE)],
+        crowd: crowd.min(descriptors.saturating_sub(SPARE)),
         values: Mutex::default(),
     });
     let (machine, runs) = (machine(), if quick { 1 } else { 3 });
@@ -104,7 +106,7 @@ struct Bench {
     program: PathBuf,
     /// Clients of each row: one of [`CLIENTS`].
     clients: usize,
-    /// How many clients wait: one of [`CROWD`], or what the descriptors allow.
+    /// How many clients wait: one of [`CROWD`], or what descriptors and ports allow.
     crowd: usize,
     /// The values of all runs.
     values: Mutex<BTreeMap<(Figure, Row, u32), Vec<f64>>>,
