@@ -19,7 +19,37 @@ pub enum FeedSource {
     Nats(crate::nats::NatsUrl),
 }
 
+const FILE: bool = cfg!(feature = "file");
+const NATS: bool = cfg!(feature = "nats");
+
 impl FeedSource {
+    /// The forms that this build takes.
+    pub const FORMS: &str = match (FILE, NATS) {
+        (false, false) => "memory",
+        (true, false) => "memory|file:PATH",
+        (false, true) => "memory|nats://…",
+        (true, true) => "memory|file:PATH|nats://…",
+    };
+
+    /// The help of `--feed` in this build.
+    pub const HELP: &str = match (FILE, NATS) {
+        (false, false) => {
+            "Where messages are kept: `memory` (lost when the process ends). Cargo's `--features file` and \
+             `--features nats` add other places"
+        }
+        (true, false) => {
+            "Where messages are kept: `memory` (lost when the process ends) or `file:PATH`"
+        }
+        (false, true) => {
+            "Where messages are kept: `memory` (lost when the process ends) or `nats://HOST:PORT,…` (a stream \
+             that many servers share)"
+        }
+        (true, true) => {
+            "Where messages are kept: `memory` (lost when the process ends), `file:PATH`, or \
+             `nats://HOST:PORT,…` (a stream that many servers share)"
+        }
+    };
+
     /// Opens the feed. With `new_epoch` a file or a stream keeps its messages and gets a new
     /// [`Epoch`](crate::Epoch), which a restored copy needs. A feed in memory always has a new one.
     ///
@@ -61,16 +91,19 @@ impl FromStr for FeedSource {
             #[cfg(feature = "file")]
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             #[cfg(not(feature = "file"))]
-            Some(("file", _)) => Err("this program was built without the feature `file`".into()),
+            Some(("file", _)) => Err(missing("file")),
             #[cfg(feature = "nats")]
             Some(_) if is_nats(text) => text.parse().map(Self::Nats),
             #[cfg(not(feature = "nats"))]
-            Some(_) if is_nats(text) => {
-                Err("this program was built without the feature `nats`".into())
-            }
-            _ => Err("must be memory, file:PATH or nats://HOST:PORT".into()),
+            Some(_) if is_nats(text) => Err(missing("nats")),
+            _ => Err(format!("must be {}", Self::FORMS.replace('|', " or "))),
         }
     }
+}
+
+#[cfg(not(all(feature = "file", feature = "nats")))]
+fn missing(feature: &str) -> String {
+    format!("this program was built without it: build it with cargo's `--features {feature}`")
 }
 
 fn is_nats(text: &str) -> bool {
@@ -101,7 +134,26 @@ mod tests {
         #[cfg(feature = "nats")]
         assert!(matches!(parse("nats://a,b:1"), Ok(FeedSource::Nats(_))));
         #[cfg(not(feature = "nats"))]
-        assert!(parse("nats://a").unwrap_err().contains("feature `nats`"));
+        assert!(parse("nats://a").unwrap_err().contains("--features nats"));
+        #[cfg(not(feature = "file"))]
+        assert!(parse("file:a").unwrap_err().contains("--features file"));
+    }
+
+    #[test]
+    fn what_a_build_offers_it_takes() {
+        for (form, example) in [
+            ("memory", "memory"),
+            ("file:", "file:a"),
+            ("nats:", "nats://a"),
+        ] {
+            let takes = example.parse::<FeedSource>().is_ok();
+            assert_eq!(FeedSource::FORMS.contains(form), takes, "{form}");
+            assert_eq!(
+                FeedSource::HELP.contains(&format!("`{form}")),
+                takes,
+                "{form}"
+            );
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Connections, Drained, Feed, FeedConfig, ServerConfig};
+use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, positive};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
 #[command(name = "long-polling", version)]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8002", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// How long a poll waits, in seconds, when the request has no `wait=`. 0 to 55; `wait=` accepts the
     /// same range. A random part, up to 1/16, is taken off each wait, so that clients do not return at
@@ -38,7 +38,7 @@ pub struct Config {
     #[arg(long, default_value = "25", value_parser = wait, value_name = "SECONDS")]
     pub wait: Duration,
     /// How many polls may wait at one time. A poll over the limit gets a 503 with a Retry-After.
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_parser = positive, value_name = "N")]
     pub max_subscribers: usize,
     /// Whether a client waits without hyper's buffers. `false` is plain hyper. Not a command-line option.
     #[arg(skip = true)]

@@ -21,7 +21,7 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use common::{Drained, Feed, FeedConfig, ServerConfig, address, positive_seconds};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{hint::Hint, poll::Polls, route::App};
@@ -35,7 +35,7 @@ use crate::{hint::Hint, poll::Polls, route::App};
 #[command(mut_arg("read_timeout", |arg| arg.default_value("75")))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8001", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// The usual time between two polls, in seconds; at most half of --read-timeout. The server asks
     /// for a pause that is up to five times shorter for a busy topic and up to four times longer for a

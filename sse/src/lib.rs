@@ -21,7 +21,7 @@ mod takeover;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, positive_seconds};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 #[command(name = "sse", version)]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8005", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8005", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Send a heartbeat after this many seconds of silence.
     #[arg(long, default_value = "15", value_parser = positive_seconds, value_name = "SECONDS")]
@@ -48,7 +48,7 @@ pub struct Config {
     #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
     pub max_age: Duration,
     /// How many streams may be open at one time. A client over the limit is told when to retry.
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_parser = common::positive, value_name = "N")]
     pub max_subscribers: usize,
     /// Whether an open stream is taken out of hyper, which frees hyper's buffers. `false` is plain
     /// hyper. Not a command-line option.

@@ -30,7 +30,7 @@ mod subscriptions;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, FeedConfig, ServerConfig, positive_seconds};
+use common::{Drained, Feed, FeedConfig, ServerConfig, address, positive, positive_seconds};
 use tokio::net::TcpListener;
 
 pub use crate::subscriptions::{PAGE, Subscriptions};
@@ -41,10 +41,10 @@ use crate::{route::App, session::Sessions};
 #[command(name = "websockets", version)]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8004", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8004", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// How many sessions may be open. A session over the limit is closed with 1013 right after it opens.
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_parser = positive, value_name = "N")]
     pub max_subscribers: usize,
     /// Ping a client that was silent for this many seconds. It has half of that time to answer.
     #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]

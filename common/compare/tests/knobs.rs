@@ -108,6 +108,22 @@ fn every_program_listens_on_loopback_at_its_own_port() {
 }
 
 #[test]
+fn every_program_listens_on_localhost_and_takes_no_limit_of_nothing() {
+    for program in programs() {
+        let takes = |knob: &str, value: &str| {
+            let arguments = ["program".to_owned(), format!("--{knob}={value}")];
+            program.clone().try_get_matches_from(arguments).is_ok()
+        };
+        assert!(takes("listen", "localhost:0") && !takes("listen", "8000"));
+        for knob in program.get_arguments().map(name) {
+            if ["max-connections", "max-subscribers", "retain"].contains(&knob) {
+                assert!(takes(knob, "1") && !takes(knob, "0"), "{program}: --{knob}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_knob_that_several_programs_have_is_one_knob() {
     let programs = programs();
     let (mut helps, mut defaults) = (BTreeMap::new(), BTreeMap::new());

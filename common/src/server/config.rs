@@ -1,7 +1,7 @@
 //! The knobs that several servers have. A member flattens them into its own `Config`, after its own
 //! knobs. Where its default differs, it says so with `#[command(mut_arg(…))]`.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use clap::Args;
 use hyper::server::conn::http1;
@@ -26,7 +26,7 @@ const SPARE_CONNECTIONS: usize = 256;
 pub struct ServerConfig {
     /// Serve at most this many connections. At the limit, the one that was idle longest is closed for a new
     /// one. If none is idle, new ones wait in the kernel's backlog [default: subscribers + 256].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = positive, value_name = "N")]
     pub max_connections: Option<usize>,
     /// The largest request body, in bytes.
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
@@ -118,15 +118,10 @@ impl ServerConfig {
 #[derive(Debug, Clone, Args)]
 pub struct FeedConfig {
     /// How many messages to keep per topic.
-    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    #[arg(long, default_value_t = 1_000, value_parser = positive, value_name = "N")]
     pub retain: usize,
-    /// Where messages are kept: `memory` (lost when the process ends), `file:PATH`, or
-    /// `nats://HOST:PORT,…` (a stream that many servers share).
-    #[arg(
-        long,
-        default_value = "memory",
-        value_name = "memory|file:PATH|nats://…"
-    )]
+    /// Where messages are kept.
+    #[arg(long, default_value = "memory", value_name = FeedSource::FORMS, help = FeedSource::HELP)]
     pub feed: FeedSource,
     /// Start a new epoch. Use it once, after restoring an old copy of the file or the stream.
     #[arg(long)]
@@ -145,6 +140,27 @@ impl FeedConfig {
         };
         self.feed.open(retention, self.new_epoch).await
     }
+}
+
+/// Parses a number of things that a server needs at least one of.
+///
+/// # Errors
+/// If the text is not a whole number above 0.
+pub fn positive(text: &str) -> Result<usize, String> {
+    let number: Option<usize> = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "must be a whole number above 0".to_owned())
+}
+
+/// Parses an address to listen on: `IP:PORT`, or `localhost:PORT`, which is 127.0.0.1. Other names are not looked
+/// up: they may have several addresses.
+///
+/// # Errors
+/// If it is neither.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:");
+    let local = port.map(|port| format!("127.0.0.1:{port}"));
+    let address = local.as_deref().unwrap_or(text).parse();
+    address.map_err(|_| "must be IP:PORT or localhost:PORT, such as 127.0.0.1:8000".to_owned())
 }
 
 /// Parses a knob in seconds: `10`, `0.5`.
@@ -212,6 +228,37 @@ mod tests {
         let connections = config.connections(0);
         assert!(connections < usize::MAX);
         assert_eq!(subscribers, connections / 4 * 3);
+    }
+
+    #[test]
+    fn a_number_of_things_is_at_least_one() {
+        assert_eq!([positive("1"), positive("007")], [Ok(1), Ok(7)]);
+        for bad in ["0", "-1", "1.0", "", "99999999999999999999"] {
+            assert_eq!(positive(bad).unwrap_err(), "must be a whole number above 0");
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_ip_or_localhost_with_a_port() {
+        for (text, parsed) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("localhost:0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), parsed);
+        }
+        for bad in [
+            "",
+            "80",
+            ":80",
+            "127.0.0.1",
+            "localhost",
+            "localhost:",
+            "localhost:65536",
+            "example.org:80",
+        ] {
+            assert!(address(bad).unwrap_err().contains("IP:PORT"), "{bad}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod process;
 mod quota;
 mod socket;
 
-pub use config::{FeedConfig, ServerConfig, positive_seconds, seconds};
+pub use config::{FeedConfig, ServerConfig, address, positive, positive_seconds, seconds};
 pub use connections::{Connections, Drained, Spawner, accept_failed};
 pub use log::log_to_stderr;
 pub use process::{exit_code, fit_descriptors, shutdown_signal};

@@ -13,7 +13,9 @@ use std::{
 };
 
 use clap::Parser;
-use common::{Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, fit_descriptors};
+use common::{
+    Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, address, fit_descriptors,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
@@ -69,7 +71,7 @@ const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when t
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8003", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8003", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// How many endpoints may be registered; one more is refused.
     #[arg(long, default_value_t = 1_000, value_name = "N")]
