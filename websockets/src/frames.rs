@@ -3,30 +3,30 @@
 //! The peer's bytes go into an [`Inbox`], and messages come out. A payload is unmasked where it lies and
 //! lent to the caller. Only fragments are moved, so that they join.
 //!
-//! tungstenite parses and writes the headers, but its `WebSocketContext` is not used. It copies each payload
-//! twice more: an echo of 16 B took a fifth more of the processor's time, and one of 64 KiB twice as much
-//! (`cargo bench -p websockets`). It keeps a read buffer for every idle connection. It answers a registered
-//! close code, 1014, by 1002, and has no limit on the number of fragments.
+//! tungstenite has all of this in its `WebSocketContext`, which is not used here. It copies each payload twice
+//! more: an echo of 16 B took a fifth more of the processor's time, and one of 64 KiB twice as much
+//! (`cargo bench -p websockets`). It keeps a read buffer for every idle connection, answers close code 1014,
+//! which is registered, by 1002, and has no limit on the number of fragments.
 
-use std::{cell::Cell, io::Cursor, mem, ops::Range, str};
+use std::{cell::Cell, mem, ops::Range, str};
 
-use tungstenite::protocol::frame::{
-    FrameHeader,
-    coding::{CloseCode, Control, Data, OpCode},
-};
+use tungstenite::protocol::frame::coding::CloseCode;
 
-/// A text message.
-pub const TEXT: OpCode = OpCode::Data(Data::Text);
-/// A binary message.
-pub const BINARY: OpCode = OpCode::Data(Data::Binary);
-/// The last frame of each side (§5.5.1).
-pub const CLOSE: OpCode = OpCode::Control(Control::Close);
-/// Asks for a pong with the same payload (§5.5.2).
-pub const PING: OpCode = OpCode::Control(Control::Ping);
-/// Answers a ping.
-pub const PONG: OpCode = OpCode::Control(Control::Pong);
+/// What a frame is (§5.2).
+pub type Opcode = u8;
+
 /// The next fragment of a message.
-const CONTINUATION: OpCode = OpCode::Data(Data::Continue);
+const CONTINUATION: Opcode = 0;
+/// A text message.
+pub const TEXT: Opcode = 1;
+/// A binary message.
+pub const BINARY: Opcode = 2;
+/// The last frame of each side (§5.5.1). Opcodes from here on are control frames.
+pub const CLOSE: Opcode = 8;
+/// Asks for a pong with the same payload (§5.5.2).
+pub const PING: Opcode = 9;
+/// Answers a ping.
+pub const PONG: Opcode = 10;
 
 /// How many bytes one read takes. A message of 64 KiB and its header take one read.
 pub const READ: usize = 68 * 1024;
@@ -68,12 +68,24 @@ pub struct Inbox {
 /// The fragments so far, joined, without their headers.
 #[derive(Debug)]
 struct Begun {
-    opcode: OpCode,
+    opcode: Opcode,
     start: usize,
     length: usize,
     frames: u32,
     /// How many bytes of text are known to be UTF-8.
     valid: usize,
+}
+
+/// The header of a frame (§5.2).
+struct Header {
+    is_final: bool,
+    /// The bits that an extension would use.
+    reserved: u8,
+    opcode: Opcode,
+    mask: Option<[u8; 4]>,
+    /// Where the payload begins.
+    start: usize,
+    length: usize,
 }
 
 impl Inbox {
@@ -105,10 +117,10 @@ impl Inbox {
     ///
     /// # Errors
     /// The rule that the next frame breaks. No message can be read after it.
-    pub fn next_message(&mut self) -> Result<Option<(OpCode, Range<usize>)>, Violation> {
-        while let Some((header, start, length)) = self.header()? {
-            self.check(&header, length)?;
-            let place = start..start + length;
+    pub fn next_message(&mut self) -> Result<Option<(Opcode, Range<usize>)>, Violation> {
+        while let Some(header) = self.header() {
+            self.check(&header)?;
+            let place = header.start..header.start + header.length;
             let Some(payload) = self.bytes.get_mut(place.clone()) else {
                 break; // The rest has yet to come.
             };
@@ -138,10 +150,9 @@ impl Inbox {
             let passed = (self.bytes.len() - self.next).min(*skip);
             (self.next, *skip) = (self.next + passed, *skip - passed);
             match self.header() {
-                Ok(Some((header, ..))) if header.opcode == CLOSE => return true,
-                Ok(Some((_, start, length))) => *skip = (start - self.next).saturating_add(length),
-                Ok(None) => return false,
-                Err(_) => self.next = self.bytes.len(), // No frame can be found in these.
+                None => return false,
+                Some(header) if header.opcode == CLOSE => return true,
+                Some(header) => *skip = (header.start - self.next).saturating_add(header.length),
             }
         }
     }
@@ -169,33 +180,52 @@ impl Inbox {
         }
     }
 
-    /// The next frame's header, and its payload's start and length.
-    fn header(&self) -> Result<Option<(FrameHeader, usize, usize)>, Violation> {
-        let mut cursor = Cursor::new(&self.bytes[self.next..]);
-        let header = FrameHeader::parse(&mut cursor);
-        let header = header.map_err(|_| Violation(CloseCode::Protocol, "a reserved opcode"))?;
-        let start = self.next + cursor.position() as usize;
-        Ok(header.map(|(header, length)| {
-            let length = length.try_into().unwrap_or(usize::MAX);
-            (header, start, length)
-        }))
+    /// The next frame's header, if it is complete.
+    fn header(&self) -> Option<Header> {
+        let (&[first, second], rest) = self.bytes[self.next..].split_first_chunk()?;
+        let (length, rest) = match second & 0x7f {
+            126 => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (u16::from_be_bytes(*length).into(), rest)
+            }
+            127 => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (u64::from_be_bytes(*length), rest)
+            }
+            length => (length.into(), rest),
+        };
+        let (mask, rest) = match second & 0x80 {
+            0 => (None, rest),
+            _ => rest
+                .split_first_chunk()
+                .map(|(mask, rest)| (Some(*mask), rest))?,
+        };
+        Some(Header {
+            is_final: first & 0x80 != 0,
+            reserved: first & 0x70,
+            opcode: first & 0x0f,
+            mask,
+            start: self.bytes.len() - rest.len(),
+            length: length.try_into().unwrap_or(usize::MAX),
+        })
     }
 
-    fn check(&self, header: &FrameHeader, length: usize) -> Result<(), Violation> {
+    fn check(&self, header: &Header) -> Result<(), Violation> {
         let rule = |holds, reason| ensure(holds, CloseCode::Protocol, reason);
         let limit = |holds, reason| ensure(holds, CloseCode::Size, reason);
-        let is_reserved = header.rsv1 | header.rsv2 | header.rsv3;
-        rule(!is_reserved, "reserved bits are set")?;
+        let is_known = matches!(header.opcode, CONTINUATION..=BINARY | CLOSE..=PONG);
+        rule(is_known, "a reserved opcode")?;
+        rule(header.reserved == 0, "reserved bits are set")?;
         rule(header.mask.is_some(), "a frame without a mask")?;
-        if let OpCode::Control(_) = header.opcode {
+        if header.opcode >= CLOSE {
             rule(header.is_final, "a fragment of a control frame")?;
-            return rule(length <= 125, "a control frame over 125 bytes");
+            return rule(header.length <= 125, "a control frame over 125 bytes");
         }
         let begun = self.begun.as_ref();
         let (frames, joined) = begun.map_or((0, 0), |begun| (begun.frames, begun.length));
         let is_next = header.opcode == CONTINUATION;
         rule(is_next == (frames > 0), "a fragment out of order")?;
-        let is_short = length <= self.limits.message - joined;
+        let is_short = header.length <= self.limits.message - joined;
         limit(is_short, "a message over the limit")?;
         let is_within = header.is_final || frames + 1 < self.limits.fragments;
         limit(is_within, "a message has too many fragments")
@@ -204,9 +234,9 @@ impl Inbox {
     /// Adds a fragment to its message. Returns the message if this was the last one.
     fn join(
         &mut self,
-        header: &FrameHeader,
+        header: &Header,
         fragment: Range<usize>,
-    ) -> Result<Option<(OpCode, Range<usize>)>, Violation> {
+    ) -> Result<Option<(Opcode, Range<usize>)>, Violation> {
         let mut begun = self.begun.take().unwrap_or_else(|| {
             Box::new(Begun {
                 opcode: header.opcode,
@@ -269,7 +299,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// Appends a frame.
-pub fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+pub fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     begin_frame(opcode, payload.len(), out);
     for chunk in payload.chunks(COPY) {
         out.extend_from_slice(chunk);
@@ -278,14 +308,20 @@ pub fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the header of a frame, and makes room for its payload of this many bytes. A server's frame is
 /// never masked (§5.1).
-pub fn begin_frame(opcode: OpCode, length: usize, out: &mut Vec<u8>) {
-    let header = FrameHeader {
-        opcode,
-        ..FrameHeader::default()
-    };
-    make_room(header.len(length as u64) + length, out);
-    let written = header.format(length as u64, out);
-    written.expect("a Vec takes any bytes");
+pub fn begin_frame(opcode: Opcode, length: usize, out: &mut Vec<u8>) {
+    make_room(length + 10, out);
+    out.push(0x80 | opcode);
+    match length {
+        0..126 => out.push(length as u8),
+        126..65_536 => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
 }
 
 /// Makes room in `out` for this many bytes more.
@@ -313,7 +349,7 @@ mod tests {
         fragments: 3,
     };
 
-    type Found = (Vec<(OpCode, Vec<u8>)>, Option<Violation>);
+    type Found = (Vec<(Opcode, Vec<u8>)>, Option<Violation>);
 
     /// What an inbox finds in these pieces, one after the other.
     fn found<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Found {

@@ -19,10 +19,11 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
     time::Instant,
 };
-use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::frames::{
-    CLOSE, Inbox, Limits, NOT_UTF8, PING, PONG, READ, TEXT, Violation, make_room, push_frame,
+    CLOSE, Inbox, Limits, NOT_UTF8, Opcode, PING, PONG, READ, TEXT, Violation, make_room,
+    push_frame,
 };
 
 /// The least that one read takes. Otherwise what waits to be written takes from [`READ`]: a peer that sends
@@ -100,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Queues one frame. [`ready`](Self::ready) and [`write_some`](Self::write_some) write what is queued.
-    pub fn push(&mut self, opcode: OpCode, payload: &[u8]) {
+    pub fn push(&mut self, opcode: Opcode, payload: &[u8]) {
         push_frame(opcode, payload, &mut self.out);
     }
 
@@ -172,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn open(
         &mut self,
-        opcode: OpCode,
+        opcode: Opcode,
         place: Range<usize>,
     ) -> Result<(Message<'_>, &mut Vec<u8>), Violation> {
         let payload = self.inbox.payload(place);
