@@ -66,7 +66,7 @@ pub struct Inbox {
 }
 
 /// The fragments so far, joined, without their headers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Begun {
     opcode: Opcode,
     start: usize,
@@ -241,9 +241,7 @@ impl Inbox {
             Box::new(Begun {
                 opcode: header.opcode,
                 start: fragment.start,
-                length: 0,
-                frames: 0,
-                valid: 0,
+                ..Begun::default()
             })
         });
         let end = begun.start + begun.length;

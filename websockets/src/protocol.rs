@@ -77,12 +77,6 @@ impl<'a> Ref<'a> {
     }
 }
 
-impl Display for Ref<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
 /// Reads one text message: the command's `ref`, if that can be read, and the command, or what is wrong
 /// with it.
 pub(crate) fn parse(text: &str) -> (Option<Ref<'_>>, Result<Command, Problem>) {
@@ -241,23 +235,22 @@ pub(crate) fn gap(gap: &Gap) -> String {
 }
 
 pub(crate) fn ack(reference: Option<Ref<'_>>, published: Published) -> String {
-    let ref_member = ref_member(reference);
     let Published { id, duplicate } = published;
-    format!(r#"{{"ack":{{{ref_member}"id":"{id}","duplicate":{duplicate}}}}}"#)
+    let member = ref_member(reference);
+    format!(r#"{{"ack":{{{member}"id":"{id}","duplicate":{duplicate}}}}}"#)
 }
 
 /// Without `reference`: the answer to the subscription in the request's path.
 pub(crate) fn subscribed(reference: Option<Ref<'_>>, next: Option<Cursor>) -> String {
-    let ref_member = ref_member(reference);
-    let json = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
-    format!(r#"{{"subscribed":{{{ref_member}"next":{json}}}}}"#)
+    let member = ref_member(reference);
+    let next = json!(next.map(|next| next.to_string()));
+    format!(r#"{{"subscribed":{{{member}"next":{next}}}}}"#)
 }
 
 pub(crate) fn error(reference: Option<Ref<'_>>, problem: &Problem) -> String {
-    let ref_member = ref_member(reference);
-    let status = problem.status.as_u16();
+    let (member, status) = (ref_member(reference), problem.status.as_u16());
     let detail = json!(problem.detail);
-    format!(r#"{{"error":{{{ref_member}"status":{status},"detail":{detail}}}}}"#)
+    format!(r#"{{"error":{{{member}"status":{status},"detail":{detail}}}}}"#)
 }
 
 pub(crate) fn pong() -> String {
@@ -269,7 +262,7 @@ pub(crate) fn heartbeat(next: Cursor) -> String {
 }
 
 fn ref_member(reference: Option<Ref<'_>>) -> String {
-    reference.map_or(String::new(), |reference| format!("\"ref\":{reference},"))
+    reference.map_or(String::new(), |Ref(json)| format!("\"ref\":{json},"))
 }
 
 #[cfg(test)]
