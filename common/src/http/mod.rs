@@ -15,7 +15,9 @@ pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use problem::{Problem, retry_after};
-pub use publish::{PublishLimits, is_json, publish, read_body, too_large, too_slow};
+pub use publish::{
+    PublishLimits, idempotency_key, is_json, publish, read_body, too_large, too_slow,
+};
 pub use query::Query;
 pub use stall::StallGuard;
 pub use takeover::{Handover, Taken, Timeouts, encode_head, serve_unbuffered};

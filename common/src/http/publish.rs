@@ -73,7 +73,11 @@ where
     Ok(created(&published))
 }
 
-fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Problem> {
+/// The request's `Idempotency-Key`, if it has one.
+///
+/// # Errors
+/// 400 if it is repeated or invalid.
+pub fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = request.headers().get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
         return Ok(None);
