@@ -27,15 +27,15 @@ const MESSAGES: &str = r#"
     SELECT 'a', 'payment.succeeded', unixepoch() * 1000 - 1000, '{"status":"success","amount":' || n || '}' FROM n"#;
 const ENDPOINTS: &str = "
     WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
-    INSERT INTO endpoints (id, url, topics, cursor, disabled, reason)
-    SELECT format('ep_%016x', n), 'http://127.0.0.1:9/', 'a', ?2, ?3, 'by hand' FROM n";
+    INSERT INTO endpoints (id, target, claimed, disabled, reason)
+    SELECT format('ep_%016x', n), '{\"url\":\"http://127.0.0.1:9/\",\"topics\":[\"a\"]}', ?2, ?3, 'by hand' FROM n";
 const SECRETS: &str = "INSERT INTO secrets (endpoint, secret)
     SELECT endpoint, 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw' FROM endpoints";
 const BODIES: &str = r#"
     INSERT INTO bodies SELECT seq, 'a-' || seq, '{"id":"a-' || seq || '","topic":"a","data":' || data || '}' FROM messages"#;
 /// Due in an hour.
 const DELIVERIES: &str = "
-    INSERT INTO deliveries SELECT endpoint, seq, 3, unixepoch() * 1000 + 3600000, unixepoch() * 1000, 'answered 500'
+    INSERT INTO deliveries SELECT endpoint, seq, 3, 0, unixepoch() * 1000 + 3600000, unixepoch() * 1000, 'answered 500'
     FROM endpoints, messages";
 
 fn main() {

@@ -6,22 +6,22 @@
 //! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
 //! start it in a task of your app, with a listener of its own. It takes the same `Feed`.
 
-use std::{env, error::Error, io, sync::Arc, time::SystemTime};
+use std::{env, error::Error, io, time::SystemTime};
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
 use common::{After, Data, Draft, Feed, Message, PageLimit, Retention, shutdown_signal};
 use tokio::{
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Duration, sleep},
 };
 use webhooks::schedule::Schedule;
 use webhooks::sender::deliver::{Attempt, Payload, Verdict};
-use webhooks::sender::{guard::Guard, pool::Pool, tls::Tls};
+use webhooks::sender::{guard::Guard, lane::Lane, tls::Tls};
 
 /// Deliveries at the same time, those that wait for their next attempt included. There is no queue: more orders
 /// wait in the feed, up to what it retains.
-const CONCURRENCY: u32 = 8;
+const CONCURRENCY: usize = 8;
 const TOPIC: &str = "orders";
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -47,26 +47,34 @@ async fn order(State(feed): State<Feed>, body: Bytes) -> Result<String, StatusCo
 /// The background task. It ends when the feed is closed and no attempt is in flight.
 async fn send(feed: Feed, mut after: After, caller: Caller) {
     let topics = TOPIC.parse().expect("constant topic is valid");
-    let slots = Arc::new(Semaphore::new(CONCURRENCY as usize));
+    let (give_back, mut lanes) = mpsc::channel(CONCURRENCY);
+    for _ in 0..CONCURRENCY {
+        let _ = give_back.try_send(Lane::default()); // There is room for all of them.
+    }
     while let Ok(page) = feed.next(&topics, &after, PageLimit::default()).await {
         if let Some(gap) = &page.gap {
             eprintln!("not delivered: {}", gap.to_json());
         }
         for message in &page.messages {
-            let slot = slots.clone().acquire_owned().await;
-            let slot = slot.expect("the semaphore is never closed");
-            tokio::spawn(deliver(caller.clone(), message.clone(), slot));
+            let mut lane = lanes.recv().await.unwrap_or_default();
+            let (caller, message, give_back) = (caller.clone(), message.clone(), give_back.clone());
+            tokio::spawn(async move {
+                deliver(caller, &message, &mut lane).await;
+                let _ = give_back.send(lane).await; // It fails only at the end.
+            });
         }
         after = page.then;
     }
-    let _ = slots.acquire_many(CONCURRENCY).await;
+    for _ in 0..CONCURRENCY {
+        lanes.recv().await; // Its delivery has ended.
+    }
 }
 
-async fn deliver(mut caller: Caller, message: Arc<Message>, _slot: OwnedSemaphorePermit) {
+async fn deliver(mut caller: Caller, message: &Message, lane: &mut Lane) {
     let (id, json) = (message.id.to_string(), message.json.clone());
     let payload = Payload { id, json };
     for failed in 1.. {
-        let attempt = caller.attempt.clone().run(&payload, SystemTime::now());
+        let attempt = caller.attempt.run(lane, &payload, SystemTime::now());
         let Err(failure) = attempt.await.result else {
             return;
         };
@@ -74,8 +82,10 @@ async fn deliver(mut caller: Caller, message: Arc<Message>, _slot: OwnedSemaphor
             failure.verdict(),
             caller.schedule.delay(failed, rand::random()),
         ) {
-            (Verdict::Pause(Some(asked)), Some(delay)) => delay.max(asked),
-            (Verdict::Pause(None) | Verdict::Retry, Some(delay)) => delay,
+            (Verdict::Pause(asked) | Verdict::Throttled(Some(asked)), Some(delay)) => {
+                delay.max(asked)
+            }
+            (Verdict::Throttled(None) | Verdict::Overloaded | Verdict::Retry, Some(delay)) => delay,
             _ => return eprintln!("{} is dead: {failure}", payload.id),
         };
         tokio::select! {
@@ -131,7 +141,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let attempt = Attempt {
         guard: Guard::default(), // only https, and only public addresses
         tls: Tls::system(),
-        pool: Pool::default(),
+        fields: Default::default(),
         url: url.parse()?,
         secrets: vec![env::var("WEBHOOK_SECRET")?.parse()?],
         deadline: Duration::from_secs(15),

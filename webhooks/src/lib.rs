@@ -9,7 +9,7 @@
 //! - [`receiver`]: the program that is called. `receive.rs` takes one webhook, `source.rs` reads it,
 //!   `inbox.rs` stores it before the answer, `work.rs` handles it after the answer.
 //! - [`sender`]: the program that calls. `endpoints.rs` is the list of endpoints, `push.rs` the loop of one
-//!   endpoint, `deliver.rs` one attempt.
+//!   endpoint, `ledger.rs` its bookkeeping, `deliver.rs` one attempt.
 //! - `serve.rs`: the accept loop and the connections of both programs.
 //!
 //! A module uses only modules above it in this list, and `serve.rs`. The two programs do not use each other.

@@ -122,6 +122,7 @@ fn registrations() -> Vec<Row> {
     };
     let big = vec![b' '; MAX_MESSAGE + 1];
     let not_json = "Content-Type is not application/json";
+    let headers: Vec<String> = (0..17).map(|name| format!(r#""x{name}":"y""#)).collect();
     let mut rows = vec![
         Row::post("/endpoints", &[], b"{}", 415, not_json),
         Row::post(
@@ -166,6 +167,25 @@ fn registrations() -> Vec<Row> {
             "types: none is named; leave it out for all",
         ),
         with(r#""types":["a b"]"#, "types: type \"a b\": a type is "),
+        with(r#""timeout":0"#, "timeout: not 1 to 30"),
+        with(r#""timeout":31"#, "timeout: not 1 to 30"),
+        with(r#""concurrency":0"#, "concurrency: not 1 to 8"),
+        with(r#""concurrency":9"#, "concurrency: not 1 to 8"),
+        with(
+            r#""headers":{"Host":"a"}"#,
+            "headers: Host is the sender's own",
+        ),
+        with(
+            r#""headers":{"Webhook-Id":"a"}"#,
+            "headers: Webhook-Id is the sender's own",
+        ),
+        with(r#""headers":{"a b":"c"}"#, "headers: a b is no field name"),
+        with(r#""headers":{"a":"b\n"}"#, "headers: a has no valid value"),
+        with(r#""headers":{"a":"1","A":"2"}"#, "headers: a is repeated"),
+        with(
+            &format!(r#""headers":{{{}}}"#, headers.join(",")),
+            "headers: over 16 fields or 4096 bytes",
+        ),
         with(
             r#""secret":"hunter2""#,
             "secret: a secret is whsec_BASE64: it does not begin with whsec_",

@@ -5,7 +5,7 @@ mod setup;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{After, Data, Draft, Feed, PageLimit, Retention};
+use common::{After, Feed, PageLimit, Retention};
 use serde_json::{Value, json};
 use setup::{
     Called, FAILED, OK, SECRET, SHORT, Sink, endpoint, local, patch, publish, receiver, register,
@@ -440,32 +440,148 @@ async fn a_feed_that_is_full_of_what_is_owed_answers_503_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn in_a_backlog_the_list_of_attempts_is_behind_by_less_than_a_thousand() {
-    let feed = Feed::new(Retention::default());
-    let (sender, sink) = (start_with(feed.clone(), local()).await, Sink::open().await);
+async fn the_last_hundred_attempts_are_listed_and_the_beginning_of_the_last_sixteen_answers() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
-    for _ in 0..1_100 {
-        let message = Draft::new(Data::text("x"));
-        feed.publish("a".parse().unwrap(), message).await.unwrap();
-    }
-    let listed = async |delivered: usize| {
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1100\r\n\r\n{}",
+        "x".repeat(1_100)
+    );
+    for delivered in 1..=101 {
+        publish(&sender, "hello").await;
+        sink.answers(&answer).await;
         endpoint(&sender, &path, |it| it["delivered"] == delivered).await;
-        let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
-        deliveries["attempts"].as_array().unwrap().len()
-    };
-    for _ in 0..999 {
-        sink.answers(OK).await;
     }
-    assert_eq!(listed(999).await, 0);
-    sink.answers(OK).await;
-    assert_eq!(listed(1_000).await, 100);
-    // What fails is listed at once, with what went before it.
-    sink.answers(OK).await;
-    assert_eq!(listed(1_001).await, 100);
-    sink.answers(FAILED).await;
-    endpoint(&sender, &path, |it| it["waiting"] == 1).await;
     let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
-    let last = deliveries["attempts"].as_array().unwrap();
-    let last = last.iter().rev().map(|attempt| &attempt["status"]).take(3);
-    assert_eq!(last.collect::<Vec<_>>(), [500, 200, 200]);
+    let attempts = deliveries["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 100);
+    assert!(attempts[0]["id"].as_str().unwrap().ends_with("-2"));
+    let shown = |attempt: &Value| attempt["answer"].as_str().map(str::len);
+    assert!(
+        attempts[..84]
+            .iter()
+            .all(|attempt| shown(attempt).is_none())
+    );
+    assert!(
+        attempts[84..]
+            .iter()
+            .all(|attempt| shown(attempt) == Some(1_024))
+    );
+}
+
+/// How the operator is told.
+async fn told(sink: &Sink) -> Value {
+    let mut called = sink.called().await;
+    called.wire.send(OK).await;
+    serde_json::from_slice(&called.body).unwrap()
+}
+
+#[tokio::test]
+async fn the_operator_is_told_of_what_fails_what_is_disabled_and_what_is_dead() {
+    let config = Config {
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let (sender, sink, operator) = (start(config).await, Sink::open().await, Sink::open().await);
+    let registration = json!({"url": operator.url(), "topics": ["webhooks.endpoints"]});
+    register_as(&sender, registration).await;
+    let path = register(&sender, &sink.url()).await;
+    for _ in 0..3 {
+        let id = publish(&sender, "hello").await;
+        sink.answers(FAILED).await;
+        let mut event = told(&operator).await;
+        if event["type"] == "endpoint.failing" {
+            assert_eq!(event["data"]["error"], "answered 500 Internal Server Error");
+            event = told(&operator).await;
+        }
+        assert_eq!(event["type"], "delivery.dead");
+        let data = &event["data"];
+        assert_eq!((&data["id"], &data["attempts"]), (&json!(id), &json!(1)));
+        assert!(path.ends_with(data["endpoint"].as_str().unwrap()));
+    }
+    publish(&sender, "last").await;
+    sink.answers("HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    let mut types = Vec::new();
+    for _ in 0..2 {
+        types.push(told(&operator).await["type"].as_str().unwrap().to_owned());
+    }
+    types.sort();
+    assert_eq!(types, ["delivery.dead", "endpoint.disabled"]);
+    let forged = sender.post("/topics/webhooks.endpoints", "forged").await;
+    assert_eq!(forged.status, 403);
+}
+
+/// Otherwise each such message would bring about the next.
+#[tokio::test]
+async fn the_operator_is_not_told_that_it_was_not_told() {
+    let config = Config {
+        schedule: Schedule::new([]),
+        ..local()
+    };
+    let (sender, sink) = (start(config).await, Sink::open().await);
+    let registration = json!({"url": sink.url(), "topics": ["a", "webhooks.endpoints"]});
+    let path = register_as(&sender, registration).await;
+    publish(&sender, "hello").await;
+    for _ in 0..2 {
+        sink.answers_anything(FAILED).await;
+    }
+    endpoint(&sender, &path, |endpoint| endpoint["dead"] == 2).await;
+    publish(&sender, "next").await;
+    assert_eq!(sink.answers(OK).await, "next");
+}
+
+#[tokio::test]
+async fn the_settings_of_an_endpoint_are_followed_and_what_may_be_secret_is_not_shown() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let registration = json!({
+        "url": sink.url(), "topics": ["a"], "headers": {"Authorization": "Bearer hunter2"},
+        "timeout": 1, "concurrency": 2,
+    });
+    let path = register_as(&sender, registration).await;
+    let shown = sender.get(&path).await;
+    assert!(!shown.text().contains("hunter2"));
+    let shown = shown.json();
+    assert_eq!(shown["headers"], json!(["Authorization"]));
+    assert_eq!(
+        (&shown["timeout"], &shown["concurrency"]),
+        (&json!(1), &json!(2))
+    );
+    for _ in 0..3 {
+        publish(&sender, "hello").await;
+    }
+    let called = sink.called().await;
+    assert_eq!(called.field("authorization"), "Bearer hunter2");
+    endpoint(&sender, &path, |endpoint| endpoint["in_flight"] == 2).await;
+    let silent = |endpoint: &Value| endpoint["last_error"] == "no answer within 1 s";
+    endpoint(&sender, &path, silent).await;
+    let cleared = json!({"headers": null, "timeout": null, "concurrency": null});
+    let changed = patch(&sender, &path, cleared).await;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    for field in ["headers", "timeout", "concurrency"] {
+        assert_eq!(changed.json()[field], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn in_order_a_message_waits_until_the_one_before_is_delivered() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let registration = json!({"url": sink.url(), "topics": ["a"], "ordered": true});
+    let path = register_as(&sender, registration).await;
+    for text in ["1", "2", "3"] {
+        publish(&sender, text).await;
+    }
+    for (text, answer) in [
+        ("1", FAILED),
+        ("1", OK),
+        ("2", FAILED),
+        ("2", FAILED),
+        ("2", OK),
+        ("3", OK),
+    ] {
+        let closing = answer.replace("Content-Length", "Connection: close\r\nContent-Length");
+        assert_eq!(sink.answers(&closing).await, text);
+    }
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 3).await;
+    sender.stop().await;
 }

@@ -16,7 +16,7 @@ use setup::{Called, FAILED, OK, SECRET, Sink, listed, receiver, send_json, soon}
 use tokio::time::Instant;
 use webhooks::{
     schedule::Schedule,
-    sender::{deliver::Attempt, guard::Guard, pool::Pool, tls::Tls},
+    sender::{deliver::Attempt, guard::Guard, tls::Tls},
 };
 
 /// The example, calling `url`.
@@ -28,7 +28,7 @@ async fn app(url: String, delays: &[Duration]) -> TestServer {
             ..Guard::default()
         },
         tls: Tls::system(),
-        pool: Pool::default(),
+        fields: Default::default(),
         url: url.parse().unwrap(),
         secrets: vec![SECRET.parse().unwrap()],
         deadline: Duration::from_secs(15),

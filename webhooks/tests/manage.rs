@@ -297,6 +297,8 @@ async fn a_change_that_is_none_is_refused() {
         json!({"topics": []}),
         json!({"types": []}),
         json!({"secret": SECRET}),
+        json!({"enabled": 1}),
+        json!({"concurrency": 9}),
     ] {
         let reply = patch(&sender, &path, change.clone()).await;
         assert_eq!(reply.status, 400, "{change}");
@@ -387,5 +389,60 @@ async fn a_hundred_dead_deliveries_are_shown_and_older_ones_when_asked_for() {
         assert_eq!(refused.status, 400, "{bad}");
         assert!(refused.text().contains("before"), "{}", refused.text());
     }
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_registration_with_the_same_key_is_the_same_endpoint() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let register = async |body: Value, key: &'static str| {
+        let client = sender.client();
+        let request = client.post("/endpoints", body.to_string());
+        let request = request.header("content-type", "application/json");
+        request.header("idempotency-key", key).send().await
+    };
+    let body = json!({"url": sink.url(), "topics": ["a"]});
+    let first = register(body.clone(), "k1").await;
+    let again = register(body.clone(), "k1").await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 200));
+    // The first answer may be lost, and with it the secret.
+    assert_eq!(first.json(), again.json());
+    assert_eq!(first.header("location"), again.header("location"));
+    let other = register(json!({"url": sink.url(), "topics": ["b"]}), "k1").await;
+    assert_eq!(other.status, 422, "{}", other.text());
+    assert_eq!(register(body, "k2").await.status, 201);
+    let all = sender.get("/endpoints").await.json();
+    assert_eq!(all["endpoints"].as_array().unwrap().len(), 2);
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn a_test_is_one_signed_message_and_its_result_is_the_answer() {
+    let (sender, sink) = (start(local()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let test = format!("{path}/test");
+    for (answer, status) in [(OK, 200), (FAILED, 500)] {
+        let asking = send_json(&sender, &test, "{}");
+        let answering = async {
+            let mut called = sink.called().await;
+            called.wire.send(answer).await;
+            called
+        };
+        let (reply, called) = tokio::join!(asking, answering);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.json()["status"], status);
+        assert!(is_genuine(&called, SECRET));
+        let message: Value = serde_json::from_slice(&called.body).unwrap();
+        assert_eq!(
+            (&message["topic"], &message["type"]),
+            (&json!("a"), &json!("webhooks.test"))
+        );
+        assert_eq!(message["id"], called.field("webhook-id"));
+    }
+    let shown = sender.get(&path).await.json();
+    assert_eq!(
+        (&shown["delivered"], &shown["last_error"]),
+        (&json!(0), &Value::Null)
+    );
     sender.stop().await;
 }

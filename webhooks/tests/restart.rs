@@ -82,8 +82,9 @@ async fn what_waits_is_not_lost_and_comes_again_with_the_same_id_and_bytes() {
     assert_eq!(last["last_error"], "answered 500 Internal Server Error");
     let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
     let attempts = deliveries["attempts"].as_array().unwrap();
+    // The list is in memory. The number of the attempt is not.
     let numbers: Vec<_> = attempts.iter().map(|one| &one["attempt"]).collect();
-    assert_eq!(numbers, [1, 2], "{deliveries}");
+    assert_eq!(numbers, [2], "{deliveries}");
     sender.stop().await;
 }
 

@@ -9,7 +9,8 @@ use common::{Drained, Feed, Retention};
 use harness::{Client, End, TestServer, Wire};
 use serde_json::json;
 use setup::{
-    FAILED, OK, Program, Scratch, Sink, endpoint, local, publish, receiver, register, soon,
+    FAILED, OK, Program, Scratch, Sink, endpoint, local, publish, receiver, register, register_as,
+    soon,
 };
 use tokio::sync::oneshot;
 use webhooks::{Config, Lost, run, schedule::Schedule};
@@ -99,11 +100,12 @@ async fn what_waits_in_memory_is_lost_and_counted() {
     };
     let (sender, told) = start(config).await;
     let sink = Sink::open().await;
-    let path = register(&sender, &sink.url()).await;
+    let registration = json!({"url": sink.url(), "topics": ["a"], "concurrency": 1});
+    let path = register_as(&sender, registration).await;
     publish(&sender, "one").await;
     sink.answers(FAILED).await;
     endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
-    // One is claimed and hangs, the other stays in the feed: an endpoint that fails has one slot.
+    // One is claimed and hangs, the other stays in the feed: the endpoint has one slot.
     publish(&sender, "two").await;
     let mut called = sink.called().await;
     publish(&sender, "three").await;

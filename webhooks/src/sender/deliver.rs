@@ -1,25 +1,27 @@
 //! One delivery attempt: resolve, connect, TLS, send, and read the head of the answer. One deadline covers all
-//! of it, and each of the first three may take only its share.
+//! of it, and each of the first three steps may take only its share.
 //!
-//! The other side is a stranger. It may be slow, endless, or point elsewhere. The status decides, once the head
-//! is complete: after a 2xx nothing else may turn the delivery into a failure, because the endpoint has the
-//! message. The body is read for a short time, only to use the connection again. No redirect is followed.
+//! The endpoint is not trusted. It may be slow, send without end, or point elsewhere. The status decides, once
+//! the head is complete: after a 2xx nothing else may turn the delivery into a failure, because the endpoint
+//! has the message. The body is read for a short time, to show its beginning and to use the connection again.
+//! No redirect is followed.
 //!
 //! ```no_run
 //! # async fn deliver() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::{Duration, SystemTime};
-//! use webhooks::sender::{deliver::{Attempt, Payload}, guard::Guard, pool::Pool, tls::Tls};
+//! use webhooks::sender::{deliver::{Attempt, Payload}, guard::Guard, lane::Lane, tls::Tls};
 //!
 //! let attempt = Attempt {
 //!     guard: Guard::default(),
 //!     tls: Tls::system(),
-//!     pool: Pool::default(), // one for each endpoint
 //!     url: "https://example.com/webhook".parse()?,
+//!     fields: Default::default(),
 //!     secrets: vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?],
 //!     deadline: Duration::from_secs(15),
 //! };
 //! let message = Payload { id: "msg_1".into(), json: "{}".into() };
-//! match attempt.run(&message, SystemTime::now()).await.result {
+//! let mut lane = Lane::default(); // keep it for the next message to this endpoint
+//! match attempt.run(&mut lane, &message, SystemTime::now()).await.result {
 //!     Ok(status) => println!("delivered: {status}"),
 //!     Err(failure) => println!("{failure}: {:?}", failure.verdict()),
 //! }
@@ -49,7 +51,7 @@ use url::{Position, Url};
 
 use super::{
     guard::{Guard, Unresolved},
-    pool::{Line, Pool},
+    lane::{Lane, Line},
     tls::Tls,
 };
 use crate::verify::{
@@ -59,6 +61,8 @@ use crate::verify::{
 
 /// The most bytes of an answer's body that are read.
 const MAX_RESPONSE: usize = 16 * 1024;
+/// How many bytes of it are shown.
+const SHOWN: usize = 1_024;
 /// How long an answer's body may take. After that its connection is closed.
 const BODY: Duration = Duration::from_secs(1);
 /// How long an address may take before the next one is tried as well (RFC 8305 §5).
@@ -86,10 +90,10 @@ pub struct Attempt {
     pub guard: Guard,
     /// Which certificates are trusted.
     pub tls: Tls,
-    /// The endpoint's idle connections. Never share a pool between endpoints.
-    pub pool: Pool,
     /// The endpoint's URL, checked by [`Guard::check`].
     pub url: Url,
+    /// More header fields to send.
+    pub fields: HeaderMap,
     /// The secrets that sign, newest first.
     pub secrets: Vec<Secret>,
     /// The time limit, from the lookup to the answer's head.
@@ -103,8 +107,10 @@ pub struct Outcome {
     pub at: SystemTime,
     /// How long it took.
     pub duration: Duration,
-    /// The connected address, or the last one that was dialed. `None` if the attempt ended before.
+    /// The connected address, or the last one that was dialed. `None` if the attempt ended before that.
     pub remote: Option<SocketAddr>,
+    /// The beginning of the answer's body.
+    pub answer: String,
     /// The 2xx status of a successful delivery.
     pub result: Result<StatusCode, Failure>,
 }
@@ -173,31 +179,39 @@ impl Failure {
     }
 }
 
-/// What a failure means for the endpoint and the rest of its messages.
+/// What a failure means for the delivery, and for the endpoint's other messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Retry this delivery by the schedule.
     Retry,
-    /// Pause the whole endpoint, for this time if it requested one, so that no other message wastes an
-    /// attempt.
-    Pause(Option<Duration>),
+    /// The same. If different messages fail so, the endpoint is overloaded and needs a pause.
+    Overloaded,
+    /// Retry by the schedule, and call the endpoint no earlier than after this time.
+    Pause(Duration),
+    /// This is no failure of the message: send it again after the pause, and fewer messages at a time.
+    Throttled(Option<Duration>),
     /// Never call the endpoint again.
     Gone,
 }
 
 impl Failure {
-    /// 410 ends the endpoint. 429, 502, 503 and 504 mean overload or a missing back end. `Retry-After` counts
-    /// with any other status too.
+    /// 410 ends the endpoint. 429, and 503 with `Retry-After`, are throttling. 502, 503 and 504 mean overload
+    /// or a missing back end. `Retry-After` counts with any other status too.
     pub fn verdict(&self) -> Verdict {
-        match self {
-            Self::Status { status, .. } if status.as_u16() == 410 => Verdict::Gone,
-            Self::Status {
-                status,
-                retry_after,
-                ..
-            } if retry_after.is_some() || matches!(status.as_u16(), 429 | 502..=504) => {
-                Verdict::Pause(*retry_after)
-            }
+        let Self::Status {
+            status,
+            retry_after,
+            ..
+        } = self
+        else {
+            return Verdict::Retry;
+        };
+        match (status.as_u16(), *retry_after) {
+            (410, _) => Verdict::Gone,
+            (429, asked) => Verdict::Throttled(asked),
+            (503, Some(pause)) => Verdict::Throttled(Some(pause)),
+            (_, Some(pause)) => Verdict::Pause(pause),
+            (502..=504, None) => Verdict::Overloaded,
             _ => Verdict::Retry,
         }
     }
@@ -212,31 +226,34 @@ fn redirect(status: StatusCode, location: Option<&str>) -> String {
 
 impl Attempt {
     /// Sends `message` once, signed at the time `at`.
-    pub async fn run(self, message: &Payload, at: SystemTime) -> Outcome {
+    pub async fn run(&self, lane: &mut Lane, message: &Payload, at: SystemTime) -> Outcome {
         let started = Instant::now();
         let remote = Mutex::new(None);
-        let exchange = self.exchange(message, at, &remote);
+        let mut shown = Vec::new();
+        let exchange = self.exchange(lane, message, at, &remote);
         let result = match within("answer", self.deadline, exchange).await {
-            Ok(answer) => self.judge(answer, at).await,
+            Ok(answer) => judge(answer, lane, &mut shown, at).await,
             Err(failure) => Err(failure),
         };
         Outcome {
             at,
             duration: started.elapsed(),
             remote: remote.into_inner().expect(UNPOISONED),
+            answer: String::from_utf8_lossy(&shown).into_owned(),
             result,
         }
     }
 
-    /// Uses an idle connection or dials a new one. Only its use shows that the peer has closed an idle
+    /// Uses the kept connection or dials a new one. Only its use shows that the peer has closed a kept
     /// connection. If no byte of an answer came over it, a new one is tried at once.
     async fn exchange(
         &self,
+        lane: &mut Lane,
         message: &Payload,
         at: SystemTime,
         remote: &Remote,
     ) -> Result<Answer, Failure> {
-        if let Some(mut line) = self.pool.take() {
+        if let Some(mut line) = lane.take() {
             set(remote, line.remote);
             let answer = line.send(self.request(message, at)).await;
             if answer.is_ok() || line.has_received() {
@@ -247,30 +264,6 @@ impl Attempt {
         let mut line = Box::pin(self.dial(remote)).await?;
         let answer = line.send(self.request(message, at)).await;
         Answer::of(line, answer)
-    }
-
-    /// The status decides. A connection whose answer has ended goes back to the pool.
-    async fn judge(&self, answer: Answer, at: SystemTime) -> Result<StatusCode, Failure> {
-        let Answer {
-            status,
-            fields,
-            rest,
-        } = answer;
-        if let Some((line, body)) = rest
-            && timeout(BODY, has_ended(body)).await == Ok(true)
-        {
-            self.pool.keep(line);
-        }
-        if status.is_success() {
-            return Ok(status);
-        }
-        let location = fields.get(LOCATION);
-        let retry_after = fields.get(RETRY_AFTER);
-        Err(Failure::Status {
-            status,
-            location: location.map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
-            retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes(), at)),
-        })
     }
 
     /// A new connection: resolve, check the addresses, and connect to the first one that answers.
@@ -325,6 +318,9 @@ impl Attempt {
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "*/*") // some firewalls refuse requests without it
             .header(USER_AGENT, concat!("webhooks/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in &self.fields {
+            request = request.header(name, value);
+        }
         for (name, value) in sign(&self.secrets, &message.id, timestamp, &message.json) {
             request = request.header(name, value);
         }
@@ -334,7 +330,36 @@ impl Attempt {
     }
 }
 
-/// An answer of which the head has come.
+/// The status decides. A connection whose answer has ended stays in the lane.
+async fn judge(
+    answer: Answer,
+    lane: &mut Lane,
+    shown: &mut Vec<u8>,
+    at: SystemTime,
+) -> Result<StatusCode, Failure> {
+    let Answer {
+        status,
+        fields,
+        rest,
+    } = answer;
+    if let Some((line, body)) = rest
+        && timeout(BODY, has_ended(body, shown)).await == Ok(true)
+    {
+        lane.keep(line);
+    }
+    if status.is_success() {
+        return Ok(status);
+    }
+    let location = fields.get(LOCATION);
+    let retry_after = fields.get(RETRY_AFTER);
+    Err(Failure::Status {
+        status,
+        location: location.map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
+        retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes(), at)),
+    })
+}
+
+/// An answer whose head is complete.
 struct Answer {
     status: StatusCode,
     fields: HeaderMap,
@@ -397,12 +422,16 @@ fn set(remote: &Remote, address: SocketAddr) {
 
 const UNPOISONED: &str = "nothing panics under this lock";
 
-/// Reads an answer's body, at most [`MAX_RESPONSE`] bytes of it. Returns whether it has ended.
-async fn has_ended(mut body: Incoming) -> bool {
+/// Reads an answer's body, at most [`MAX_RESPONSE`] bytes, and copies its beginning. Returns whether it has
+/// ended.
+async fn has_ended(mut body: Incoming, shown: &mut Vec<u8>) -> bool {
     let mut read = 0;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return false };
-        read += frame.data_ref().map_or(0, Bytes::len);
+        if let Some(data) = frame.data_ref() {
+            read += data.len();
+            shown.extend(data.iter().take(SHOWN - shown.len()));
+        }
         if read > MAX_RESPONSE {
             return false;
         }
@@ -448,7 +477,7 @@ mod tests {
                 ..guard
             },
             tls: Tls::trusting(RootCertStore::empty()),
-            pool: Pool::default(),
+            fields: HeaderMap::new(),
             url: Url::parse(url).unwrap(),
             secrets: vec![Secret::from_key([7; 32])],
             deadline: Duration::from_secs(15),
@@ -495,7 +524,10 @@ mod tests {
         };
         let attempt = attempt(&format!("http://name.example:{port}/"), guard);
         let message = message();
-        let first = attempt.clone().run(&message, SystemTime::now()).await;
+        let first = attempt
+            .clone()
+            .run(&mut Lane::default(), &message, SystemTime::now())
+            .await;
         assert_eq!(first.result.unwrap(), 200);
         assert_eq!(first.remote, Some(([127, 0, 0, 1], port).into()));
         assert_eq!(
@@ -503,7 +535,9 @@ mod tests {
             1,
             "one lookup for a connection"
         );
-        let second = attempt.run(&message, SystemTime::now()).await;
+        let second = attempt
+            .run(&mut Lane::default(), &message, SystemTime::now())
+            .await;
         assert_eq!(second.result.unwrap_err().class(), "refused");
         assert_eq!(second.remote, None, "nobody is dialed");
         assert_eq!(connections.load(Ordering::SeqCst), 1);
@@ -537,7 +571,9 @@ mod tests {
             ..Guard::default()
         };
         let attempt = attempt("http://name.example/", guard);
-        let outcome = attempt.run(&message(), SystemTime::now()).await;
+        let outcome = attempt
+            .run(&mut Lane::default(), &message(), SystemTime::now())
+            .await;
         assert_eq!(outcome.result.unwrap(), 200);
         assert_eq!(outcome.remote, Some(well));
         assert!(
@@ -558,7 +594,7 @@ mod tests {
             ..Guard::default()
         };
         let outcome = attempt("https://name.example/", guard)
-            .run(&message(), SystemTime::now())
+            .run(&mut Lane::default(), &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no address within 3 s");
@@ -571,7 +607,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
         let outcome = attempt(&url, Guard::default())
-            .run(&message(), SystemTime::now())
+            .run(&mut Lane::default(), &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(
@@ -602,7 +638,7 @@ mod tests {
             ..Guard::default()
         };
         let outcome = attempt(&url, guard)
-            .run(&message(), SystemTime::now())
+            .run(&mut Lane::default(), &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no answer within 15 s");
@@ -658,7 +694,10 @@ mod tests {
         };
         let message = message();
         let mut genuine = attempt(&format!("https://pay.example:{port}/"), guard);
-        let unknown = genuine.clone().run(&message, SystemTime::now()).await;
+        let unknown = genuine
+            .clone()
+            .run(&mut Lane::default(), &message, SystemTime::now())
+            .await;
         assert_eq!(
             unknown.result.unwrap_err().class(),
             "tls",
@@ -669,7 +708,7 @@ mod tests {
             assert_eq!(
                 genuine
                     .clone()
-                    .run(&message, SystemTime::now())
+                    .run(&mut Lane::default(), &message, SystemTime::now())
                     .await
                     .result
                     .unwrap(),
@@ -679,7 +718,7 @@ mod tests {
         let mut other = attempt(&format!("https://other.example:{port}/"), guard);
         other.tls = Tls::trusting(roots);
         let refused = other
-            .run(&message, SystemTime::now())
+            .run(&mut Lane::default(), &message, SystemTime::now())
             .await
             .result
             .unwrap_err();
@@ -699,7 +738,9 @@ mod tests {
         };
         let mut attempt = attempt("https://pay.example/", guard);
         attempt.tls = Tls::trusting(roots);
-        let outcome = attempt.run(&message(), SystemTime::now()).await;
+        let outcome = attempt
+            .run(&mut Lane::default(), &message(), SystemTime::now())
+            .await;
         assert_eq!(outcome.result.unwrap(), 204);
         assert_eq!(outcome.remote, Some(addresses[1]));
     }
@@ -715,13 +756,20 @@ mod tests {
             .verdict()
         };
         let minute = Some(Duration::from_secs(60));
-        for overloaded in [429, 502, 503, 504] {
-            assert_eq!(status(overloaded, None), Verdict::Pause(None));
-            assert_eq!(status(overloaded, minute), Verdict::Pause(minute));
+        let pause = Verdict::Pause(Duration::from_secs(60));
+        assert_eq!(status(429, None), Verdict::Throttled(None));
+        for throttled in [429, 503] {
+            assert_eq!(status(throttled, minute), Verdict::Throttled(minute));
+        }
+        for overloaded in [502, 503, 504] {
+            assert_eq!(status(overloaded, None), Verdict::Overloaded);
+        }
+        for paused in [502, 504] {
+            assert_eq!(status(paused, minute), pause);
         }
         for failed in [301, 400, 401, 404, 500, 501, 505] {
             assert_eq!(status(failed, None), Verdict::Retry);
-            assert_eq!(status(failed, minute), Verdict::Pause(minute));
+            assert_eq!(status(failed, minute), pause);
         }
         assert_eq!(status(410, minute), Verdict::Gone);
         assert_eq!(Failure::Panicked.verdict(), Verdict::Retry);

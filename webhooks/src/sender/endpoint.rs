@@ -1,79 +1,124 @@
-//! One endpoint: who is to be called, where, about what, and how it went.
+//! One endpoint: its URL and topics, how it is registered and changed, and how it is shown.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     fmt::Display,
-    sync::{Mutex, MutexGuard},
-    time::SystemTime,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
 };
 
 use common::{Cursor, Epoch, Message, MessageType, Problem, Topic, Topics};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use hyper::{
+    HeaderMap,
+    header::{HeaderName, HeaderValue},
+};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
-use super::store::{AttemptRow, Dead, Disabled, Saved, rfc3339};
+use super::{
+    deliver::{Failure, Outcome},
+    ledger::{CONCURRENCY, Position},
+    store::{Dead, Disabled, Saved, rfc3339},
+};
 use crate::verify::standard::Secret;
 
 /// The longest URL in bytes, in its normal form too.
 const MAX_URL: usize = 2_048;
 /// The most message types of one endpoint.
 const MAX_TYPES: usize = 64;
+/// The most header fields of one endpoint.
+const MAX_FIELDS: usize = 16;
+/// The most bytes of them, names and values together.
+const MAX_FIELD_BYTES: usize = 4_096;
+/// The longest time limit of an attempt, in seconds.
+const MAX_TIMEOUT: u64 = 30;
+/// How many attempts are remembered: the newest.
+const ATTEMPTS: usize = 100;
+/// Of how many of them the endpoint's answer is remembered.
+const ANSWERS: usize = 16;
 
-/// One who is to be called.
+/// Fields that an endpoint cannot set: the sender or the connection decides them.
+const RESERVED: [&str; 15] = [
+    "accept",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+];
+
+/// A registered endpoint. A change makes a new one.
 pub(crate) struct Endpoint {
     /// Its number in the store.
     pub(crate) number: i64,
     /// `ep_` and 16 hexadecimal digits.
     pub(crate) id: String,
-    pub(crate) url: Url,
-    pub(crate) topics: Topics,
-    /// Only these types; `None` is all.
-    pub(crate) types: Option<Vec<MessageType>>,
-    /// Newest first; each but the first with its end.
+    pub(crate) target: Target,
+    /// Newest first. Each but the first has the time until which it signs.
     secrets: Vec<(Secret, Option<SystemTime>)>,
     status: Mutex<Status>,
+    attempts: Arc<Mutex<Attempts>>,
 }
 
-/// What the endpoint's loop tells.
+/// The newest attempts of an endpoint, oldest first. They survive a change, and not the process.
+type Attempts = VecDeque<AttemptView>;
+
+/// What the endpoint's loop reports.
 pub(crate) struct Status {
     /// Everything up to here was claimed from the feed.
     pub(crate) after: Cursor,
     /// Everything up to here is in the store: delivered, dead or with a row.
-    pub(crate) recorded: u64,
-    /// Attempts that are under way or not recorded yet.
+    pub(crate) settled: u64,
+    /// Attempts that are in flight or not recorded yet.
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
-    /// When the first of them is due, or was.
+    /// When the next of them is due. In the past if it has to wait for a slot.
     pub(crate) oldest_due: Option<SystemTime>,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
-    /// It is not called.
+    /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
 }
 
 impl Endpoint {
     /// The endpoint as it was saved, in a feed of this epoch.
-    pub(crate) fn restore(saved: &Saved, epoch: Epoch) -> Result<Self, Problem> {
+    pub(crate) fn restore(
+        saved: &Saved,
+        epoch: Epoch,
+        before: Option<&Self>,
+    ) -> Result<Self, Problem> {
         let secret = |(secret, until): &(String, _)| {
             let secret: Secret = secret.parse().map_err(invalid("secret"))?;
             Ok((secret, *until))
         };
         let secrets = saved.secrets.iter().map(secret);
-        let types = saved.types.as_deref();
-        let types = types.map(|types| parse_types(types.split(',')));
-        let seq = saved.cursor;
+        let Position { claimed, .. } = saved.position;
+        let registration: Registration =
+            serde_json::from_str(&saved.target).map_err(invalid("target"))?;
+        let attempts = before.map(|before| before.attempts.clone());
         Ok(Self {
             number: saved.endpoint,
             id: saved.id.clone(),
-            url: Url::parse(&saved.url).map_err(invalid("url"))?,
-            topics: saved.topics.parse().map_err(invalid("topics"))?,
-            types: types.transpose()?,
+            target: registration.check()?,
             secrets: secrets.collect::<Result<_, Problem>>()?,
             status: Mutex::new(Status {
-                after: Cursor { epoch, seq },
-                recorded: seq,
+                after: Cursor {
+                    epoch,
+                    seq: claimed,
+                },
+                settled: saved.position.settled(),
                 in_flight: 0,
                 waiting: 0,
                 oldest_due: None,
@@ -82,35 +127,52 @@ impl Endpoint {
                 last_error: saved.last_error.clone(),
                 disabled: saved.disabled.clone(),
             }),
+            attempts: attempts.unwrap_or_default(),
         })
     }
 
     pub(crate) fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().expect("nothing panics under this lock")
+        self.status.lock().expect(UNPOISONED)
     }
 
-    /// Those that sign at this time, newest first.
+    /// The secrets that sign at this time, newest first.
     pub(crate) fn secrets(&self, now: SystemTime) -> Vec<Secret> {
         let signs = |until: &Option<SystemTime>| until.is_none_or(|until| now < until);
         let signing = self.secrets.iter().filter(|(_, until)| signs(until));
         signing.map(|(secret, _)| secret.clone()).collect()
     }
 
-    /// Whether the message is of a type that the endpoint asked for.
-    pub(crate) fn wants(&self, message: &Message) -> bool {
-        let types = self.types.as_ref();
-        types.is_none_or(|types| types.contains(&message.kind))
+    /// The newest secret.
+    pub(crate) fn secret(&self) -> Option<String> {
+        self.secrets.first().map(|(secret, _)| secret.reveal())
     }
 
-    /// The endpoint as it is shown: without its secret, but for the one time when it is new.
+    /// Adds an attempt to the list.
+    pub(crate) fn remember(&self, attempt: AttemptView) {
+        let mut attempts = self.attempts.lock().expect(UNPOISONED);
+        if attempts.len() == ATTEMPTS {
+            attempts.pop_front();
+        }
+        attempts.push_back(attempt);
+        if let Some(older) = attempts.len().checked_sub(ANSWERS + 1) {
+            attempts[older].answer.clear();
+            attempts[older].answer.shrink_to_fit();
+        }
+    }
+
+    /// The endpoint as JSON. It shows a secret only if one is given: when it is new.
     pub(crate) fn to_json(&self, secret: Option<String>) -> String {
         let status = self.status();
-        let types = self.types.as_ref();
-        let view = View {
+        let target = &self.target;
+        to_json(&View {
             id: &self.id,
-            url: self.url.as_str(),
-            topics: self.topics.iter().map(Topic::as_str).collect(),
-            types: types.map(|types| types.iter().map(MessageType::as_str).collect()),
+            url: target.url.as_str(),
+            topics: &target.registration.topics,
+            types: target.registration.types.as_deref(),
+            headers: target.registration.headers.keys().collect(),
+            timeout: target.registration.timeout,
+            concurrency: target.registration.concurrency,
+            ordered: target.registration.ordered,
             secret,
             after: status.after.to_string(),
             in_flight: status.in_flight,
@@ -120,31 +182,37 @@ impl Endpoint {
             dead: status.dead,
             last_error: status.last_error.as_deref(),
             disabled: status.disabled.as_ref(),
-        };
-        to_json(&view)
+        })
+    }
+
+    /// The last attempts, dead deliveries and gaps, each oldest first.
+    pub(crate) fn deliveries_json(&self, dead: Vec<Dead>, gaps: Vec<String>) -> String {
+        let gap = |gap| RawValue::from_string(gap).expect("a gap is JSON");
+        to_json(&Deliveries {
+            attempts: &self.attempts.lock().expect(UNPOISONED),
+            dead,
+            gaps: gaps.into_iter().map(gap).collect(),
+        })
     }
 }
 
-/// The last attempts, dead deliveries and gaps of an endpoint, each oldest first.
-pub(crate) fn deliveries_json(
-    attempts: Vec<AttemptRow>,
-    dead: Vec<Dead>,
-    gaps: Vec<String>,
-) -> String {
-    let gap = |gap| RawValue::from_string(gap).expect("a gap is JSON");
-    to_json(&Deliveries {
-        attempts,
-        dead,
-        gaps: gaps.into_iter().map(gap).collect(),
-    })
-}
+const UNPOISONED: &str = "nothing panics under this lock";
 
 #[derive(Serialize)]
 struct View<'a> {
     id: &'a str,
     url: &'a str,
-    topics: Vec<&'a str>,
-    types: Option<Vec<&'a str>>,
+    topics: &'a [String],
+    types: Option<&'a [String]>,
+    /// Only the names: a value may be a password.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<usize>,
+    #[serde(skip_serializing_if = "is_false")]
+    ordered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
     after: String,
@@ -159,67 +227,260 @@ struct View<'a> {
 }
 
 #[derive(Serialize)]
-struct Deliveries {
-    attempts: Vec<AttemptRow>,
+struct Deliveries<'a> {
+    attempts: &'a Attempts,
     dead: Vec<Dead>,
     /// See [`common::Gap`].
     gaps: Vec<Box<RawValue>>,
 }
 
-fn to_json(view: &impl Serialize) -> String {
+/// One attempt, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct AttemptView {
+    /// The message's id, which is the delivery's `webhook-id`.
+    pub(crate) id: String,
+    /// 1 is the message's first.
+    pub(crate) attempt: u32,
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) at: SystemTime,
+    #[serde(rename = "duration_ms", serialize_with = "whole_millis")]
+    pub(crate) duration: Duration,
+    pub(crate) remote: Option<String>,
+    pub(crate) status: Option<u16>,
+    /// The failure's class.
+    pub(crate) error: Option<&'static str>,
+    #[serde(rename = "next_attempt", serialize_with = "rfc3339")]
+    pub(crate) next: Option<SystemTime>,
+    /// The beginning of the answer's body.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) answer: String,
+}
+
+impl AttemptView {
+    pub(crate) fn new(id: &str, attempt: u32, outcome: &Outcome, next: Option<SystemTime>) -> Self {
+        Self {
+            id: id.to_owned(),
+            attempt,
+            at: outcome.at,
+            duration: outcome.duration,
+            remote: outcome.remote.map(|remote| remote.to_string()),
+            status: outcome.status().map(|status| status.as_u16()),
+            error: outcome.result.as_ref().err().map(Failure::class),
+            next,
+            answer: outcome.answer.clone(),
+        }
+    }
+}
+
+fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_millis() as u64)
+}
+
+pub(crate) fn to_json(view: &impl Serialize) -> String {
     serde_json::to_string(view).expect("text and numbers are JSON")
 }
 
-/// What a client sends to register an endpoint.
-#[derive(Deserialize)]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// What a client sends to register an endpoint. All of it but the secret is stored as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Registration {
-    url: String,
+    pub(crate) url: String,
     topics: Vec<String>,
+    /// Only these types; without it all.
     types: Option<Vec<String>>,
-    secret: Option<String>,
+    /// Header fields that every request carries.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// The time limit of an attempt, in seconds.
+    timeout: Option<u64>,
+    /// The most attempts at the same time.
+    concurrency: Option<usize>,
+    /// One message at a time, in the order of the feed.
+    #[serde(default)]
+    ordered: bool,
+    #[serde(skip_serializing)]
+    pub(crate) secret: Option<String>,
+}
+
+/// A registration that was checked.
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    pub(crate) topics: Topics,
+    types: Option<Vec<MessageType>>,
+    pub(crate) fields: HeaderMap,
+    /// As text.
+    registration: Registration,
 }
 
 impl Registration {
-    /// Checks every field by itself. Where the URL leads is a matter of the guard.
-    pub(crate) fn parse(self) -> Result<(Target, Secret), Problem> {
-        let target = Target::parse(&self.url, &self.topics, self.types.as_deref())?;
-        Ok((target, new_secret(self.secret)?))
+    /// Checks every field by itself. The guard checks where the URL leads.
+    pub(crate) fn check(mut self) -> Result<Target, Problem> {
+        let url = parse_url(&self.url)?;
+        self.url = url.to_string();
+        let topics: Result<Vec<Topic>, _> = self.topics.iter().map(|topic| topic.parse()).collect();
+        let topics = Topics::try_from(topics.map_err(invalid("topics"))?);
+        let topics = topics.map_err(invalid("topics"))?;
+        self.topics = topics.iter().map(Topic::to_string).collect();
+        check_range("timeout", self.timeout, MAX_TIMEOUT)?;
+        check_range("concurrency", self.concurrency, CONCURRENCY)?;
+        Ok(Target {
+            url,
+            topics,
+            types: self.types.as_deref().map(parse_types).transpose()?,
+            fields: parse_fields(&self.headers)?,
+            registration: self,
+        })
     }
 }
 
-/// What a client sends to change an endpoint: what is left out stays. `"types":null` is all types.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Patch {
-    url: Option<String>,
-    topics: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "present")]
-    types: Option<Option<Vec<String>>>,
-    /// `false` disables it.
-    pub(crate) enabled: Option<bool>,
-}
+impl Target {
+    /// The registration with these changes. What they leave out stays, and `null` is the default.
+    pub(crate) fn changed(&self, changes: Map<String, Value>) -> Result<Self, Problem> {
+        let mut registration: Map<String, Value> =
+            serde_json::from_str(&self.to_text()).expect("a registration is an object");
+        for (field, value) in changes {
+            match value {
+                Value::Null => registration.remove(&field),
+                value => registration.insert(field, value),
+            };
+        }
+        if registration.contains_key("secret") {
+            return Err(invalid(NO_CHANGE)("unknown field `secret`"));
+        }
+        let changed: Registration =
+            serde_json::from_value(Value::Object(registration)).map_err(invalid(NO_CHANGE))?;
+        changed.check()
+    }
 
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    field: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(field).map(Some)
-}
+    /// As it is stored.
+    pub(crate) fn to_text(&self) -> String {
+        to_json(&self.registration)
+    }
 
-impl Patch {
-    /// The endpoint as it is to be.
-    pub(crate) fn parse(self, endpoint: &Endpoint) -> Result<Target, Problem> {
-        let texts = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
-        let topics = || texts(&mut endpoint.topics.iter().map(Topic::as_str));
-        let types = endpoint.types.as_ref();
-        let types = || types.map(|types| texts(&mut types.iter().map(MessageType::as_str)));
-        let types: Option<Vec<String>> = self.types.unwrap_or_else(types);
-        let url = self.url.unwrap_or_else(|| endpoint.url.to_string());
-        Target::parse(&url, &self.topics.unwrap_or_else(topics), types.as_deref())
+    /// Whether the endpoint wants messages of this type.
+    pub(crate) fn wants(&self, message: &Message) -> bool {
+        let types = self.types.as_ref();
+        types.is_none_or(|types| types.contains(&message.kind))
+    }
+
+    /// The most attempts at the same time.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.registration.concurrency.unwrap_or(CONCURRENCY)
+    }
+
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.registration.ordered
+    }
+
+    /// The time limit of an attempt.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.registration.timeout.map(Duration::from_secs)
     }
 }
 
-/// What a client sends to have another secret: its own, or none for one that is made.
+/// What an invalid change is called.
+pub(crate) const NO_CHANGE: &str = "the body is no change";
+
+fn parse_url(url: &str) -> Result<Url, Problem> {
+    let too_long = || Problem::bad_request(format!("url: over {MAX_URL} bytes"));
+    if url.len() > MAX_URL {
+        return Err(too_long());
+    }
+    let url = Url::parse(url).map_err(invalid("url"))?;
+    // The normal form may be longer: a space becomes `%20`.
+    match url.as_str().len() > MAX_URL {
+        true => Err(too_long()),
+        false => Ok(url),
+    }
+}
+
+fn parse_types(types: &[String]) -> Result<Vec<MessageType>, Problem> {
+    if types.is_empty() {
+        return Err(invalid("types")("none is named; leave it out for all"));
+    }
+    if types.len() > MAX_TYPES {
+        return Err(Problem::bad_request(format!("types: over {MAX_TYPES}")));
+    }
+    let types = types.iter().map(|name| name.parse());
+    types.collect::<Result<_, _>>().map_err(invalid("types"))
+}
+
+/// Never repeats a value in an error, because it may be a password.
+fn parse_fields(headers: &BTreeMap<String, String>) -> Result<HeaderMap, Problem> {
+    let refused = |name: &str, why| Problem::bad_request(format!("headers: {name:.100} {why}"));
+    let bytes = headers.iter().map(|(name, value)| name.len() + value.len());
+    if headers.len() > MAX_FIELDS || bytes.sum::<usize>() > MAX_FIELD_BYTES {
+        let limit = format!("headers: over {MAX_FIELDS} fields or {MAX_FIELD_BYTES} bytes");
+        return Err(Problem::bad_request(limit));
+    }
+    let mut fields = HeaderMap::new();
+    for (text, value) in headers {
+        let name: HeaderName = text
+            .parse()
+            .map_err(|_| refused(text, "is no field name"))?;
+        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("webhook-") {
+            return Err(refused(text, "is the sender's own"));
+        }
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| refused(text, "has no valid value"))?;
+        value.set_sensitive(true);
+        if fields.insert(name, value).is_some() {
+            return Err(refused(text, "is repeated"));
+        }
+    }
+    Ok(fields)
+}
+
+fn check_range<T: PartialOrd + From<u8> + Display>(
+    field: &str,
+    value: Option<T>,
+    max: T,
+) -> Result<(), Problem> {
+    match value {
+        Some(value) if value < T::from(1) || value > max => {
+            Err(Problem::bad_request(format!("{field}: not 1 to {max}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A new endpoint, for the store. It gets what comes after `claimed`.
+pub(crate) fn new_endpoint(target: &Target, secret: &Secret, claimed: u64) -> Saved {
+    Saved {
+        endpoint: 0,
+        id: format!("ep_{:016x}", rand::random::<u64>()),
+        target: target.to_text(),
+        secrets: vec![(secret.reveal(), None)],
+        position: Position {
+            claimed,
+            open: Vec::new(),
+        },
+        delivered: 0,
+        dead: 0,
+        last_error: None,
+        failing: None,
+        failures: 0,
+        disabled: None,
+    }
+}
+
+/// The given secret, or one of 32 random bytes.
+pub(crate) fn new_secret(given: Option<String>) -> Result<Secret, Problem> {
+    let secret: Secret = match given {
+        None => Secret::from_key(rand::random::<[u8; 32]>()),
+        Some(secret) => secret.parse().map_err(invalid("secret"))?,
+    };
+    if secret.key().len() < Secret::MIN_NEW {
+        return Err(invalid("secret")("its key is under 24 bytes"));
+    }
+    Ok(secret)
+}
+
+/// What a client sends to set another secret. Without one it gets a generated one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotation {
@@ -233,99 +494,12 @@ pub(crate) struct Replay {
     pub(crate) after: String,
 }
 
-/// What a client sends where there is nothing to say.
+/// The body of a request that has no parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
-/// The secret that was given, or one of 32 random bytes.
-pub(crate) fn new_secret(given: Option<String>) -> Result<Secret, Problem> {
-    let secret: Secret = match given {
-        None => Secret::from_key(rand::random::<[u8; 32]>()),
-        Some(secret) => secret.parse().map_err(invalid("secret"))?,
-    };
-    if secret.key().len() < Secret::MIN_NEW {
-        return Err(invalid("secret")("its key is under 24 bytes"));
-    }
-    Ok(secret)
-}
-
-/// Who is to be called about what, well formed.
-pub(crate) struct Target {
-    pub(crate) url: Url,
-    topics: Topics,
-    types: Option<Vec<MessageType>>,
-}
-
-impl Target {
-    fn parse(url: &str, topics: &[String], types: Option<&[String]>) -> Result<Self, Problem> {
-        let too_long = || Problem::bad_request(format!("url: over {MAX_URL} bytes"));
-        if url.len() > MAX_URL {
-            return Err(too_long());
-        }
-        let url = Url::parse(url).map_err(invalid("url"))?;
-        // The normal form may be longer: a space becomes `%20`.
-        if url.as_str().len() > MAX_URL {
-            return Err(too_long());
-        }
-        let topics: Result<Vec<Topic>, _> = topics.iter().map(|topic| topic.parse()).collect();
-        if types.is_some_and(<[_]>::is_empty) {
-            return Err(invalid("types")("none is named; leave it out for all"));
-        }
-        if types.is_some_and(|types| types.len() > MAX_TYPES) {
-            return Err(Problem::bad_request(format!("types: over {MAX_TYPES}")));
-        }
-        let types = types.map(|types| parse_types(types.iter().map(String::as_str)));
-        Ok(Self {
-            url,
-            topics: Topics::try_from(topics.map_err(invalid("topics"))?)
-                .map_err(invalid("topics"))?,
-            types: types.transpose()?,
-        })
-    }
-
-    /// The URL, the topics and the types, as the store has them.
-    pub(crate) fn texts(&self) -> (String, String, Option<String>) {
-        let types = self.types.as_ref();
-        (
-            self.url.to_string(),
-            joined(self.topics.iter().map(Topic::as_str)),
-            types.map(|types| joined(types.iter().map(MessageType::as_str))),
-        )
-    }
-
-    /// A new endpoint, for the store, that is to get what comes after `cursor`.
-    pub(crate) fn save(&self, secret: &Secret, cursor: u64) -> Saved {
-        let (url, topics, types) = self.texts();
-        Saved {
-            endpoint: 0,
-            id: format!("ep_{:016x}", rand::random::<u64>()),
-            url,
-            topics,
-            types,
-            secrets: vec![(secret.reveal(), None)],
-            cursor,
-            delivered: 0,
-            dead: 0,
-            last_error: None,
-            attempts: 0,
-            ahead: Vec::new(),
-            failing: None,
-            disabled: None,
-        }
-    }
-}
-
-fn joined<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(",")
-}
-
-fn parse_types<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<MessageType>, Problem> {
-    let types = names.map(|name| name.parse());
-    types.collect::<Result<_, _>>().map_err(invalid("types"))
-}
-
-/// 400, naming the part that is wrong.
+/// 400 that names the invalid part.
 pub(crate) fn invalid<E: Display>(field: &'static str) -> impl FnOnce(E) -> Problem {
     move |error| Problem::bad_request(format!("{field}: {error}"))
 }

@@ -1,4 +1,4 @@
-//! The endpoints: registering, finding, changing, removing them, and ending their loops.
+//! All endpoints: registering, finding, changing and removing them, and starting and ending their loops.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{After, Cursor, Feed, Page, Problem, Topic, retry_after, store::commit::CommitError};
+use common::{
+    After, Cursor, FeedError, IdempotencyKey, Problem, Topic, retry_after,
+    store::commit::CommitError,
+};
 use hyper::StatusCode;
 use rusqlite::Connection;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -23,28 +28,29 @@ use tracing::{error, info, warn};
 use url::{Position, Url};
 
 use super::{
+    deliver::Payload,
     endpoint::{
-        Endpoint, Nothing, Patch, Registration, Replay, Rotation, deliveries_json, invalid,
-        new_secret,
+        AttemptView, Endpoint, NO_CHANGE, Nothing, Registration, Replay, Rotation, invalid,
+        new_endpoint, new_secret, to_json,
     },
-    pull::Pull,
+    lane::Lane,
+    ledger::Waiting,
     push::{Outbound, Push},
-    store::{self, Disabled, Saved, Waiting},
+    store::{self, Disabled, Key, Saved},
 };
 
-/// After a rotation the secret before signs along for so long.
+/// After a rotation the previous secret signs too, for this long.
 pub(super) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// How often the feed is told what it must keep for the endpoints.
 const PIN: Duration = Duration::from_secs(1);
 /// The most secrets that sign at one time.
 const MAX_SECRETS: usize = 10;
-/// How long after the start nothing is given up for its age. A clock that is wrong when the machine starts is
-/// set by then.
+/// No backlog expires this soon after the start, because the clock may still be wrong.
 const SETTLED: Duration = Duration::from_secs(3_600);
-/// How long a change of an endpoint waits for what is in flight.
+/// How long a change of an endpoint waits for its attempts in flight.
 const LET_GO: Duration = Duration::from_secs(1);
 
-/// An endpoint as it is after a change.
+/// The endpoint after a change.
 type Changed = Result<Arc<Endpoint>, Problem>;
 
 /// All endpoints and their loops.
@@ -54,22 +60,29 @@ pub(crate) struct Endpoints {
     /// One registration or change at a time.
     changing: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
-    /// More is kept than may be.
+    /// The disk budget is used up.
     full: AtomicBool,
-    /// In the order of registration; `None` once the server drains.
+    /// In the order of registration. `None` once the server drains.
     running: Mutex<Option<Vec<Running>>>,
 }
 
 struct Running {
     endpoint: Arc<Endpoint>,
-    /// In how much time its loop is to end.
+    /// Tells its loop to end, within this time.
     stop: watch::Sender<Option<Duration>>,
-    /// Nobody calls one that is disabled.
+    /// Its loop. A disabled endpoint has none.
     push: Option<JoinHandle<Push>>,
 }
 
+/// The answer to a registration.
+pub(crate) struct Registered {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// It was registered before, with the same key.
+    pub(crate) is_repeat: bool,
+}
+
 impl Endpoints {
-    /// Goes on with those that are in the store.
+    /// Continues with the endpoints in the store.
     pub(crate) async fn open(outbound: Outbound, max: usize) -> io::Result<Self> {
         let saved = outbound.store.run(|database| store::endpoints(database));
         let saved = saved.await.map_err(io::Error::other)?;
@@ -83,7 +96,7 @@ impl Endpoints {
         };
         for saved in saved {
             let number = saved.endpoint;
-            // One by one: all of them may be a million.
+            // One endpoint at a time: together they may be a million.
             let waiting = endpoints
                 .outbound
                 .store
@@ -99,12 +112,12 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Has the feed keep what an endpoint has not got, of a disabled one too.
+    /// Tells the feed to keep what an endpoint has not got, even if it is disabled.
     fn pin(&self) {
         let mut pins: HashMap<Topic, u64> = HashMap::new();
         let running = self.running();
         let Some(running) = running.as_ref() else {
-            return; // at the end it stays as it is
+            return; // during the drain the pins stay
         };
         for Running { endpoint, .. } in running {
             let status = endpoint.status();
@@ -112,16 +125,16 @@ impl Endpoints {
             if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
                 continue;
             }
-            let recorded = status.recorded;
-            for topic in endpoint.topics.iter() {
-                let pin = pins.entry(topic.clone()).or_insert(recorded);
-                *pin = recorded.min(*pin);
+            let settled = status.settled;
+            for topic in endpoint.target.topics.iter() {
+                let pin = pins.entry(topic.clone()).or_insert(settled);
+                *pin = settled.min(*pin);
             }
         }
         self.outbound.feed.pin(pins);
     }
 
-    /// Keeps the feed from keeping more than that, and never ends.
+    /// Updates the pins, and expires old backlogs. Never ends.
     pub(crate) async fn keep_pinned(self: &Arc<Self>) -> Infallible {
         let mut every = interval(PIN);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,7 +148,7 @@ impl Endpoints {
         }
     }
 
-    /// Notes whether the messages, with their waiting and dead deliveries, exceed the disk budget.
+    /// Checks whether the messages, with their waiting and dead deliveries, exceed the disk budget.
     async fn measure(&self) {
         let measured = self.outbound.store.note(|database| store::size(database));
         let Ok(size) = measured.await else {
@@ -151,7 +164,7 @@ impl Endpoints {
         self.full.store(full, Ordering::Relaxed);
     }
 
-    /// Whether more may be published.
+    /// Refuses to publish more when the disk budget is used up.
     pub(crate) fn check_disk(&self) -> Result<(), Problem> {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
@@ -181,43 +194,82 @@ impl Endpoints {
         }
     }
 
-    /// Begins to deliver to a new endpoint what is published from now on, and returns it with its secret.
+    /// Registers an endpoint, which gets what is published from now on. A repeat with the same key and body
+    /// returns the first endpoint.
     pub(crate) async fn register(
         self: &Arc<Self>,
         body: &[u8],
-    ) -> Result<(Arc<Endpoint>, String), Problem> {
-        let registration: Registration =
+        key: Option<IdempotencyKey>,
+    ) -> Result<Registered, Problem> {
+        let mut registration: Registration =
             serde_json::from_slice(body).map_err(invalid("the body is no endpoint"))?;
-        let (target, secret) = registration.parse()?;
+        let secret = registration.secret.take();
+        let target = registration.check()?;
+        let secret = new_secret(secret)?;
         self.admit(&target.url)?;
-        let saved = target.save(&secret, self.outbound.feed.head().seq);
+        let saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
+        let digest = Sha256::digest(body).to_vec();
         let endpoints = self.clone();
-        let added = to_its_end(async move { endpoints.add(saved).await });
-        let endpoint = added.await?;
-        // Path and query may hold a token.
-        let at = &endpoint.url[..Position::BeforePath];
-        info!(endpoint = endpoint.id, at, "registered");
-        Ok((endpoint, secret.reveal()))
+        to_its_end(async move { endpoints.add(saved, key, digest).await }).await
     }
 
-    async fn add(&self, mut saved: Saved) -> Result<Arc<Endpoint>, Problem> {
+    async fn add(
+        &self,
+        mut saved: Saved,
+        key: Option<IdempotencyKey>,
+        digest: Vec<u8>,
+    ) -> Result<Registered, Problem> {
         let _one_at_a_time = self.changing.lock().await;
+        let row = key.as_ref().map(|key| Key {
+            key: key.to_string(),
+            digest,
+        });
+        if let Some((key, row)) = key.zip(row.clone())
+            && let Some(endpoint) = self.registered(key, row).await?
+        {
+            return Ok(Registered {
+                endpoint,
+                is_repeat: true,
+            });
+        }
         self.check_room()?;
-        let row = saved.clone();
-        let inserted = self.write(move |database| store::insert(database, &row));
+        let new = saved.clone();
+        let inserted = self.write(move |database| store::insert(database, &new, row.as_ref()));
         saved.endpoint = inserted.await?;
         let endpoint = self.start(&saved, Vec::new())?;
         self.pin();
-        Ok(endpoint)
+        // Path and query may hold a token.
+        let at = &endpoint.target.url[..Position::BeforePath];
+        info!(endpoint = endpoint.id, at, "registered");
+        Ok(Registered {
+            endpoint,
+            is_repeat: false,
+        })
     }
 
-    /// What `PATCH` changes.
+    /// The endpoint that was registered with this key. Refuses the key for another body.
+    async fn registered(
+        &self,
+        key: IdempotencyKey,
+        row: Key,
+    ) -> Result<Option<Arc<Endpoint>>, Problem> {
+        let found = self.write(move |database| store::registered(database, &row));
+        match found.await? {
+            None => Ok(None),
+            Some((_, false)) => Err(FeedError::KeyReused(key).into()),
+            Some((id, true)) => Ok(Some(self.find(&id).ok_or_else(draining)?)),
+        }
+    }
+
+    /// Changes an endpoint as `PATCH` requests.
     pub(crate) async fn patch(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
-        let patch: Patch =
-            serde_json::from_slice(body).map_err(invalid("the body is no change"))?;
-        let (number, enabled) = (endpoint.number, patch.enabled);
-        let target = patch.parse(endpoint)?;
-        if target.url != endpoint.url {
+        let mut changes: Map<String, Value> =
+            serde_json::from_slice(body).map_err(invalid(NO_CHANGE))?;
+        let enabled = changes.remove("enabled").map(serde_json::from_value);
+        let enabled: Option<bool> = enabled.transpose().map_err(invalid("enabled"))?;
+        let target = endpoint.target.changed(changes)?;
+        let moves = target.url != endpoint.target.url;
+        if moves {
             self.admit(&target.url)?;
         }
         let disabled = Disabled {
@@ -225,10 +277,9 @@ impl Endpoints {
             reason: "by hand".to_owned(),
             expired: None,
         };
-        let is_disabled = endpoint.status().disabled.is_some();
+        let (number, is_disabled) = (endpoint.number, endpoint.status().disabled.is_some());
         let change = move |database: &Connection| {
-            let (url, topics, types) = target.texts();
-            store::retarget(database, number, (&url, &topics, types.as_deref()))?;
+            store::retarget(database, number, &target.to_text(), moves)?;
             match enabled {
                 Some(true) => store::set_disabled(database, number, None),
                 Some(false) if !is_disabled => {
@@ -241,7 +292,27 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Gives an endpoint another secret, and returns it. The one before signs along for [`OVERLAP`].
+    /// Sends a signed test message to the endpoint now, once, and returns how that went. It changes nothing.
+    pub(crate) async fn test(&self, endpoint: &Endpoint, body: &[u8]) -> Result<String, Problem> {
+        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let outbound = &self.outbound;
+        let busy = |_| Problem::unavailable("all slots for attempts are in use", retry_after());
+        let _slot = outbound.stock.try_acquire().map_err(busy)?;
+        let at = (outbound.clock)();
+        let id = format!("test-{:016x}", rand::random::<u64>());
+        let timestamp = humantime::format_rfc3339_millis(at).to_string();
+        let topic = endpoint.target.topics.iter().next().map(Topic::as_str);
+        let json = json!({"id": id, "topic": topic, "type": "webhooks.test", "timestamp": timestamp, "data": {}});
+        let message = Payload {
+            json: json.to_string().into(),
+            id,
+        };
+        let attempt = outbound.attempt(endpoint);
+        let outcome = attempt.run(&mut Lane::default(), &message, at).await;
+        Ok(to_json(&AttemptView::new(&message.id, 1, &outcome, None)))
+    }
+
+    /// Sets a new secret, and returns it. The previous one signs too, for [`OVERLAP`].
     pub(crate) async fn rotate(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -263,7 +334,7 @@ impl Endpoints {
         Ok((endpoint, secret))
     }
 
-    /// Calls an endpoint again that was disabled: first about what it missed.
+    /// Calls a disabled endpoint again. It gets what it missed.
     pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let number = endpoint.number;
@@ -273,12 +344,12 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Delivers again what came after a position: the same ids, which who deduplicates ignores.
+    /// Delivers everything after a position again, with the same ids.
     pub(crate) async fn replay(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Replay { after } =
             serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
         let after: After = after.parse().map_err(invalid("after"))?;
-        let position = self.outbound.feed.position(&endpoint.topics, &after);
+        let position = self.outbound.feed.position(&endpoint.target.topics, &after);
         let position = position.ok_or("the feed has no such position");
         let cursor = position.map_err(invalid("after"))?.seq;
         let number = endpoint.number;
@@ -287,14 +358,14 @@ impl Endpoints {
         let (endpoint, moved) = self.change(endpoint, change).await?;
         if !moved {
             return Err(invalid("after")(
-                "the endpoint is not that far: a replay goes back",
+                "the endpoint has not got this far: a replay goes back",
             ));
         }
         info!(endpoint = endpoint.id, %cursor, "replays");
         Ok(endpoint)
     }
 
-    /// Attempts a dead delivery again, with the whole schedule before it.
+    /// Makes a dead delivery due again, with the whole schedule of retries.
     pub(crate) async fn retry(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -314,26 +385,8 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Gives an endpoint that is not called what it asks for, and notes what it has.
-    pub(crate) async fn pull(
-        &self,
-        pull: Pull,
-        endpoint: &Endpoint,
-        feed: &Feed,
-    ) -> Result<Page, Problem> {
-        if let Some(seq) = pull.acknowledged(feed)
-            && seq > endpoint.status().recorded
-        {
-            let number = endpoint.number;
-            self.write(move |database| store::acknowledge(database, number, seq))
-                .await?;
-            endpoint.status().recorded = seq;
-        }
-        Ok(pull.page(feed).await?)
-    }
-
-    /// Changes an endpoint in the store. Its loop ends before, and then another begins from what is there,
-    /// as after a restart; with it is returned what `work` gave. What is in flight has [`LET_GO`] to end; what is cut comes again.
+    /// Changes an endpoint in the store. Its loop ends first, and then a new one starts from the store, as after
+    /// a restart. Attempts in flight have [`LET_GO`] to end. Those that are cut are repeated.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -357,7 +410,7 @@ impl Endpoints {
             error!(%error, endpoint = id, "an endpoint's loop failed");
         }
         let changed = self.write(work).await;
-        // Whether or not it was changed, the loop is to go on: until then nobody calls the endpoint.
+        // Changed or not, the endpoint needs a loop again.
         let read = self.outbound.store.note(move |database| {
             let waiting = store::waiting(database, number)?;
             Ok((store::endpoint(database, number)?, waiting))
@@ -371,9 +424,7 @@ impl Endpoints {
     /// Tells the endpoint's loop to end, if there is one.
     fn halt(&self, id: &str) -> Result<Option<JoinHandle<Push>>, Problem> {
         let mut running = self.running();
-        let running = running
-            .as_mut()
-            .ok_or_else(|| Problem::unavailable("draining", retry_after()))?;
+        let running = running.as_mut().ok_or_else(draining)?;
         let running = running.iter_mut().find(|one| one.endpoint.id == id);
         let running = running
             .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{id} was removed")))?;
@@ -381,28 +432,27 @@ impl Endpoints {
         Ok(running.push.take())
     }
 
-    /// Refuses a target that will never be called, as far as its URL shows. It does not wait for a name: names
-    /// are judged at each connection.
+    /// Refuses a target that will never be called, as far as its URL shows. It does not wait for a name: the
+    /// addresses of a name are checked for each connection.
     fn admit(&self, url: &Url) -> Result<(), Problem> {
         self.outbound.guard.check(url).map_err(invalid("url"))
     }
 
     fn check_room(&self) -> Result<(), Problem> {
         let running = self.running();
-        let unavailable = |detail: &str| Problem::unavailable(detail, retry_after());
-        let running = running.as_ref().ok_or_else(|| unavailable("draining"))?;
-        if running.len() >= self.max {
+        if running.as_ref().ok_or_else(draining)?.len() >= self.max {
             let detail = format!("there are already {} endpoints (--max-endpoints)", self.max);
-            return Err(unavailable(&detail));
+            return Err(Problem::unavailable(detail, retry_after()));
         }
         Ok(())
     }
 
-    /// Starts the loop of an endpoint, unless the server drains: then the next start will.
+    /// Starts the loop of an endpoint, unless the server drains.
     fn start(&self, saved: &Saved, waiting: Vec<Waiting>) -> Result<Arc<Endpoint>, Problem> {
         let epoch = self.outbound.feed.head().epoch;
         let saved = &saved.clone().believed(self.now());
-        let endpoint = Arc::new(Endpoint::restore(saved, epoch)?);
+        let before = self.find(&saved.id);
+        let endpoint = Arc::new(Endpoint::restore(saved, epoch, before.as_deref())?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), saved, waiting);
         if let Some(running) = self.running().as_mut() {
             let drain = self.outbound.drain;
@@ -433,7 +483,7 @@ impl Endpoints {
         self.outbound.steady.now()
     }
 
-    /// What `GET …/deliveries` shows: of the dead those of messages `before` one, if it is named.
+    /// What `GET …/deliveries` shows. With `before` it shows the dead deliveries before that message.
     pub(crate) async fn deliveries(
         &self,
         endpoint: &Endpoint,
@@ -443,10 +493,10 @@ impl Endpoints {
         let found = self.write(move |database| {
             let dead = store::dead(database, number, before)?;
             let gaps = store::gaps(database, number)?;
-            Ok((store::attempts(database, number)?, dead, gaps))
+            Ok((dead, gaps))
         });
-        let (attempts, dead, gaps) = found.await?;
-        Ok(deliveries_json(attempts, dead, gaps))
+        let (dead, gaps) = found.await?;
+        Ok(endpoint.deliveries_json(dead, gaps))
     }
 
     /// Every endpoint, oldest first.
@@ -462,7 +512,7 @@ impl Endpoints {
         found.map(|running| running.endpoint.clone())
     }
 
-    /// Ends the endpoint's loop, and with it all it is owed.
+    /// Removes an endpoint with its backlog.
     pub(crate) async fn remove(self: &Arc<Self>, endpoint: &Endpoint) -> Result<(), Problem> {
         let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
         to_its_end(async move { endpoints.remove_one(&id, number).await }).await
@@ -482,7 +532,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// From now on nothing is claimed, and nobody registered.
+    /// From now on nothing is claimed.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
         for running in self.running().iter().flatten() {
@@ -490,7 +540,7 @@ impl Endpoints {
         }
     }
 
-    /// Waits for [`Endpoints::stop`], then for what is in flight, and gives what is left of each.
+    /// Waits for [`Endpoints::stop`], then for the attempts in flight, and returns what is left of each loop.
     pub(crate) async fn drained(&self) -> Vec<Push> {
         let mut stopping = self.stopping.subscribe();
         // Ends with an error only if the sender is gone, which `self` holds.
@@ -499,7 +549,7 @@ impl Endpoints {
         let running = self.running().take().unwrap_or_default();
         let mut left = Vec::with_capacity(running.len());
         for push in running.into_iter().filter_map(|running| running.push) {
-            // Each bounds its own drain, and all began at the same time.
+            // Each loop limits its own drain, and all began at the same time.
             match push.await {
                 Ok(push) => left.push(push),
                 Err(error) => error!(%error, "an endpoint's loop failed"),
@@ -517,8 +567,11 @@ fn unavailable(error: CommitError) -> Problem {
     Problem::unavailable(error, retry_after())
 }
 
-/// Does what must not be left half done, though whoever asked for it may leave: hyper drops what it
-/// was doing for a client that is gone.
+fn draining() -> Problem {
+    Problem::unavailable("draining", retry_after())
+}
+
+/// Finishes `work` even if the client leaves: hyper drops the answer's future then.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     tokio::spawn(work).await.expect("a change does not panic")
 }

@@ -1,9 +1,9 @@
 //! The sender: it calls the endpoints.
 //!
-//! Read in this order: `deliver.rs` is one attempt, with `guard.rs` (which addresses it may call), `pool.rs`
-//! and `tls.rs` (its connection). `push.rs` is the loop of one endpoint, `places.rs` limits its attempts,
-//! and `store.rs` keeps its state. `endpoints.rs` manages all of them, `pull.rs` lets one fetch instead, and
-//! `route.rs` is the management over HTTP.
+//! Read in this order: `deliver.rs` is one attempt, with `guard.rs` (which addresses it may call), `lane.rs`
+//! and `tls.rs` (its connection). `ledger.rs` decides what an endpoint gets and when, `push.rs` is the loop
+//! that does it, `places.rs` limits its attempts, and `store.rs` keeps its state. `endpoint.rs` is one
+//! endpoint, `endpoints.rs` manages all of them, and `route.rs` is the management over HTTP.
 
 use std::{
     io,
@@ -19,12 +19,8 @@ use common::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
-    endpoints::Endpoints,
-    guard::Guard,
-    push::{CONCURRENCY, Outbound},
-    route::App,
-    steady::Steady,
-    store::Store,
+    endpoints::Endpoints, guard::Guard, ledger::CONCURRENCY, push::Outbound, route::App,
+    steady::Steady, store::Store,
 };
 use crate::{schedule::Schedule, serve::serve};
 
@@ -32,9 +28,9 @@ pub mod deliver;
 mod endpoint;
 mod endpoints;
 pub mod guard;
+pub mod lane;
+mod ledger;
 mod places;
-pub mod pool;
-mod pull;
 mod push;
 mod route;
 mod steady;

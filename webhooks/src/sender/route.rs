@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Problem, PublishLimits, Query, healthz, html, is_json, publish, read_body,
+    Browsers, Feed, Problem, PublishLimits, Query, healthz, html, idempotency_key, is_json,
+    publish, read_body,
 };
 use http_body_util::Full;
 use hyper::{
@@ -13,7 +14,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 
-use super::{endpoint::Endpoint, endpoints::Endpoints, pull::Pull};
+use super::{endpoint::Endpoint, endpoints::Endpoints, push::OPERATOR};
 use crate::serve::{Answer, json, reads};
 
 /// What every connection shares.
@@ -63,7 +64,7 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Publishes, unless the disk budget is used up.
+/// Publishes, unless the disk budget is used up or the topic is the sender's own.
 async fn take(
     app: &App,
     topic: &str,
@@ -71,6 +72,10 @@ async fn take(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     if request.method() != Method::POST {
         return Err(Problem::method_not_allowed("POST"));
+    }
+    if topic == OPERATOR {
+        let detail = format!("only the sender publishes to {OPERATOR}");
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     app.endpoints.check_disk()?;
     publish(&app.feed, app.limits, topic, request).await
@@ -101,9 +106,15 @@ fn list(endpoints: &Endpoints) -> Response<Full<Bytes>> {
 }
 
 async fn register(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+    let key = idempotency_key(&request)?;
     let body = read_json(app, request).await?;
-    let (endpoint, secret) = app.endpoints.register(&body).await?;
-    let mut response = json(StatusCode::CREATED, endpoint.to_json(Some(secret)));
+    let registered = app.endpoints.register(&body, key).await?;
+    let endpoint = registered.endpoint;
+    let status = match registered.is_repeat {
+        true => StatusCode::OK,
+        false => StatusCode::CREATED,
+    };
+    let mut response = json(status, endpoint.to_json(endpoint.secret()));
     let location = format!("/endpoints/{}", endpoint.id);
     let location = HeaderValue::try_from(location).expect("an endpoint's id is header text");
     response.headers_mut().insert(header::LOCATION, location);
@@ -140,12 +151,7 @@ async fn one(
             let deliveries = app.endpoints.deliveries(&endpoint, before).await?;
             Ok(json(StatusCode::OK, deliveries))
         }
-        "messages" if reads(&request) => {
-            let pull = Pull::parse(endpoint.clone(), request.uri())?;
-            let page = app.endpoints.pull(pull, &endpoint, &app.feed).await?;
-            Ok(json(StatusCode::OK, page.to_json()))
-        }
-        "deliveries" | "messages" => Err(Problem::method_not_allowed("GET, HEAD")),
+        "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => act(app, &endpoint, part, request).await,
     }
 }
@@ -159,7 +165,7 @@ async fn act(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let dead = part.strip_prefix("dead/");
     let dead = dead.and_then(|rest| rest.strip_suffix("/retry"));
-    if dead.is_none() && !matches!(part, "enable" | "replay" | "rotate") {
+    if dead.is_none() && !matches!(part, "enable" | "replay" | "rotate" | "test") {
         return Err(Problem::not_found(request.uri().path()));
     }
     if request.method() != Method::POST {
@@ -169,6 +175,12 @@ async fn act(
     let endpoint = match (part, dead) {
         (_, Some(id)) => app.endpoints.retry(endpoint, id, &body).await?,
         ("enable", _) => app.endpoints.enable(endpoint, &body).await?,
+        ("test", _) => {
+            return Ok(json(
+                StatusCode::OK,
+                app.endpoints.test(endpoint, &body).await?,
+            ));
+        }
         ("replay", _) => app.endpoints.replay(endpoint, &body).await?,
         _ => {
             let (endpoint, secret) = app.endpoints.rotate(endpoint, &body).await?;

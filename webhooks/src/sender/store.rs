@@ -1,14 +1,14 @@
 //! The sender's durable state: the endpoints, the position of each, and the messages it has not got yet.
 //!
-//! The way of a message: it is published into the feed's file, and answered with 201 when it is on the
-//! disk. Each endpoint has a *cursor*: everything up to it was delivered, is dead, or has a row in
-//! `deliveries`. The endpoint's loop (`push.rs`) claims newer messages and attempts them (`deliver.rs`). It
-//! records the outcome in one transaction, which moves the cursor and adds rows for undelivered messages.
-//! A delivery that succeeds at once only moves the cursor. After a crash the loop continues from the
-//! cursor and the rows: an attempt that was not recorded is repeated, and no message is skipped.
+//! A message is published into the feed's file, and answered with 201 when it is on the disk. Each endpoint
+//! has one row with its *position* (`ledger.rs`): everything before it was delivered, is dead, or has a row
+//! in `deliveries`. The endpoint's loop (`push.rs`) claims newer messages, attempts them (`deliver.rs`), and
+//! records the outcomes in one transaction. It moves the position and adds rows for failed messages.
+//! A delivery that succeeds at once only moves the position. After a crash the loop continues from the
+//! position and the rows: an attempt that was not recorded is repeated, and no message is skipped.
 //!
-//! The tables are in the feed's own file and are written by its thread. So a cursor and its messages are
-//! committed, restored from a copy, or lost together. A settlement is not synced by itself, but with the
+//! The tables are in the feed's own file and are written by its thread. So a position and its messages are
+//! committed, restored from a copy, or lost together. An outcome is not synced by itself, but with the
 //! next publish: a power cut may undo it, and then its attempts are repeated. With a feed in memory, the
 //! tables are in memory too.
 //!
@@ -30,9 +30,13 @@ use serde::{Serialize, Serializer};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
-use super::{deliver::Payload, endpoints::OVERLAP};
+use super::{
+    deliver::Payload,
+    endpoints::OVERLAP,
+    ledger::{Position, Waiting},
+};
 
-/// How many attempts of an endpoint are kept, and how many gaps: the newest.
+/// How many dead deliveries are shown at once, and how many gaps of an endpoint are kept: the newest.
 pub(crate) const REMEMBERED: u64 = 100;
 
 /// The pause after the disk was full or the feed failed.
@@ -40,23 +44,26 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 /// Roughly how many bytes one transaction writes: SQLite writes whole pages.
 const PAGE: usize = 4 << 10;
 
-/// `deliveries` has a row for each message up to the cursor that was not delivered. It waits until `due`;
-/// without `due` it is dead. `attempts` is a ring: the place is `number` modulo its size. Times are
-/// milliseconds since 1970. `failing`, `disabled` and `expired` are the times at which that began.
+/// `deliveries` has a row for each failed message. It waits until `due`; without `due` it is dead. Times are
+/// milliseconds since 1970. `target` is JSON. `claimed` and `open` are the position: `open` are numbers,
+/// separated by commas. `failing`, `disabled` and `expired` are the times at which that began. `key` is the
+/// `Idempotency-Key` of the registration, and `digest` the hash of its body.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    url TEXT NOT NULL,
-    topics TEXT NOT NULL,
-    types TEXT,
-    cursor INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    claimed INTEGER NOT NULL,
+    open TEXT NOT NULL DEFAULT '',
     delivered INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     failing INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0,
     disabled INTEGER,
     reason TEXT,
-    expired INTEGER
+    expired INTEGER,
+    key TEXT UNIQUE,
+    digest BLOB
 ) STRICT;
 CREATE TABLE IF NOT EXISTS secrets (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
@@ -74,26 +81,13 @@ CREATE TABLE IF NOT EXISTS deliveries (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     seq INTEGER NOT NULL REFERENCES bodies,
     failed INTEGER NOT NULL,
+    throttled INTEGER NOT NULL,
     due INTEGER,
     at INTEGER NOT NULL,
     reason TEXT,
     PRIMARY KEY (endpoint, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS deliveries_seq ON deliveries (seq);
-CREATE TABLE IF NOT EXISTS attempts (
-    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
-    place INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    id TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    duration INTEGER NOT NULL,
-    remote TEXT,
-    status INTEGER,
-    error TEXT,
-    next INTEGER,
-    PRIMARY KEY (endpoint, place)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gaps (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -197,37 +191,30 @@ fn at_once<T>(
     })
 }
 
-/// An endpoint as it was registered, in text.
+/// An endpoint as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Saved {
     /// Its number here.
     pub(crate) endpoint: i64,
     pub(crate) id: String,
-    pub(crate) url: String,
-    /// Separated by commas.
-    pub(crate) topics: String,
-    /// Separated by commas; `None` is all.
-    pub(crate) types: Option<String>,
+    /// Where it is called, and about what, as JSON.
+    pub(crate) target: String,
     /// Newest first. Each older one has the time until which it signs.
     pub(crate) secrets: Vec<(String, Option<SystemTime>)>,
-    /// Everything up to this number is recorded.
-    pub(crate) cursor: u64,
+    pub(crate) position: Position,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
-    /// The number of its last attempt.
-    pub(crate) attempts: u64,
-    /// Messages after the cursor that have a row, because the cursor was moved back.
-    pub(crate) ahead: Vec<u64>,
-    /// The first failure after the last success.
+    /// The first failure since the last success, and the number of failures.
     pub(crate) failing: Option<SystemTime>,
+    pub(crate) failures: u32,
     /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
 }
 
 impl Saved {
-    /// Another clock may have written the times: nothing began later than now, and a secret signs along for
-    /// at most [`OVERLAP`].
+    /// Corrects times that a wrong clock may have written: nothing began later than now, and an old secret
+    /// signs for at most [`OVERLAP`].
     pub(crate) fn believed(mut self, now: SystemTime) -> Self {
         self.failing = self.failing.map(|since| since.min(now));
         for until in self
@@ -255,11 +242,41 @@ pub(crate) struct Disabled {
     pub(crate) expired: Option<SystemTime>,
 }
 
+/// The `Idempotency-Key` of a registration, and the hash of its body.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    pub(crate) key: String,
+    pub(crate) digest: Vec<u8>,
+}
+
+/// The endpoint that was registered with this key, and whether the body was the same.
+pub(crate) fn registered(
+    database: &Connection,
+    key: &Key,
+) -> rusqlite::Result<Option<(String, bool)>> {
+    let found = "SELECT id, digest = ?2 FROM endpoints WHERE key = ?1";
+    let mut row = database.prepare_cached(found)?;
+    let found = row.query_row(params![key.key, key.digest], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    });
+    found.optional()
+}
+
 /// Adds a new endpoint, and returns its number.
-pub(crate) fn insert(database: &Connection, saved: &Saved) -> rusqlite::Result<i64> {
+pub(crate) fn insert(
+    database: &Connection,
+    saved: &Saved,
+    key: Option<&Key>,
+) -> rusqlite::Result<i64> {
     database.execute(
-        "INSERT INTO endpoints (id, url, topics, types, cursor) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![saved.id, saved.url, saved.topics, saved.types, saved.cursor],
+        "INSERT INTO endpoints (id, target, claimed, key, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            saved.id,
+            saved.target,
+            saved.position.claimed,
+            key.map(|key| &key.key),
+            key.map(|key| &key.digest)
+        ],
     )?;
     let endpoint = database.last_insert_rowid();
     for (secret, until) in saved.secrets.iter().rev() {
@@ -287,9 +304,8 @@ pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result
 
 /// What [`saved`] reads.
 const ENDPOINT: &str = "
-    SELECT endpoint, id, url, topics, types, cursor, delivered, last_error, failing, disabled, reason,
-      expired, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL),
-      (SELECT ifnull(max(number), 0) FROM attempts a WHERE a.endpoint = e.endpoint)
+    SELECT endpoint, id, target, claimed, open, delivered, last_error, failing, failures, disabled, reason,
+      expired, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
     FROM endpoints e";
 
 fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
@@ -300,32 +316,34 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
     Ok(Saved {
         endpoint,
         id: row.get(1)?,
-        url: row.get(2)?,
-        topics: row.get(3)?,
-        types: row.get(4)?,
+        target: row.get(2)?,
         secrets: secrets(database, endpoint)?,
-        cursor: row.get(5)?,
-        delivered: row.get(6)?,
-        last_error: row.get(7)?,
-        failing: row.get::<_, Option<u64>>(8)?.map(time),
+        position: Position {
+            claimed: row.get(3)?,
+            open: numbers(&row.get::<_, String>(4)?),
+        },
+        delivered: row.get(5)?,
+        last_error: row.get(6)?,
+        failing: row.get::<_, Option<u64>>(7)?.map(time),
+        failures: row.get(8)?,
         disabled: since.map(|since| Disabled {
             since: time(since),
             reason: reason.unwrap_or_default(),
             expired,
         }),
-        ahead: ahead(database, endpoint)?,
         dead: row.get(12)?,
-        attempts: row.get(13)?,
     })
 }
 
-fn ahead(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<u64>> {
-    let mut rows = database.prepare_cached(
-        "SELECT seq FROM deliveries WHERE endpoint = ?1
-         AND seq > (SELECT cursor FROM endpoints WHERE endpoint = ?1)",
-    )?;
-    let rows = rows.query_map([endpoint], |row| row.get(0))?;
-    rows.collect()
+/// The open messages of a position, from their text.
+fn numbers(text: &str) -> Vec<u64> {
+    let numbers = text.split(',').filter_map(|number| number.parse().ok());
+    numbers.collect()
+}
+
+fn text(numbers: &[u64]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    numbers.join(",")
 }
 
 fn secrets(
@@ -341,16 +359,17 @@ fn secrets(
     rows.collect()
 }
 
-/// Changes its URL, topics or types. A new URL starts without failures.
+/// Changes its target. If it is called at another URL, it starts without failures.
 pub(crate) fn retarget(
     database: &Connection,
     endpoint: i64,
-    (url, topics, types): (&str, &str, Option<&str>),
+    target: &str,
+    moves: bool,
 ) -> rusqlite::Result<()> {
     database.execute(
-        "UPDATE endpoints SET url = ?2, topics = ?3, types = ?4,
-           failing = CASE WHEN url = ?2 THEN failing END WHERE endpoint = ?1",
-        params![endpoint, url, topics, types],
+        "UPDATE endpoints SET target = ?2, failing = CASE WHEN ?3 THEN NULL ELSE failing END
+         WHERE endpoint = ?1",
+        params![endpoint, target, moves],
     )?;
     Ok(())
 }
@@ -413,38 +432,26 @@ pub(crate) fn expire(
     Ok(())
 }
 
-/// Moves the cursor back, never forward. Rows after it are due again, with the whole schedule of retries.
+/// Moves the position back, never forward. Rows after it are due again, with the whole schedule of retries.
 pub(crate) fn replay(
     database: &Connection,
     endpoint: i64,
-    cursor: u64,
+    to: u64,
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
-    let moved = database.execute(
-        "UPDATE endpoints SET cursor = ?2 WHERE endpoint = ?1 AND cursor >= ?2",
-        params![endpoint, cursor],
-    )?;
-    if moved > 0 {
-        database.execute(
-            "UPDATE deliveries SET due = ?3, failed = 0 WHERE endpoint = ?1 AND seq > ?2",
-            params![endpoint, cursor, millis(now)],
-        )?;
-    }
-    Ok(moved > 0)
-}
-
-/// Moves the cursor of an endpoint that pulls, never back.
-pub(crate) fn acknowledge(
-    database: &Connection,
-    endpoint: i64,
-    cursor: u64,
-) -> rusqlite::Result<()> {
+    let before = self::endpoint(database, endpoint)?.position;
+    let Some(position) = before.moved_back(to) else {
+        return Ok(false);
+    };
     database.execute(
-        "UPDATE endpoints SET cursor = ?2
-         WHERE endpoint = ?1 AND cursor < ?2 AND disabled IS NOT NULL",
-        params![endpoint, cursor],
+        "UPDATE endpoints SET claimed = ?2, open = ?3 WHERE endpoint = ?1",
+        params![endpoint, position.claimed, text(&position.open)],
     )?;
-    Ok(())
+    database.execute(
+        "UPDATE deliveries SET due = ?3, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq > ?2",
+        params![endpoint, to, millis(now)],
+    )?;
+    Ok(true)
 }
 
 /// Makes a dead delivery due again, with the whole schedule of retries. Returns whether it was dead.
@@ -456,7 +463,7 @@ pub(crate) fn revive(
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
     let revived = database.execute(
-        "UPDATE deliveries SET due = ?4, failed = 0 WHERE endpoint = ?1 AND seq = ?2 AND due IS NULL
+        "UPDATE deliveries SET due = ?4, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq = ?2 AND due IS NULL
          AND EXISTS (SELECT 1 FROM bodies WHERE seq = ?2 AND id = ?3)",
         params![endpoint, seq, id, millis(now)],
     )?;
@@ -485,22 +492,21 @@ pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<b
 }
 
 /// The outcome of deliveries of one endpoint. Recording it is idempotent, except for the counter.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Settlement {
     pub(crate) endpoint: i64,
-    /// Everything up to here is recorded by this settlement.
-    pub(crate) cursor: u64,
+    pub(crate) position: Position,
     pub(crate) delivered: u64,
     /// Messages whose row is deleted.
     pub(crate) paid: Vec<u64>,
     /// Messages that get a row, or a new version of it.
     pub(crate) owed: Vec<Owed>,
-    pub(crate) attempts: Vec<AttemptRow>,
     /// Gaps as JSON, see [`common::Gap`]: what the feed had dropped.
     pub(crate) gaps: Vec<String>,
     pub(crate) last_error: Option<String>,
-    /// The first failure after the last success.
+    /// The first failure since the last success, and the number of failures.
     pub(crate) failing: Option<SystemTime>,
+    pub(crate) failures: u32,
     /// Set if the endpoint must not be called any more.
     pub(crate) disabled: Option<Disabled>,
 }
@@ -510,36 +516,16 @@ pub(crate) struct Settlement {
 pub(crate) struct Owed {
     pub(crate) seq: u64,
     /// Attempts that failed.
-    pub(crate) failed: usize,
+    pub(crate) failed: u16,
+    /// Attempts that were throttled.
+    pub(crate) throttled: u16,
     /// When it is tried again; `None` if it is dead.
     pub(crate) due: Option<SystemTime>,
     /// The last attempt.
     pub(crate) at: SystemTime,
-    pub(crate) reason: Option<String>,
+    pub(crate) reason: String,
     /// The message, if it has no row yet.
     pub(crate) body: Option<Payload>,
-}
-
-/// One attempt, for the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct AttemptRow {
-    /// From 1, over all messages of the endpoint.
-    #[serde(skip)]
-    pub(crate) number: u64,
-    /// The message's id, which is the delivery's `webhook-id`.
-    pub(crate) id: String,
-    /// 1 is the message's first.
-    pub(crate) attempt: usize,
-    #[serde(serialize_with = "rfc3339")]
-    pub(crate) at: SystemTime,
-    #[serde(rename = "duration_ms", serialize_with = "whole_millis")]
-    pub(crate) duration: Duration,
-    pub(crate) remote: Option<String>,
-    pub(crate) status: Option<u16>,
-    /// The failure's class.
-    pub(crate) error: Option<String>,
-    #[serde(rename = "next_attempt", serialize_with = "rfc3339")]
-    pub(crate) next: Option<SystemTime>,
 }
 
 /// A time in JSON, or `null`.
@@ -552,24 +538,22 @@ pub(crate) fn rfc3339<T: Into<Option<SystemTime>> + Copy, S: Serializer>(
     text.serialize(serializer)
 }
 
-fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(time.as_millis() as u64)
-}
-
 /// Records a settlement. Does nothing if the endpoint was removed.
 pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
     let endpoint = settlement.endpoint;
     let known = database
         .prepare_cached(
-            "UPDATE endpoints SET cursor = ?2, delivered = delivered + ?3,
-               last_error = ifnull(?4, last_error), failing = ?5 WHERE endpoint = ?1",
+            "UPDATE endpoints SET claimed = ?2, open = ?3, delivered = delivered + ?4,
+               last_error = ifnull(?5, last_error), failing = ?6, failures = ?7 WHERE endpoint = ?1",
         )?
         .execute(params![
             endpoint,
-            settlement.cursor,
+            settlement.position.claimed,
+            text(&settlement.position.open),
             settlement.delivered,
             settlement.last_error,
             settlement.failing.map(millis),
+            settlement.failures,
         ])?;
     if known == 0 {
         return Ok(());
@@ -582,9 +566,6 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     }
     for seq in &settlement.paid {
         pay(database, endpoint, *seq)?;
-    }
-    for attempt in &settlement.attempts {
-        remember(database, endpoint, attempt)?;
     }
     for gap in &settlement.gaps {
         remember_gap(database, endpoint, gap)?;
@@ -600,11 +581,12 @@ fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()
             .execute(params![owed.seq, body.id, json])?;
     }
     database
-        .prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             endpoint,
             owed.seq,
-            owed.failed as u64,
+            owed.failed,
+            owed.throttled,
             owed.due.map(millis),
             millis(owed.at),
             owed.reason,
@@ -630,27 +612,6 @@ fn forget(database: &Connection, seq: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn remember(database: &Connection, endpoint: i64, row: &AttemptRow) -> rusqlite::Result<()> {
-    database
-        .prepare_cached(
-            "INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        )?
-        .execute(params![
-            endpoint,
-            row.number % REMEMBERED,
-            row.number,
-            row.id,
-            row.attempt as u64,
-            millis(row.at),
-            row.duration.as_millis() as u64,
-            row.remote,
-            row.status,
-            row.error,
-            row.next.map(millis),
-        ])?;
-    Ok(())
-}
-
 fn remember_gap(database: &Connection, endpoint: i64, gap: &str) -> rusqlite::Result<()> {
     database.execute(
         "INSERT INTO gaps (endpoint, gap) VALUES (?1, ?2)",
@@ -664,28 +625,19 @@ fn remember_gap(database: &Connection, endpoint: i64, gap: &str) -> rusqlite::Re
     Ok(())
 }
 
-/// A delivery that waits, without its message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) seq: u64,
-    pub(crate) failed: u32,
-    pub(crate) due: SystemTime,
-    /// Of the message, in bytes.
-    pub(crate) size: u32,
-}
-
 /// The deliveries of an endpoint that wait for their next attempt.
 pub(crate) fn waiting(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<Waiting>> {
     let mut rows = database.prepare_cached(
-        "SELECT seq, failed, due, octet_length(json) FROM deliveries JOIN bodies USING (seq)
+        "SELECT due, seq, octet_length(json), failed, throttled FROM deliveries JOIN bodies USING (seq)
          WHERE endpoint = ?1 AND due IS NOT NULL",
     )?;
     let rows = rows.query_map([endpoint], |row| {
         Ok(Waiting {
-            seq: row.get(0)?,
-            failed: row.get(1)?,
-            due: time(row.get(2)?),
-            size: row.get(3)?,
+            due: time(row.get(0)?),
+            seq: row.get(1)?,
+            size: row.get(2)?,
+            failed: row.get(3)?,
+            throttled: row.get(4)?,
         })
     })?;
     rows.collect()
@@ -746,28 +698,6 @@ pub(crate) fn gaps(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec
     rows.collect()
 }
 
-/// The last attempts, oldest first.
-pub(crate) fn attempts(database: &Connection, endpoint: i64) -> rusqlite::Result<Vec<AttemptRow>> {
-    let mut rows = database.prepare_cached(
-        "SELECT number, id, attempt, at, duration, remote, status, error, next
-         FROM attempts WHERE endpoint = ?1 ORDER BY number",
-    )?;
-    let rows = rows.query_map([endpoint], |row| {
-        Ok(AttemptRow {
-            number: row.get(0)?,
-            id: row.get(1)?,
-            attempt: row.get(2)?,
-            at: time(row.get(3)?),
-            duration: Duration::from_millis(row.get(4)?),
-            remote: row.get(5)?,
-            status: row.get(6)?,
-            error: row.get(7)?,
-            next: row.get::<_, Option<u64>>(8)?.map(time),
-        })
-    })?;
-    rows.collect()
-}
-
 fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -788,37 +718,43 @@ mod tests {
         database
     }
 
+    /// Nothing is open.
+    fn at(claimed: u64) -> Position {
+        Position {
+            claimed,
+            open: Vec::new(),
+        }
+    }
+
     fn new(id: &str) -> Saved {
         Saved {
             endpoint: 0,
             id: id.into(),
-            url: "https://pay.example/".into(),
-            topics: "a,b".into(),
-            types: None,
+            target: "{}".into(),
             secrets: vec![("new".into(), None), ("old".into(), Some(time(5)))],
-            cursor: 7,
+            position: at(7),
             delivered: 0,
             dead: 0,
             last_error: None,
-            attempts: 0,
-            ahead: Vec::new(),
             failing: None,
+            failures: 0,
             disabled: None,
         }
     }
 
     /// An endpoint, up to 7.
     fn added(database: &Connection, id: &str) -> i64 {
-        insert(database, &new(id)).unwrap()
+        insert(database, &new(id), None).unwrap()
     }
 
     fn owed(seq: u64, due: Option<u64>) -> Owed {
         Owed {
             seq,
             failed: 1,
+            throttled: 0,
             due: due.map(time),
             at: time(5),
-            reason: Some("answered 500".into()),
+            reason: "answered 500".into(),
             body: Some(Payload {
                 id: format!("a-{seq}"),
                 json: "{}".into(),
@@ -831,10 +767,10 @@ mod tests {
     }
 
     /// An endpoint's cursor after attempts that leave it owed these.
-    fn owes(database: &Connection, endpoint: i64, cursor: u64, owed: Vec<Owed>) {
+    fn owes(database: &Connection, endpoint: i64, claimed: u64, owed: Vec<Owed>) {
         let settlement = Settlement {
             endpoint,
-            cursor,
+            position: at(claimed),
             owed,
             ..Settlement::default()
         };
@@ -859,10 +795,10 @@ mod tests {
         let database = database();
         let one = added(&database, "ep_1");
         let two = Saved {
-            types: Some("x,y".into()),
+            target: r#"{"url":"http://b.example/"}"#.into(),
             ..new("ep_2")
         };
-        let number = insert(&database, &two).unwrap();
+        let number = insert(&database, &two, None).unwrap();
         let expected = |endpoint, saved| Saved { endpoint, ..saved };
         let both = [expected(one, new("ep_1")), expected(number, two)];
         assert_eq!(endpoints(&database).unwrap(), both);
@@ -876,7 +812,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint,
-                cursor: 9,
+                position: at(9),
                 delivered: 1,
                 owed: vec![owed(8, Some(60))],
                 last_error: Some("answered 500".into()),
@@ -884,11 +820,12 @@ mod tests {
             },
         );
         let now = endpoints(&database).unwrap().remove(0);
-        assert_eq!((now.cursor, now.delivered, now.dead), (9, 1, 0));
+        assert_eq!((now.position, now.delivered, now.dead), (at(9), 1, 0));
         assert_eq!(now.last_error.as_deref(), Some("answered 500"));
         let waits = Waiting {
             seq: 8,
             failed: 1,
+            throttled: 0,
             due: time(60),
             size: 2,
         };
@@ -899,7 +836,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint,
-                cursor: 9,
+                position: at(9),
                 delivered: 1,
                 paid: vec![8],
                 ..Settlement::default()
@@ -967,7 +904,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint: number,
-                cursor: 7,
+                position: at(7),
                 failing: Some(time(3)),
                 disabled: Some(disabled.clone()),
                 ..Settlement::default()
@@ -991,7 +928,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint: number,
-                cursor: 8,
+                position: at(8),
                 owed: vec![owed(8, Some(60))],
                 disabled: Some(disabled),
                 ..Settlement::default()
@@ -1008,26 +945,46 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_moved_back_and_not_on() {
+    fn a_position_is_moved_back_and_not_on_and_what_is_open_before_it_stays_open() {
         let database = database();
         let number = added(&database, "ep_1");
-        let replay = |cursor| replay(&database, number, cursor, time(70)).unwrap();
-        assert!(!replay(8) && replay(7) && replay(2));
-        assert_eq!(endpoint(&database, number).unwrap().cursor, 2);
+        let open = Position {
+            claimed: 7,
+            open: vec![3, 6],
+        };
+        let settlement = Settlement {
+            endpoint: number,
+            position: open.clone(),
+            ..Settlement::default()
+        };
+        settled(&database, settlement);
+        let position = || endpoint(&database, number).unwrap().position;
+        assert_eq!(position(), open);
+        let replay = |to| replay(&database, number, to, time(70)).unwrap();
+        assert!(!replay(8) && replay(7));
+        assert_eq!(position(), open);
+        assert!(replay(5));
+        let moved = Position {
+            claimed: 5,
+            open: vec![3],
+        };
+        assert_eq!(position(), moved);
     }
 
     #[test]
-    fn only_who_is_not_called_moves_its_cursor_and_only_on() {
+    fn a_key_belongs_to_one_endpoint_and_one_body() {
         let database = database();
-        let number = added(&database, "ep_1");
-        let cursor = || endpoint(&database, number).unwrap().cursor;
-        acknowledge(&database, number, 9).unwrap();
-        assert_eq!(cursor(), 7, "it is called");
-        let disabled = disabled("by hand");
-        set_disabled(&database, number, Some(&disabled)).unwrap();
-        acknowledge(&database, number, 9).unwrap();
-        acknowledge(&database, number, 8).unwrap();
-        assert_eq!(cursor(), 9);
+        let key = |digest: u8| Key {
+            key: "k".into(),
+            digest: vec![digest],
+        };
+        assert_eq!(registered(&database, &key(1)).unwrap(), None);
+        insert(&database, &new("ep_1"), Some(&key(1))).unwrap();
+        for (digest, is_same) in [(1, true), (2, false)] {
+            let found = registered(&database, &key(digest)).unwrap();
+            assert_eq!(found, Some(("ep_1".into(), is_same)));
+        }
+        assert!(insert(&database, &new("ep_2"), Some(&key(1))).is_err());
     }
 
     #[test]
@@ -1054,42 +1011,12 @@ mod tests {
         assert_eq!(bodies(&database), 0);
     }
 
-    #[test]
-    fn of_the_attempts_the_last_hundred_are_kept() {
-        let database = database();
-        let endpoint = added(&database, "ep_1");
-        let row = |number: u64| AttemptRow {
-            number,
-            id: format!("a-{number}"),
-            attempt: 1,
-            at: time(number),
-            duration: Duration::from_millis(3),
-            remote: Some("127.0.0.1:80".into()),
-            status: Some(204),
-            error: None,
-            next: number.is_multiple_of(2).then_some(time(9)),
-        };
-        for numbers in [1..=60, 61..=REMEMBERED + 1] {
-            settled(
-                &database,
-                Settlement {
-                    endpoint,
-                    attempts: numbers.map(row).collect(),
-                    ..Settlement::default()
-                },
-            );
-        }
-        let expected: Vec<_> = (2..=REMEMBERED + 1).map(row).collect();
-        assert_eq!(attempts(&database, endpoint).unwrap(), expected);
-        assert_eq!(endpoints(&database).unwrap()[0].attempts, REMEMBERED + 1);
-    }
-
     #[tokio::test]
     async fn beside_a_feed_in_memory_the_tables_are_in_memory() {
         let feed = Feed::new(common::Retention::default());
         let store = Store::open(&feed).await.unwrap();
         assert!(!store.is_durable());
-        let number = store.run(|database| insert(database, &new("ep_1")));
+        let number = store.run(|database| insert(database, &new("ep_1"), None));
         let number = number.await.unwrap();
         let there = store.run(endpoints_of).await.unwrap();
         assert_eq!(there[0].endpoint, number);

@@ -4,7 +4,7 @@ pub mod schedule;
 pub mod sender {
     pub mod deliver;
     pub mod guard;
-    pub mod pool;
+    pub mod lane;
     pub mod tls;
 }
 pub mod verify;

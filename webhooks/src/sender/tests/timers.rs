@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{Data, Draft, Feed, Retention};
-use hyper::Uri;
+use hyper::HeaderMap;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,9 +31,8 @@ use super::{
     endpoint::Endpoint,
     endpoints::Endpoints,
     guard::{Addresses, Guard},
-    pool::Pool,
-    pull::Pull,
-    push::{Outbound, PASS_BY, SLOW},
+    lane::Lane,
+    push::{Outbound, PASS_BY},
     steady::Steady,
     store::{PAUSE, Store},
     tls::Tls,
@@ -116,11 +115,11 @@ impl Sender {
 
     async fn register(&self, url: &str) -> Arc<Endpoint> {
         let registration = json!({"url": url, "topics": ["a"]}).to_string();
-        let registered = self.endpoints.register(registration.as_bytes()).await;
+        let registered = self.endpoints.register(registration.as_bytes(), None).await;
         lookups();
         registered
             .unwrap_or_else(|problem| panic!("{}", problem.detail))
-            .0
+            .endpoint
     }
 
     async fn publish(&self, text: &str) {
@@ -369,9 +368,9 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day()
         ("86401", DAY),
         ("in two minutes", 119 * SECOND),
         ("in a year", DAY),
-        // Neither form: as good as absent, and the schedule's 5 s hold.
-        ("1e99", 5 * SECOND),
-        ("Sat, 31 Feb 2026 25:00:00 GMT", 5 * SECOND),
+        // Neither form counts as absent: one message says nothing about the endpoint.
+        ("1e99", Duration::ZERO),
+        ("Sat, 31 Feb 2026 25:00:00 GMT", Duration::ZERO),
         ("0", Duration::ZERO),
     ] {
         let date = |later| httpdate::fmt_http_date(driven() + later);
@@ -390,7 +389,7 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day()
         sleep(SECOND).await;
         sender.publish("second").await;
         let apart = sink.called().await.at - first.at;
-        // A date has whole seconds, and 5 s may be 6.
+        // A date has whole seconds.
         let expected = pause..pause + 2 * SECOND;
         assert!(expected.contains(&apart), "{asked}: {apart:?}");
     }
@@ -436,21 +435,83 @@ async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_mi
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_overload_at_a_messages_last_attempt_pauses_too() {
+async fn an_overload_at_the_last_attempt_of_different_messages_pauses_too() {
     let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
     let (sender, mut sink) = (Sender::with(once).await, Sink::open().await);
     let endpoint = sender.register(&sink.url).await;
-    sender.publish("first").await;
-    let first = sink.called().await;
-    first.answer(503, "").await;
+    let mut last = None;
+    for text in ["first", "second", "third"] {
+        sender.publish(text).await;
+        let call = sink.called().await;
+        assert!(call.says(text), "one message that fails stops no other");
+        call.answer(503, "").await;
+        last = Some(call.at);
+    }
     sleep(SECOND).await;
-    assert_eq!(endpoint.status().dead, 1);
-    sender.publish("second").await;
-    assert_eq!(sink.called().await.at - first.at, 300 * SECOND);
+    assert_eq!(endpoint.status().dead, 3);
+    sender.publish("fourth").await;
+    let apart = sink.called().await.at - last.unwrap();
+    assert!(
+        apart >= 5 * SECOND && apart <= 5 * SECOND + MOMENT,
+        "{apart:?}"
+    );
+}
+
+/// One message that the endpoint cannot take says nothing about the others.
+#[tokio::test(start_paused = true)]
+async fn poison_delays_no_other_message() {
+    for (status, field) in [(429, ""), (500, ""), (502, ""), (503, ""), (504, "")] {
+        let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+        let endpoint = sender.register(&sink.url).await;
+        let began = Instant::now();
+        let (mut good, mut calls) = (0, 0);
+        for number in 0..60 {
+            let text = if number % 10 == 3 { "poison" } else { "good" };
+            sender.publish(text).await;
+        }
+        while good < 54 {
+            let call = sink.called().await;
+            calls += 1;
+            let is_poison = call.says("poison");
+            good += usize::from(!is_poison);
+            call.answer(if is_poison { status } else { 200 }, field)
+                .await;
+        }
+        assert!(began.elapsed() < SECOND, "{status}: {:?}", began.elapsed());
+        assert!(calls <= 60, "{status}");
+        sleep(MOMENT).await;
+        assert_eq!(endpoint.status().waiting, 6, "{status}");
+    }
+}
+
+/// It takes one message per second.
+#[tokio::test(start_paused = true)]
+async fn throttling_fails_no_message_and_costs_no_time() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    for _ in 0..60 {
+        sender.publish("hello").await;
+    }
+    let began = Instant::now();
+    let (mut taken, mut next) = (0, began);
+    while taken < 60 {
+        let call = sink.called().await;
+        if call.at < next {
+            call.answer(429, "Retry-After: 1\r\n").await;
+            continue;
+        }
+        next = call.at + SECOND;
+        taken += 1;
+        call.answer(200, "").await;
+    }
+    assert!(began.elapsed() < 90 * SECOND, "{:?}", began.elapsed());
+    sleep(SECOND).await;
+    let status = endpoint.status();
+    assert_eq!((status.delivered, status.dead), (60, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_attempts_go_before_retries_but_for_one_place() {
+async fn first_attempts_go_before_retries_except_in_one_slot() {
     let patient = |outbound: &mut Outbound| outbound.attempt_timeout = HOUR;
     let (sender, mut sink) = (Sender::with(patient).await, Sink::open().await);
     sender.register(&sink.url).await;
@@ -481,24 +542,22 @@ async fn first_attempts_go_before_retries_but_for_one_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_answer_holds_the_places_of_what_came_after_it_for_a_tenth_of_a_second() {
+async fn a_slow_answer_holds_no_slot_but_its_own() {
     let (sender, mut sink) = (Sender::start().await, Sink::open().await);
     let endpoint = sender.register(&sink.url).await;
     for text in ["0", "1", "2", "3", "4", "5", "6", "7", "8"] {
         sender.publish(text).await;
     }
     let mut slow = None;
-    for _ in 0..8 {
-        let called = sink.called().await;
+    for _ in 0..9 {
+        let called = timeout(MOMENT, sink.called()).await.unwrap();
         match called.says("0") {
             true => slow = Some(called),
             false => called.answer(200, "").await,
         }
     }
-    assert!(sink.is_quiet(SLOW - MOMENT / 2).await);
-    let next = timeout(MOMENT, sink.called()).await.unwrap();
-    assert!(next.says("8"));
-    assert_eq!(endpoint.status().delivered, 7);
+    sleep(MOMENT).await;
+    assert_eq!(endpoint.status().delivered, 8);
     drop(slow);
 }
 
@@ -636,7 +695,7 @@ async fn a_connection_may_take_a_third_of_the_deadline() {
             ..Guard::default()
         },
         tls: Tls::system(),
-        pool: Pool::default(),
+        fields: HeaderMap::new(),
         url: format!("http://{address}/").parse().unwrap(),
         secrets: vec![Secret::from_key([7; 32])],
         deadline: ATTEMPT_TIMEOUT,
@@ -645,7 +704,7 @@ async fn a_connection_may_take_a_third_of_the_deadline() {
         id: "a-1".into(),
         json: "{}".into(),
     };
-    let outcome = attempt.run(&message, driven()).await;
+    let outcome = attempt.run(&mut Lane::default(), &message, driven()).await;
     let error = outcome.result.unwrap_err();
     assert_eq!(error.to_string(), "no connection within 5 s");
     assert_eq!(outcome.duration, 5 * SECOND);
@@ -683,22 +742,6 @@ async fn a_drain_waits_ten_seconds_for_what_is_in_flight_and_claims_nothing() {
         owed += push.owed().await;
     }
     assert_eq!(owed, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_fetches_waits_as_long_as_it_asks_and_at_most_thirty_seconds() {
-    let sender = Sender::start().await;
-    let endpoint = sender.register("https://nobody.example/").await;
-    let off = br#"{"enabled":false}"#;
-    let endpoint = sender.endpoints.patch(&endpoint, off).await.ok().unwrap();
-    for (asked, waits) in [("", 0), ("?wait=7", 7), ("?wait=31", 30)] {
-        let uri: Uri = format!("/messages{asked}").parse().unwrap();
-        let pull = Pull::parse(endpoint.clone(), &uri).ok().unwrap();
-        let before = Instant::now();
-        let page = pull.page(&sender.feed).await.unwrap();
-        assert!(page.messages.is_empty());
-        assert_eq!(before.elapsed(), waits * SECOND, "{asked}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

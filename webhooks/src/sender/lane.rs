@@ -1,14 +1,15 @@
-//! The idle connections of one endpoint. A new connection costs a lookup and the handshakes of TCP and TLS.
+//! One connection to an endpoint, kept between messages. A new connection costs a lookup and the handshakes
+//! of TCP and TLS.
 //!
 //! A kept connection leads to the address that was checked when it was dialed. It is closed when it was idle
-//! for a while, and at a greatest age even if it is busy. So a name that changes its address is resolved, and
+//! for a while, and at a maximum age even if it is busy. So a name that changes its address is resolved, and
 //! checked, again.
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,83 +21,52 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 /// How long an idle connection is kept. Most servers keep theirs longer.
 const IDLE: Duration = Duration::from_secs(15);
-/// The greatest age at which a connection is used again.
+/// The maximum age at which a connection is used again.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 /// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Idle connections. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct Pool(Arc<Mutex<Idle>>);
-
+/// Sends one message after the other to one endpoint. Never use a lane for two endpoints.
 #[derive(Debug, Default)]
-struct Idle {
-    /// Longest idle first.
-    lines: Vec<(Instant, Line)>,
-    /// A task runs that closes those that were idle for too long.
-    swept: bool,
+pub struct Lane {
+    /// Its idle connection, and since when it is idle.
+    line: Option<(Instant, Line)>,
 }
 
-impl Pool {
-    /// The most recently used connection, if there is one.
-    pub fn take(&self) -> Option<Line> {
-        let mut idle = self.idle();
-        while let Some((_, line)) = idle.lines.pop() {
-            if !line.sender.is_closed() {
-                return Some(line);
-            }
-        }
-        None
+impl Lane {
+    /// The connection, if it can still be used.
+    pub fn take(&mut self) -> Option<Line> {
+        let (_, line) = self.line.take_if(|(since, line)| is_usable(*since, line))?;
+        Some(line)
     }
 
-    /// Keeps a connection whose answer was read to its end, if it is not too old.
-    pub fn keep(&self, line: Line) {
-        if line.opened.elapsed() >= MAX_AGE {
-            return;
-        }
-        let mut idle = self.idle();
-        idle.lines.push((Instant::now(), line));
-        if !std::mem::replace(&mut idle.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(&self.0)));
-        }
+    /// Keeps a connection whose answer was read to its end.
+    pub fn keep(&mut self, line: Line) {
+        self.line = Some((Instant::now(), line));
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        lock(&self.0)
+    /// Whether it has no connection, or one that has been idle for too long. Then it can be dropped.
+    pub fn is_over(&self) -> bool {
+        !matches!(&self.line, Some((since, line)) if is_usable(*since, line))
     }
+}
+
+fn is_usable(since: Instant, line: &Line) -> bool {
+    since.elapsed() < IDLE && line.opened.elapsed() < MAX_AGE && !line.sender.is_closed()
 }
 
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().expect("nothing panics under this lock")
 }
 
-/// Closes connections that were idle for too long, until none is left.
-async fn sweep(pool: Weak<Mutex<Idle>>) {
-    let mut next = Instant::now() + IDLE;
-    loop {
-        sleep_until(next).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let mut idle = lock(&pool);
-        idle.lines
-            .retain(|(since, line)| since.elapsed() < IDLE && !line.sender.is_closed());
-        match idle.lines.first() {
-            Some((since, _)) => next = *since + IDLE,
-            None => {
-                idle.swept = false;
-                return;
-            }
-        }
-    }
-}
-
-/// One connection. One attempt uses it at a time.
+/// One connection.
 #[derive(Debug)]
 pub struct Line {
     /// The dialed address.
@@ -323,16 +293,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_used_again_for_a_minute() {
-        let pool = Pool::default();
+        let mut lane = Lane::default();
         let (stream, _peer) = tokio::io::duplex(1_024);
         let line = Line::over(stream, ([127, 0, 0, 1], 1).into());
-        pool.keep(line.await.unwrap());
-        let line = pool.take().expect("it is new");
-        advance(MAX_AGE - Duration::from_millis(1)).await;
-        pool.keep(line);
-        let line = pool.take().expect("it is not a minute old");
-        advance(Duration::from_millis(1)).await;
-        pool.keep(line);
-        assert!(pool.take().is_none());
+        lane.keep(line.await.unwrap());
+        let mut left = MAX_AGE;
+        while left > IDLE {
+            advance(IDLE - Duration::from_millis(1)).await;
+            left -= IDLE - Duration::from_millis(1);
+            let line = lane.take().expect("it is in use and not a minute old");
+            lane.keep(line);
+        }
+        advance(left).await;
+        assert!(lane.is_over());
+        assert!(lane.take().is_none());
     }
 }
