@@ -32,13 +32,13 @@ async function aPageThatIsShownAgainResumes() {
   await page.waitForFunction(`document.querySelector("[data-kept]")`, null, IN_TIME); // it was not loaded again
   await live();
   if (TOPIC) {
-    await page.getByText("said while it was away").waitFor(IN_TIME);
-    check((await page.getByText("there already").count()) === 1, "what it showed before is not shown again");
+    await page.locator("#log").getByText("said while it was away").waitFor(IN_TIME);
+    check((await page.locator("#log").getByText("there already").count()) === 1, "what it showed before is not shown again");
   }
   console.log("a page that is shown again resumes where it was");
 }
 
-// Each page says whether it is connected.
+// Each page says in the same words whether it is connected.
 async function live() {
-  await page.waitForFunction(`document.querySelector("#state.live, #state[data-state=open]")`, null, IN_TIME);
+  await page.waitForFunction(`document.querySelector("#state.live")?.textContent === "live"`, null, IN_TIME);
 }

@@ -83,7 +83,7 @@ async function quotes() {
   const shows = (price, points) => page.waitForFunction(`
     document.getElementById("quotes").textContent === "ACME${price}.00" &&
     document.querySelector("#chart polyline").getAttribute("points").split(" ").length === ${points} &&
-    document.getElementById("state").dataset.state === "open"`);
+    document.getElementById("state").className === "live"`);
   await shows(3, 1);
   await quote(4);
   await shows(4, 2);

@@ -4,7 +4,6 @@
 import { createServer } from "node:http";
 import { Server, check, fitsASmallScreen, startChromium } from "./kit.js";
 
-
 const answers = { "/well": 200, "/ill": 500, "/gone": 410 };
 const sink = createServer((request, response) => {
   request.resume().on("end", () => response.writeHead(answers[new URL(request.url, "http://sink").pathname]).end());
@@ -18,7 +17,7 @@ const page = await chromium.newPage();
 const broken = [];
 page.on("pageerror", (error) => broken.push(error.message));
 await page.goto(server.url);
-await stateIs(/^live, 0 endpoints$/);
+await isLiveWith(0);
 await aRefusalIsShown();
 await whatIsWellIsDelivered();
 await whatFailsIsShownWithItsNextAttempt();
@@ -42,6 +41,11 @@ async function shows(path, ...patterns) {
 
 async function stateIs(pattern) {
   await page.locator("#state").getByText(pattern).waitFor();
+}
+
+async function isLiveWith(endpoints) {
+  await stateIs(/^live$/);
+  await page.locator("#count").getByText(`Registered: ${endpoints}`).waitFor();
 }
 
 async function register(path, topic) {
@@ -113,21 +117,21 @@ async function aButtonOutlivesARefresh() {
   await shows("/gone", /^4 delivered · .* · 0 dead$/);
   await item("/gone").getByRole("button", { name: "Remove" }).click();
   await item("/gone").waitFor({ state: "detached" });
-  await stateIs(/^live, 2 endpoints$/);
+  await isLiveWith(2);
 }
 
 async function aSmallScreenShowsAll() {
   await register(`/well?${"a-long-word".repeat(40)}`, "a");
-  await stateIs(/^live, 3 endpoints$/);
+  await isLiveWith(3);
   await fitsASmallScreen(page);
 }
 
 async function aLostServerIsComeBackTo() {
   const { port, args } = server;
   await server.stop();
-  await stateIs(/^lost, asks again in \d+ s$/);
+  await stateIs(/^lost, back in \d+ s$/);
   server = await Server.start(args, port);
-  await stateIs(/^live, 3 endpoints$/);
+  await isLiveWith(3);
   await shows("/ill", / · 1 waiting, the oldest due at /);
   console.log("a server that was away is come back to, and shows what it still owes");
 }

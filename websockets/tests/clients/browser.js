@@ -41,7 +41,7 @@ async function thePage() {
   await hears(bob, "Alice: to nobody yet");
   const gaps = await bob.locator("#log li.gap").count();
   check(gaps > 0, "a restart is a gap, and the page says so");
-  check((await bob.getByText("to nobody yet").count()) === 1, "what was not acknowledged counts once");
+  check((await bob.locator("#log").getByText("to nobody yet").count()) === 1, "what was not acknowledged counts once");
   console.log(`the page: chat and chart live, ${await state.textContent()} again after a cut and a restart, ${gaps} gaps shown`);
 
   await wakesUp(proxy.url);
@@ -126,7 +126,7 @@ async function say(page, text) {
 }
 
 async function hears(page, text) {
-  await page.getByText(text).waitFor();
+  await page.locator("#log").getByText(text).waitFor();
 }
 
 async function lines(page) {
