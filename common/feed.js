@@ -1,0 +1,204 @@
+/**
+ * Subscribes a page to topics over WebSocket, an event stream, long polls or short polls, whichever works. When one
+ * fails, the next goes on after the same cursor, so no message is lost or comes twice. No dependencies.
+ *
+ *     import { subscribe } from "/feed.js";
+ *     const subscription = subscribe(["news"], {
+ *       servers: { websocket: "/websocket", sse: "/sse", longPoll: "/long", poll: "/short" },
+ *       onMessage: ({ id, topic, type, timestamp, data }) => show(data),
+ *     });
+ *
+ * All servers must share one feed, because only then do they share its cursors.
+ *
+ * Left out: one connection for several tabs. It needs a SharedWorker, and a tab that is closed does not tell it.
+ */
+
+/** A connection that says nothing for this long is asked once more, and then given up: three heartbeats. */
+const SILENCE = 45_000;
+/** How long a new connection may take until it says something. A proxy that holds a stream back fails here. */
+const OPENING = 10_000;
+/** Between a heartbeat that is missing and the end. A computer that wakes up reads in this time what has come. */
+const GRACE = 5_000;
+const HEARTBEAT = 15; // seconds
+const WAIT = 25; // seconds for which a server holds its answer
+const POLL_INTERVAL = 5; // seconds, if the server does not say
+const LONGEST_PAUSE = 30; // seconds
+
+/**
+ * @param {string[]} topics
+ * @param {object} options
+ * @param {Object<string, string>} options.servers - the base URL for `websocket`, `sse`, `longPoll` and `poll`; any of
+ *   them may be absent. They are tried in the order of this object.
+ * @param {string} [options.after] - where to begin: a cursor, `earliest`, `latest` or `last`. A page that is loaded again
+ *   in the same tab goes on where it was.
+ * @param {(message: object) => void} options.onMessage
+ * @param {(gap: {reason: string, topics: string[], requested: string, resumed: string}) => void} [options.onGap] -
+ *   messages are missing.
+ * @param {(state: "connecting" | "live" | "lost", server: string) => void} [options.onState]
+ * @returns {{ close: () => void }}
+ */
+export function subscribe(topics, { servers, after = "latest", onMessage, onGap = () => {}, onState = () => {} }) {
+  const key = `feed ${topics}`;
+  const choices = Object.entries(servers);
+  let cursor = sessionStorage.getItem(key) ?? after;
+  let left, wake;
+
+  function moveTo(next) {
+    cursor = next;
+    sessionStorage.setItem(key, next);
+  }
+
+  /** One connection, until it fails. Resolves to whether it was live. */
+  async function connect([name, base], signal) {
+    let live = false;
+    const controller = new AbortController();
+    const take = {
+      message(message) { moveTo(message.id); onMessage(message); },
+      gap: onGap, // moves nothing: messages of other topics may still come before `resumed`
+      /** Everything up to `next` was given. */
+      position(next) { if (next && isNewer(next, cursor)) moveTo(next); },
+      live() { if (!live) onState("live", name); live = true; },
+    };
+    onState("connecting", name);
+    const url = () => `${base}/topics/${topics}?after=${cursor}`;
+    await TRANSPORTS[name](url, take, AbortSignal.any([signal, controller.signal])).catch(() => {});
+    controller.abort(); // closes what is still open
+    return live;
+  }
+
+  async function run(signal) {
+    for (let index = 0, failures = 0; !signal.aborted; ) {
+      const choice = choices[index % choices.length];
+      if (await connect(choice, signal)) failures = 0;
+      else [index, failures] = [index + 1, failures + 1];
+      // One that was live is tried again, after a moment. One that was not hands over at once.
+      const rounds = failures / choices.length;
+      if (signal.aborted || !Number.isInteger(rounds)) continue;
+      onState("lost", choice[0]);
+      // Full jitter: any time up to a bound that doubles with each round.
+      await pause(Math.random() * Math.min(LONGEST_PAUSE, 2 ** rounds));
+    }
+  }
+
+  const pause = (seconds) => new Promise((resolve) => {
+    wake = resolve;
+    setTimeout(resolve, seconds * 1000);
+  });
+
+  /** A page in the back/forward cache holds no connection. When it is shown again, it goes on after its cursor. */
+  function show() {
+    left?.abort();
+    left = new AbortController();
+    run(left.signal);
+  }
+  const hide = () => { left.abort(); wake?.(); };
+  const listeners = {
+    pageshow: ({ persisted }) => persisted && show(),
+    pagehide: hide,
+    online: show, // from the first choice again
+    focus: () => wake?.(), // somebody looks: no long pause
+  };
+  for (const name in listeners) addEventListener(name, listeners[name]);
+  show();
+  return {
+    close() {
+      for (const name in listeners) removeEventListener(name, listeners[name]);
+      hide();
+    },
+  };
+}
+
+/** Each gives what comes to `take`, until it fails or `signal` is aborted. Then it rejects, and holds nothing open. */
+const TRANSPORTS = {
+  websocket(url, take, signal) {
+    const address = new URL(`${url()}&heartbeat=${HEARTBEAT}`, location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = new WebSocket(address, "feed.v1.json");
+    return watched(signal, () => socket.close(), (alive, fail) => {
+      socket.onclose = fail;
+      socket.onmessage = ({ data }) => {
+        if (signal.aborted) return;
+        alive();
+        const [[name, body]] = Object.entries(JSON.parse(data));
+        if (name === "message") take.message(body);
+        if (name === "gap") take.gap(body);
+        take.position(body.next);
+        take.live();
+      };
+    });
+  },
+
+  /** A browser's own reconnects could not hand over, so the first error ends it. */
+  sse(url, take, signal) {
+    const source = new EventSource(`${url()}&heartbeat=event`);
+    return watched(signal, () => source.close(), (alive, fail) => {
+      source.onerror = fail;
+      const on = (name, heard) => source.addEventListener(name, (event) => {
+        if (signal.aborted) return;
+        alive();
+        heard(event);
+        take.live();
+      });
+      on("message", ({ data }) => take.message(JSON.parse(data)));
+      on("gap", ({ data }) => take.gap(JSON.parse(data)));
+      on("heartbeat", ({ lastEventId }) => take.position(lastEventId));
+    });
+  },
+
+  async longPoll(url, take, signal) {
+    // The first poll does not wait: its answer shows that the server is there.
+    for (let wait = 0; ; wait = WAIT) await poll(`${url()}&wait=${wait}`, take, signal);
+  },
+
+  async poll(url, take, signal) {
+    for (;;) {
+      const { more, interval } = await poll(url(), take, signal);
+      if (!more) await rest(interval, signal);
+    }
+  },
+};
+
+/** The browser's cache sends `If-None-Match`, and turns a 304 into the page that it has. */
+async function poll(url, take, signal) {
+  const timeout = AbortSignal.timeout((WAIT + 10) * 1000);
+  const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.any([signal, timeout]) });
+  if (!answer.ok) throw new Error(`${answer.status}`);
+  const page = await answer.json();
+  signal.throwIfAborted();
+  if (page.gap) take.gap(page.gap);
+  page.messages.forEach(take.message);
+  take.position(page.next);
+  take.live();
+  return { more: page.more, interval: Number(answer.headers.get("X-Poll-Interval")) || POLL_INTERVAL };
+}
+
+/** A promise that only rejects: when `start` says so, after a silence, or when `signal` is aborted. */
+function watched(signal, close, start) {
+  let timer;
+  return new Promise((_, fail) => {
+    const within = (time) => {
+      clearTimeout(timer);
+      // In two steps, because after a sleep timers fire before what has come is read.
+      timer = setTimeout(() => { timer = setTimeout(fail, GRACE); }, time);
+    };
+    signal.addEventListener("abort", fail);
+    within(OPENING);
+    start(() => within(SILENCE), fail);
+  }).finally(() => { clearTimeout(timer); close(); });
+}
+
+const rest = (seconds, signal) => new Promise((resolve) => {
+  const done = () => {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", done);
+    resolve();
+  };
+  const timer = setTimeout(done, seconds * 1000);
+  signal.addEventListener("abort", done);
+});
+
+/** Cursors are EPOCH-SEQ. In another epoch the server's position counts: a gap has named what was lost. */
+function isNewer(cursor, than) {
+  const [[epoch, seq], [thanEpoch, thanSeq]] = [cursor.split("-"), than.split("-")];
+  return epoch !== thanEpoch || BigInt(seq) > BigInt(thanSeq);
+}
