@@ -103,7 +103,9 @@ impl FromStr for FeedSource {
 
 #[cfg(not(all(feature = "file", feature = "nats")))]
 fn missing(feature: &str) -> String {
-    format!("this program was built without it: build it with cargo's `--features {feature}`")
+    format!(
+        "this program was built without the feature `{feature}`: build it with `--features {feature}`"
+    )
 }
 
 fn is_nats(text: &str) -> bool {

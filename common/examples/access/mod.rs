@@ -1,0 +1,313 @@
+//! Access, worked: what goes into `route::admit`. A file to include or copy; `examples/access.rs` of sse, long-polling
+//! and websockets use it.
+//!
+//! A *token* is a JWT signed with HMAC-SHA256. It says who may read and publish which topics, and until when. It comes
+//! in the one place that the client can set:
+//!
+//! | client | where |
+//! | --- | --- |
+//! | `fetch`, a server | `Authorization: Bearer TOKEN` |
+//! | a page of this site | the cookie `token`, with the `Origin` check |
+//! | `new WebSocket(url, ["feed.v1.json", "bearer.TOKEN"])` | `Sec-WebSocket-Protocol` |
+//! | `new EventSource(url)`, which sets no field | `?ticket=`, once, within 10 s after `POST /tickets`. It may get into a proxy's log |
+//!
+//! What a client sees when it is refused:
+//!
+//! | | answer | `fetch` | `EventSource` | `WebSocket` |
+//! | --- | --- | --- | --- | --- |
+//! | no token, not genuine, expired, revoked, a used ticket | 401 | the status and the reason | `error`, then `CLOSED` for good | code 4401 |
+//! | a topic that it may not read or publish | 403 | the status and the reason | `error`, then `CLOSED` for good | code 4403; an `error` frame for a command |
+//! | a cookie from a foreign `Origin` | 403 | a `TypeError` | `error`, then `CLOSED` for good | code 1006 |
+//! | the token ends while it listens | the end of the stream | the end of the body | `error`, then 401 at its next try | code 4401 |
+//!
+//! So a page gets a new ticket or token when its EventSource is `CLOSED` or its WebSocket has 4401, and goes on after
+//! its last id. A reader gets only topics that it may read, replays included. The numbers in the ids tell it how many
+//! messages the other topics had. Nothing here logs a token, and a `Problem` does not repeat one.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header, uri::Uri},
+    middleware::Next,
+    response::Response,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use common::{Browsers, Problem, Query, Topic, Topics};
+use futures_util::StreamExt;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use tokio::time::sleep;
+
+/// What other programs read of a token.
+const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+/// How long a ticket may wait for its one use.
+const TICKET_AGE: Duration = Duration::from_secs(10);
+/// The most tickets that wait. One more is refused.
+const MAX_TICKETS: usize = 10_000;
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Grant {
+    /// Whose it is.
+    pub sub: String,
+    /// The topics that it may read: whole names, or `news.*` for all names that begin with `news.`.
+    pub read: Vec<String>,
+    /// The topics to which it may publish.
+    pub publish: Vec<String>,
+    /// When it was made, in seconds since 1970.
+    pub iat: u64,
+    /// When it ends.
+    pub exp: u64,
+}
+
+/// Checks tokens and tickets.
+pub struct Access {
+    key: Hmac<Sha256>,
+    browsers: Browsers,
+    /// How often the list of the revoked is looked at while a client listens: the heartbeat.
+    look: Duration,
+    clock: fn() -> SystemTime,
+    /// Tickets that were not used, and until when they may be.
+    tickets: Mutex<HashMap<String, (Grant, u64)>>,
+    /// Tokens of these subjects are void if they were made at this time or earlier.
+    revoked: Mutex<HashMap<String, u64>>,
+}
+
+impl Access {
+    /// Signs with `key`, which is 32 random bytes. `clock` is [`SystemTime::now`].
+    pub fn new(
+        key: &[u8; 32],
+        browsers: Browsers,
+        look: Duration,
+        clock: fn() -> SystemTime,
+    ) -> Self {
+        Self {
+            key: Hmac::new_from_slice(key).expect("HMAC takes a key of any length"),
+            browsers,
+            look,
+            clock,
+            tickets: Mutex::default(),
+            revoked: Mutex::default(),
+        }
+    }
+
+    /// The token of a grant. Your login makes one; send it to a page as
+    /// `Set-Cookie: token=…; HttpOnly; Secure; SameSite=Strict; Path=/`.
+    pub fn token(&self, grant: &Grant) -> String {
+        let grant = serde_json::to_string(grant).expect("a grant is JSON");
+        let signed = [HEADER, &grant].map(|part| BASE64.encode(part)).join(".");
+        let mac = self.key.clone().chain_update(&signed).finalize();
+        format!("{signed}.{}", BASE64.encode(mac.into_bytes()))
+    }
+
+    /// The grant of a request. Call it before any route.
+    ///
+    /// # Errors
+    /// 401 without a valid token, 403 for a cookie from a foreign origin.
+    pub fn admit<B>(&self, request: &axum::http::Request<B>) -> Result<Grant, Problem> {
+        if let Some(ticket) = Query::of(request.uri()).get::<String>("ticket")? {
+            return self.redeem(&ticket);
+        }
+        let headers = request.headers();
+        if let Some(token) = bearer(headers).or_else(|| subprotocol(headers)) {
+            return self.verify(token);
+        }
+        let token = cookie(headers).ok_or_else(|| refused("there is no token"))?;
+        // A browser sends it for a page of any site. Whatever the method: a handshake is a GET.
+        self.browsers.check(request, true)?;
+        self.verify(token)
+    }
+
+    fn verify(&self, token: &str) -> Result<Grant, Problem> {
+        let grant = self
+            .genuine(token)
+            .ok_or_else(|| refused("the token is not genuine"))?;
+        self.check(&grant)?;
+        Ok(grant)
+    }
+
+    /// The header is not read: it must not choose how a token is checked.
+    fn genuine(&self, token: &str) -> Option<Grant> {
+        let (signed, mac) = token.rsplit_once('.')?;
+        let (_header, grant) = signed.split_once('.')?;
+        let mac = BASE64.decode(mac).ok()?;
+        let ours = self.key.clone().chain_update(signed);
+        ours.verify_slice(&mac).ok()?; // in constant time
+        serde_json::from_slice(&BASE64.decode(grant).ok()?).ok()
+    }
+
+    /// Whether the grant still holds.
+    ///
+    /// # Errors
+    /// 401 if not.
+    pub fn check(&self, grant: &Grant) -> Result<(), Problem> {
+        if grant.exp <= self.now() {
+            return Err(refused("the token has expired"));
+        }
+        let revoked = self.revoked.lock().expect(UNPOISONED);
+        match revoked.get(&grant.sub) {
+            Some(until) if grant.iat <= *until => Err(refused("the token was revoked")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Resolves when the grant ends: at its expiry, or at the next look after it was revoked.
+    pub async fn ended(&self, grant: &Grant) {
+        while self.check(grant).is_ok() {
+            let left = Duration::from_secs(grant.exp.saturating_sub(self.now()));
+            sleep(left.min(self.look)).await;
+        }
+    }
+
+    /// Makes void what `sub` has now. Those who listen are told at their next heartbeat.
+    pub fn revoke(&self, sub: &str) {
+        let mut revoked = self.revoked.lock().expect(UNPOISONED);
+        revoked.insert(sub.to_owned(), self.now());
+    }
+
+    /// A ticket for one request of this grant.
+    ///
+    /// # Errors
+    /// 503 if too many tickets wait.
+    pub fn ticket(&self, grant: Grant) -> Result<String, Problem> {
+        let now = self.now();
+        let mut tickets = self.tickets.lock().expect(UNPOISONED);
+        tickets.retain(|_, (_, until)| *until > now);
+        if tickets.len() >= MAX_TICKETS {
+            return Err(Problem::unavailable(
+                "too many tickets wait",
+                common::retry_after(),
+            ));
+        }
+        let ticket = format!("{:032x}", rand::random::<u128>());
+        tickets.insert(ticket.clone(), (grant, now + TICKET_AGE.as_secs()));
+        Ok(ticket)
+    }
+
+    fn redeem(&self, ticket: &str) -> Result<Grant, Problem> {
+        let found = self.tickets.lock().expect(UNPOISONED).remove(ticket);
+        match found {
+            Some((grant, until)) if until > self.now() => self.check(&grant).map(|()| grant),
+            _ => Err(refused("the ticket was used, or is too old")),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        let since = (self.clock)().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").finish_non_exhaustive() // Neither the key nor a ticket.
+    }
+}
+
+impl Grant {
+    /// Whether all of these may be read.
+    ///
+    /// # Errors
+    /// 403 that names the first that may not.
+    pub fn may_read(&self, topics: &Topics) -> Result<(), Problem> {
+        topics
+            .iter()
+            .try_for_each(|topic| allowed(&self.read, topic))
+    }
+
+    /// Whether this may be published to.
+    ///
+    /// # Errors
+    /// 403 if not.
+    pub fn may_publish(&self, topic: &Topic) -> Result<(), Problem> {
+        allowed(&self.publish, topic)
+    }
+}
+
+fn allowed(granted: &[String], topic: &Topic) -> Result<(), Problem> {
+    let covers = |granted: &String| match granted.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('.') => topic.as_str().starts_with(prefix),
+        _ => granted == topic.as_str(),
+    };
+    if granted.iter().any(covers) {
+        return Ok(());
+    }
+    let detail = format!("the token does not allow topic {}", topic.as_str());
+    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+}
+
+fn refused(detail: &str) -> Problem {
+    let scheme = header::HeaderValue::from_static("Bearer");
+    Problem::new(StatusCode::UNAUTHORIZED, detail).with(header::WWW_AUTHENTICATE, scheme)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let field = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    field.strip_prefix("Bearer ").map(str::trim)
+}
+
+fn subprotocol(headers: &HeaderMap) -> Option<&str> {
+    let field = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let mut offers = field.split(',').map(str::trim);
+    offers.find_map(|offer| offer.strip_prefix("bearer."))
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let fields = headers.get_all(header::COOKIE).iter();
+    let mut pairs = fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(';'));
+    pairs.find_map(|pair| pair.trim().strip_prefix("token="))
+}
+
+/// The middleware of an axum app with `/topics/…` and `/tickets`: admits, checks the right to the topics, and ends the
+/// answer when the grant does.
+pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match guarded(&access, request, next).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response().map(Body::new),
+    }
+}
+
+async fn guarded(access: &Arc<Access>, request: Request, next: Next) -> Result<Response, Problem> {
+    let grant = access.admit(&request)?;
+    let posts = request.method() == Method::POST;
+    if posts && request.uri().path() == "/tickets" {
+        let ticket = access.ticket(grant)?;
+        return Ok(Response::new(Body::from(format!(
+            "{{\"ticket\":\"{ticket}\"}}"
+        ))));
+    }
+    check_topics(&grant, posts, request.uri())?;
+    let response = tokio::select! {
+        response = next.run(request) => response,
+        () = access.ended(&grant) => return Err(refused("the token has ended")),
+    };
+    let access = access.clone();
+    let ended = Box::pin(async move { access.ended(&grant).await });
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
+        return Ok(response);
+    }
+    Ok(response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended))))
+}
+
+fn check_topics(grant: &Grant, posts: bool, uri: &Uri) -> Result<(), Problem> {
+    let Some(topics) = uri.path().strip_prefix("/topics/") else {
+        return Ok(());
+    };
+    if posts {
+        return grant.may_publish(&topics.parse().map_err(Problem::bad_request)?);
+    }
+    grant.may_read(&topics.parse().map_err(Problem::bad_request)?)
+}
+
+const UNPOISONED: &str = "nothing panics under this lock";

@@ -1,0 +1,68 @@
+//! Access, worked: a wait ends with its token. The ways in are tested with the event stream.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/access.rs"]
+mod example;
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use common::{Browsers, Drained, Feed, Retention};
+use example::access::{Access, Grant};
+use harness::TestServer;
+use tokio::time::Instant;
+
+const NOW: u64 = 1_800_000_000;
+const LOOK: Duration = Duration::from_secs(15);
+
+thread_local! {
+    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The wall clock goes with that of the runtime, which the test pauses.
+fn clock() -> SystemTime {
+    let started = STARTED.get().expect("a server was started");
+    UNIX_EPOCH + Duration::from_secs(NOW) + started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_is_answered_401_when_its_token_ends() {
+    STARTED.set(Some(Instant::now()));
+    let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
+    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, clock));
+    let router = example::router(Feed::new(Retention::default()), access.clone());
+    let server = TestServer::start(async |listener, shutdown| {
+        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+        let (finished, cut) = (0, 0); // axum does not tell.
+        served.await.map(|()| Drained { finished, cut })
+    });
+    let server = server.await;
+    let grant = Grant {
+        sub: "ann".into(),
+        read: vec!["news".into()],
+        publish: vec!["news".into()],
+        iat: NOW,
+        exp: NOW + 12,
+    };
+    let token = format!("Bearer {}", access.token(&grant));
+    let client = server.client();
+    let poll = |path: &'static str| client.get(path).header("authorization", &token).send();
+
+    let published = client
+        .post("/topics/news", "one")
+        .header("authorization", &token);
+    assert_eq!(published.send().await.status, 201);
+    assert_eq!(
+        poll("/topics/news").await.json()["messages"][0]["data"],
+        "one"
+    );
+    assert_eq!(poll("/topics/other").await.status, 403);
+    let asked = Instant::now();
+    assert_eq!(poll("/topics/news?after=latest&wait=50").await.status, 401);
+    assert_eq!(asked.elapsed().as_secs(), 12);
+    server.stop().await;
+}

@@ -1,0 +1,64 @@
+//! The event stream for those who may read it: tokens, cookies, tickets, rights on topics, an end at expiry.
+//! `cargo run -p sse --example access -- 127.0.0.1:8005` prints a token for an hour.
+
+use std::{
+    env,
+    error::Error,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{Router, middleware::from_fn_with_state};
+use common::{Browsers, Feed, PublishLimits, Retention, shutdown_signal};
+use tokio::net::TcpListener;
+
+#[path = "../../common/examples/access/mod.rs"]
+pub mod access;
+#[allow(dead_code, unreachable_pub, reason = "only its routes are used here")]
+#[path = "in_axum.rs"]
+mod in_axum;
+
+use access::{Access, Grant, guard};
+
+/// A revoked client is disconnected after this time.
+const LOOK: Duration = Duration::from_secs(15);
+const PUBLISHING: PublishLimits = PublishLimits {
+    max_message: 65_536,
+    body_timeout: Duration::from_secs(30),
+};
+
+/// The routes of the technique, behind the guard, and `POST /tickets`.
+pub fn router(feed: Feed, access: Arc<Access>) -> Router {
+    let router = in_axum::router(feed, PUBLISHING);
+    // Also around what has no route, such as `/tickets`.
+    router.layer(from_fn_with_state(access, guard))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).ok_or("where to listen?")?;
+    let listener = TcpListener::bind(address).await?;
+    let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
+    // Yours comes from a file or a variable, or no token outlives a restart.
+    let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let news = vec!["news.*".to_owned()];
+    let grant = Grant {
+        sub: "you".to_owned(),
+        read: news.clone(),
+        publish: news,
+        iat: now,
+        exp: now + 3_600,
+    };
+    println!("token {}", access.token(&grant));
+    println!("listening on http://{}", listener.local_addr()?);
+    let feed = Feed::new(Retention::default());
+    let app = router(feed.clone(), Arc::new(access));
+    let shutdown = async move {
+        shutdown_signal().await;
+        feed.close();
+    };
+    Ok(axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown)
+        .await?)
+}

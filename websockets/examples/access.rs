@@ -1,0 +1,232 @@
+//! A websocket for those who may use it: a token as a subprotocol, rights on topics for each command, an end at expiry.
+//! `cargo run -p websockets --example access -- 127.0.0.1:8004` prints a token for an hour. In a browser:
+//! `new WebSocket("ws://127.0.0.1:8004/topics/news.a", ["feed.v1.json", "bearer.TOKEN"])`
+//!
+//! The server's half of the session is that of `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
+//! the 101 and a close code: 4401 for a token that is not valid, 4403 for a topic that it may not read.
+
+use std::{
+    env,
+    error::Error,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use common::{After, Browsers, Feed, Problem, Query, Retention, Topics, shutdown_signal};
+use hyper::StatusCode;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use websockets::{
+    Subscriptions,
+    close::{Ending, close},
+    frames::{Limits, TEXT},
+    handshake,
+    session::{Session, Sessions, Subprotocol},
+    socket::Socket,
+};
+
+#[allow(dead_code, reason = "the middleware is for answers of HTTP")]
+#[path = "../../common/examples/access/mod.rs"]
+pub mod access;
+
+use access::{Access, Grant};
+
+const SESSIONS: usize = 10_000;
+const PING: Duration = Duration::from_secs(20);
+const AGE: Duration = Duration::from_secs(3_600);
+const DRAIN: Duration = Duration::from_secs(10);
+/// A revoked client is disconnected after this time.
+const LOOK: Duration = Duration::from_secs(15);
+const LIMITS: Limits = Limits {
+    message: 65_536,
+    fragments: 1_024,
+};
+
+#[derive(Clone)]
+struct App {
+    feed: Feed,
+    access: Arc<Access>,
+    sessions: Arc<Sessions>,
+    draining: watch::Receiver<bool>,
+}
+
+/// The routes. Sessions end when `draining` changes.
+pub fn router(feed: Feed, access: Arc<Access>, draining: watch::Receiver<bool>) -> Router {
+    let sessions = Arc::new(Sessions::new(SESSIONS, PING, AGE, DRAIN));
+    let router = Router::new().route("/topics/{*topics}", get(open));
+    router.with_state(App {
+        feed,
+        access,
+        sessions,
+        draining,
+    })
+}
+
+async fn open(State(app): State<App>, request: Request) -> Response {
+    let answer = upgrade(app, request);
+    answer.unwrap_or_else(|problem| problem.into_response().map(Body::new))
+}
+
+fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
+    let after = Query::of(request.uri()).get("after")?;
+    let topics = request.uri().path().trim_start_matches("/topics/");
+    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
+    let admitted = match app.access.admit(&request) {
+        Ok(grant) => grant.may_read(&topics).map(|()| grant),
+        // A foreign page gets no session at all.
+        Err(problem) if problem.status == StatusCode::FORBIDDEN => return Err(problem),
+        Err(problem) => Err(problem),
+    };
+    let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+        let grant = match admitted {
+            Ok(grant) => grant,
+            Err(problem) => return drop(close(&mut socket, refusal(problem.status)).await),
+        };
+        let slot = app.sessions.slot();
+        let mut subprotocol = Guarded {
+            inner: Subscriptions::new(app.feed),
+            access: app.access,
+            grant,
+        };
+        if slot.is_some() {
+            let after = after.unwrap_or(After::Latest);
+            let subscribed = subprotocol.inner.open(topics, after, false);
+            socket.push(TEXT, subscribed.as_bytes());
+        }
+        let mut draining = app.draining;
+        let mut session = Session::new(app.sessions, slot, socket, subprotocol, None);
+        let _ = session.run(&mut draining).await;
+    });
+    Ok(switching_protocols)
+}
+
+fn refusal(status: StatusCode) -> Ending {
+    match status {
+        StatusCode::UNAUTHORIZED => Ending::Ours(4401.into(), "the token is not valid"),
+        _ => Ending::Ours(4403.into(), "the token does not allow these topics"),
+    }
+}
+
+/// The subprotocol, for one grant.
+struct Guarded {
+    inner: Subscriptions,
+    access: Arc<Access>,
+    grant: Grant,
+}
+
+impl Subprotocol for Guarded {
+    async fn handle(&mut self, text: &str) -> Option<String> {
+        match check(&self.grant, text) {
+            Ok(()) => self.inner.handle(text).await,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
+        tokio::select! {
+            biased; // A grant that has ended is looked at before each page.
+            () = self.access.ended(&self.grant) => Err(refusal(StatusCode::UNAUTHORIZED)),
+            news = self.inner.next() => news,
+        }
+    }
+
+    async fn heartbeat(&mut self) -> Option<String> {
+        self.inner.heartbeat().await
+    }
+}
+
+/// What a command names that needs a right.
+#[derive(Deserialize)]
+struct Command {
+    publish: Option<Publish>,
+    subscribe: Option<Subscribe>,
+}
+
+#[derive(Deserialize)]
+struct Publish {
+    topic: String,
+    #[serde(default)]
+    r#ref: Value,
+}
+
+#[derive(Deserialize)]
+struct Subscribe {
+    topics: Vec<String>,
+    #[serde(default)]
+    r#ref: Value,
+}
+
+/// The `error` frame for a command without the right to its topics. What cannot be read here is refused: the
+/// subprotocol might read it in another way.
+fn check(grant: &Grant, text: &str) -> Result<(), Value> {
+    let command: Command = serde_json::from_str(text)
+        .map_err(|_| json!({"error": {"status": 400, "detail": "this is not a command"}}))?;
+    let (reference, checked) = match &command {
+        Command {
+            publish: Some(Publish { topic, r#ref }),
+            ..
+        } => (r#ref, may_publish(grant, topic)),
+        Command {
+            subscribe: Some(Subscribe { topics, r#ref }),
+            ..
+        } => (r#ref, may_read(grant, topics)),
+        _ => return Ok(()),
+    };
+    checked.map_err(|problem| {
+        let (status, detail) = (problem.status.as_u16(), problem.detail);
+        json!({"error": {"ref": reference, "status": status, "detail": detail}})
+    })
+}
+
+fn may_publish(grant: &Grant, topic: &str) -> Result<(), Problem> {
+    grant.may_publish(&topic.parse().map_err(Problem::bad_request)?)
+}
+
+fn may_read(grant: &Grant, topics: &[String]) -> Result<(), Problem> {
+    grant.may_read(&topics.join(",").parse().map_err(Problem::bad_request)?)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).ok_or("where to listen?")?;
+    let listener = TcpListener::bind(address).await?;
+    let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
+    // Yours comes from a file or a variable, or no token outlives a restart.
+    let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let news = vec!["news.*".to_owned()];
+    let grant = Grant {
+        sub: "you".to_owned(),
+        read: news.clone(),
+        publish: news,
+        iat: now,
+        exp: now + 3_600,
+    };
+    println!("token {}", access.token(&grant));
+    println!("listening on http://{}", listener.local_addr()?);
+    let (drain, draining) = watch::channel(false);
+    let app = router(Feed::new(Retention::default()), Arc::new(access), draining);
+    let stop = drain.clone();
+    let shutdown = async move {
+        shutdown_signal().await;
+        stop.send_replace(true);
+    };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown)
+        .await?;
+    drain.closed().await; // every session has ended
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Access, worked: a session's way in, its rights command by command, and its end.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod setup;
+
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/access.rs"]
+mod example;
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use common::{Browsers, Drained};
+use example::access::{Access, Grant};
+use harness::{TestServer, WsWire, handshake};
+use serde_json::json;
+use setup::{ask, data, feed, live, publish, subscribe};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+const NOW: u64 = 1_800_000_000;
+const LOOK: Duration = Duration::from_secs(15);
+
+thread_local! {
+    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The wall clock goes with that of the runtime, which a test may pause.
+fn clock() -> SystemTime {
+    let started = STARTED.get().expect("a server was started");
+    UNIX_EPOCH + Duration::from_secs(NOW) + started.elapsed()
+}
+
+async fn start(feed: common::Feed) -> (TestServer, Arc<Access>) {
+    STARTED.set(Some(Instant::now()));
+    let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
+    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, clock));
+    let (drain, draining) = watch::channel(false);
+    let router = example::router(feed, access.clone(), draining);
+    let server = TestServer::start(async move |listener, shutdown| {
+        let stop = drain.clone();
+        let shutdown = async move {
+            shutdown.await;
+            stop.send_replace(true);
+        };
+        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+        served.await?;
+        drain.closed().await;
+        let (finished, cut) = (0, 0); // axum does not tell.
+        Ok(Drained { finished, cut })
+    });
+    (server.await, access)
+}
+
+fn grant() -> Grant {
+    Grant {
+        sub: "ann".into(),
+        read: vec!["news.*".into()],
+        publish: vec!["news.a".into()],
+        iat: NOW,
+        exp: NOW + 60,
+    }
+}
+
+async fn open(server: &TestServer, topics: &str, token: &str) -> WsWire {
+    let offers = format!("feed.v1.json, bearer.{token}");
+    let fields = [("Sec-WebSocket-Protocol", offers.as_str())];
+    let session = WsWire::connect_with(server.addr(), &format!("/topics/{topics}"), &fields).await;
+    let chosen = session.header("sec-websocket-protocol");
+    assert_eq!(chosen, Some("feed.v1.json"), "a token is never sent back");
+    session
+}
+
+#[tokio::test]
+async fn each_command_is_refused_without_a_right_to_its_topics() {
+    let feed = feed();
+    let (server, access) = start(feed.clone()).await;
+    let mut session = open(&server, "news.a", &access.token(&grant())).await;
+    live(&mut session).await;
+    for (command, status, detail) in [
+        (
+            json!({"publish": {"topic": "news.b", "data": 1, "ref": 1}}),
+            403,
+            "the token does not allow topic news.b",
+        ),
+        (
+            json!({"subscribe": {"topics": ["news.b", "secret"], "ref": 1}}),
+            403,
+            "the token does not allow topic secret",
+        ),
+        (
+            json!({"subscribe": {"topics": ["secret"], "after": "earliest", "ref": 1}}),
+            403,
+            "the token does not allow topic secret",
+        ),
+        (
+            json!({"publish": {"topic": "a..b", "data": 1, "ref": 1}}),
+            400,
+            "topic \"a..b\"",
+        ),
+    ] {
+        let error = ask(&mut session, command).await["error"].clone();
+        assert_eq!(
+            (&error["ref"], &error["status"]),
+            (&json!(1), &json!(status))
+        );
+        assert!(
+            error["detail"].as_str().unwrap().starts_with(detail),
+            "{error}"
+        );
+    }
+    for unread in [
+        "{",
+        "[]",
+        r#"{"publish":1}"#,
+        r#"{"publish":{"topic":"news.a"},"publish":{"topic":"secret"}}"#,
+    ] {
+        session.send_text(unread).await;
+        assert_eq!(
+            session.next_json().await["error"]["status"],
+            400,
+            "{unread}"
+        );
+    }
+    assert_eq!(feed.counts().messages, 0);
+    subscribe(
+        &mut session,
+        json!({"subscribe": {"topics": ["news.b"], "ref": 2}}),
+    )
+    .await;
+    publish(&feed, "secret", "x").await;
+    publish(&feed, "news.b", "y").await;
+    assert_eq!(data(&mut session).await, "y");
+    let ack = ask(
+        &mut session,
+        json!({"publish": {"topic": "news.a", "data": 1, "ref": 3}}),
+    )
+    .await;
+    assert_eq!(ack["ack"]["ref"], 3);
+    drop(session);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_learns_by_a_close_code_why_it_is_refused() {
+    let (server, access) = start(feed()).await;
+    let [token, expired] = [NOW + 60, NOW].map(|exp| access.token(&Grant { exp, ..grant() }));
+    for (topics, token, code) in [
+        ("news.a", "x", 4401),
+        ("news.a", &expired, 4401),
+        ("secret", &token, 4403),
+        ("news.a,secret", &token, 4403),
+    ] {
+        let mut session = open(&server, topics, token).await;
+        assert_eq!(session.expect_close().await.0, code, "{topics}");
+    }
+    let cookie = format!("token={token}");
+    for (origin, status) in [("https://evil.example", 403), ("http://localhost", 101)] {
+        let fields = [("Origin", origin), ("Cookie", cookie.as_str())];
+        let mut wire = server.wire().await;
+        wire.send(handshake("localhost", "/topics/news.a", &fields))
+            .await;
+        let head = wire.read_head().await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_token_or_at_the_next_look_after_it_was_revoked() {
+    let (server, access) = start(feed()).await;
+    let begun = Instant::now();
+    let brief = Grant {
+        exp: NOW + 5,
+        sub: "bob".into(),
+        ..grant()
+    };
+    let mut lasting = open(&server, "news.a", &access.token(&grant())).await;
+    let mut ending = open(&server, "news.a", &access.token(&brief)).await;
+    live(&mut lasting).await;
+    live(&mut ending).await;
+    assert_eq!(ending.expect_close().await.0, 4401);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    sleep(Duration::from_secs(3)).await;
+    access.revoke("ann");
+    assert_eq!(lasting.expect_close().await.0, 4401);
+    assert!(begun.elapsed() <= LOOK + Duration::from_secs(1));
+    drop((lasting, ending));
+    server.stop().await;
+}
