@@ -16,12 +16,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 const BACKLOG: u32 = 4_096;
 
 /// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
-/// 0 it prints the port that the system chose.
+/// 0 it prints the port that the system chose. A socket that systemd has passed is used instead of `address`: it
+/// stays open while the program restarts, so no connection is refused. Call it once.
 ///
 /// # Errors
-/// If the address cannot be bound. The error names it.
+/// If the address cannot be bound. The error names it. Or if what was passed is not a socket.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match bind(address) {
+    match passed().transpose().unwrap_or_else(|| bind(address)) {
         Ok(listener) => {
             let bound = listener.local_addr()?;
             // A server serves, even if standard output is closed.
@@ -33,6 +34,17 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
             Err(io::Error::new(error.kind(), text))
         }
     }
+}
+
+/// The socket of socket activation: sd_listen_fds(3).
+fn passed() -> io::Result<Option<TcpListener>> {
+    let passed = sd_listen_fds::get().map_err(io::Error::other)?;
+    let Some((_, socket)) = passed.into_iter().next() else {
+        return Ok(None);
+    };
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Some)
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
