@@ -18,6 +18,7 @@ for (let load = 1; load <= LOADS; load += 1) {
   await page.goto(`${server.url}/?load=${load}`, IN_TIME);
   await live();
 }
+await itShowsItsScene();
 console.log(`the page loads ${LOADS} times in one tab`);
 await aPageThatIsShownAgainResumes();
 await chromium.close();
@@ -36,6 +37,13 @@ async function aPageThatIsShownAgainResumes() {
     check((await page.locator("#log").getByText("there already").count()) === 1, "what it showed before is not shown again");
   }
   console.log("a page that is shown again resumes where it was");
+}
+
+// The words of the technique, which the server's or the client's half says, and the last exchange.
+async function itShowsItsScene() {
+  if (!TOPIC) return;
+  await page.locator(".scene").getByText(process.env.SCENE).waitFor(IN_TIME);
+  await page.locator("#wire").getByText("there already").waitFor(IN_TIME);
 }
 
 // Each page says in the same words whether it is connected.

@@ -72,6 +72,8 @@ async function whatIsWellIsDelivered() {
   await page.locator("#note").getByText(/^Its secret, shown this once: whsec_\S{44}$/).waitFor();
   await publish("b", "hello");
   await shows("/well", "a, b", /^1 delivered · 0 in flight · 0 waiting · 0 dead$/, /attempt 1: 200 in \d+ ms$/);
+  await page.locator("#says").getByText("200").waitFor();
+  await page.locator("#wire").getByText(`POST ${base}/well`).waitFor();
   console.log("an endpoint is registered, its secret shown once, and the first delivery with its status");
 }
 
