@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, prepare};
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::OnUpgrade};
+use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -119,13 +119,14 @@ async fn until_session(
     };
     let _ = served.inspect_err(log);
     let (mut opening, busy) = opened.lock().expect(UNPOISONED).take()?;
-    let socket = websocket(&mut opening.upgrade, app.server.max_message).await?;
+    // Fails if the client left before it got the 101.
+    let upgraded = (&mut opening.upgrade).await.inspect_err(log).ok()?;
     match opening.slot {
         Some(_) => busy.to_the_end(),
         // A refused client may take seconds to close. Its connection is there for others.
         None => drop(busy),
     }
-    Some(session(&app, socket, opening))
+    Some(session(&app, upgraded, opening))
 }
 
 async fn answer(
@@ -142,26 +143,19 @@ async fn answer(
 
 const UNPOISONED: &str = "nothing panics under this lock";
 
-/// The websocket that hyper hands over once the 101 is written.
-async fn websocket(upgrade: &mut OnUpgrade, message: usize) -> Option<Socket<Stream>> {
-    // Fails if the client left before it got the 101.
-    let upgraded = upgrade.await.inspect_err(log).ok()?;
+/// The session on the connection that hyper hands over once the 101 is written. HTTP ends here. From now on
+/// the subprotocol says what the frames mean.
+fn session(app: &App, upgraded: Upgraded, opening: Opening) -> Session<Stream, Subscriptions> {
     // hyper has boxed the stream. The session needs its own type back, to be able to reset it.
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
         .expect("this is the type that hyper was given");
-    let fragments = MAX_FRAGMENTS;
-    let limits = Limits { message, fragments };
+    let limits = Limits {
+        message: app.server.max_message,
+        fragments: MAX_FRAGMENTS,
+    };
     // `read_buf` holds what came after the request: the first frames of a client that did not wait.
-    Some(Socket::new(parts.io.into_inner(), &parts.read_buf, limits))
-}
-
-/// HTTP ends here. From now on the subprotocol says what the frames mean.
-fn session(
-    app: &App,
-    mut socket: Socket<Stream>,
-    opening: Opening,
-) -> Session<Stream, Subscriptions> {
+    let mut socket = Socket::new(parts.io.into_inner(), &parts.read_buf, limits);
     let mut subscriptions = Subscriptions::new(app.feed.clone());
     if let Some((topics, after, newest)) = opening.subscription
         && opening.slot.is_some()
