@@ -145,8 +145,12 @@ async fn the_same_key_twice_in_one_group_is_one_message() {
     let feed = feed(Retention::default());
     let once = async |text| {
         let draft = Draft::new(Data::text(text));
-        feed.publish_once("a".parse().unwrap(), draft, "k".parse().unwrap())
-            .await
+        feed.publish_once(
+            "a".parse().unwrap(),
+            draft,
+            "k".parse::<IdempotencyKey>().unwrap(),
+        )
+        .await
     };
     let (first, again, other) = tokio::join!(once("x"), once("x"), once("y"));
     let (first, again) = (first.unwrap(), again.unwrap());

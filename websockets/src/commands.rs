@@ -1,6 +1,6 @@
 //! What the commands of `feed.v1.json` do.
 
-use common::{After, Cursor, Draft, FeedError, IdempotencyKey, Problem, Published, Topic, Topics};
+use common::{After, Cursor, FeedError, Problem, Topics};
 use hyper::StatusCode;
 use tracing::{debug, warn};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -25,8 +25,9 @@ impl Subprotocol for Subscriptions {
         let (reference, command) = protocol::parse(text);
         let answer = match command {
             Ok(Command::Publish(topic, draft, key)) => {
-                let published = self.publish(topic, draft, key).await;
-                published.map(|published| protocol::ack(reference, published))
+                let published = self.feed.publish_once(topic, draft, key).await;
+                let ack = published.map(|published| protocol::ack(reference, published));
+                ack.map_err(Problem::from)
             }
             Ok(Command::Subscribe(topics, after, newest)) => {
                 let start = self.subscribe(topics, after, newest);
@@ -63,20 +64,6 @@ impl Subprotocol for Subscriptions {
 }
 
 impl Subscriptions {
-    /// Returns when the message is stored. A client that was cut off does not know whether it has
-    /// published. With a key it may repeat.
-    async fn publish(
-        &self,
-        topic: Topic,
-        draft: Draft,
-        key: Option<IdempotencyKey>,
-    ) -> Result<Published, Problem> {
-        Ok(match key {
-            None => self.feed.publish(topic, draft).await?,
-            Some(key) => self.feed.publish_once(topic, draft, key).await?,
-        })
-    }
-
     /// Returns where the new subscription starts, if that is known. A topic may be in one subscription
     /// only: otherwise its messages would be sent twice. Merging would move one of the two cursors.
     fn subscribe(

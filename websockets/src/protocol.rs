@@ -138,21 +138,20 @@ impl<'a> Members<'a> {
     fn draft(&mut self) -> Result<Draft, Problem> {
         let kind = self.optional("type")?.unwrap_or_default();
         // Checked once more, because serde takes some JSON that breaks other parsers.
-        let data = Data::json(self.required("data")?.as_bytes());
-        let data = data.map_err(Problem::bad_request)?;
+        let checked = Data::json(self.required("data")?.as_bytes());
+        let data = checked.map_err(Problem::bad_request)?;
         Ok(Draft { kind, data })
     }
 
     fn topics(&mut self) -> Result<Topics, Problem> {
         let json = self.required("topics")?;
         let names = self.read::<Vec<String>>("topics", json)?;
-        let topics: Result<Vec<Topic>, _> = names.iter().map(|name| name.parse()).collect();
-        Topics::try_from(topics.map_err(Problem::bad_request)?).map_err(Problem::bad_request)
+        Topics::named(names.iter().map(String::as_str)).map_err(Problem::bad_request)
     }
 
     fn after(&mut self) -> Result<After, Problem> {
-        let after = self.optional::<String>("after")?;
-        let after = after.map_or(Ok(After::Latest), |after| after.parse());
+        let text = self.optional::<String>("after")?;
+        let after = text.map_or(Ok(After::Latest), |text| text.parse());
         after.map_err(|error| Problem::bad_request(format!("after: {error}")))
     }
 

@@ -223,6 +223,15 @@ impl FromStr for MessageType {
 pub struct Topics(Arc<[Topic]>);
 
 impl Topics {
+    /// The topics of these names. Repeats collapse.
+    ///
+    /// # Errors
+    /// If a name is invalid, or there is none, or more than 64.
+    pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, BadTopics> {
+        let topics = names.map(str::parse).collect::<Result<Vec<Topic>, _>>()?;
+        Self::try_from(topics)
+    }
+
     /// The topics in the order of their names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Topic> {
         self.0.iter()
@@ -267,11 +276,7 @@ impl FromStr for Topics {
             true => Cow::Owned(text.replace("%2C", ",").replace("%2c", ",")),
             false => Cow::Borrowed(text),
         };
-        let topics = decoded
-            .split(',')
-            .map(str::parse)
-            .collect::<Result<Vec<Topic>, _>>()?;
-        Self::try_from(topics)
+        Self::named(decoded.split(','))
     }
 }
 

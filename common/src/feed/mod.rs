@@ -108,14 +108,12 @@ impl Feed {
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]. A file adds [`FeedError::NoRoom`] and
     /// [`FeedError::Stopped`]. NATS adds [`FeedError::Away`] and [`FeedError::Stopped`].
     pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
-        match self.store() {
-            None => self.log.publish(topic, draft, None),
-            Some(store) => store.publish(topic, draft, None).await,
-        }
+        self.publish_once(topic, draft, None).await
     }
 
     /// Publishes at most once: a repeat with the same key and message returns the first id. A key is
-    /// remembered for 24 hours. A feed in memory or in a file remembers at most 100,000 keys.
+    /// remembered for 24 hours. A feed in memory or in a file remembers at most 100,000 keys. Without a key,
+    /// the same as [`Feed::publish`].
     ///
     /// # Errors
     /// [`FeedError::KeyReused`], and those of [`Feed::publish`].
@@ -123,10 +121,12 @@ impl Feed {
         &self,
         topic: Topic,
         draft: Draft,
-        key: IdempotencyKey,
+        key: impl Into<Option<IdempotencyKey>>,
     ) -> Result<Published, FeedError> {
-        let fingerprint = fingerprint(&draft);
-        let once = Some(Once { key, fingerprint });
+        let once = key.into().map(|key| Once {
+            key,
+            fingerprint: fingerprint(&draft),
+        });
         match self.store() {
             None => self.log.publish(topic, draft, once),
             Some(store) => store.publish(topic, draft, once).await,

@@ -66,10 +66,7 @@ where
         kind,
         data: data.map_err(Problem::bad_request)?,
     };
-    let published = match key {
-        None => feed.publish(topic, draft).await?,
-        Some(key) => feed.publish_once(topic, draft, key).await?,
-    };
+    let published = feed.publish_once(topic, draft, key).await?;
     Ok(created(&published))
 }
 

@@ -1,6 +1,6 @@
 //! The receiver's built-in effects: publish each event, and count it. Replace them by your own.
 
-use common::{Data, Draft, Feed, Topic};
+use common::{Data, Draft, Feed, IdempotencyKey, Topic};
 use rusqlite::Connection;
 
 use super::{
@@ -15,7 +15,8 @@ impl Effects for Publish {
     /// The effect outside the inbox: a message. Its idempotency key is the event's, so a second attempt
     /// publishes nothing new.
     async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
-        let key = event.key().parse().map_err(|error| format!("{error}"))?;
+        let parsed = event.key().parse::<IdempotencyKey>();
+        let key = parsed.map_err(|error| error.to_string())?;
         let published = self.0.publish_once(topic(event), draft(event), key);
         published.await.map_err(|error| error.to_string())?;
         let (source, kind) = (event.source.clone(), event.kind.clone());
