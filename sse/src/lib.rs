@@ -21,12 +21,15 @@ mod takeover;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, positive_seconds};
+use common::{
+    Connections, Drained, Feed, FeedConfig, ServerConfig, Spawner, address, positive_seconds,
+};
 use tokio::net::TcpListener;
 
 use crate::{
     route::App,
     stream::{StreamLimits, Streams},
+    takeover::Groups,
 };
 
 /// Server-Sent Events: one response that never ends.
@@ -81,12 +84,17 @@ pub async fn run(
 ) -> io::Result<Drained> {
     let connections = Connections::new(config.server.connections(config.max_subscribers));
     // Its own handle: closing it ends the streams of this server, not of others on the same feed.
-    let app = App::new(feed.handle(), config, &listener)?;
+    let app = App::new(feed.handle(), config, &listener, connections.spawner())?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }
 
 impl App {
-    fn new(feed: Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
+    fn new(
+        feed: Feed,
+        config: Config,
+        listener: &TcpListener,
+        spawner: Spawner,
+    ) -> io::Result<Self> {
         let limits = StreamLimits {
             streams: config.max_subscribers,
             heartbeat: config.heartbeat,
@@ -97,7 +105,10 @@ impl App {
         Ok(Self {
             browsers: config.server.browsers(listener, "Retry-After")?,
             streams: Arc::new(Streams::new(feed.clone(), limits)),
-            takeover: config.takeover,
+            groups: config
+                .takeover
+                .then(|| Groups::new(spawner, config.server.stall))
+                .transpose()?,
             server: config.server,
             feed,
         })

@@ -9,7 +9,10 @@ use hyper::{
     body::{Body, Incoming},
 };
 
-use crate::stream::{AnswerBody, Streams};
+use crate::{
+    stream::{AnswerBody, Streams},
+    takeover::Groups,
+};
 
 /// What every connection shares.
 pub(crate) struct App {
@@ -17,8 +20,8 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Streams>,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
-    /// Whether an open stream is taken out of hyper.
-    pub(crate) takeover: bool,
+    /// Where open streams wait that are taken out of hyper. `None` is plain hyper.
+    pub(crate) groups: Option<Arc<Groups>>,
 }
 
 /// Answers one request.

@@ -58,8 +58,8 @@ async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
 
 fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
     let (activity, draining) = (connections.activity(), connections.draining());
-    if app.takeover {
-        let connection = takeover::connection(stream, app, activity.clone(), draining);
+    if let Some(groups) = app.groups.clone() {
+        let connection = takeover::connection(stream, app, groups, activity.clone(), draining);
         connections.spawn(activity, connection);
     } else {
         connections.spawn(

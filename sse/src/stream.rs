@@ -3,7 +3,7 @@
 //! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
 //! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{cmp::Ordering, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics};
@@ -83,20 +83,21 @@ impl Streams {
         let newest: Option<Newest> = Query::of(request.uri()).get("newest")?;
         let subscription = Subscription {
             topics: topics.parse().map_err(Problem::bad_request)?,
-            after: after(request)?,
             newest: newest.is_some(),
             heartbeat: heartbeat(request)?,
         };
+        let after = after(request)?;
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            let end_at = Instant::now() + shortened(self.limits.age);
             Either::Right(Subscriber {
-                streams: self.clone(),
-                subscription,
+                reader: Reader::new(self.clone(), subscription, after),
                 state: State::Opening,
-                timer: Box::pin(sleep(self.limits.heartbeat)),
-                end_at: Instant::now() + shortened(self.limits.age),
-                _slot: slot,
+                seat: Seat {
+                    end_at,
+                    _slot: slot,
+                },
             })
         } else {
             Either::Left(Full::from(self.refusal()))
@@ -139,11 +140,11 @@ fn after<B>(request: &Request<B>) -> Result<After, Problem> {
     }
 }
 
-fn heartbeat<B>(request: &Request<B>) -> Result<fn(Cursor) -> String, Problem> {
+fn heartbeat<B>(request: &Request<B>) -> Result<Heartbeat, Problem> {
     let queried: Option<String> = Query::of(request.uri()).get("heartbeat")?;
     match queried.as_deref() {
-        None => Ok(event::checkpoint),
-        Some("event") => Ok(event::heartbeat),
+        None => Ok(Heartbeat::Checkpoint),
+        Some("event") => Ok(Heartbeat::Event),
         Some(_) => Err(Problem::bad_request("heartbeat must be event or absent")),
     }
 }
@@ -162,124 +163,111 @@ fn fields() -> [(HeaderName, HeaderValue); 5] {
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
-/// What a client asks for.
-#[derive(Debug)]
-struct Subscription {
+/// What a client asks for, wherever it starts. Streams that ask for the same can share their pages.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subscription {
     topics: Topics,
-    after: After,
     /// Whether a page has only the newest message of each topic.
     newest: bool,
-    /// Writes the block that is sent when everything was replayed, and after too long a silence.
-    heartbeat: fn(Cursor) -> String,
+    heartbeat: Heartbeat,
 }
 
-impl Subscription {
-    fn limit(&self) -> PageLimit {
-        let newest = self.newest;
-        PageLimit { newest, ..PAGE }
+/// The block that is sent when everything was replayed, and after too long a silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Heartbeat {
+    Checkpoint,
+    Event,
+}
+
+impl Heartbeat {
+    fn block(self) -> fn(Cursor) -> String {
+        match self {
+            Self::Checkpoint => event::checkpoint,
+            Self::Event => event::heartbeat,
+        }
     }
 }
 
 /// One open stream.
 #[derive(Debug)]
 pub struct Subscriber {
-    streams: Arc<Streams>,
-    /// Its `after` is the position after the last blocks: the next read starts there.
-    subscription: Subscription,
+    reader: Reader,
     state: State,
-    /// The heartbeat's timer. It may fire too early, see `silence`.
-    timer: Pin<Box<Sleep>>,
-    /// When it is at its greatest age. A proxy may read on after its own client left, and would keep the
-    /// slot for ever.
-    end_at: Instant,
-    /// Freed when the stream ends, however it ends.
-    _slot: OwnedSemaphorePermit,
+    seat: Seat,
 }
 
 #[derive(Debug)]
 enum State {
     Opening,
-    /// Sends what there was when it opened, without waiting.
-    Replaying,
-    /// Waits for news.
-    Live,
+    Open,
     Ended,
 }
 
+/// What a stream does not share with others.
+#[derive(Debug)]
+pub struct Seat {
+    /// When it is at its greatest age. A proxy may read on after its own client left, and would keep the
+    /// slot for ever.
+    pub end_at: Instant,
+    /// Freed when the stream ends, however it ends.
+    _slot: OwnedSemaphorePermit,
+}
+
 impl Subscriber {
+    /// A stream that goes on where `reader` is.
+    pub fn resume(reader: Reader, seat: Seat) -> Self {
+        let state = State::Open;
+        Self {
+            reader,
+            state,
+            seat,
+        }
+    }
+
+    /// Whether it has sent all there is, and now waits for news.
+    pub fn waits(&self) -> bool {
+        let is_over = self.reader.streams.feed.is_closed() || Instant::now() >= self.seat.end_at;
+        self.reader.is_live && matches!(self.state, State::Open) && !is_over
+    }
+
+    /// Lets it send what there is, and a heartbeat, before it waits again.
+    pub fn replay(&mut self) {
+        self.reader.is_live = false;
+    }
+
+    /// Takes the stream apart.
+    pub fn into_parts(self) -> (Reader, Seat) {
+        (self.reader, self.seat)
+    }
+
+    /// Its position and what it reads.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
     /// Waits for the next whole blocks. `None` ends the stream. Call it only when the previous blocks
     /// are written: that is the backpressure.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         match self.state {
             State::Opening => Some(self.open()),
-            State::Replaying | State::Live => Some(self.read_on().await),
+            State::Open => Some(self.read_on().await),
             State::Ended => None,
         }
     }
 
     fn open(&mut self) -> Vec<u8> {
-        self.state = State::Replaying;
-        let Subscription { topics, after, .. } = &mut self.subscription;
-        let start = self.streams.feed.position(topics, after);
-        // `latest` means this moment, not the moment of the first read.
-        if let (After::Latest, Some(start)) = (&after, start) {
-            *after = start.into();
-        }
-        event::opening(self.streams.retry(), start).into()
+        self.state = State::Open;
+        let start = self.reader.start();
+        event::opening(self.reader.streams.retry(), start).into()
     }
 
-    /// What comes only now and then is boxed, so that a waiting stream does not reserve memory for it.
     async fn read_on(&mut self) -> Vec<u8> {
-        if Instant::now() >= self.end_at {
-            return self.farewell("the stream is at its greatest age");
-        }
-        let news = match self.state {
-            State::Live => self.news().await,
-            _ => None,
-        };
-        let blocks = match news {
-            Some(blocks) => blocks,
-            None => Box::pin(self.all_there_is()).await,
-        };
-        match blocks {
-            Ok(blocks) => blocks,
+        match self.reader.next(self.seat.end_at).await {
+            Ok(Some(blocks)) => blocks,
+            Ok(None) => self.farewell("the stream is at its greatest age"),
+            // Boxed, so that a waiting stream does not reserve memory for it.
             Err(error) => Box::pin(self.end(&error)).await,
         }
-    }
-
-    /// Waits for a page. Returns its blocks, or `None` if a heartbeat is due, or the stream's end.
-    async fn news(&mut self) -> Option<Result<Vec<u8>, FeedError>> {
-        let heartbeat_at = Instant::now() + self.streams.limits.heartbeat;
-        let wanted = &self.subscription;
-        let limit = wanted.limit();
-        let news = self.streams.feed.next(&wanted.topics, &wanted.after, limit);
-        let page = tokio::select! {
-            biased; // News first: it is the usual reason for a wake-up.
-            page = news => page,
-            () = silence(&mut self.timer, heartbeat_at.min(self.end_at)) => return None,
-        };
-        Some(page.map(|page| self.take(&page, None)))
-    }
-
-    /// A page without waiting and, if that is everything, a heartbeat with the feed's position. The first
-    /// such heartbeat tells a client that it is live. After a silence the page is empty, unless news came
-    /// at the same moment.
-    async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {
-        let wanted = &self.subscription;
-        let limit = wanted.limit();
-        let read = self.streams.feed.read(&wanted.topics, &wanted.after, limit);
-        let page = read.await?;
-        let heartbeat = Some(wanted.heartbeat).filter(|_| !page.more);
-        Ok(self.take(&page, heartbeat))
-    }
-
-    /// A page's blocks. The stream reads on after them.
-    fn take(&mut self, page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
-        self.subscription.after = page.then.clone();
-        if !page.more {
-            self.state = State::Live;
-        }
-        event::page(page, heartbeat)
     }
 
     /// Ends the stream because the feed has. Each stream waits for a random time first, so that the next
@@ -288,7 +276,7 @@ impl Subscriber {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
-        let Streams { limits, slots, .. } = &*self.streams;
+        let Streams { limits, slots, .. } = &*self.reader.streams;
         let time = spread(limits.streams - slots.available_permits(), limits.drain);
         sleep(time.mul_f64(rand::random())).await;
         self.farewell("the server is going away")
@@ -297,7 +285,134 @@ impl Subscriber {
     /// Ends the stream between two blocks and tells the client when to reconnect.
     fn farewell(&mut self, reason: &str) -> Vec<u8> {
         self.state = State::Ended;
-        event::farewell(reason, self.streams.retry()).into()
+        event::farewell(reason, self.reader.streams.retry()).into()
+    }
+}
+
+/// Reads the pages of a subscription, for one stream or for several.
+#[derive(Debug)]
+pub struct Reader {
+    streams: Arc<Streams>,
+    subscription: Subscription,
+    /// The position after the last blocks: the next read starts there.
+    after: After,
+    /// The number of the topics' last message up to that position.
+    last: u64,
+    /// Whether all that there was is read. It then waits for news.
+    is_live: bool,
+    /// When the silence is too long.
+    heartbeat_at: Instant,
+    /// It may fire too early, see `silence`.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Reader {
+    fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
+        let heartbeat = streams.limits.heartbeat;
+        Self {
+            streams,
+            subscription,
+            after,
+            last: 0,
+            is_live: false,
+            heartbeat_at: Instant::now() + heartbeat,
+            timer: Box::pin(sleep(heartbeat)),
+        }
+    }
+
+    /// A second reader at the same position.
+    pub fn fork(&self) -> Self {
+        let (streams, subscription) = (self.streams.clone(), self.subscription.clone());
+        Self {
+            last: self.last,
+            is_live: self.is_live,
+            ..Self::new(streams, subscription, self.after.clone())
+        }
+    }
+
+    /// What it reads.
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
+    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if
+    /// none of their messages lies between them: other topics' messages move the positions, too.
+    pub fn order(&self, other: &Self) -> Ordering {
+        match (&self.after, &other.after) {
+            (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
+                match () {
+                    () if self.last > others.seq => Ordering::Greater,
+                    () if other.last > after.seq => Ordering::Less,
+                    () => Ordering::Equal,
+                }
+            }
+            _ => Ordering::Less,
+        }
+    }
+
+    /// Where it starts. `latest` means this moment, not the moment of the first read.
+    fn start(&mut self) -> Option<Cursor> {
+        let feed = &self.streams.feed;
+        let start = feed.position(&self.subscription.topics, &self.after);
+        if let (After::Latest, Some(start)) = (&self.after, start) {
+            self.after = start.into();
+        }
+        start
+    }
+
+    /// The next blocks: what there is, then news, or a heartbeat after too long a silence. `None` if it is
+    /// `until`. Cancel-safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Those of the feed.
+    pub async fn next(&mut self, until: Instant) -> Result<Option<Vec<u8>>, FeedError> {
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        if self.is_live {
+            let news = self.news(until).await;
+            if news.is_some() || Instant::now() < self.heartbeat_at {
+                return news.transpose();
+            }
+        }
+        // What comes only now and then is boxed, so that a waiting stream does not reserve memory for it.
+        Box::pin(self.all_there_is()).await.map(Some)
+    }
+
+    /// Waits for a page. Returns its blocks, or `None` if a heartbeat is due, or it is `until`.
+    async fn news(&mut self, until: Instant) -> Option<Result<Vec<u8>, FeedError>> {
+        let (topics, limit) = (&self.subscription.topics, self.limit());
+        let news = self.streams.feed.next(topics, &self.after, limit);
+        let page = tokio::select! {
+            biased; // News first: it is the usual reason for a wake-up.
+            page = news => page,
+            () = silence(&mut self.timer, self.heartbeat_at.min(until)) => return None,
+        };
+        Some(page.map(|page| self.take(&page, None)))
+    }
+
+    /// A page without waiting and, if that is everything, a heartbeat with the feed's position. The first
+    /// such heartbeat tells a client that it is live. After a silence the page is empty, unless news came
+    /// at the same moment.
+    async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {
+        let (topics, limit) = (&self.subscription.topics, self.limit());
+        let page = self.streams.feed.read(topics, &self.after, limit).await?;
+        let heartbeat = self.subscription.heartbeat.block();
+        Ok(self.take(&page, Some(heartbeat).filter(|_| !page.more)))
+    }
+
+    /// A page's blocks. The next read starts after them.
+    fn take(&mut self, page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
+        self.after = page.then.clone();
+        self.last = page.last.seq;
+        self.is_live |= !page.more;
+        self.heartbeat_at = Instant::now() + self.streams.limits.heartbeat;
+        event::page(page, heartbeat)
+    }
+
+    fn limit(&self) -> PageLimit {
+        let newest = self.subscription.newest;
+        PageLimit { newest, ..PAGE }
     }
 }
 
@@ -386,7 +501,7 @@ mod tests {
     /// Its stream, live.
     async fn open(feed: &Feed) -> (Body, Arc<Streams>) {
         let subscriber = subscriber(feed);
-        let streams = subscriber.streams.clone();
+        let streams = subscriber.reader.streams.clone();
         let mut body = body(Either::Right(subscriber));
         assert!(block(&mut body).await.starts_with(": hello\n"));
         assert_eq!(block(&mut body).await, format!("id: {}\n\n", feed.head()));
@@ -422,9 +537,9 @@ mod tests {
         let feed = Feed::new(Retention::default());
         let mut subscriber = subscriber(&feed);
         let id = publish(&feed, "news").await;
-        let blocks = subscriber.all_there_is().await.unwrap();
+        let blocks = subscriber.reader.all_there_is().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
-        assert_eq!(subscriber.subscription.after, id.into());
+        assert_eq!(subscriber.reader.after, id.into());
     }
 
     #[tokio::test(start_paused = true)]
@@ -432,7 +547,7 @@ mod tests {
         for busy in [false, true] {
             let (feed, begun) = (Feed::new(Retention::default()), Instant::now());
             let mut subscriber = subscriber(&feed);
-            let end_at = subscriber.end_at;
+            let end_at = subscriber.seat.end_at;
             let oldest = (LIMITS.age * 9 / 10)..=LIMITS.age;
             assert!(oldest.contains(&(end_at - begun)));
             subscriber.next().await.unwrap();

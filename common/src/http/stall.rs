@@ -39,6 +39,11 @@ impl<S> StallGuard<S> {
         &self.io
     }
 
+    /// The stream without its guard.
+    pub fn into_inner(self) -> S {
+        self.io
+    }
+
     /// Stops the timer if the write made progress, and fails the write when the time is up.
     fn guard<T>(
         &mut self,

@@ -1,0 +1,372 @@
+//! Streams that wait for the same news wait together, and get the same bytes.
+//!
+//! ```text
+//!  a stream's task: hyper, the replay ──── has caught up ────▶ a group: one task, one reader, a list of sockets
+//!                 ▲                                                      │ on news and heartbeats: one read,
+//!                 │                                                      │ one encoding, one write per socket
+//!                 └── is slow, is behind, is too old, the feed ended ────┘
+//! ```
+//!
+//! A waiting stream is an [`Entry`] in a list, not a task. The write never blocks. An entry whose socket
+//! takes only a part goes back to a task, with the rest. So a group has no slow streams, and no ends: every
+//! stream ends in its task. A publisher never waits for a group. A group that is slower than its publishers is
+//! one slow reader: it is told what it missed by a gap, and so are all its streams.
+
+use std::{
+    cmp::Ordering,
+    collections::HashMap,
+    io::{self, ErrorKind, Write},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use common::{Activity, FeedError, Spawner, StallGuard};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, net::TcpStream as MioStream};
+use slab::Slab;
+use tokio::{net::TcpStream, sync::Notify, task::yield_now, time::Instant};
+use tracing::{debug, error};
+
+use super::{OpenStream, framed};
+use crate::stream::{Reader, Seat, Subscriber, Subscription};
+
+/// After so many entries, the task of a group lets others run.
+const BATCH: usize = 128;
+/// When a group without entries looks for entries that are too old.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// All groups of a server.
+pub(crate) struct Groups {
+    /// How long a socket may accept no data.
+    stall: Duration,
+    spawner: Spawner,
+    /// Reports broken connections to [`watch`].
+    registry: Registry,
+    /// Ends [`watch`].
+    waker: Waker,
+    mail: Mutex<Mail>,
+}
+
+/// How the groups are reached.
+#[derive(Default)]
+struct Mail {
+    numbers: HashMap<Key, usize>,
+    /// By the numbers.
+    boxes: Slab<Mailbox>,
+}
+
+/// The streams of a group have the same subscription, and are all chunked or all not.
+type Key = (Subscription, bool);
+
+/// What a group is told.
+#[derive(Default)]
+struct Mailbox {
+    joiners: Vec<OpenStream>,
+    /// Entries whose connection is broken.
+    broken: Vec<usize>,
+    new: Arc<Notify>,
+}
+
+impl Groups {
+    /// No groups yet. A thread waits for connections that break.
+    pub(crate) fn new(spawner: Spawner, stall: Duration) -> io::Result<Arc<Self>> {
+        let poll = Poll::new()?;
+        let groups = Arc::new(Self {
+            stall,
+            spawner,
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), Token(usize::MAX))?,
+            mail: Mutex::default(),
+        });
+        let watched = Arc::downgrade(&groups);
+        thread::Builder::new().spawn(move || watch(poll, &watched))?;
+        Ok(groups)
+    }
+
+    /// Lets a stream wait with its group.
+    pub(super) fn join(self: &Arc<Self>, stream: OpenStream) {
+        let key = (
+            stream.subscriber.reader().subscription().clone(),
+            stream.is_chunked,
+        );
+        let mail = &mut *self.mail();
+        if let Some(number) = mail.numbers.get(&key) {
+            let mailbox = &mut mail.boxes[*number];
+            mailbox.joiners.push(stream);
+            mailbox.new.notify_one();
+            return;
+        }
+        let mailbox = Mailbox::default();
+        let new = mailbox.new.clone();
+        let number = mail.boxes.insert(mailbox);
+        mail.numbers.insert(key.clone(), number);
+        let group = Group {
+            groups: self.clone(),
+            number,
+            reader: stream.subscriber.reader().fork(),
+            entries: Slab::with_capacity(1),
+            end_at: Instant::now() + DAY,
+            joiners: vec![stream],
+            key,
+        };
+        self.spawner.spawn(group.run(new));
+    }
+
+    /// Lets a stream go on in a task, which writes `first`.
+    fn spawn(self: &Arc<Self>, stream: OpenStream, first: Bytes) {
+        self.spawner.spawn(stream.serve(first, self.clone()));
+    }
+
+    fn broke(&self, Token(token): Token) {
+        let (number, index) = (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1));
+        if let Some(mailbox) = self.mail().boxes.get_mut(number) {
+            mailbox.broken.push(index);
+            mailbox.new.notify_one();
+        }
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// A token is the number of a group, and of an entry.
+const TOKEN_HALF: u32 = usize::BITS / 2;
+
+impl Mail {
+    fn close(&mut self, number: usize, key: &Key) {
+        self.numbers.remove(key);
+        self.boxes.remove(number);
+    }
+}
+
+/// Waits for broken connections, in a thread: tokio keeps several hundred bytes for each socket that it
+/// watches, and this nothing. The end of what a client sends is not a broken connection (RFC 9112 §9.6).
+fn watch(mut poll: Poll, groups: &Weak<Groups>) {
+    let mut events = Events::with_capacity(1_024);
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                return error!(%error, "broken connections are not seen until something is written");
+            }
+            _ => {}
+        }
+        let Some(groups) = groups.upgrade() else {
+            return;
+        };
+        for event in &events {
+            if event.is_error() || event.is_write_closed() {
+                groups.broke(event.token());
+            }
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let _ = self.waker.wake();
+    }
+}
+
+/// Streams that have sent the same, and wait for news.
+struct Group {
+    groups: Arc<Groups>,
+    number: usize,
+    key: Key,
+    /// Where all entries are.
+    reader: Reader,
+    entries: Slab<Entry>,
+    /// Not after the first entry is at its greatest age.
+    end_at: Instant,
+    /// Streams that are not entries yet.
+    joiners: Vec<OpenStream>,
+}
+
+/// A stream that waits.
+struct Entry {
+    socket: MioStream,
+    seat: Seat,
+    activity: Activity,
+}
+
+impl Group {
+    async fn run(mut self, new: Arc<Notify>) {
+        while self.read_mail() {
+            let next = tokio::select! {
+                biased; // News first, so that a joiner that has them finds the group there.
+                next = self.reader.next(self.end_at) => next,
+                () = new.notified() => continue,
+            };
+            match next {
+                Ok(Some(blocks)) => self.write(blocks).await,
+                Ok(None) => self.release_aged(),
+                // The task of each entry ends it. If the feed failed, the task first tries it again.
+                Err(error) => self.release_all(error != FeedError::Closed).await,
+            }
+        }
+    }
+
+    /// Lets streams join, and drops those whose connection broke. `false` if the group is empty, and closed.
+    fn read_mail(&mut self) -> bool {
+        while let Some(broken) = self.take_mail() {
+            self.drop_broken(&broken);
+            for stream in mem::take(&mut self.joiners) {
+                self.admit(stream);
+            }
+            if !self.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes the joiners, and returns the broken entries. `None` closes the group, if it is empty.
+    fn take_mail(&mut self) -> Option<Vec<usize>> {
+        let mut mail = self.groups.mail();
+        let mailbox = &mut mail.boxes[self.number];
+        self.joiners.append(&mut mailbox.joiners);
+        let broken = mem::take(&mut mailbox.broken);
+        if self.is_empty() {
+            mail.close(self.number, &self.key);
+            return None;
+        }
+        Some(broken)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.joiners.is_empty()
+    }
+
+    fn drop_broken(&mut self, broken: &[usize]) {
+        for index in broken {
+            // The report may be of an earlier entry at this index.
+            let entry = self.entries.get(*index);
+            if entry.is_some_and(|entry| !matches!(entry.socket.take_error(), Ok(None))) {
+                self.entries.remove(*index);
+            }
+        }
+    }
+
+    /// No message may lie between the stream and the group: it would be lost, or be sent twice.
+    fn admit(&mut self, mut stream: OpenStream) {
+        match stream.subscriber.reader().order(&self.reader) {
+            Ordering::Equal => {
+                if let Err(error) = self.enter(stream) {
+                    debug!(%error, "stream ended");
+                }
+            }
+            // There are news, which the group reads next.
+            Ordering::Greater => self.joiners.push(stream),
+            Ordering::Less => {
+                stream.subscriber.replay();
+                self.groups.spawn(stream, Bytes::new());
+            }
+        }
+    }
+
+    fn enter(&mut self, stream: OpenStream) -> io::Result<()> {
+        let socket = stream.socket.into_inner().into_std()?;
+        let mut socket = MioStream::from_std(socket);
+        let place = self.entries.vacant_entry();
+        let token = Token(self.number << TOKEN_HALF | place.key());
+        let registry = &self.groups.registry;
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        let (_, seat) = stream.subscriber.into_parts();
+        self.end_at = self.end_at.min(seat.end_at);
+        place.insert(Entry {
+            socket,
+            seat,
+            activity: stream.activity,
+        });
+        Ok(())
+    }
+
+    /// Writes the same bytes to all.
+    async fn write(&mut self, blocks: Vec<u8>) {
+        let bytes = Bytes::from(framed(blocks, self.key.1));
+        for index in 0..self.entries.capacity() {
+            pace(index).await;
+            let Some(entry) = self.entries.get_mut(index) else {
+                continue;
+            };
+            match entry.socket.write(&bytes) {
+                Ok(written) if written == bytes.len() => {}
+                Ok(written) => self.release(index, bytes.slice(written..), false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.release(index, bytes.clone(), false);
+                }
+                Err(error) => {
+                    debug!(%error, "stream ended");
+                    self.entries.remove(index);
+                }
+            }
+        }
+    }
+
+    async fn release_all(&mut self, replays: bool) {
+        for index in 0..self.entries.capacity() {
+            pace(index).await;
+            if self.entries.contains(index) {
+                self.release(index, Bytes::new(), replays);
+            }
+        }
+    }
+
+    fn release_aged(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.entries.capacity() {
+            let entry = self.entries.get(index);
+            if entry.is_some_and(|entry| entry.seat.end_at <= now) {
+                self.release(index, Bytes::new(), false);
+            }
+        }
+        let ends = self.entries.iter().map(|(_, entry)| entry.seat.end_at);
+        self.end_at = ends.min().unwrap_or(now + DAY);
+    }
+
+    /// Gives an entry back to a task, which writes `rest` first.
+    fn release(&mut self, index: usize, rest: Bytes, replays: bool) {
+        let Entry {
+            mut socket,
+            seat,
+            activity,
+        } = self.entries.remove(index);
+        let mut subscriber = Subscriber::resume(self.reader.fork(), seat);
+        if replays {
+            subscriber.replay();
+        }
+        let ignored = self.groups.registry.deregister(&mut socket);
+        match ignored.and_then(|()| TcpStream::from_std(socket.into())) {
+            Ok(socket) => {
+                let stream = OpenStream {
+                    socket: StallGuard::new(socket, self.groups.stall),
+                    is_chunked: self.key.1,
+                    subscriber,
+                    activity,
+                };
+                self.groups.spawn(stream, rest);
+            }
+            Err(error) => debug!(%error, "stream ended"),
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!(
+                streams = self.entries.len(),
+                "a group failed, and its streams end"
+            );
+            self.groups.mail().close(self.number, &self.key);
+        }
+    }
+}
+
+async fn pace(index: usize) {
+    if index % BATCH == BATCH - 1 {
+        yield_now().await;
+    }
+}
