@@ -9,7 +9,8 @@
 //! - `route.rs` turns a request into an answer;
 //! - [`stream`] is the technique: the response that stays open;
 //! - [`event`] writes the wire form, [`parse`] reads it for a client;
-//! - `takeover.rs` is optional: it takes an open stream out of hyper, to save memory.
+//! - `takeover/` is optional: it takes an open stream out of hyper, and lets all that wait for the same news
+//!   wait together, to save memory and time.
 
 pub mod event;
 pub mod parse;
@@ -53,8 +54,8 @@ pub struct Config {
     /// How many streams may be open at one time. A client over the limit is told when to retry.
     #[arg(long, default_value_t = 10_000, value_parser = common::positive, value_name = "N")]
     pub max_subscribers: usize,
-    /// Whether an open stream is taken out of hyper, which frees hyper's buffers. `false` is plain
-    /// hyper. Not a command-line option.
+    /// Whether an open stream is taken out of hyper, and waits in a group. `false` is plain hyper. Not a
+    /// command-line option.
     #[arg(skip = true)]
     pub takeover: bool,
     /// The knobs of the feed.

@@ -84,7 +84,7 @@ impl Streams {
         let subscription = Subscription {
             topics: topics.parse().map_err(Problem::bad_request)?,
             newest: newest.is_some(),
-            heartbeat: heartbeat(request)?,
+            heartbeat_events: heartbeat_events(request)?,
         };
         let after = after(request)?;
         let body = if request.method() == Method::HEAD {
@@ -140,11 +140,11 @@ fn after<B>(request: &Request<B>) -> Result<After, Problem> {
     }
 }
 
-fn heartbeat<B>(request: &Request<B>) -> Result<Heartbeat, Problem> {
+fn heartbeat_events<B>(request: &Request<B>) -> Result<bool, Problem> {
     let queried: Option<String> = Query::of(request.uri()).get("heartbeat")?;
     match queried.as_deref() {
-        None => Ok(Heartbeat::Checkpoint),
-        Some("event") => Ok(Heartbeat::Event),
+        None => Ok(false),
+        Some("event") => Ok(true),
         Some(_) => Err(Problem::bad_request("heartbeat must be event or absent")),
     }
 }
@@ -169,31 +169,18 @@ pub struct Subscription {
     topics: Topics,
     /// Whether a page has only the newest message of each topic.
     newest: bool,
-    heartbeat: Heartbeat,
-}
-
-/// The block that is sent when everything was replayed, and after too long a silence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Heartbeat {
-    Checkpoint,
-    Event,
-}
-
-impl Heartbeat {
-    fn block(self) -> fn(Cursor) -> String {
-        match self {
-            Self::Checkpoint => event::checkpoint,
-            Self::Event => event::heartbeat,
-        }
-    }
+    /// Whether heartbeats are events.
+    heartbeat_events: bool,
 }
 
 /// One open stream.
 #[derive(Debug)]
 pub struct Subscriber {
-    reader: Reader,
+    /// Reads the feed for it.
+    pub reader: Reader,
+    /// What it does not share with others.
+    pub seat: Seat,
     state: State,
-    seat: Seat,
 }
 
 #[derive(Debug)]
@@ -216,11 +203,10 @@ pub struct Seat {
 impl Subscriber {
     /// A stream that goes on where `reader` is.
     pub fn resume(reader: Reader, seat: Seat) -> Self {
-        let state = State::Open;
         Self {
             reader,
-            state,
             seat,
+            state: State::Open,
         }
     }
 
@@ -228,21 +214,6 @@ impl Subscriber {
     pub fn waits(&self) -> bool {
         let is_over = self.reader.streams.feed.is_closed() || Instant::now() >= self.seat.end_at;
         self.reader.is_live && matches!(self.state, State::Open) && !is_over
-    }
-
-    /// Lets it send what there is, and a heartbeat, before it waits again.
-    pub fn replay(&mut self) {
-        self.reader.is_live = false;
-    }
-
-    /// Takes the stream apart.
-    pub fn into_parts(self) -> (Reader, Seat) {
-        (self.reader, self.seat)
-    }
-
-    /// Its position and what it reads.
-    pub fn reader(&self) -> &Reader {
-        &self.reader
     }
 
     /// Waits for the next whole blocks. `None` ends the stream. Call it only when the previous blocks
@@ -293,13 +264,15 @@ impl Subscriber {
 #[derive(Debug)]
 pub struct Reader {
     streams: Arc<Streams>,
-    subscription: Subscription,
+    /// What it reads.
+    pub subscription: Subscription,
     /// The position after the last blocks: the next read starts there.
     after: After,
     /// The number of the topics' last message up to that position.
     last: u64,
-    /// Whether all that there was is read. It then waits for news.
-    is_live: bool,
+    /// Whether all that there was is read. It then waits for news. If not, it reads that first, and then
+    /// gives a heartbeat.
+    pub is_live: bool,
     /// When the silence is too long.
     heartbeat_at: Instant,
     /// It may fire too early, see `silence`.
@@ -330,21 +303,13 @@ impl Reader {
         }
     }
 
-    /// What it reads.
-    pub fn subscription(&self) -> &Subscription {
-        &self.subscription
-    }
-
     /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if
     /// none of their messages lies between them: other topics' messages move the positions, too.
     pub fn order(&self, other: &Self) -> Ordering {
         match (&self.after, &other.after) {
             (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
-                match () {
-                    () if self.last > others.seq => Ordering::Greater,
-                    () if other.last > after.seq => Ordering::Less,
-                    () => Ordering::Equal,
-                }
+                let is_ahead = self.last > others.seq;
+                is_ahead.cmp(&(other.last > after.seq))
             }
             _ => Ordering::Less,
         }
@@ -397,8 +362,11 @@ impl Reader {
     async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {
         let (topics, limit) = (&self.subscription.topics, self.limit());
         let page = self.streams.feed.read(topics, &self.after, limit).await?;
-        let heartbeat = self.subscription.heartbeat.block();
-        Ok(self.take(&page, Some(heartbeat).filter(|_| !page.more)))
+        let heartbeat = match self.subscription.heartbeat_events {
+            true => event::heartbeat,
+            false => event::checkpoint,
+        };
+        Ok(self.take(&page, (!page.more).then_some(heartbeat)))
     }
 
     /// A page's blocks. The next read starts after them.
@@ -467,6 +435,7 @@ fn blocks(subscriber: Subscriber) -> impl Stream<Item = Result<Frame<Bytes>, Inf
 #[cfg(test)]
 mod tests {
     use common::{Data, Draft, Retention};
+    use futures_util::FutureExt;
     use http_body_util::BodyExt;
     use tokio::time::advance;
 
@@ -540,6 +509,121 @@ mod tests {
         let blocks = subscriber.reader.all_there_is().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
         assert_eq!(subscriber.reader.after, id.into());
+    }
+
+    /// A group's reader, and a stream that reads alone until it joins. Each has read up to now.
+    struct Joining {
+        feed: Feed,
+        group: Reader,
+        alone: Option<Reader>,
+        /// What the stream is sent.
+        sent: Vec<u8>,
+        /// The topic of each message.
+        topics: Vec<char>,
+    }
+
+    impl Joining {
+        fn new(retained: usize, newest: bool) -> Self {
+            let feed = Feed::new(Retention {
+                messages: retained,
+                ..Retention::default()
+            });
+            let mut alone = subscriber(&feed).reader;
+            alone.subscription.newest = newest;
+            let (group, alone, sent) = (alone.fork(), Some(alone), Vec::new());
+            Self {
+                feed,
+                group,
+                alone,
+                sent,
+                topics: Vec::new(),
+            }
+        }
+
+        async fn step(&mut self, step: char) {
+            match step {
+                'a' | 'b' => {
+                    let draft = Draft::new(Data::text("news"));
+                    let topic = step.to_string().parse().unwrap();
+                    self.feed.publish(topic, draft).await.unwrap();
+                    self.topics.push(step);
+                }
+                'r' => self.read_alone().await,
+                'g' => self.read_in_the_group(),
+                _ => self.join().await,
+            }
+        }
+
+        async fn read_alone(&mut self) {
+            if let Some(alone) = &mut self.alone {
+                self.sent.extend(alone.all_there_is().await.unwrap());
+            }
+        }
+
+        /// As `Group::run`, which waits if there is no news.
+        fn read_in_the_group(&mut self) {
+            self.group.is_live = true;
+            let end = Instant::now() + LIMITS.age;
+            let news = self.group.next(end).now_or_never();
+            if let Some(Ok(Some(blocks))) = news
+                && self.alone.is_none()
+            {
+                self.sent.extend(blocks);
+            }
+        }
+
+        /// As `Group::admit`. A stream that is ahead stays until the group has read its news.
+        async fn join(&mut self) {
+            let Some(alone) = self.alone.as_ref().filter(|alone| alone.is_live) else {
+                return;
+            };
+            if alone.order(&self.group) == Ordering::Greater {
+                self.read_in_the_group();
+            }
+            let alone = self.alone.as_ref().expect("it reads alone");
+            let order = alone.order(&self.group);
+            assert_ne!(order, Ordering::Greater, "the group has read its news");
+            if order == Ordering::Equal {
+                self.alone = None;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_every_order_of_steps_a_stream_that_joins_is_sent_each_message_once_or_a_gap() {
+        const STEPS: [char; 5] = ['a', 'b', 'r', 'g', 'j'];
+        for orders in 0..STEPS.len().pow(4) * 3 {
+            let (retained, newest) = [(100, false), (1, false), (100, true)][orders % 3];
+            let mut joining = Joining::new(retained, newest);
+            let digits = (1..=4).map(|place| orders / 3 / STEPS.len().pow(place - 1));
+            for step in digits.map(|digit| STEPS[digit % STEPS.len()]) {
+                joining.step(step).await;
+            }
+            for step in "rjagag".chars() {
+                joining.step(step).await;
+            }
+            assert!(joining.alone.is_none(), "it has joined");
+            is_whole(&joining, newest);
+        }
+    }
+
+    fn is_whole(joining: &Joining, newest: bool) {
+        let mut next = 1;
+        for event in crate::parse::Parser::default().feed(&joining.sent) {
+            if event.event == "gap" {
+                let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap();
+                let resumed: Cursor = gap["resumed"].as_str().unwrap().parse().unwrap();
+                next = next.max(resumed.seq + 1);
+                continue;
+            }
+            let id: Cursor = event.id.parse().unwrap();
+            // Messages of the other topic have numbers, too.
+            let others = |seq: u64| joining.topics[seq as usize - 1] == 'b';
+            assert!(id.seq >= next, "{} twice", id.seq);
+            assert!(newest || (next..id.seq).all(others), "{next} is lost");
+            next = id.seq + 1;
+        }
+        assert_eq!(next, joining.feed.head().seq + 1, "the last one is sent");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,11 +9,14 @@ use common::{Drained, Feed, Retention};
 use harness::{Ending, Wire};
 use setup::{config, live, start, start_with};
 
+/// More than a group writes at once.
+const MANY: usize = 150;
+
 #[tokio::test]
 async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
     let server = start(config()).await;
     let mut streams = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..MANY {
         let mut stream = server.events("/topics/a").await;
         live(&mut stream).await;
         streams.push(stream);
@@ -22,7 +25,7 @@ async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
     assert_eq!(
         drained,
         Drained {
-            finished: 20,
+            finished: MANY,
             cut: 0
         }
     );

@@ -141,7 +141,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         self.generation += 1;
         let mut waiting = Waiting {
             generation: self.generation,
-            wakers: Slab::new(),
+            wakers: Slab::with_capacity(1),
         };
         let slot = waiting.enter(waker);
         self.waiting.insert(key.clone(), waiting);

@@ -87,31 +87,38 @@ impl Groups {
 
     /// Lets a stream wait with its group.
     pub(super) fn join(self: &Arc<Self>, stream: OpenStream) {
-        let key = (
-            stream.subscriber.reader().subscription().clone(),
-            stream.is_chunked,
-        );
-        let mail = &mut *self.mail();
-        if let Some(number) = mail.numbers.get(&key) {
-            let mailbox = &mut mail.boxes[*number];
+        if let Some(mut group) = self.deliver(stream) {
+            // Borrowed, not moved: a value moved across an await is stored twice in the future
+            // (rust-lang/rust#62958).
+            self.spawner.spawn(async move { group.run().await });
+        }
+    }
+
+    /// Tells the stream's group of it. If there is none, returns a new one.
+    fn deliver(self: &Arc<Self>, stream: OpenStream) -> Option<Group> {
+        let reader = &stream.subscriber.reader;
+        let key = (reader.subscription.clone(), stream.is_chunked);
+        let mut mail = self.mail();
+        if let Some(number) = mail.numbers.get(&key).copied() {
+            let mailbox = &mut mail.boxes[number];
             mailbox.joiners.push(stream);
             mailbox.new.notify_one();
-            return;
+            return None;
         }
         let mailbox = Mailbox::default();
         let new = mailbox.new.clone();
         let number = mail.boxes.insert(mailbox);
         mail.numbers.insert(key.clone(), number);
-        let group = Group {
+        Some(Group {
             groups: self.clone(),
             number,
-            reader: stream.subscriber.reader().fork(),
+            key,
+            reader: reader.fork(),
             entries: Slab::with_capacity(1),
             end_at: Instant::now() + DAY,
             joiners: vec![stream],
-            key,
-        };
-        self.spawner.spawn(group.run(new));
+            new,
+        })
     }
 
     /// Lets a stream go on in a task, which writes `first`.
@@ -182,6 +189,8 @@ struct Group {
     end_at: Instant,
     /// Streams that are not entries yet.
     joiners: Vec<OpenStream>,
+    /// Notified when there is mail.
+    new: Arc<Notify>,
 }
 
 /// A stream that waits.
@@ -192,12 +201,12 @@ struct Entry {
 }
 
 impl Group {
-    async fn run(mut self, new: Arc<Notify>) {
+    async fn run(&mut self) {
         while self.read_mail() {
             let next = tokio::select! {
                 biased; // News first, so that a joiner that has them finds the group there.
                 next = self.reader.next(self.end_at) => next,
-                () = new.notified() => continue,
+                () = self.new.notified() => continue,
             };
             match next {
                 Ok(Some(blocks)) => self.write(blocks).await,
@@ -251,7 +260,7 @@ impl Group {
 
     /// No message may lie between the stream and the group: it would be lost, or be sent twice.
     fn admit(&mut self, mut stream: OpenStream) {
-        match stream.subscriber.reader().order(&self.reader) {
+        match stream.subscriber.reader.order(&self.reader) {
             Ordering::Equal => {
                 if let Err(error) = self.enter(stream) {
                     debug!(%error, "stream ended");
@@ -260,7 +269,7 @@ impl Group {
             // There are news, which the group reads next.
             Ordering::Greater => self.joiners.push(stream),
             Ordering::Less => {
-                stream.subscriber.replay();
+                stream.subscriber.reader.is_live = false;
                 self.groups.spawn(stream, Bytes::new());
             }
         }
@@ -273,7 +282,7 @@ impl Group {
         let token = Token(self.number << TOKEN_HALF | place.key());
         let registry = &self.groups.registry;
         registry.register(&mut socket, token, Interest::READABLE)?;
-        let (_, seat) = stream.subscriber.into_parts();
+        let seat = stream.subscriber.seat;
         self.end_at = self.end_at.min(seat.end_at);
         place.insert(Entry {
             socket,
@@ -333,17 +342,15 @@ impl Group {
             seat,
             activity,
         } = self.entries.remove(index);
-        let mut subscriber = Subscriber::resume(self.reader.fork(), seat);
-        if replays {
-            subscriber.replay();
-        }
+        let mut reader = self.reader.fork();
+        reader.is_live = !replays;
         let ignored = self.groups.registry.deregister(&mut socket);
         match ignored.and_then(|()| TcpStream::from_std(socket.into())) {
             Ok(socket) => {
                 let stream = OpenStream {
                     socket: StallGuard::new(socket, self.groups.stall),
                     is_chunked: self.key.1,
-                    subscriber,
+                    subscriber: Subscriber::resume(reader, seat),
                     activity,
                 };
                 self.groups.spawn(stream, rest);
@@ -368,5 +375,154 @@ impl Drop for Group {
 async fn pace(index: usize) {
     if index % BATCH == BATCH - 1 {
         yield_now().await;
+    }
+}
+#[cfg(test)]
+mod tests {
+    use common::{Connections, Data, Draft, Feed, Retention};
+    use hyper::Request;
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpSocket},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{Config, route::App};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Groups of a server without an accept loop.
+    struct Server {
+        connections: Connections,
+        listener: TcpListener,
+        app: App,
+    }
+
+    impl Server {
+        async fn start() -> Self {
+            let connections = Connections::new(100);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (feed, config) = (Feed::new(Retention::default()), Config::default());
+            let app = App::new(feed, config, &listener, connections.spawner()).unwrap();
+            Self {
+                connections,
+                listener,
+                app,
+            }
+        }
+
+        fn groups(&self) -> &Arc<Groups> {
+            self.app.groups.as_ref().unwrap()
+        }
+
+        /// A stream that has caught up, and its client.
+        async fn stream(&self, topic: &str) -> (OpenStream, TcpStream) {
+            let client = TcpSocket::new_v4().unwrap();
+            let client = client.connect(self.listener.local_addr().unwrap());
+            let (client, accepted) = tokio::join!(client, self.listener.accept());
+            let request = Request::get("/").body(()).unwrap();
+            let answer = self.app.streams.subscribe(topic, &request).unwrap();
+            let http_body_util::Either::Right(mut subscriber) = answer.into_body() else {
+                panic!("there are slots");
+            };
+            while !subscriber.waits() {
+                subscriber.next().await.unwrap();
+            }
+            let stream = OpenStream {
+                socket: StallGuard::new(accepted.unwrap().0, PATIENCE),
+                is_chunked: false,
+                subscriber,
+                activity: self.connections.activity(),
+            };
+            (stream, client.unwrap())
+        }
+
+        async fn publish(&self) {
+            let draft = Draft::new(Data::text("news"));
+            self.app
+                .feed
+                .publish("a".parse().unwrap(), draft)
+                .await
+                .unwrap();
+        }
+
+        /// Runs the tasks until `done`.
+        async fn run_until(&mut self, done: impl Fn(&Self) -> bool) {
+            let run = async {
+                while !done(self) {
+                    let _ = timeout(Duration::from_millis(1), self.connections.changed()).await;
+                }
+            };
+            timeout(PATIENCE, run).await.expect("it happens in time");
+        }
+
+        fn open_groups(&self) -> usize {
+            self.groups().mail().boxes.len()
+        }
+    }
+
+    async fn reads(client: &mut TcpStream) -> String {
+        let mut bytes = [0; 1_024];
+        let read = timeout(PATIENCE, client.read(&mut bytes)).await;
+        let read = read.expect("it is told in time").unwrap();
+        String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_streams_of_its_group_and_the_next_one_begins_another() {
+        let mut server = Server::start().await;
+        let (stream, mut client) = server.stream("a").await;
+        let group = server.groups().deliver(stream).expect("it is the first");
+        let (stream, mut joiner) = server.stream("a").await;
+        server.groups().join(stream);
+        server.connections.spawner().spawn(async move {
+            let _fails = group;
+            panic!("a test's");
+        });
+        server.run_until(|server| server.open_groups() == 0).await;
+        for client in [&mut client, &mut joiner] {
+            assert_eq!(reads(client).await, "", "it is closed");
+        }
+
+        let (stream, mut client) = server.stream("a").await;
+        server.groups().join(stream);
+        server
+            .run_until(|server| server.app.feed.waiters() == 1)
+            .await;
+        server.publish().await;
+        server
+            .run_until(|server| server.app.feed.waiters() == 1)
+            .await;
+        assert!(reads(&mut client).await.contains("news"));
+    }
+
+    #[tokio::test]
+    async fn a_group_ends_with_its_last_stream() {
+        let mut server = Server::start().await;
+        let mut clients = Vec::new();
+        for topic in ["a", "a", "b"] {
+            let (stream, client) = server.stream(topic).await;
+            server.groups().join(stream);
+            clients.push(client);
+        }
+        server
+            .run_until(|server| server.app.feed.waiters() == 2)
+            .await;
+        assert_eq!(server.open_groups(), 2);
+        for (client, left) in clients.into_iter().zip([2, 1, 0]) {
+            client.set_zero_linger().unwrap();
+            drop(client);
+            server
+                .run_until(|server| server.open_groups() == left)
+                .await;
+            assert_eq!(server.app.feed.waiters(), left);
+        }
+    }
+
+    #[test]
+    fn what_a_waiting_stream_costs_is_small() {
+        // Ten thousand are open.
+        assert!(size_of::<Entry>() <= 56);
     }
 }

@@ -30,6 +30,11 @@ impl Feed {
         Err(FeedError::Closed)
     }
 
+    /// Whether `next` waits no more.
+    pub fn is_closed(&self) -> bool {
+        true
+    }
+
     /// Where reading starts. `None` if the log cannot continue there: then the page has a gap.
     pub fn position(&self, _: &Topics, _: &After) -> Option<Cursor> {
         None
@@ -47,6 +52,8 @@ pub struct Page {
     /// Where the next read starts.
     pub next: Cursor,
     pub then: After,
+    /// The topics' last message up to `next`.
+    pub last: Cursor,
     pub more: bool,
     pub gap: Option<own::Gap>,
 }
@@ -76,7 +83,12 @@ mod own {
 
 /// A position. Its `Display` is the `id` on the wire.
 #[derive(Debug, Clone, Copy)]
-pub struct Cursor(u64);
+pub struct Cursor {
+    /// One life of your log.
+    pub epoch: u64,
+    /// The number within it.
+    pub seq: u64,
+}
 
 #[derive(Debug, Clone)]
 pub enum After {
@@ -114,7 +126,7 @@ impl FromStr for Newest {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Topics;
 
 impl FromStr for After {
@@ -135,7 +147,7 @@ impl FromStr for Topics {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.seq.fmt(f)
     }
 }
 
