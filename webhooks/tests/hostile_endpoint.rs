@@ -3,7 +3,11 @@
 
 mod setup;
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use harness::{TestServer, Wire};
 use serde_json::{Value, json};
@@ -13,7 +17,7 @@ use setup::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use webhooks::{Config, schedule::Schedule};
 
@@ -416,4 +420,70 @@ async fn what_follows_16_kib_is_left_unread_and_the_connection_is_not_kept() {
     endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
     called.wire.closed().await;
     sender.stop().await;
+}
+
+/// How often a message was accepted, by its id.
+type Accepted = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// What an endpoint does that fails in every way, and whether it has the message then.
+const FICKLE: [(&str, bool); 7] = [
+    (OK, true),
+    ("HTTP/1.1 500 E\r\nContent-Length: 0\r\n\r\n", false),
+    ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", true),
+    (
+        "HTTP/1.1 429 T\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n",
+        false,
+    ),
+    ("", false),
+    ("HTTP/1.1 204 N\r\n\r\n", true),
+    ("HTTP/1.1 2", false),
+];
+
+async fn fickle(mut stream: TcpStream, accepted: Accepted) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while stream.read_buf(&mut request).await? > 0 {
+        if !request.ends_with(b"}") {
+            continue;
+        }
+        let text = String::from_utf8(std::mem::take(&mut request)).unwrap();
+        let (_, id) = text.split_once("webhook-id: ").unwrap();
+        let (id, _) = id.split_once('\r').unwrap();
+        let (answer, accepts) = FICKLE[rand::random_range(0..FICKLE.len())];
+        if accepts {
+            *accepted.lock().unwrap().entry(id.to_owned()).or_default() += 1;
+        }
+        stream.write_all(answer.as_bytes()).await?;
+        if !answer.ends_with("\r\n\r\n") {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn before_an_endpoint_that_fails_in_every_way_each_message_is_delivered_once_or_dead() {
+    const MESSAGES: u64 = 200;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let accepted = Accepted::default();
+    let counted = accepted.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(fickle(stream, counted.clone()));
+        }
+    });
+    let sender = start(local()).await;
+    let path = register(&sender, &url).await;
+    for _ in 0..MESSAGES {
+        publish(&sender, "hello").await;
+    }
+    let count = |endpoint: &Value, field: &str| endpoint[field].as_u64().unwrap();
+    let settled =
+        |endpoint: &Value| count(endpoint, "delivered") + count(endpoint, "dead") == MESSAGES;
+    let last = endpoint(&sender, &path, settled).await;
+    assert_eq!(last["waiting"], 0);
+    assert!(count(&last, "dead") > 0, "{last}");
+    let accepted = accepted.lock().unwrap();
+    assert_eq!(accepted.len() as u64, count(&last, "delivered"));
+    assert!(accepted.values().all(|times| *times == 1));
 }

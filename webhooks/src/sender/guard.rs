@@ -23,7 +23,7 @@ use std::{
 };
 
 use hickory_resolver::{
-    Resolver, TokioResolver,
+    Resolver, ResolverBuilder, TokioResolver,
     config::{ResolveHosts, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
 };
@@ -60,18 +60,31 @@ pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>
 /// Reads `/etc/hosts`, then asks the name servers of `/etc/resolv.conf`. The system's own resolver would block
 /// a thread for as long as a silent name server takes, and a few silent names would stop the lookups of all.
 fn system(name: &str, port: u16) -> Addresses<'_> {
-    static RESOLVER: LazyLock<TokioResolver> = LazyLock::new(resolver);
+    static RESOLVER: LazyLock<TokioResolver> = LazyLock::new(|| {
+        let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+            warn!(%error, "no name servers are known: only names in the hosts file resolve");
+            asking(ResolverConfig::default())
+        });
+        resolver(builder)
+    });
+    resolve(&RESOLVER, name, port)
+}
+
+/// Resolves by this resolver.
+pub(super) fn resolve<'a>(resolver: &'a TokioResolver, name: &'a str, port: u16) -> Addresses<'a> {
     Box::pin(async move {
-        let found = RESOLVER.lookup_ip(name).await.map_err(io::Error::other)?;
+        let found = resolver.lookup_ip(name).await.map_err(io::Error::other)?;
         Ok(found.iter().map(|ip| (ip, port).into()).collect())
     })
 }
 
-fn resolver() -> TokioResolver {
-    let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-        warn!(%error, "no name servers are known: only names in the hosts file resolve");
-        Resolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
-    });
+/// A resolver that asks these name servers.
+pub(super) fn asking(config: ResolverConfig) -> ResolverBuilder<TokioRuntimeProvider> {
+    Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+}
+
+/// With this file's limits.
+pub(super) fn resolver(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> TokioResolver {
     let options = builder.options_mut();
     options.timeout = NAME_SERVER;
     options.attempts = 2;

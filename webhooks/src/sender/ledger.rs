@@ -741,6 +741,7 @@ mod tests {
         ledger.claim(1, [(1, 10)]);
         assert_eq!(ledger.room(START), 0);
         end(&mut ledger, 1, Err(Verdict::Retry), START);
+        assert_eq!(ledger.room(START), 0, "the retry is not due yet");
         assert_eq!(ledger.room(START + DAY), 0);
         ledger.retry(START + DAY).expect("it is due");
         end(&mut ledger, 1, Ok(()), START + DAY);

@@ -11,16 +11,20 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use common::{Data, Draft, Feed, Retention};
+use hickory_resolver::{
+    TokioResolver,
+    config::{NameServerConfig, ResolverConfig},
+};
 use hyper::HeaderMap;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{Semaphore, mpsc},
     time::{Instant, advance, sleep, timeout},
 };
@@ -30,7 +34,7 @@ use super::{
     deliver::{Attempt, Payload},
     endpoint::Endpoint,
     endpoints::Endpoints,
-    guard::{Addresses, Guard},
+    guard::{self, Addresses, Guard},
     lane::Lane,
     push::{Outbound, PASS_BY},
     steady::Steady,
@@ -109,7 +113,7 @@ impl Sender {
             drain: 10 * SECOND,
         };
         adjust(&mut outbound);
-        let endpoints = Arc::new(Endpoints::open(outbound, 10).await.unwrap());
+        let endpoints = Arc::new(Endpoints::open(outbound, 100).await.unwrap());
         Self { endpoints, feed }
     }
 
@@ -790,4 +794,44 @@ async fn a_full_disk_is_left_alone_for_a_second() {
     for end in ["", "-wal", "-shm", "-lock"] {
         let _ = std::fs::remove_file(format!("{}{end}", path.display())); // it is in the temporary folder
     }
+}
+
+/// The port of a name server that never answers.
+static SILENT: OnceLock<u16> = OnceLock::new();
+
+fn ask_silent(name: &str, port: u16) -> Addresses<'_> {
+    static RESOLVER: LazyLock<TokioResolver> = LazyLock::new(|| {
+        let mut server = NameServerConfig::udp([127, 0, 0, 1].into());
+        server.connections[0].port = *SILENT.get().unwrap();
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        guard::resolver(guard::asking(config))
+    });
+    guard::resolve(&RESOLVER, name, port)
+}
+
+/// With the real clock, because a silent server is waited for.
+#[tokio::test]
+async fn sixty_endpoints_whose_name_servers_are_silent_delay_nobody() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    SILENT.set(silent.local_addr().unwrap().port()).unwrap();
+    let sender = Sender::with(|outbound| outbound.guard.lookup = ask_silent).await;
+    for number in 0..60 {
+        sender
+            .register(&format!("https://silent-{number}.example/"))
+            .await;
+    }
+    let mut sink = Sink::open().await;
+    let endpoint = sender.register(&sink.url).await;
+    let began = Instant::now();
+    for number in 0..30 {
+        let text = number.to_string();
+        sender.publish(&text).await;
+        let call = sink.called().await;
+        assert!(call.says(&text));
+        call.answer(200, "").await;
+    }
+    // A single lookup takes 2 s, and there are 60 of them.
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    let _question = silent.recv(&mut [0; 512]).await.unwrap();
+    assert!(endpoint.status().last_error.is_none());
 }
