@@ -1,5 +1,6 @@
 // `common/feed.js` in a browser, in front of all servers on one feed. Each transport is blocked in turn while messages
-// are published. Nothing is lost, nothing comes twice, and a page that is left holds no connection.
+// are published. Nothing is lost, nothing comes twice, and a page that is left holds no connection. Then each transport
+// alone, while its server starts again with another feed.
 
 import { readFileSync } from "node:fs";
 import http from "node:http";
@@ -17,19 +18,26 @@ const blocked = new Set();
 const open = new Set(); // connections to servers
 const front = await startFront();
 const chromium = await startChromium({ ignoreDefaultArgs: ["--disable-back-forward-cache"] });
-const page = await chromium.newPage();
 const broken = [];
-page.on("pageerror", (error) => broken.push(error.message));
+const page = await openPage("/");
 let published = 0;
 let reported = 0; // ids that were compared
-await page.goto(front);
 for (const name of NAMES) await handsOver(name);
 await theFirstIsTriedAgain();
 await aPageThatIsLeftLetsGo();
 await aPageThatIsLoadedAgainGoesOn();
+await page.close();
+await Promise.all(NAMES.map(aRestartIsNamed));
 check(broken.length === 0, `no error in the page: ${broken[0]}`);
 await chromium.close();
 process.exit(0);
+
+async function openPage(path) {
+  const opened = await chromium.newPage();
+  opened.on("pageerror", (error) => broken.push(error.message));
+  await opened.goto(front + path);
+  return opened;
+}
 
 async function startServers() {
   const { child } = start(process.env.ONE_FEED, []);
@@ -41,13 +49,23 @@ async function startServers() {
   }
 }
 
+// One server with a feed of its own. It ends with its standard input.
+async function startServer(name) {
+  const started = start(process.env.SERVER, ["serve", SERVERS[name]], { stdio: "pipe" });
+  const lines = readline.createInterface({ input: started.child.stdout });
+  const line = await new Promise((resolve) => lines.once("line", resolve));
+  ports[SERVERS[name]] = new URL(line.split(" ").at(-1)).port;
+  return started;
+}
+
 // Serves the page and the module, and forwards `/NAME/…` to the server, unless it is blocked.
 async function startFront() {
   const page = `<!doctype html><title>feed.js</title><script type="module">
     import { subscribe } from "/feed.js";
     window.ids = []; window.gaps = []; window.states = [];
+    const names = location.search ? [location.search.slice(1)] : ${JSON.stringify(NAMES)};
     subscribe(["${TOPIC}"], {
-      servers: ${JSON.stringify(Object.fromEntries(NAMES.map((name) => [name, `/${name}`])))},
+      servers: Object.fromEntries(names.map((name) => [name, "/" + name])),
       after: "earliest",
       onMessage: ({ id }) => ids.push(id),
       onGap: (gap) => gaps.push(gap),
@@ -56,7 +74,7 @@ async function startFront() {
   </script>`;
   const files = { "/": ["text/html", page], "/elsewhere": ["text/html", ""], "/feed.js": ["text/javascript", readFileSync(process.env.FEED_JS)] };
   const server = http.createServer((request, response) => {
-    const [type, body] = files[request.url] ?? [];
+    const [type, body] = files[request.url.split("?")[0]] ?? [];
     if (type) return response.setHeader("Content-Type", type).end(body);
     forward(request, request.socket, response);
   });
@@ -80,9 +98,9 @@ function forward(request, socket, response) {
   if (!response) socket.pipe(through);
 }
 
-async function publish(count) {
+async function publish(count, name = "sse") {
   for (let left = count; left > 0; left -= 1) {
-    const answer = await fetch(`http://127.0.0.1:${ports.sse}/topics/${TOPIC}`, { method: "POST", body: "text" });
+    const answer = await fetch(`http://127.0.0.1:${ports[SERVERS[name]]}/topics/${TOPIC}`, { method: "POST", body: "text" });
     check(answer.status === 201, "a publish is answered 201");
     published += 1;
   }
@@ -97,8 +115,8 @@ async function hasAll() {
   check((await page.evaluate("gaps.length")) === 0, "there is no gap");
 }
 
-function liveOn(name) {
-  return until(() => page.evaluate(`states.at(-1) === "live ${name}"`), () => `live ${name}`);
+function liveOn(name, where = page) {
+  return until(() => where.evaluate(`states.at(-1) === "live ${name}"`), () => `live ${name}`);
 }
 
 // Blocks a transport in the middle of messages.
@@ -139,4 +157,25 @@ async function aPageThatIsLoadedAgainGoesOn() {
   await publish(5);
   await hasAll();
   console.log("a page that is loaded again goes on after its cursor");
+}
+
+// What was lost with the server is named once, and nothing comes twice.
+async function aRestartIsNamed(name) {
+  const server = await startServer(name);
+  const page = await openPage(`/?${name}`);
+  await liveOn(name, page);
+  await publish(3, name);
+  await until(() => page.evaluate("ids.length === 3"), () => `${name}: 3 messages`);
+  server.child.kill("SIGKILL");
+  await until(() => page.evaluate(`states.at(-1) !== "live ${name}"`), () => `${name} to be lost`);
+  const again = await startServer(name);
+  await publish(2, name);
+  await until(() => page.evaluate("ids.length === 5"), () => `${name}: 2 messages of another feed`);
+  const sequence = (await page.evaluate("ids")).map((id) => Number(id.split("-")[1]));
+  check(`${sequence}` === "1,2,3,1,2", `${name}: each message once: ${sequence}`);
+  const gaps = (await page.evaluate("gaps")).map(({ reason }) => reason);
+  check(`${gaps}` === "foreign", `${name}: one gap, not ${gaps}`);
+  console.log(`${name}: a server that starts again is a gap`);
+  await page.close();
+  again.end();
 }
