@@ -1,6 +1,9 @@
 //! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
 //! `cargo run -p long-polling --example in_axum -- 127.0.0.1:8002`
 //!
+//! To take it: `compare -- copy long-polling src` and `copy common-feed src`, and `long_polling::` and `common::` become `crate::`. Only
+//! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
+//!
 //! What the crate's own server has, and this does not:
 //! - The takeover: a waiting poll costs 12 KiB instead of 2, and keeps its slot after a reset. For many clients, start [`long_polling::run`] on a listener
 //!   of its own in a task of your app. It takes the same `Feed`.

@@ -1,6 +1,9 @@
 //! An event stream in an axum app: resume, heartbeat and drain, by the files of this crate's copy set.
 //! `cargo run -p sse --example in_axum -- 127.0.0.1:8005`
 //!
+//! To take it: `compare -- copy sse src` and `copy common-feed src`, and `sse::` and `common::` become `crate::`. Only
+//! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
+//!
 //! What the crate's own server has, and this does not:
 //! - The takeover: a stream costs 15 KiB instead of 2. For many clients, start [`sse::run`] on a listener
 //!   of its own in a task of your app. It takes the same `Feed`.
