@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     log.publish("news".parse()?, hello).await?;
     streaming.await?;
     let page = log.read(&topics, &After::Earliest, PageLimit::default());
-    println!("a poll: {:?}", page.await?.to_json());
+    println!("a poll: {:?}", page.await?.messages);
     Ok(())
 }
 
@@ -41,7 +41,7 @@ async fn stream(log: OwnLog, topics: Topics) {
     println!("from {:?}", log.position(&topics, &After::Latest));
     let limit = PageLimit::default();
     while let Ok(page) = log.next(&topics, &After::Latest, limit).await {
-        println!("a page: {:?}", page.to_json());
+        println!("a page: {:?}", page.messages);
         log.close();
     }
 }

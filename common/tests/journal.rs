@@ -247,7 +247,7 @@ async fn a_panic_on_the_thread_that_writes_is_seen_by_health() {
     let scratch = Scratch::new();
     let feed = scratch.open(&Retention::default());
     publish(&feed, "a", "1").await;
-    assert_eq!(healthz(&feed).unwrap().status(), 200);
+    assert_eq!(healthz::<String>(&feed).unwrap().status(), 200);
     let commits = common::store::commits(&feed).unwrap();
     let panics = commits.run(0, |_| -> rusqlite::Result<()> { panic!("on purpose") });
     panics.await.unwrap_err();
@@ -257,7 +257,7 @@ async fn a_panic_on_the_thread_that_writes_is_seen_by_health() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(healthz(&feed).unwrap_err().status, 503);
+    assert_eq!(healthz::<String>(&feed).unwrap_err().status, 503);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn poll(State((_, polls, _)): State<App>, request: Request) -> Response {
 async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> Response {
     let topic = topics(&request).to_owned();
     let answer = publish(&feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response).map(Body::new)
+    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.

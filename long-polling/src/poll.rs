@@ -10,11 +10,9 @@
 
 use std::{str::FromStr, time::Duration};
 
-use bytes::Bytes;
 use common::{
-    After, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics, retry_after,
+    After, Feed, FeedError, Newest, Page, PageLimit, Pieces, Problem, Query, Topics, retry_after,
 };
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
     header::{self, HeaderValue},
@@ -66,13 +64,15 @@ impl Polls {
         let Wait(time) = query.get("wait")?.unwrap_or(Wait(self.wait));
         // A HEAD gets no page, so it has nothing to wait for.
         let at_once = request.method() == Method::HEAD;
+        let after = query.get("after")?.unwrap_or(After::Earliest);
+        let limit: PageLimit = query.get("limit")?.unwrap_or_default();
         Ok(Poll {
             topics,
-            after: query.get("after")?.unwrap_or(After::Earliest),
             limit: PageLimit {
                 newest: query.get::<Newest>("newest")?.is_some(),
-                ..query.get("limit")?.unwrap_or_default()
+                ..limit.of_poll(&after)
             },
+            after,
             time: if at_once { Duration::ZERO } else { time },
         })
     }
@@ -83,11 +83,11 @@ impl Polls {
     ///
     /// # Errors
     /// 503 if too many polls wait, or the feed fails.
-    pub async fn answer(&self, poll: &mut Poll) -> Result<Response<Full<Bytes>>, Problem> {
+    pub async fn answer(&self, poll: &mut Poll) -> Result<Response<Pieces>, Problem> {
         let now = self.feed.read(&poll.topics, &poll.after, poll.limit);
         // `latest` becomes an ordinary position: the head at this moment.
         poll.after = match now.await.map_err(unavailable)? {
-            page if page.is_news() || poll.time.is_zero() => return Ok(self.page(&page)),
+            page if page.is_news() || poll.time.is_zero() => return Ok(self.page(page)),
             empty => empty.next.into(),
         };
         let Ok(_slot) = self.slots.try_acquire() else {
@@ -95,11 +95,11 @@ impl Polls {
         };
         let time = shortened(poll.time, rand::random());
         let page = wait(&self.feed, &poll.topics, &poll.after, poll.limit, time).await;
-        Ok(self.page(&page.map_err(unavailable)?))
+        Ok(self.page(page.map_err(unavailable)?))
     }
 
-    fn page(&self, page: &Page) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(page.to_json()));
+    fn page(&self, page: Page) -> Response<Pieces> {
+        let mut response = Response::new(page.into_json());
         response.headers_mut().extend([
             (
                 header::CONTENT_TYPE,

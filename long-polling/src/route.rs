@@ -2,9 +2,7 @@
 
 use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
-use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
-use http_body_util::Full;
+use common::{Browsers, Feed, Pieces, Problem, ServerConfig, healthz, html, publish};
 use hyper::{
     Method, Request, Response,
     body::{Body, Incoming},
@@ -22,15 +20,12 @@ pub(crate) struct App {
     pub(crate) takeover: bool,
 }
 
-/// Every answer is complete when it is sent, even after a wait.
-pub(crate) type AnswerBody = Full<Bytes>;
-
 /// Answers one request. A poll is parsed and its request dropped before the wait, because a request
 /// shares hyper's buffer and would keep all of it in memory.
 pub(crate) fn route(
     app: Arc<App>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
+) -> impl Future<Output = Result<Response<Pieces>, Infallible>> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answer = answer(&app, request);
     async move {
@@ -46,7 +41,7 @@ pub(crate) fn route(
 
 /// The future of an answer. Each kind is boxed by itself, so that a waiting poll does not reserve the
 /// memory of a publish.
-type LateAnswer = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Problem>> + Send>>;
+type LateAnswer = Pin<Box<dyn Future<Output = Result<Response<Pieces>, Problem>> + Send>>;
 
 fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Problem> {
     app.browsers
@@ -88,6 +83,6 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn now(response: Response<AnswerBody>) -> LateAnswer {
+fn now(response: Response<Pieces>) -> LateAnswer {
     Box::pin(ready(Ok(response)))
 }

@@ -62,7 +62,7 @@ async fn poll(State((polls, _)): State<App>, request: Request) -> Response {
 async fn publish_one(State((polls, limits)): State<App>, request: Request) -> Response {
     let topic = topics(&request).to_owned();
     let answer = publish(&polls.feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response).map(Body::new)
+    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.

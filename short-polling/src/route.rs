@@ -3,8 +3,7 @@
 use std::{convert::Infallible, fmt::Display, sync::Arc};
 
 use bytes::Bytes;
-use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
-use http_body_util::Full;
+use common::{Browsers, Feed, Pieces, Problem, ServerConfig, healthz, html, publish};
 use hyper::{Method, Request, Response, body::Body};
 
 use crate::poll::Polls;
@@ -24,7 +23,7 @@ pub(crate) struct App {
 pub(crate) async fn route(
     app: Arc<App>,
     request: Request<impl Body<Data = Bytes, Error: Display>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Pieces>, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
@@ -35,7 +34,7 @@ pub(crate) async fn route(
 async fn answer(
     app: &App,
     request: Request<impl Body<Data = Bytes, Error: Display>>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser sends a preflight without credentials.

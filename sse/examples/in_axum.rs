@@ -49,14 +49,14 @@ pub fn router(feed: Feed, limits: PublishLimits) -> Router {
 async fn subscribe(State((_, streams, _)): State<App>, request: Request) -> Response {
     match streams.subscribe(topics(&request), &request) {
         Ok(answer) => answer.map(|answer| Body::new(body(answer))),
-        Err(problem) => problem.into_response().map(Body::new),
+        Err(problem) => problem.into_response(),
     }
 }
 
 async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> Response {
     let topic = topics(&request).to_owned();
     let answer = publish(&feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response).map(Body::new)
+    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.

@@ -3,11 +3,9 @@
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
-use bytes::Bytes;
 use common::{
-    Activity, Connections, Drained, Feed, ServerConfig, StallGuard, accept_failed, prepare,
+    Activity, Connections, Drained, Feed, Pieces, ServerConfig, StallGuard, accept_failed, prepare,
 };
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -23,7 +21,7 @@ use tokio::{
 use tracing::debug;
 
 /// What a route returns to hyper. Never an error, because an error is sent as an answer too.
-pub(crate) type Answer = Result<Response<Full<Bytes>>, Infallible>;
+pub(crate) type Answer = Result<Response<Pieces>, Infallible>;
 
 /// Serves `route` by `http` until `shutdown` resolves. Then closes the listener and waits for the requests in
 /// flight.
@@ -103,8 +101,8 @@ pub(crate) fn reads<B>(request: &Request<B>) -> bool {
 }
 
 /// A JSON answer. Caches must not keep it, because its content changes.
-pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body.into()));
+pub(crate) fn json(status: StatusCode, body: impl Into<Pieces>) -> Response<Pieces> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let fields = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),

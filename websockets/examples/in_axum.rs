@@ -12,7 +12,6 @@ use std::{env, error::Error, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State},
     response::Response,
     routing::get,
@@ -50,7 +49,7 @@ pub fn router(feed: Feed, draining: watch::Receiver<bool>) -> Router {
 
 async fn open(State(app): State<App>, request: Request) -> Response {
     let answer = upgrade(app, request);
-    answer.unwrap_or_else(|problem| problem.into_response().map(Body::new))
+    answer.unwrap_or_else(Problem::into_response)
 }
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {

@@ -106,9 +106,9 @@ async fn answer(app: &App, request: hyper::Request<Incoming>) -> Result<Response
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let changes = upgrades || request.method() == Method::POST;
     let mut response = match app.browsers.check(&request, changes) {
-        Err(problem) => problem.into_response().map(Body::new),
+        Err(problem) => problem.into_response(),
         Ok(()) => match app.browsers.preflight(&request) {
-            Some(preflight) => preflight.map(Body::new),
+            Some(preflight) => preflight,
             None => routed(app, request.map(Body::new)).await?,
         },
     };

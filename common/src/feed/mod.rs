@@ -12,6 +12,7 @@ mod live;
 pub mod log;
 mod message;
 mod page;
+mod pieces;
 mod retention;
 mod ring;
 pub mod store;
@@ -43,6 +44,7 @@ pub use message::{
     Published, Topic, Topics, timestamp,
 };
 pub use page::{Gap, Newest, Page, PageLimit, Reason};
+pub use pieces::Pieces;
 pub use retention::Retention;
 
 /// An ordered, bounded log of messages. Clones share it.

@@ -2,7 +2,6 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
@@ -10,6 +9,7 @@ use tracing::info;
 use super::{
     cursor::{After, Cursor},
     message::{Message, Topics},
+    pieces::Pieces,
 };
 
 /// How much one page may carry. A page always admits one message, or a large one would block its
@@ -31,6 +31,23 @@ impl Default for PageLimit {
             messages: 100,
             bytes: 1 << 20,
             newest: false,
+        }
+    }
+}
+
+impl PageLimit {
+    /// For a reader that continues after [`Page::next`] and not with [`Page::then`]: its page of
+    /// [`After::Last`] is whole. That is one message for each topic of the request.
+    #[must_use]
+    pub fn of_poll(self, after: &After) -> Self {
+        let (messages, bytes) = match after {
+            After::Last => (usize::MAX, usize::MAX),
+            _ => (self.messages, self.bytes),
+        };
+        Self {
+            messages,
+            bytes,
+            ..self
         }
     }
 }
@@ -109,27 +126,11 @@ impl Page {
     }
 
     /// The answer of a poll, exactly `{"messages":[…],"next":"…","more":false,"gap":null}`.
-    pub fn to_json(&self) -> Bytes {
-        let size = self
-            .messages
-            .iter()
-            .map(|message| message.json.len() + 1)
-            .sum::<usize>();
-        let mut json = Vec::with_capacity(size + 128);
-        json.extend_from_slice(b"{\"messages\":[");
-        for (index, message) in self.messages.iter().enumerate() {
-            json.extend_from_slice(if index == 0 { b"" } else { b"," });
-            json.extend_from_slice(&message.json);
-        }
+    pub fn into_json(self) -> Pieces {
         let gap = self.gap.as_ref().map_or("null".into(), Gap::to_json);
-        json.extend_from_slice(
-            format!(
-                "],\"next\":\"{}\",\"more\":{},\"gap\":{gap}}}",
-                self.next, self.more
-            )
-            .as_bytes(),
-        );
-        json.into()
+        let (next, more) = (self.next, self.more);
+        let end = format!("],\"next\":\"{next}\",\"more\":{more},\"gap\":{gap}}}");
+        Pieces::of_page(self.messages, &end)
     }
 }
 

@@ -1,21 +1,28 @@
-//! The two answers that are the same in every server: its page and its health.
+//! The two answers that are the same in every server, its page and its health, and the body of a page of
+//! messages.
 
-use bytes::Bytes;
-use http_body_util::Full;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
 use hyper::{
     Response,
+    body::{Body, Frame, SizeHint},
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
 };
 
 use super::Problem;
-use crate::feed::Feed;
+use crate::feed::{Feed, Pieces};
 
 /// No other site may show this page in a frame and trick the user into clicking it (clickjacking).
 const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
 
 /// Answers `GET /` with the technique's page. `no-cache`: a browser checks for a new version at each load,
 /// but may still keep the page for its back button, which `no-store` would prevent.
-pub fn html(page: &'static str) -> Response<Full<Bytes>> {
+pub fn html<B: From<&'static str>>(page: &'static str) -> Response<B> {
     let mut response = text("text/html; charset=utf-8", "no-cache", page);
     response
         .headers_mut()
@@ -28,19 +35,45 @@ pub fn html(page: &'static str) -> Response<Full<Bytes>> {
 ///
 /// # Errors
 /// 503 if the feed cannot take messages.
-pub fn healthz(feed: &Feed) -> Result<Response<Full<Bytes>>, Problem> {
+pub fn healthz<B: From<&'static str>>(feed: &Feed) -> Result<Response<B>, Problem> {
     feed.health()?;
     Ok(text("text/plain; charset=utf-8", "no-store", "ok\n"))
 }
 
-fn text(
+fn text<B: From<&'static str>>(
     content_type: &'static str,
     cache_control: &'static str,
     body: &'static str,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+) -> Response<B> {
+    let mut response = Response::new(body.into());
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     response
+}
+
+/// How much of an answer hyper takes at once. That is copied, because a frame for each small message would
+/// cost more. The rest waits where it lies.
+const FRAME: usize = 16 * 1_024;
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let taken = self.remaining().min(FRAME);
+        let frame = (taken > 0).then(|| Ok(Frame::data(self.copy_to_bytes(taken))));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.has_remaining()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining() as u64)
+    }
 }

@@ -12,8 +12,6 @@ use std::{
     str::FromStr,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{self, HeaderValue},
@@ -174,14 +172,14 @@ impl Browsers {
     }
 
     /// Answers a CORS preflight, if the request is one and its origin is allowed.
-    pub fn preflight<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    pub fn preflight<B, A: Default>(&self, request: &Request<B>) -> Option<Response<A>> {
         let headers = request.headers();
         let is_preflight = request.method() == Method::OPTIONS
             && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         if !is_preflight || self.allowed_origin(headers).is_none() {
             return None;
         }
-        let mut response = Response::new(Full::default());
+        let mut response = Response::new(A::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         // Each path itself refuses the methods that it does not take.
         let methods = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
@@ -198,6 +196,9 @@ impl Browsers {
 
     /// The origin of the request, if it is allowed.
     pub fn allowed_origin(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        if self.allowed.is_empty() {
+            return None;
+        }
         let mut values = request.get_all(header::ORIGIN).iter();
         let value = values.next().filter(|_| values.next().is_none())?;
         if !self.allowed.contains(&origin(value)?) {
@@ -272,13 +273,10 @@ fn host_of(authority: &str) -> &str {
 
 /// `localhost` and the names below it, which resolve to loopback (RFC 6761 §6.3), and its addresses.
 fn is_loopback_name(host: &str) -> bool {
-    let lower = host.to_ascii_lowercase();
-    let name = lower.strip_suffix('.').unwrap_or(&lower);
-    let labels = name.strip_suffix("localhost");
-    let named = labels.is_some_and(|labels| {
-        let mut words = labels.split('.').rev();
-        words.next() == Some("") && words.all(|word| !word.is_empty())
-    });
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let mut labels = name.rsplit('.');
+    let top = labels.next().unwrap_or_default();
+    let named = top.eq_ignore_ascii_case("localhost") && labels.all(|label| !label.is_empty());
     named || address(host).is_some_and(is_loopback)
 }
 
@@ -499,7 +497,7 @@ mod tests {
             let asks = [("host", "b.org"), ("access-control-request-method", "POST")];
             let request = request(Method::OPTIONS, &[&asks, fields].concat());
             let origin = rules.allowed_origin(request.headers());
-            let mut response = rules.preflight(&request)?;
+            let mut response: Response<()> = rules.preflight(&request)?;
             rules.finish(origin, &mut response);
             Some(response)
         };

@@ -1,7 +1,5 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
@@ -67,10 +65,10 @@ impl Problem {
 
     /// The answer: a JSON object with `type`, `title`, `status` and `detail`. `no-store`, because the cause
     /// may be gone a moment later.
-    pub fn into_response(self) -> Response<Full<Bytes>> {
+    pub fn into_response<B: From<String>>(self) -> Response<B> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = json!({"type": "about:blank", "title": title, "status": self.status.as_u16(), "detail": self.detail});
-        let mut response = Response::new(Full::from(body.to_string()));
+        let mut response = Response::new(body.to_string().into());
         *response.status_mut() = self.status;
         let fields = response.headers_mut();
         fields.insert(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::{
     Request, Response, StatusCode,
     body::Body,
@@ -42,14 +42,15 @@ pub struct PublishLimits {
 /// # Errors
 /// 400 for an invalid topic, type, key or body; 408 for a slow body; 413 for an oversized one; 422
 /// for a key that was used for another message; 503 if the feed cannot take the message.
-pub async fn publish<B>(
+pub async fn publish<B, A>(
     feed: &Feed,
     limits: PublishLimits,
     topic: &str,
     request: Request<B>,
-) -> Result<Response<Full<Bytes>>, Problem>
+) -> Result<Response<A>, Problem>
 where
     B: Body<Data = Bytes, Error: Display>,
+    A: From<String>,
 {
     let topic: Topic = topic.parse().map_err(Problem::bad_request)?;
     let kind = Query::of(request.uri()).get("type")?.unwrap_or_default();
@@ -174,10 +175,10 @@ pub fn too_slow(detail: String) -> Problem {
         .with(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-fn created(published: &Published) -> Response<Full<Bytes>> {
+fn created<A: From<String>>(published: &Published) -> Response<A> {
     let (id, duplicate) = (published.id, published.duplicate);
     let body = format!("{{\"id\":\"{id}\",\"duplicate\":{duplicate}}}");
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::CREATED;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

@@ -4,10 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Problem, PublishLimits, Query, Quota, healthz, html, is_json, read_body,
-    retry_after,
+    Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, healthz, html, is_json,
+    read_body, retry_after,
 };
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Body, Incoming},
@@ -85,10 +84,7 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     Ok(response)
 }
 
-async fn answer(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let retried = retried_event(&path);
     let own =
@@ -155,7 +151,7 @@ async fn receive(
     app: &Arc<App>,
     source: Source,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     let now = SystemTime::now();
     // Cloned, because reading the body consumes the request.
     let headers = request.headers().clone();
@@ -231,7 +227,7 @@ fn refuse(rejection: Rejection) -> Problem {
 }
 
 /// `GET /events?after=SEQ&state=STATE`.
-async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Full<Bytes>>, Problem> {
+async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Pieces>, Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(0);
     let filter = query.get("state")?.unwrap_or(Filter::All);
@@ -255,7 +251,7 @@ async fn retry(
     app: &App,
     seq: i64,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     let again = again(request, app.limits).await?;
     let inbox = &app.receiver.inbox;
     let retried = inbox.retry(seq, again, SystemTime::now()).await;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Problem, PublishLimits, Query, healthz, html, idempotency_key, is_json,
+    Browsers, Feed, Pieces, Problem, PublishLimits, Query, healthz, html, idempotency_key, is_json,
     publish, read_body,
 };
-use http_body_util::Full;
+
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
@@ -35,7 +35,7 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
 }
 
 /// A client does not subscribe by a GET here: it registers an endpoint.
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let safe = reads(&request) || request.method() == Method::OPTIONS;
     app.browsers.check(&request, !safe)?;
@@ -69,7 +69,7 @@ async fn take(
     app: &App,
     topic: &str,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     if request.method() != Method::POST {
         return Err(Problem::method_not_allowed("POST"));
     }
@@ -86,7 +86,7 @@ async fn endpoints(
     app: &App,
     path: &str,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     match path.strip_prefix("/endpoints") {
         Some("") if request.method() == Method::POST => register(app, request).await,
         Some("") if reads(&request) => Ok(list(&app.endpoints)),
@@ -96,7 +96,7 @@ async fn endpoints(
     }
 }
 
-fn list(endpoints: &Endpoints) -> Response<Full<Bytes>> {
+fn list(endpoints: &Endpoints) -> Response<Pieces> {
     let all = endpoints.list();
     let all: Vec<String> = all.iter().map(|endpoint| endpoint.to_json(None)).collect();
     json(
@@ -105,7 +105,7 @@ fn list(endpoints: &Endpoints) -> Response<Full<Bytes>> {
     )
 }
 
-async fn register(app: &App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Problem> {
+async fn register(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let key = idempotency_key(&request)?;
     let body = read_json(app, request).await?;
     let registered = app.endpoints.register(&body, key).await?;
@@ -126,7 +126,7 @@ async fn one(
     app: &App,
     rest: &str,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     let (id, part) = rest.split_once('/').unwrap_or((rest, ""));
     let path = request.uri().path().to_owned();
     let missing = || Problem::not_found(&path);
@@ -162,7 +162,7 @@ async fn act(
     endpoint: &Endpoint,
     part: &str,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Problem> {
+) -> Result<Response<Pieces>, Problem> {
     let dead = part.strip_prefix("dead/");
     let dead = dead.and_then(|rest| rest.strip_suffix("/retry"));
     if dead.is_none() && !matches!(part, "enable" | "replay" | "rotate" | "test") {
@@ -190,7 +190,7 @@ async fn act(
     Ok(shown(&endpoint, None))
 }
 
-fn shown(endpoint: &Endpoint, secret: Option<String>) -> Response<Full<Bytes>> {
+fn shown(endpoint: &Endpoint, secret: Option<String>) -> Response<Pieces> {
     json(StatusCode::OK, endpoint.to_json(secret))
 }
 

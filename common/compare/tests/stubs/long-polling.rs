@@ -4,7 +4,6 @@ extern crate self as common;
 
 use std::{fmt, str::FromStr};
 
-use bytes::Bytes;
 
 pub mod poll;
 pub mod http {
@@ -54,6 +53,9 @@ pub struct Page {
     pub next: u64,
 }
 
+/// A body of your server. The feed's own shares the bytes of the messages.
+pub type Pieces = String;
+
 impl Page {
     /// Whether there is a message or a gap.
     pub fn is_news(&self) -> bool {
@@ -61,8 +63,8 @@ impl Page {
     }
 
     /// The answer's body.
-    pub fn to_json(&self) -> Bytes {
-        Bytes::new()
+    pub fn into_json(self) -> Pieces {
+        String::new()
     }
 }
 
@@ -81,6 +83,13 @@ impl From<u64> for After {
 pub struct PageLimit {
     pub messages: usize,
     pub newest: bool,
+}
+
+impl PageLimit {
+    /// For `after=last`, which a poll cannot go on with: no limit.
+    pub fn of_poll(self, _: &After) -> Self {
+        self
+    }
 }
 
 pub struct Newest;

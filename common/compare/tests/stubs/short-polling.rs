@@ -4,7 +4,6 @@ extern crate self as common;
 
 use std::{io, str::FromStr};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 pub mod conditional;
@@ -44,6 +43,9 @@ pub struct Page {
     pub published: Option<Instant>,
 }
 
+/// A body of your server. The feed's own shares the bytes of the messages.
+pub type Pieces = String;
+
 impl Page {
     /// Whether there is a message or a gap.
     pub fn is_news(&self) -> bool {
@@ -51,8 +53,8 @@ impl Page {
     }
 
     /// The answer's body.
-    pub fn to_json(&self) -> Bytes {
-        Bytes::new()
+    pub fn into_json(self) -> Pieces {
+        String::new()
     }
 }
 
@@ -78,6 +80,13 @@ pub enum After {
 pub struct PageLimit {
     pub messages: usize,
     pub newest: bool,
+}
+
+impl PageLimit {
+    /// For `after=last`, which a poll cannot go on with: no limit.
+    pub fn of_poll(self, _: &After) -> Self {
+        self
+    }
 }
 
 pub struct Newest;

@@ -27,9 +27,13 @@ mod unbuffered;
 
 use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Mutex, task::Poll};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use bytes::{Buf, Bytes};
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -88,7 +92,7 @@ impl<T> Handover<T> {
     ///
     /// # Errors
     /// hyper's: a head that does not parse, a timeout, a broken connection.
-    pub async fn serve<S, A>(
+    pub async fn serve<S, A, B>(
         &self,
         http: &http1::Builder,
         io: S,
@@ -97,7 +101,8 @@ impl<T> Handover<T> {
     ) -> hyper::Result<Option<Taken<S, T>>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
-        A: Future<Output = Result<Response<Full<Bytes>>, Infallible>>,
+        A: Future<Output = Result<Response<B>, Infallible>>,
+        B: Body<Data: Buf, Error = Infallible> + 'static,
     {
         let io = TokioIo::new(FlushWatch::new(io, &self.unflushed));
         let service = service_fn(|request| {
@@ -153,7 +158,7 @@ const UNPOISONED: &str = "nothing panics under this lock";
 mod tests {
     use std::{future::pending, time::Duration};
 
-    use http_body_util::BodyExt;
+    use http_body_util::{BodyExt, Full};
     use hyper::Method;
     use hyper_util::rt::TokioTimer;
     use tokio::{

@@ -12,13 +12,14 @@ use std::{
     convert::Infallible,
     error::Error,
     future::{pending, poll_fn},
-    io,
+    io::{self, Cursor},
+    mem::MaybeUninit,
+    pin::Pin,
     task::{Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use bytes::Buf;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::{Body, Incoming},
@@ -26,7 +27,7 @@ use hyper::{
     server::conn::http1,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, join},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, join},
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until},
@@ -34,13 +35,16 @@ use tokio::{
 use tracing::debug;
 
 use super::{Handover, encode_head};
-use crate::http::{Activity, StallGuard};
+use crate::{
+    feed::Pieces,
+    http::{Activity, StallGuard},
+};
 
 /// The most bytes kept of what a client sends before it has its answer.
 const MAX_EARLY: usize = 8 * 1_024;
 
 /// What a route answers: a complete body, not a stream.
-type Routed = Result<Response<Full<Bytes>>, Infallible>;
+type Routed = Result<Response<Pieces>, Infallible>;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -118,9 +122,9 @@ where
             }
             // Keeps two facts and not the request, which would take memory until the answer is ready.
             let (version, closes, answer) = match Box::pin(self.parse(deadline)).await? {
-                Some(Parsed::Request(request)) => (
+                Some(Parsed::Request { request, closes }) => (
                     request.version(),
-                    is_last(&request),
+                    closes,
                     (self.route)(self.app.clone(), request),
                 ),
                 Some(Parsed::Answered) => continue,
@@ -150,7 +154,7 @@ where
         }
         tokio::select! {
             biased; // The request first: it is the usual reason for a wake-up.
-            sent = reads(&self.socket, &mut self.early) => sent,
+            sent = reads(&mut self.socket, &mut self.early) => sent,
             () = sleep_until(deadline) => Ok(false),
             _ = self.draining.changed() => Ok(false),
         }
@@ -173,7 +177,7 @@ where
     /// Resolves when the connection is broken. The end of what the client sends is not that. A client that
     /// closed both sides looks the same, until it answers the first write with a reset.
     async fn gone(&mut self) -> io::Result<()> {
-        while self.early.len() < MAX_EARLY && reads(&self.socket, &mut self.early).await? {}
+        while self.early.len() < MAX_EARLY && reads(&mut self.socket, &mut self.early).await? {}
         // Boxed, because few clients come here while they wait.
         Box::pin(self.socket.ready(Interest::ERROR)).await.map(drop)
     }
@@ -182,11 +186,11 @@ where
         &mut self,
         version: Version,
         last: bool,
-        answer: Response<Full<Bytes>>,
+        answer: Response<Pieces>,
     ) -> io::Result<()> {
-        let bytes = encode(version, last, answer).await;
+        let mut bytes = encode(version, last, answer);
         let mut socket = StallGuard::new(&mut self.socket, self.timeouts.stall);
-        socket.write_all(&bytes).await?;
+        socket.write_all_buf(&mut bytes).await?;
         if last {
             socket.shutdown().await?;
         }
@@ -195,23 +199,15 @@ where
 }
 
 /// Waits until the client sends something, and appends it to `early`. `false` if it leaves.
-fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Result<bool>> {
-    // `poll_fn` is smaller than an async block or `TcpStream::readable`, and ten thousand clients wait here.
+fn reads(socket: &mut TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Result<bool>> {
+    // `poll_fn` is smaller than an async block, and ten thousand clients wait here.
     poll_fn(move |task| {
-        loop {
-            ready!(socket.poll_read_ready(task))?;
-            let mut bytes = [0; 1_024];
-            let room = bytes.len().min(MAX_EARLY - early.len());
-            match socket.try_read(&mut bytes[..room]) {
-                Ok(read) => {
-                    early.extend_from_slice(&bytes[..read]);
-                    return Poll::Ready(Ok(read > 0));
-                }
-                // Readiness can be out of date: tokio reports a new socket as readable. Ask again.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let mut bytes = [MaybeUninit::uninit(); 1_024];
+        let room = bytes.len().min(MAX_EARLY - early.len());
+        let mut read = ReadBuf::uninit(&mut bytes[..room]);
+        ready!(Pin::new(&mut *socket).poll_read(task, &mut read))?;
+        early.extend_from_slice(read.filled());
+        Poll::Ready(Ok(!read.filled().is_empty()))
     })
 }
 
@@ -220,7 +216,11 @@ fn reads(socket: &TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Re
 #[allow(clippy::large_enum_variant, reason = "it is short-lived")]
 enum Parsed {
     /// A request that is to be answered without hyper.
-    Request(Request<Incoming>),
+    Request {
+        request: Request<Incoming>,
+        /// Whether its answer is the connection's last.
+        closes: bool,
+    },
     /// hyper has answered the request.
     Answered,
 }
@@ -237,7 +237,7 @@ async fn parse<A: Future<Output = Routed>>(
 ) -> hyper::Result<Option<Parsed>> {
     let handover = Handover::default();
     let sent = std::mem::take(early);
-    let io = join((&sent[..]).chain(reader), writer);
+    let io = join(AsyncReadExt::chain(&sent[..], reader), writer);
     let taken = handover.serve(&http, io, draining, |request| {
         hand_over(request, &handover, route)
     });
@@ -258,7 +258,7 @@ async fn hand_over<A: Future<Output = Routed>>(
 ) -> Routed {
     let (has_body, closes) = (!request.body().is_end_stream(), is_last(&request));
     if request.method() == Method::GET && !has_body {
-        handover.give(Parsed::Request(request));
+        handover.give(Parsed::Request { request, closes });
         return pending().await;
     }
     let answer = route(request).await?;
@@ -288,20 +288,19 @@ fn says_close(connection: &HeaderValue) -> bool {
 }
 
 /// The whole answer, as hyper would write it.
-async fn encode(version: Version, last: bool, answer: Response<Full<Bytes>>) -> Vec<u8> {
+fn encode(version: Version, last: bool, answer: Response<Pieces>) -> impl Buf {
     let (mut head, body) = answer.into_parts();
-    let Ok(body) = body.collect().await.map(|body| body.to_bytes());
     if last && version == Version::HTTP_11 {
         head.headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut bytes = encode_head(version, &head, Some(body.len()));
-    bytes.extend_from_slice(&body);
-    bytes
+    let head = encode_head(version, &head, Some(body.remaining()));
+    Buf::chain(Cursor::new(head), body)
 }
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
     use hyper_util::rt::TokioTimer;
     use tokio::io::simplex;
 
@@ -309,7 +308,7 @@ mod tests {
 
     /// Publishes every `POST`, and answers everything else with 404 and a long body.
     async fn route(request: Request<Incoming>) -> Routed {
-        let mut answer = Response::new(Full::from("x".repeat(8_000)));
+        let mut answer = Response::new(Pieces::from("x".repeat(8_000)));
         *answer.status_mut() = StatusCode::NOT_FOUND;
         if request.method() == Method::POST {
             let body = request.into_body().collect().await;
@@ -351,7 +350,7 @@ mod tests {
         let next = "GET /next".repeat(2_000); // more than hyper reads at once
         let sent = ["GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n", &next].concat();
         let (parsed, early, written) = parsed(&sent).await;
-        let Some(Parsed::Request(request)) = parsed else {
+        let Some(Parsed::Request { request, .. }) = parsed else {
             panic!("a GET was sent");
         };
         assert_eq!(request.uri().path(), "/topics/a");
@@ -384,7 +383,7 @@ mod tests {
     async fn the_last_word_of_a_client_that_sends_no_more_is_a_request_too() {
         let get = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n";
         let (parsed, ..) = parsed_then(get, tokio::io::empty()).await;
-        assert!(matches!(parsed, Some(Parsed::Request(_))));
+        assert!(matches!(parsed, Some(Parsed::Request { .. })));
         let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
         let (_, _, written) = parsed_then(head, tokio::io::empty()).await;
         assert!(written.starts_with("HTTP/1.1 404 "), "{written}");
