@@ -95,7 +95,9 @@ impl FromStr for Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch.as_str(), self.seq)
+        f.write_str(self.epoch.as_str())?;
+        f.write_str("-")?;
+        self.seq.fmt(f)
     }
 }
 

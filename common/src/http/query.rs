@@ -38,11 +38,14 @@ impl<'a> Query<'a> {
 
     /// Every value of the parameter `name`, as it stands.
     pub fn values(self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
-        let pairs = self.0.split('&');
-        pairs
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .filter(move |(key, _)| *key == name)
-            .map(|(_, value)| value)
+        self.0.split('&').filter_map(move |pair| {
+            let rest = pair.strip_prefix(name)?;
+            if rest.is_empty() {
+                Some(rest)
+            } else {
+                rest.strip_prefix('=')
+            }
+        })
     }
 }
 
