@@ -135,7 +135,7 @@ async fn publish_one(State(app): State<Arc<App>>, request: Request) -> Response 
         Ok(answer) => {
             app.count(Outcome::Served);
             app.metrics.published.inc();
-            answer.map(Body::new)
+            answer
         }
         Err(problem) => failed(&app, problem),
     }
@@ -146,7 +146,7 @@ fn failed(app: &App, problem: Problem) -> Response {
         true => Outcome::Failed,
         false => Outcome::Wrong,
     });
-    problem.into_response().map(Body::new)
+    problem.into_response()
 }
 
 fn topics(request: &Request) -> &str {

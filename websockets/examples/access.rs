@@ -14,7 +14,6 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State},
     response::Response,
     routing::get,
@@ -73,7 +72,7 @@ pub fn router(feed: Feed, access: Arc<Access>, draining: watch::Receiver<bool>) 
 
 async fn open(State(app): State<App>, request: Request) -> Response {
     let answer = upgrade(app, request);
-    answer.unwrap_or_else(|problem| problem.into_response().map(Body::new))
+    answer.unwrap_or_else(Problem::into_response)
 }
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {

@@ -273,7 +273,7 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     match guarded(&access, request, next).await {
         Ok(response) => response,
-        Err(problem) => problem.into_response().map(Body::new),
+        Err(problem) => problem.into_response(),
     }
 }
 
