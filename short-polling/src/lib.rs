@@ -31,8 +31,6 @@ use crate::{hint::Hint, poll::Polls, route::App};
 #[command(name = "short-polling", version)]
 // There are no subscribers to derive a limit from.
 #[command(mut_arg("max_connections", |arg| arg.default_value("10256").help(ServerConfig::MAX_CONNECTIONS)))]
-// Longer than the pause between two polls, so that a client keeps its connection.
-#[command(mut_arg("read_timeout", |arg| arg.default_value("75")))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8001", value_parser = address, value_name = "ADDR:PORT")]

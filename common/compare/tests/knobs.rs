@@ -22,7 +22,7 @@ const OWN_HELP: [(&str, &str); 3] = [
 ];
 
 /// Programs in which a knob has its own default.
-const OWN_DEFAULT: [(&str, &str, &str); 4] = [
+const OWN_DEFAULT: [(&str, &str, &str); 3] = [
     (
         "short-polling",
         "max-connections",
@@ -34,11 +34,6 @@ const OWN_DEFAULT: [(&str, &str, &str); 4] = [
         "only publishers and managers come in",
     ),
     ("receiver", "max-connections", "only senders come in"),
-    (
-        "short-polling",
-        "read-timeout",
-        "above the usual intervals, so that polls keep their connection",
-    ),
 ];
 
 /// All programs that listen, and where by default.

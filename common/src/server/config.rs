@@ -32,8 +32,8 @@ pub struct ServerConfig {
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     pub max_message: usize,
     /// How long a request's head may take, then its body, in seconds. An idle connection is closed
-    /// after the same time.
-    #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
+    /// after the same time. Keep it longer than a load balancer keeps its connections, mostly 60 s.
+    #[arg(long, default_value = "75", value_parser = positive_seconds, value_name = "SECONDS")]
     pub read_timeout: Duration,
     /// Disconnect a client that accepts no data for this many seconds.
     #[arg(long, default_value = "30", value_parser = positive_seconds, value_name = "SECONDS")]
