@@ -1,7 +1,7 @@
 //! The log under its lock, and the readers that wait for it.
 //!
-//! A publisher holds the lock for one append and wakes readers after releasing it, so that they do not
-//! wait for the lock at once. A reader holds the lock for one page.
+//! A publisher holds the lock for one append, and wakes readers after it has released it: they need the
+//! lock at once. A reader holds the lock for one page.
 
 use std::{
     sync::{Mutex, RwLock},
@@ -14,8 +14,8 @@ use super::{
     cursor::Cursor,
     error::FeedError,
     keys::{Keys, Once},
-    log::Log,
-    message::{Draft, Published, Topic},
+    log::{Changes, Log},
+    message::{Draft, Message, Published, Topic},
     wake::Wakers,
 };
 
@@ -44,21 +44,23 @@ impl LiveLog {
         look(&self.log.read().expect(UNPOISONED))
     }
 
-    /// Changes the log. After an append, [`wake`](Self::wake).
+    /// Changes the log.
     pub fn change<T>(&self, change: impl FnOnce(&mut Log) -> T) -> T {
         change(&mut self.log.write().expect(UNPOISONED))
     }
 
-    /// Replaces this log by another one that has no waiters yet. Wakes all readers, to look again.
-    pub fn replace(&self, other: Self) {
-        let log = other.log.into_inner().expect(UNPOISONED);
-        self.change(|old| *old = log);
-        self.wakers.wake_all();
+    /// Appends a message that a store has, and wakes the readers that wait for its topic.
+    pub fn push(&self, message: Message, now: Instant) -> Changes {
+        let topic = message.topic.clone();
+        let changes = self.change(|log| log.push(message, now));
+        self.wakers.wake(&topic);
+        changes
     }
 
-    /// Wakes the readers that wait for the topic.
-    pub fn wake(&self, topic: &Topic) {
-        self.wakers.wake(topic);
+    /// Replaces the log, and wakes all readers to look again.
+    pub fn replace(&self, log: Log) {
+        self.change(|old| *old = log);
+        self.wakers.wake_all();
     }
 
     /// Whether every lock can still be taken: none can after a panic under it.
@@ -76,31 +78,27 @@ impl LiveLog {
         draft: Draft,
         once: Option<Once>,
     ) -> Result<Published, FeedError> {
-        let published = match once {
-            None => self.append(&topic, draft).map(Published::new),
-            Some(once) => self.append_once(&topic, draft, once),
-        }?;
-        if !published.duplicate {
-            self.wakers.wake(&topic);
+        let Some(once) = once else {
+            return self.append(topic, draft).map(Published::new);
+        };
+        // Locked until the message is appended: a second publish with this key waits, and finds the key.
+        let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
+        if let Some(published) = keys.find(&topic, &once, now)? {
+            return Ok(published);
         }
-        Ok(published)
+        let id = self.append(topic.clone(), draft)?;
+        keys.insert(topic, once, id, now);
+        Ok(Published::new(id))
     }
 
     /// Reads the clock under the lock, so that timestamps are in the order of the numbers.
-    fn append(&self, topic: &Topic, draft: Draft) -> Result<Cursor, FeedError> {
-        self.change(|log| log.append(topic, draft, Instant::now(), SystemTime::now()))
-    }
-
-    /// Locks the keys until the message is appended, so that a second publish with this key waits for
-    /// the first and finds its key.
-    fn append_once(&self, topic: &Topic, draft: Draft, once: Once) -> Result<Published, FeedError> {
-        let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
-        if let Some(published) = keys.find(topic, &once, now)? {
-            return Ok(published);
-        }
-        let id = self.append(topic, draft)?;
-        keys.insert(topic.clone(), once, id, now);
-        Ok(Published::new(id))
+    fn append(&self, topic: Topic, draft: Draft) -> Result<Cursor, FeedError> {
+        let id = self.change(|log| {
+            let (now, time) = (Instant::now(), SystemTime::now());
+            log.append(topic.clone(), draft, now, time)
+        })?;
+        self.wakers.wake(&topic);
+        Ok(id)
     }
 }
 

@@ -1,9 +1,13 @@
-//! The bounded ordered log: what is kept and what was trimmed. No I/O, no clock, no waiting.
+//! The bounded ordered log: what is kept, what was trimmed, and what is in memory. No I/O, no clock, no
+//! waiting.
 //!
 //! Each topic has a ring of messages and a *mark*: the number of the last message it dropped. When a
 //! topic is reclaimed, its mark raises one feed-wide *floor*. The floor is the mark of every topic that
 //! the log does not know. So a cursor below the floor may get a needless gap, but never misses a real
 //! one.
+//!
+//! A store has every message that the log keeps, so the log may free the bytes of older ones. It still
+//! knows their numbers and costs. Retention and gaps are therefore the same wherever the bytes are.
 //!
 //! Every method that drops messages returns them as [`Changes`], for a store that must delete them too.
 
@@ -21,10 +25,8 @@ use super::{
     error::FeedError,
     message::{Draft, Message, Topic},
     retention::Retention,
-    ring::Ring,
+    ring::{Entry, Ring},
 };
-
-pub use super::ring::Entry;
 
 /// The log of one epoch.
 #[derive(Debug)]
@@ -36,11 +38,9 @@ pub struct Log {
     /// The mark of every topic that is not in `topics`.
     floor: u64,
     topics: HashMap<Topic, Ring>,
-    /// Each topic that has messages, by its oldest message's number. The first entry is the oldest
-    /// message of all, so trimming needs no search.
-    oldest: BTreeMap<u64, Topic>,
-    /// What all messages cost together.
-    bytes: usize,
+    totals: Totals,
+    /// Every message up to this number is only in the store.
+    paged_out: u64,
     /// Messages of these topics newer than the number are kept, whatever the retention says.
     pins: HashMap<Topic, u64>,
     /// No topic can become idle before this moment, so a log full of topics need not search at every
@@ -48,13 +48,33 @@ pub struct Log {
     none_idle_before: Option<Instant>,
 }
 
+/// What all topics have together.
+#[derive(Debug, Default)]
+struct Totals {
+    /// Each topic that has messages, by its oldest message's number. The first entry is the oldest
+    /// message of all, so trimming needs no search.
+    oldest: BTreeMap<u64, Topic>,
+    /// What all messages cost.
+    bytes: usize,
+    /// What the messages in memory cost.
+    in_memory: usize,
+}
+
 /// What one step changed in the log, for a store that must change the same.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Messages that are no longer kept.
-    pub dropped: SmallVec<[Entry; 1]>,
+    /// The numbers of messages that are no longer kept.
+    pub dropped: SmallVec<[u64; 1]>,
     /// Topics that are new, were reclaimed or have a new mark. A topic may occur twice.
     pub topics: SmallVec<[Topic; 1]>,
+}
+
+impl Changes {
+    /// Adds the changes of another step.
+    pub fn extend(&mut self, other: Self) {
+        self.dropped.extend(other.dropped);
+        self.topics.extend(other.topics);
+    }
 }
 
 impl Log {
@@ -66,8 +86,8 @@ impl Log {
             head: 0,
             floor: 0,
             topics: HashMap::new(),
-            oldest: BTreeMap::new(),
-            bytes: 0,
+            totals: Totals::default(),
+            paged_out: 0,
             pins: HashMap::new(),
             none_idle_before: None,
         }
@@ -79,18 +99,16 @@ impl Log {
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`].
     pub fn append(
         &mut self,
-        topic: &Topic,
+        topic: Topic,
         draft: Draft,
         now: Instant,
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
-        let mut changes = Changes::default();
-        self.trim_total(&mut changes);
-        self.make_room_for(topic, now, &mut changes)?;
+        self.trim();
+        self.admit(&topic, now)?;
         // Encoded under the lock, because the JSON contains the number.
         let id = self.at(self.head + 1);
-        let message = Message::encode(id, topic.clone(), draft, time);
-        self.push_to(topic, Arc::new(message), now, &mut changes);
+        self.push(Message::encode(id, topic, draft, time), now);
         Ok(id)
     }
 
@@ -102,26 +120,42 @@ impl Log {
         changes
     }
 
-    /// Makes room for a message of this topic. A store calls it before it stores the message, and
-    /// [`push`](Self::push) once it is stored.
+    /// Makes room for a message of this topic, which counts as busy from here on. A store calls it before
+    /// it stores the message, and [`push`](Self::push) once it is stored.
     ///
     /// # Errors
-    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`].
+    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]: the log refuses the publish rather than drop a
+    /// pinned message or a topic that is in use.
     pub fn admit(&mut self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
         let mut changes = Changes::default();
-        self.make_room_for(topic, now, &mut changes)?;
-        if !self.topics.contains_key(topic) {
-            changes.topics.push(topic.clone());
+        if self.totals.bytes > self.retention.total_bytes && self.holds_pinned() {
+            return Err(FeedError::Full(self.retention.total_bytes));
         }
-        // The topic counts as busy from here on, so that nothing reclaims it before the push.
-        self.ring(topic, now);
+        if let Some(ring) = self.topics.get_mut(topic) {
+            ring.published = now;
+            return Ok(changes);
+        }
+        if self.topics.len() >= self.retention.topics {
+            self.reclaim(now, &mut changes);
+        }
+        if self.topics.len() >= self.retention.topics {
+            return Err(FeedError::TooManyTopics(self.retention.topics));
+        }
+        self.restore_topic(topic.clone(), self.floor, now);
+        changes.topics.push(topic.clone());
         Ok(changes)
     }
 
-    /// Appends a message that already has its number, and drops what is then over the limits.
-    pub fn push(&mut self, message: Arc<Message>, now: Instant) -> Changes {
-        let (topic, mut changes) = (message.topic.clone(), Changes::default());
-        self.push_to(&topic, message, now, &mut changes);
+    /// Appends a message that already has its number. Drops what is then over the limits, and frees what
+    /// is then too much in memory.
+    pub fn push(&mut self, message: Message, now: Instant) -> Changes {
+        let mut changes = Changes::default();
+        let topic = message.topic.clone();
+        self.head = message.id.seq;
+        self.insert(message, now);
+        self.trim_topic(&topic, &mut changes);
+        self.trim_total(&mut changes);
+        self.page_out();
         changes
     }
 
@@ -138,7 +172,7 @@ impl Log {
     /// How many topics and messages are kept, and what the messages cost.
     pub fn counts(&self) -> (usize, usize, usize) {
         let messages = self.topics.values().map(Ring::len).sum();
-        (self.topics.len(), messages, self.bytes)
+        (self.topics.len(), messages, self.totals.bytes)
     }
 
     /// The mark of every topic that is not kept.
@@ -155,43 +189,10 @@ impl Log {
         self.topics.get(topic)
     }
 
-    pub(super) fn at(&self, seq: u64) -> Cursor {
+    /// The position of message `seq`.
+    pub fn at(&self, seq: u64) -> Cursor {
         let epoch = self.epoch;
         Cursor { epoch, seq }
-    }
-
-    fn push_to(
-        &mut self,
-        topic: &Topic,
-        message: Arc<Message>,
-        now: Instant,
-        changes: &mut Changes,
-    ) {
-        self.head = message.id.seq;
-        self.insert(topic, Entry::Loaded(message), now);
-        self.trim_topic(topic, changes);
-        self.trim_total(changes);
-    }
-
-    /// Refuses the publish rather than drop a pinned message or a topic that is in use.
-    fn make_room_for(
-        &mut self,
-        topic: &Topic,
-        now: Instant,
-        changes: &mut Changes,
-    ) -> Result<(), FeedError> {
-        if self.bytes > self.retention.total_bytes && self.holds_pinned() {
-            return Err(FeedError::Full(self.retention.total_bytes));
-        }
-        if self.topics.len() < self.retention.topics || self.topics.contains_key(topic) {
-            return Ok(());
-        }
-        self.reclaim(now, changes);
-        if self.topics.len() < self.retention.topics {
-            Ok(())
-        } else {
-            Err(FeedError::TooManyTopics(self.retention.topics))
-        }
     }
 
     /// Drops every idle topic.
@@ -203,35 +204,32 @@ impl Log {
         let reclaimed = self.topics.extract_if(|topic, ring| {
             ring.published + idle <= now && !is_pinned(pins, topic, ring.last(head))
         });
-        for (topic, ring) in reclaimed {
-            self.bytes -= ring.bytes;
+        for (topic, mut ring) in reclaimed {
+            self.totals.bytes -= ring.bytes;
+            self.totals.in_memory -= ring.page_out(u64::MAX);
             self.floor = self.floor.max(ring.last(head));
             if let Some(first) = ring.first() {
-                self.oldest.remove(&first);
+                self.totals.oldest.remove(&first);
             }
             changes.topics.push(topic);
-            changes.dropped.extend(ring.into_entries());
+            changes.dropped.extend(ring.seqs());
         }
         let published = self.topics.values().map(|ring| ring.published);
         self.none_idle_before = published.min().map(|published| published + idle);
     }
 
-    fn insert(&mut self, topic: &Topic, entry: Entry, published: Instant) {
-        let (seq, cost) = (entry.seq(), entry.cost());
-        let ring = self.ring(topic, published);
-        ring.push(entry);
-        if ring.len() == 1 {
-            self.oldest.insert(seq, topic.clone());
-        }
-        self.bytes += cost;
-    }
-
-    /// The topic's ring. A new ring starts at the floor: messages up to there may have been dropped.
-    fn ring(&mut self, topic: &Topic, published: Instant) -> &mut Ring {
+    /// A new topic starts at the floor: messages up to there may have been dropped.
+    fn insert(&mut self, message: Message, published: Instant) {
+        let (topic, seq, cost) = (message.topic.clone(), message.id.seq, message.cost());
         let ring = self.topics.entry(topic.clone());
         let ring = ring.or_insert_with(|| Ring::new(self.floor, published));
         ring.published = published;
-        ring
+        ring.push(Entry::Loaded(Arc::new(message)));
+        if ring.len() == 1 {
+            self.totals.oldest.insert(seq, topic);
+        }
+        self.totals.bytes += cost;
+        self.totals.in_memory += cost;
     }
 
     /// Looks the topic up once, because almost every publish to a full topic drops a message.
@@ -243,29 +241,40 @@ impl Log {
             && let Some(first) = ring.first()
             && !is_pinned(&self.pins, topic, first)
         {
-            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
+            self.totals.drop_oldest(ring, changes);
         }
     }
 
     fn trim_total(&mut self, changes: &mut Changes) {
-        while self.bytes > self.retention.total_bytes
+        while self.totals.bytes > self.retention.total_bytes
             && let Some(topic) = self.oldest_unpinned().cloned()
             && let Some(ring) = self.topics.get_mut(&topic)
         {
-            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
+            self.totals.drop_oldest(ring, changes);
         }
     }
 
     /// Searches below the head only, so the newest message always stays.
     fn oldest_unpinned(&self) -> Option<&Topic> {
-        let mut oldest = self.oldest.range(..self.head);
+        let mut oldest = self.totals.oldest.range(..self.head);
         let unpinned = oldest.find(|(seq, topic)| !is_pinned(&self.pins, topic, **seq));
         unpinned.map(|(_, topic)| topic)
     }
 
     fn holds_pinned(&self) -> bool {
-        let mut oldest = self.oldest.iter();
+        let mut oldest = self.totals.oldest.iter();
         oldest.any(|(seq, topic)| is_pinned(&self.pins, topic, *seq))
+    }
+
+    /// Frees the older half of the messages in memory. Half, because this looks at every topic: to do it
+    /// for each message would be slow.
+    fn page_out(&mut self) {
+        while self.totals.in_memory > self.retention.in_memory {
+            self.paged_out += (self.head - self.paged_out).div_ceil(2);
+            let rings = self.topics.values_mut();
+            let freed: usize = rings.map(|ring| ring.page_out(self.paged_out)).sum();
+            self.totals.in_memory -= freed;
+        }
     }
 }
 
@@ -276,17 +285,16 @@ impl Log {
         self.topics.insert(topic, Ring::new(mark, now));
     }
 
-    /// Takes back a message as it was saved. Call it in order. Nothing is dropped before the next
-    /// publish, so messages can be pinned first. Returns whether the message is kept: one at or below
-    /// its topic's mark was dropped earlier.
-    pub fn restore(&mut self, message: Arc<Message>, published: Instant) -> bool {
-        let (topic, seq) = (message.topic.clone(), message.id.seq);
-        let is_kept = seq > self.mark_of(&topic).unwrap_or(self.floor);
-        if is_kept {
-            self.insert(&topic, Entry::Loaded(message), published);
-        }
+    /// Takes back a message as it was saved, if it is above its topic's mark: the others were dropped
+    /// earlier. Call it in order. Nothing is dropped before the next publish, so messages can be pinned
+    /// first.
+    pub fn restore(&mut self, message: Message, published: Instant) {
+        let seq = message.id.seq;
         self.raise_head(seq);
-        is_kept
+        if seq > self.mark_of(&message.topic).unwrap_or(self.floor) {
+            self.insert(message, published);
+            self.page_out();
+        }
     }
 
     /// Moves the head to `seq`, if it is lower: no message up to there will still come.
@@ -294,10 +302,11 @@ impl Log {
         self.head = self.head.max(seq);
     }
 
-    /// Drops everything up to `seq`.
+    /// Drops everything up to `seq`: the store no longer has it.
     pub fn raise_floor(&mut self, seq: u64) -> Changes {
         let mut changes = Changes::default();
         self.floor = self.floor.max(seq);
+        self.raise_head(seq);
         for topic in self.topics.keys().cloned().collect::<Vec<_>>() {
             self.drop_up_to(&topic, seq, &mut changes);
         }
@@ -325,16 +334,12 @@ impl Log {
         }
     }
 
-    /// Removes the messages up to `seq` from memory; the store still has them. Returns the bytes freed.
-    pub fn page_out(&mut self, seq: u64) -> usize {
-        self.topics
-            .values_mut()
-            .map(|ring| ring.page_out(seq))
-            .sum()
+    /// Whether message `seq` is kept. Looks through all topics, so it is for rare cases.
+    pub fn keeps(&self, seq: u64) -> bool {
+        self.topic_of(seq).is_some()
     }
 
-    /// The topic of a message, if it is kept. Looks through all topics, so it is for rare cases.
-    pub fn topic_of(&self, seq: u64) -> Option<&Topic> {
+    fn topic_of(&self, seq: u64) -> Option<&Topic> {
         let mut topics = self.topics.iter();
         topics.find_map(|(topic, ring)| ring.contains(seq).then_some(topic))
     }
@@ -344,26 +349,30 @@ impl Log {
             return;
         };
         while ring.first().is_some_and(|first| first <= seq) {
-            self.bytes -= drop_oldest(ring, &mut self.oldest, changes);
+            self.totals.drop_oldest(ring, changes);
         }
         ring.mark = ring.mark.max(seq);
     }
 }
 
-/// Drops a ring's oldest message, updates the index, and returns what the message cost.
-fn drop_oldest(ring: &mut Ring, oldest: &mut BTreeMap<u64, Topic>, changes: &mut Changes) -> usize {
-    let Some(entry) = ring.pop() else {
-        return 0;
-    };
-    if let Some(topic) = oldest.remove(&entry.seq()) {
-        changes.topics.push(topic.clone());
-        if let Some(first) = ring.first() {
-            oldest.insert(first, topic);
+impl Totals {
+    /// Drops a ring's oldest message.
+    fn drop_oldest(&mut self, ring: &mut Ring, changes: &mut Changes) {
+        let Some(entry) = ring.pop() else {
+            return;
+        };
+        self.bytes -= entry.cost();
+        if let Entry::Loaded(message) = &entry {
+            self.in_memory -= message.cost();
         }
+        if let Some(topic) = self.oldest.remove(&entry.seq()) {
+            changes.topics.push(topic.clone());
+            if let Some(first) = ring.first() {
+                self.oldest.insert(first, topic);
+            }
+        }
+        changes.dropped.push(entry.seq());
     }
-    let cost = entry.cost();
-    changes.dropped.push(entry);
-    cost
 }
 
 /// Whether this message must still be delivered.

@@ -83,7 +83,11 @@ pub struct Counts {
 impl Feed {
     /// An empty feed in memory, with a new epoch.
     pub fn new(retention: Retention) -> Self {
-        let log = Log::new(Epoch::random(), retention);
+        let everything = Retention {
+            in_memory: usize::MAX,
+            ..retention
+        };
+        let log = Log::new(Epoch::random(), everything);
         Self::over(Arc::new(LiveLog::new(log)), None)
     }
 

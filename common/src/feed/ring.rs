@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::{message::Message, retention::Retention};
 
 /// One message of the log.
-#[derive(Debug, Clone)]
-pub enum Entry {
+#[derive(Debug)]
+pub(super) enum Entry {
     /// In memory.
     Loaded(Arc<Message>),
     /// Only in a store. The number and the cost are enough to trim and to fill a page.
@@ -22,7 +22,7 @@ pub enum Entry {
 
 impl Entry {
     /// The message's number.
-    pub fn seq(&self) -> u64 {
+    pub(super) fn seq(&self) -> u64 {
         match self {
             Self::Loaded(message) => message.id.seq,
             Self::Stored { seq, .. } => *seq,
@@ -30,7 +30,7 @@ impl Entry {
     }
 
     /// What it counts for in the byte limits.
-    pub fn cost(&self) -> usize {
+    pub(super) fn cost(&self) -> usize {
         match self {
             Self::Loaded(message) => message.cost(),
             Self::Stored { cost, .. } => *cost as usize,
@@ -130,8 +130,8 @@ impl Ring {
         freed
     }
 
-    pub(super) fn into_entries(self) -> impl Iterator<Item = Entry> {
-        self.entries.into_iter()
+    pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(Entry::seq)
     }
 
     /// A binary search, because one topic's numbers have holes: they count over all topics.

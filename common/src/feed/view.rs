@@ -9,10 +9,10 @@ use smallvec::SmallVec;
 
 use super::{
     cursor::{After, Cursor},
-    log::{Entry, Log},
+    log::Log,
     message::{Message, Topics},
     page::{Gap, Page, PageLimit, Reason},
-    ring::Ring,
+    ring::{Entry, Ring},
 };
 
 /// A page that a store may have to complete.

@@ -9,7 +9,7 @@
 //! as trimmed, and the floor is raised to the stream's first message. The new log replaces the old one when
 //! it is complete.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -24,8 +24,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    feed::{Cursor, Retention, log::Log},
-    store::window::{Window, moment},
+    feed::{Cursor, Message, Retention, log::Log, store::LiveLog},
+    store::moment,
 };
 
 use super::{
@@ -70,7 +70,7 @@ fn broken(error: impl Display) -> Broken {
 /// Reads the stream into the log.
 pub(super) struct Follower {
     pub(super) stream: Stream,
-    pub(super) window: Arc<Window>,
+    pub(super) log: Arc<LiveLog>,
     pub(super) retention: Retention,
     /// The log's head. Only the follower moves it.
     pub(super) shown: watch::Sender<Cursor>,
@@ -120,7 +120,8 @@ impl Follower {
         }
     }
 
-    async fn follow(&mut self, mut tail: Tail) -> Result<Never, Broken> {
+    /// Ends only with an error.
+    async fn follow(&mut self, mut tail: Tail) -> Result<Infallible, Broken> {
         self.connections.mark_unchanged();
         let mut messages = tail.messages().await?;
         loop {
@@ -141,7 +142,10 @@ impl Follower {
     }
 
     fn show(&self, id: Cursor, message: &jetstream::Message) {
-        append(&self.window, id, message);
+        if let Some((message, published)) = decode(id, message) {
+            self.log.push(message, published);
+        }
+        self.log.change(|log| log.raise_head(id.seq));
         self.shown.send_replace(id);
     }
 
@@ -161,57 +165,53 @@ impl Follower {
         if epoch == head.epoch && !jumped {
             return Ok(tail);
         }
-        let (window, tail) = fill(&self.stream, &self.retention).await?;
-        let new = window.log().read(Log::head);
+        let (log, tail) = fill(&self.stream, &self.retention).await?;
+        let new = log.head();
         if new.epoch == head.epoch && new.seq < head.seq {
             return Err(Broken::WentBack(new.seq));
         }
-        self.window.replace(window);
+        self.log.replace(log);
         self.shown.send_replace(new);
         Ok(tail)
     }
 }
 
 /// Fills a log with everything that the stream has. Also returns the consumer that continues after it.
-pub(super) async fn fill(
-    stream: &Stream,
-    retention: &Retention,
-) -> Result<(Window, Tail), BadStream> {
+pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log, Tail), BadStream> {
     let first = stream.get_info().await.map_err(nats)?.state.first_sequence;
     let (mut tail, info) = Tail::open(stream, first.max(1)).await?;
     let epoch = epoch_of(&info.config)?;
-    let window = Window::new(epoch, retention.clone());
-    window.raise_floor(first.saturating_sub(1));
+    let mut log = Log::new(epoch, retention.clone());
+    log.raise_floor(first.saturating_sub(1));
     while !tail.is_at_the_end().await? {
         for message in tail.batch().await? {
             let seq = tail.count(&message).map_err(nats)?;
-            append(&window, Cursor { epoch, seq }, &message);
+            if let Some((message, published)) = decode(Cursor { epoch, seq }, &message) {
+                log.push(message, published);
+            }
+            log.raise_head(seq);
         }
     }
     // The last messages may be dropped already, but their numbers were given out.
-    window.raise_head(info.state.last_sequence);
+    log.raise_head(info.state.last_sequence);
     // The stream may have changed while it was read: check the epoch again, and what was dropped.
     let after = stream.get_info().await.map_err(nats)?;
     if epoch_of(&after.config)? != epoch {
         return Err(nats(RENEWED));
     }
-    window.raise_floor(after.state.first_sequence.max(first).saturating_sub(1));
-    window.log().change(Log::mark_full_topics);
-    Ok((window, tail))
+    log.raise_floor(after.state.first_sequence.max(first).saturating_sub(1));
+    log.mark_full_topics();
+    Ok((log, tail))
 }
 
-/// Appends a message. One that this program would not have written is skipped, but its number counts.
-fn append(window: &Window, id: Cursor, message: &jetstream::Message) {
-    match Record::decode(&message.subject, &message.payload) {
-        Ok(record) => {
-            let published = moment(record.published);
-            window.append(record.message(id), published);
-        }
-        Err(why) => {
-            warn!("message {} of the stream is skipped: {why}", id.seq);
-            window.raise_head(id.seq);
-        }
-    }
+/// A message and when it was published. `None` for one that this program would not have written: it is
+/// skipped, but its number counts.
+fn decode(id: Cursor, message: &jetstream::Message) -> Option<(Message, Instant)> {
+    let record = Record::decode(&message.subject, &message.payload)
+        .inspect_err(|why| warn!("message {} of the stream is skipped: {why}", id.seq))
+        .ok()?;
+    let published = moment(record.published);
+    Some((record.message(id), published))
 }
 
 /// This process's own consumer.
@@ -284,6 +284,3 @@ impl Tail {
         }
     }
 }
-
-/// Has no value: reading ends only with an error.
-enum Never {}

@@ -1,11 +1,11 @@
 //! A feed on NATS JetStream: many processes serve one stream, and a cursor is valid at all of them.
 //!
-//! The stream is the log, and the log in memory is a window on it. Every message takes the same way:
+//! The stream is the log; of the newest messages each process has a log in memory. Every message takes the same way:
 //! 1. The stream stores it and acknowledges it.
 //! 2. Each process's consumer reads it back into the log (`follow.rs`), and readers are woken.
 //! 3. The publisher gets its answer.
 //!
-//! Messages older than the window are fetched from the stream.
+//! Messages that are no longer in memory are fetched from the stream.
 //!
 //! In a cursor, SEQ is the stream's sequence. EPOCH is stored in the stream's description. That is
 //! configuration, so it is the same on every server and after every restart. The stream's creation time
@@ -41,13 +41,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{
-    feed::{
-        Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
-        log::Log,
-        store::{Once, PartialPage, Store, StoreFuture, fingerprint},
-    },
-    store::window::Window,
+use crate::feed::{
+    Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
+    log::Log,
+    store::{LiveLog, Once, PartialPage, Store, StoreFuture, fingerprint},
 };
 use follow::{Follower, PATIENCE, SETTLE};
 use record::Record;
@@ -84,12 +81,12 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
         .build(client.clone());
     shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let stream = context.get_stream(STREAM).await.map_err(nats)?;
-    let (window, tail) = follow::fill(&stream, &retention).await?;
-    let (log, window) = (window.log().clone(), Arc::new(window));
-    let (shown, head) = watch::channel(log.read(Log::head));
+    let (log, tail) = follow::fill(&stream, &retention).await?;
+    let (shown, head) = watch::channel(log.head());
+    let log = Arc::new(LiveLog::new(log));
     let follower = Follower {
         stream: stream.clone(),
-        window: window.clone(),
+        log: log.clone(),
         retention,
         shown,
         connections,
@@ -98,7 +95,7 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
         client,
         context,
         stream,
-        window,
+        log: log.clone(),
         head,
         follower: tokio::spawn(follower.run(tail)),
     };
@@ -133,7 +130,7 @@ struct Nats {
     client: Client,
     context: Context,
     stream: Stream,
-    window: Arc<Window>,
+    log: Arc<LiveLog>,
     /// The log's head. The follower drops the sender when the stream has lost messages: see `health`.
     head: watch::Receiver<Cursor>,
     follower: JoinHandle<()>,
@@ -199,8 +196,8 @@ impl Nats {
         }
         let before = *self.head.borrow();
         // Refuses before anything is stored: the stream knows nothing of topics, pins and their limits.
-        self.window.change(Log::trim);
-        self.window.admit(&topic, Instant::now())?;
+        self.log.change(Log::trim);
+        self.log.change(|log| log.admit(&topic, Instant::now()))?;
         let stored = self.send(&topic, &draft, once.as_ref()).await?;
         let (epoch, seq) = (before.epoch, stored.sequence);
         let id = Cursor { epoch, seq };
@@ -284,7 +281,7 @@ impl Nats {
                     messages.push(Arc::new(record.message(Cursor { epoch, seq: *seq })))
                 }
                 // The stream trims itself, sometimes earlier than the log. The log then follows.
-                None => drop(self.window.change(|log| log.lose(*seq))),
+                None => drop(self.log.change(|log| log.lose(*seq))),
             }
         }
         let is_whole = messages.len() == seqs.len() && self.head.borrow().epoch == epoch;

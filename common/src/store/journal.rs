@@ -7,37 +7,37 @@
 
 use std::{
     any::Any,
-    collections::HashSet,
     io, mem,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, mpsc},
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, MutexGuard},
     time::SystemTime,
 };
 
 use rusqlite::{Connection, OpenFlags, Transaction};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, oneshot},
+    task::spawn_blocking,
+    time::Instant,
+};
 
 use super::{
     commit::{Claim, CommitError, Commits, Job},
     tables::{self, BadFile},
-    window::Window,
 };
 use crate::feed::{
-    Cursor, Draft, Epoch, Feed, FeedError, Message, Page, Published, Retention, Topic,
-    log::{Changes, Entry, Log},
-    store::{Once, PartialPage, Store, StoreFuture},
+    Cursor, Draft, Feed, FeedError, Message, Page, Published, Retention, Topic,
+    log::{Changes, Log},
+    store::{LiveLog, Once, PartialPage, Store, StoreFuture},
 };
 
 /// Roughly how many bytes a row takes in addition to its data, to estimate the write-ahead log's size.
 const ROW: usize = 128;
 
-/// The file and its threads. Dropping it closes the file.
+/// The file and its thread. Dropping it closes the file.
 struct Journal {
     commits: Commits,
-    /// To the thread that reads. It has its own connection, so a read never waits for a write.
-    reads: mpsc::Sender<Read>,
-    reader: JoinHandle<()>,
+    /// Its own connection, so a read never waits for a write.
+    reader: Arc<AsyncMutex<Connection>>,
     kept: Arc<Kept>,
     /// Keeps other processes out until the file is closed.
     _claim: Claim,
@@ -45,16 +45,8 @@ struct Journal {
 
 /// What the feed keeps, and which of its changes are not in the file yet.
 struct Kept {
-    epoch: Epoch,
-    window: Window,
-    unsaved: Mutex<Unsaved>,
-}
-
-/// What the log has dropped or changed since the last job.
-#[derive(Default)]
-struct Unsaved {
-    dropped: Vec<u64>,
-    topics: HashSet<Topic>,
+    log: Arc<LiveLog>,
+    unsaved: Mutex<Changes>,
 }
 
 /// The thread that writes the feed's file. `None` if the feed is not in a file. A program can keep its
@@ -69,24 +61,16 @@ pub fn commits(feed: &Feed) -> Option<&Commits> {
 /// be valid for the messages that come now.
 pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
     let claim = Claim::new(path).map_err(|error| named(path, &error.to_string()))?;
-    let (database, window, reader) = open_databases(claim.path(), retention, new_epoch)
+    let (database, log, reader) = open_databases(claim.path(), retention, new_epoch)
         .map_err(|error| named(path, &error.to_string()))?;
-    let log = window.log().clone();
-    let kept = Arc::new(Kept {
-        epoch: log.read(Log::head).epoch,
-        window,
-        unsaved: Mutex::default(),
-    });
-    let (reads, asked) = mpsc::channel();
-    let read_kept = kept.clone();
-    let reader = thread::Builder::new()
-        .name("feed reader".into())
-        .spawn(move || serve(&reader, &read_kept, &asked))?;
+    let log = Arc::new(LiveLog::new(log));
     let journal = Journal {
         commits: Commits::start("feed", database)?,
-        reads,
-        reader,
-        kept,
+        reader: Arc::new(AsyncMutex::new(reader)),
+        kept: Arc::new(Kept {
+            log: log.clone(),
+            unsaved: Mutex::default(),
+        }),
         _claim: claim,
     };
     Ok(Feed::with_store(log, Arc::new(journal)))
@@ -97,11 +81,11 @@ fn open_databases(
     path: &Path,
     retention: Retention,
     new_epoch: bool,
-) -> Result<(Connection, Window, Connection), BadFile> {
+) -> Result<(Connection, Log, Connection), BadFile> {
     let database = tables::prepare(path, new_epoch)?;
-    let window = tables::restore(&database, retention)?;
+    let log = tables::restore(&database, retention)?;
     let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    Ok((database, window, reader))
+    Ok((database, log, reader))
 }
 
 fn named(path: &Path, error: &str) -> io::Error {
@@ -124,7 +108,7 @@ impl Store for Journal {
             now: Instant::now(),
             time: SystemTime::now(),
             outcome: Err(FeedError::Stopped),
-            unsaved: Unsaved::default(),
+            unsaved: Changes::default(),
             reply,
         });
         Box::pin(async { answer.await.unwrap_or(Err(FeedError::Stopped)) })
@@ -132,25 +116,25 @@ impl Store for Journal {
 
     /// No other process can have given out a cursor beyond the head, so such a cursor keeps its gap.
     fn complete(&self, mut partial: PartialPage) -> StoreFuture<'_, Option<Page>> {
+        let (reader, kept) = (self.reader.clone(), self.kept.clone());
         let seqs = mem::take(&mut partial.missing);
-        if seqs.is_empty() {
-            return Box::pin(async { Ok(Some(partial.page)) });
-        }
-        let (reply, read) = oneshot::channel();
-        // If the thread has ended, it drops `reply`, and the wait below fails.
-        let _ = self.reads.send(Read { seqs, reply });
+        // Its own task: a reader that is not polled would keep the connection from the others.
+        let read = tokio::spawn(async move {
+            let reader = reader.lock_owned().await;
+            spawn_blocking(move || kept.read(&reader, &seqs)).await
+        });
         Box::pin(async {
-            let ended = FeedError::Unreadable("its thread has ended".into());
-            let messages = read.await.unwrap_or(Err(ended))?;
+            let read = read.await.flatten();
+            let messages = read.map_err(|error| FeedError::Unreadable(error.to_string()))??;
             Ok(messages.map(|messages| partial.complete(messages)))
         })
     }
 
     fn health(&self) -> Result<(), FeedError> {
-        if self.commits.failure().borrow().is_some() || self.reader.is_finished() {
-            return Err(FeedError::Stopped);
+        match *self.commits.failure().borrow() {
+            Some(_) => Err(FeedError::Stopped),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -172,7 +156,7 @@ struct Publish {
     /// The answer, if the transaction succeeds. Set by [`Job::apply`].
     outcome: Result<Published, FeedError>,
     /// The log's changes that were saved with it. Put back if the transaction fails.
-    unsaved: Unsaved,
+    unsaved: Changes,
     reply: oneshot::Sender<Result<Published, FeedError>>,
 }
 
@@ -185,7 +169,7 @@ impl Job for Publish {
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
         let publish = *self;
         if committed.is_err() {
-            publish.kept.unsaved().put_back(publish.unsaved);
+            publish.kept.note(publish.unsaved);
         }
         let answer = committed.map_err(FeedError::from).and(publish.outcome);
         if let Ok(Published {
@@ -194,7 +178,9 @@ impl Job for Publish {
         }) = answer
         {
             let message = Message::encode(id, publish.topic, publish.draft, publish.time);
-            publish.kept.append(message, publish.now);
+            publish
+                .kept
+                .note(publish.kept.log.push(message, publish.now));
         }
         // An error only means that the publisher is gone.
         let _ = publish.reply.send(answer);
@@ -240,33 +226,27 @@ impl Job for Save {
 impl Kept {
     /// Trims first and separately: what was trimmed must be noted even if the message is refused.
     fn admit(&self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
-        self.note(self.window.change(Log::trim));
-        self.note(self.window.admit(topic, now)?);
+        self.note(self.log.change(Log::trim));
+        self.note(self.log.change(|log| log.admit(topic, now))?);
         Ok(())
-    }
-
-    fn append(&self, message: Message, now: Instant) {
-        self.note(self.window.append(message, now));
     }
 
     /// Remembers what the file must delete or update.
     fn note(&self, changes: Changes) {
-        let mut unsaved = self.unsaved();
-        let dropped = changes.dropped.iter().map(Entry::seq);
-        unsaved.dropped.extend(dropped);
-        unsaved.topics.extend(changes.topics);
+        self.unsaved().extend(changes);
     }
 
     /// Writes the log's changes to the file. A topic's mark is saved in the same transaction as its
     /// deletions. Without the mark, a crash would hide the loss from a cursor.
-    fn save(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Unsaved> {
-        let unsaved = mem::take(&mut *self.unsaved());
+    fn save(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Changes> {
+        let mut unsaved = mem::take(&mut *self.unsaved());
+        unsaved.topics.sort_unstable();
+        unsaved.topics.dedup();
         if !unsaved.topics.is_empty() {
-            let floor = self.window.log().read(Log::floor);
-            tables::save_floor(transaction, floor)?;
+            tables::save_floor(transaction, self.log.read(Log::floor))?;
         }
         for topic in &unsaved.topics {
-            let mark = self.window.log().read(|log| log.mark_of(topic));
+            let mark = self.log.read(|log| log.mark_of(topic));
             tables::save_topic(transaction, topic, mark)?;
         }
         for seq in &unsaved.dropped {
@@ -275,47 +255,26 @@ impl Kept {
         Ok(unsaved)
     }
 
-    fn keeps(&self, seq: u64) -> bool {
-        self.window.log().read(|log| log.topic_of(seq).is_some())
+    /// `None` if the log has dropped one of the messages in the meantime.
+    fn read(
+        &self,
+        reader: &Connection,
+        seqs: &[u64],
+    ) -> Result<Option<Vec<Arc<Message>>>, FeedError> {
+        match tables::read(reader, self.log.read(Log::head).epoch, seqs) {
+            Ok(messages) => Ok(Some(messages)),
+            // The log drops a message before the file does.
+            Err(BadFile::Missing(seq)) if !self.log.read(|log| log.keeps(seq)) => Ok(None),
+            Err(error) => Err(FeedError::Unreadable(error.to_string())),
+        }
     }
 
-    fn unsaved(&self) -> MutexGuard<'_, Unsaved> {
+    fn unsaved(&self) -> MutexGuard<'_, Changes> {
         self.unsaved.lock().expect("nothing panics under this lock")
     }
 
     fn at(&self, seq: u64) -> Cursor {
-        let epoch = self.epoch;
-        Cursor { epoch, seq }
-    }
-}
-
-impl Unsaved {
-    fn put_back(&mut self, unsaved: Self) {
-        self.dropped.extend(unsaved.dropped);
-        self.topics.extend(unsaved.topics);
-    }
-}
-
-/// Messages that are to be read back.
-struct Read {
-    seqs: Vec<u64>,
-    reply: oneshot::Sender<Result<Messages, FeedError>>,
-}
-
-/// `None` if the log has dropped one of them in the meantime.
-type Messages = Option<Vec<Arc<Message>>>;
-
-/// Reads until the journal is dropped.
-fn serve(reader: &Connection, kept: &Kept, asked: &mpsc::Receiver<Read>) {
-    for Read { seqs, reply } in asked {
-        let messages = match tables::read(reader, kept.epoch, &seqs) {
-            Ok(messages) => Ok(Some(messages)),
-            // The log drops a message before the file does. So this one was dropped after the page was read.
-            Err(BadFile::Missing(seq)) if !kept.keeps(seq) => Ok(None),
-            Err(error) => Err(FeedError::Unreadable(error.to_string())),
-        };
-        // An error only means that the reader is gone.
-        let _ = reply.send(messages);
+        self.log.read(|log| log.at(seq))
     }
 }
 

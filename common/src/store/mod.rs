@@ -1,5 +1,4 @@
-//! Stores that keep a feed's messages after the process ends: the part that a file and a stream share
-//! (`window.rs`), and the file.
+//! Stores that keep a feed's messages after the process ends. Here: the file. `nats/` is the stream.
 
 #[cfg(feature = "file")]
 pub mod commit;
@@ -7,7 +6,17 @@ pub mod commit;
 pub(crate) mod journal;
 #[cfg(feature = "file")]
 mod tables;
-pub(crate) mod window;
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
 
 #[cfg(feature = "file")]
 pub use journal::commits;
+
+/// A publish time as an `Instant`. An `Instant` may not reach back before the machine's start; then it
+/// is now, which only makes the topic look busier.
+pub(crate) fn moment(published: SystemTime) -> Instant {
+    let (now, age) = (Instant::now(), SystemTime::now().duration_since(published));
+    now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
+}

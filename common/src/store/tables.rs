@@ -11,13 +11,15 @@ use std::{
 };
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
+use tokio::time::Instant;
 
 use super::{
     commit::{Kind, Unfit, configure},
-    window::Window,
+    moment,
 };
 use crate::feed::{
     Cursor, Data, Draft, Epoch, IdempotencyKey, Message, Retention, Topic,
+    log::Log,
     store::{Fingerprint, KEY_LIFE, MAX_KEYS, Once},
 };
 
@@ -93,31 +95,31 @@ pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFil
     Ok(database)
 }
 
-/// Loads everything that is kept, in order. The window pages older messages out as newer ones come, so
-/// memory stays bounded whatever the file's size. The order is floor, topics, messages: a message is
-/// kept only if it is above its topic's mark, so the marks must be there first.
-pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Window, BadFile> {
+/// Loads everything that is kept. The log frees the bytes of older messages as newer ones come, so memory
+/// stays bounded whatever the file's size. The order is floor, topics, messages: a message is kept only if
+/// it is above its topic's mark, so the marks must be there first.
+pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Log, BadFile> {
     let (saved, floor) = database.query_row("SELECT epoch, floor FROM feed", [], |row| {
         Ok((row.get::<_, String>(0)?, row.get(1)?))
     })?;
     let epoch = parsed(&saved)?;
-    let window = Window::new(epoch, retention);
-    window.raise_floor(floor);
+    let mut log = Log::new(epoch, retention);
+    log.raise_floor(floor);
     let mut topics = database.prepare("SELECT topic, mark FROM topics")?;
     let mut rows = topics.query([])?;
     while let Some(row) = rows.next()? {
-        window.restore_topic(parsed(text(row, 0)?)?, row.get(1)?);
+        log.restore_topic(parsed(text(row, 0)?)?, row.get(1)?, Instant::now());
     }
     let mut messages = database.prepare(&format!("{MESSAGE} ORDER BY seq"))?;
     let mut rows = messages.query([])?;
     while let Some(row) = rows.next()? {
-        window.restore(message(row, epoch)?, time(row.get(3)?));
+        log.restore(message(row, epoch)?, moment(time(row.get(3)?)));
     }
     // The last message may be deleted, but its number is never used again. Its cursor stays valid.
     let last = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
     let head = database.query_row(last, [], |row| row.get(0)).optional()?;
-    window.raise_head(head.unwrap_or(0));
-    Ok(window)
+    log.raise_head(head.unwrap_or(0));
+    Ok(log)
 }
 
 /// What [`message`] reads.
