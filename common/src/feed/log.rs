@@ -69,6 +69,17 @@ pub struct Changes {
     pub topics: SmallVec<[Topic; 1]>,
 }
 
+/// What a log keeps at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Topics.
+    pub topics: usize,
+    /// Messages.
+    pub messages: usize,
+    /// What the messages count for in the byte limits.
+    pub bytes: usize,
+}
+
 impl Changes {
     /// Adds the changes of another step.
     pub fn extend(&mut self, other: Self) {
@@ -169,10 +180,13 @@ impl Log {
         self.at(self.head)
     }
 
-    /// How many topics and messages are kept, and what the messages cost.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let messages = self.topics.values().map(Ring::len).sum();
-        (self.topics.len(), messages, self.totals.bytes)
+    /// What the log keeps now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            topics: self.topics.len(),
+            messages: self.topics.values().map(Ring::len).sum(),
+            bytes: self.totals.bytes,
+        }
     }
 
     /// The mark of every topic that is not kept.

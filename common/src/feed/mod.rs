@@ -39,6 +39,7 @@ use wake::Waiter;
 
 pub use cursor::{After, BadCursor, Cursor, Epoch};
 pub use error::FeedError;
+pub use log::Counts;
 pub use message::{
     BadKey, BadName, BadTopics, Data, Draft, IdempotencyKey, InvalidData, Message, MessageType,
     Published, Topic, Topics, timestamp,
@@ -56,28 +57,10 @@ pub use retention::Retention;
 #[derive(Clone)]
 pub struct Feed {
     log: Arc<LiveLog>,
-    /// Shared by this handle's clones.
-    handle: Arc<Handle>,
-}
-
-struct Handle {
-    /// Once set, the waits of this handle end.
-    closed: AtomicBool,
     /// Where messages outlive the process. `None` for a feed in memory.
     store: Option<Arc<dyn Store>>,
-}
-
-/// What a feed holds at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Topics that are kept.
-    pub topics: usize,
-    /// Messages that are kept.
-    pub messages: usize,
-    /// What the messages count for in the byte limits.
-    pub bytes: usize,
-    /// Readers that wait in [`Feed::next`].
-    pub waiters: usize,
+    /// Once set, the waits of this handle and its clones end.
+    closed: Arc<AtomicBool>,
 }
 
 impl Feed {
@@ -97,15 +80,14 @@ impl Feed {
     }
 
     fn over(log: Arc<LiveLog>, store: Option<Arc<dyn Store>>) -> Self {
-        let closed = AtomicBool::new(false);
-        let handle = Arc::new(Handle { closed, store });
-        Self { log, handle }
+        let closed = Arc::default();
+        Self { log, store, closed }
     }
 
     /// A second handle to the same log, with its own [close](Self::close). Each server takes one, so
     /// that one server can drain while another still serves the same feed.
     pub fn handle(&self) -> Self {
-        Self::over(self.log.clone(), self.handle.store.clone())
+        Self::over(self.log.clone(), self.store.clone())
     }
 
     /// Appends a message and wakes the readers that wait for its topic.
@@ -143,24 +125,19 @@ impl Feed {
     ///
     /// # Errors
     /// None from memory; [`FeedError::Unreadable`] from a file; [`FeedError::Away`] from NATS.
-    pub async fn read(
-        &self,
-        topics: &Topics,
+    pub fn read<'a>(
+        &'a self,
+        topics: &'a Topics,
         after: &After,
         limit: PageLimit,
-    ) -> Result<Page, FeedError> {
-        loop {
-            let partial = self
-                .log
-                .read(|log| View::new(log, topics, limit).read(after));
-            // Holds no page across the await: every reader's future would reserve space for one.
-            let completing = match self.complete(partial) {
-                Reading::Done(page) => return Ok(page),
-                Reading::Completing(page) => page,
-            };
-            if let Some(page) = completing.await? {
-                return Ok(page.log_gap());
-            }
+    ) -> impl Future<Output = Result<Page, FeedError>> + use<'a> {
+        Reading {
+            feed: self,
+            topics,
+            after: after.clone(),
+            limit,
+            waiter: None,
+            completing: None,
         }
     }
 
@@ -176,7 +153,7 @@ impl Feed {
         after: &After,
         limit: PageLimit,
     ) -> impl Future<Output = Result<Page, FeedError>> + use<'a> {
-        Next {
+        Reading {
             feed: self,
             topics,
             after: match after {
@@ -186,16 +163,8 @@ impl Feed {
                 after => after.clone(),
             },
             limit,
-            waiter: self.log.wakers.waiter(topics.as_slice()),
+            waiter: Some(self.log.wakers.waiter(topics.as_slice())),
             completing: None,
-        }
-    }
-
-    /// Reads the messages that are not in memory from the store.
-    fn complete(&self, partial: PartialPage) -> Reading<'_> {
-        match self.store() {
-            Some(store) if !partial.is_complete() => Reading::Completing(store.complete(partial)),
-            _ => Reading::Done(partial.page.log_gap()),
         }
     }
 
@@ -214,13 +183,7 @@ impl Feed {
 
     /// What the feed holds now.
     pub fn counts(&self) -> Counts {
-        let (topics, messages, bytes) = self.log.read(Log::counts);
-        Counts {
-            topics,
-            messages,
-            bytes,
-            waiters: self.waiters(),
-        }
+        self.log.read(Log::counts)
     }
 
     /// How many readers wait in [`Feed::next`], over all handles.
@@ -238,13 +201,13 @@ impl Feed {
     /// Ends every wait of this handle and its clones, and every later one.
     pub fn close(&self) {
         // Set before the wake-up: a woken reader looks at it.
-        self.handle.closed.store(true, Ordering::SeqCst);
+        self.closed.store(true, Ordering::SeqCst);
         self.log.wakers.wake_all();
     }
 
     /// Whether this handle was closed.
     pub fn is_closed(&self) -> bool {
-        self.handle.closed.load(Ordering::SeqCst)
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Whether the feed accepts messages, as far as this process knows.
@@ -258,78 +221,80 @@ impl Feed {
 
     /// Where the messages outlive the process; `None` for a feed in memory.
     pub fn store(&self) -> Option<&dyn Store> {
-        self.handle.store.as_deref()
+        self.store.as_deref()
     }
 }
 
-/// A page, or the future of one. It resolves to `None` if the log has to be read again.
-#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
-enum Reading<'a> {
-    Done(Page),
-    Completing(StoreFuture<'a, Option<Page>>),
-}
-
-/// A hand-written future. An async block would store its arguments twice (rust-lang/rust#62958), and
+/// A read, written by hand. An async block would store its arguments twice (rust-lang/rust#62958), and
 /// ten thousand readers may wait here.
-struct Next<'a> {
+struct Reading<'a> {
     feed: &'a Feed,
     topics: &'a Topics,
     after: After,
     limit: PageLimit,
-    waiter: Waiter<'a, Topic>,
+    /// `None` if the page may be empty.
+    waiter: Option<Waiter<'a, Topic>>,
     /// Set while the store completes a page.
     completing: Option<StoreFuture<'a, Option<Page>>>,
 }
 
-impl Future for Next<'_> {
+impl Future for Reading<'_> {
     type Output = Result<Page, FeedError>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let next = self.get_mut();
+        let reading = self.get_mut();
         loop {
-            if let Some(completing) = &mut next.completing {
+            if let Some(completing) = &mut reading.completing {
                 let page = ready!(completing.as_mut().poll(task))?;
-                next.completing = None;
+                reading.completing = None;
                 // Without a page the log has changed meanwhile: read it again.
                 if let Some(page) = page {
                     return Poll::Ready(Ok(page.log_gap()));
                 }
             }
-            let partial = ready!(next.wait(task))?;
-            match next.feed.complete(partial) {
-                Reading::Done(page) => return Poll::Ready(Ok(page)),
-                Reading::Completing(page) => next.completing = Some(page),
+            let partial = ready!(reading.read(task))?;
+            match reading.feed.store() {
+                Some(store) if !partial.is_complete() => {
+                    reading.completing = Some(store.complete(partial));
+                }
+                _ => return Poll::Ready(Ok(partial.page.log_gap())),
             }
         }
     }
 }
 
-impl Next<'_> {
-    /// Look, register, look again. `tests/wake_model.rs` checks that this order loses no wake-up.
-    fn wait(&mut self, task: &mut Context<'_>) -> Poll<Result<PartialPage, FeedError>> {
-        let news = self.look();
-        if news.is_ready() {
-            return news;
+impl Reading<'_> {
+    /// To wait: look, register, look again. `tests/wake_model.rs` checks that this order loses no wake-up.
+    fn read(&mut self, task: &mut Context<'_>) -> Poll<Result<PartialPage, FeedError>> {
+        let found = self.look();
+        if let (Poll::Pending, Some(waiter)) = (&found, &mut self.waiter) {
+            waiter.register(task.waker());
+            // A message that came between the look and the registration woke no one: look again.
+            return self.look();
         }
-        self.waiter.register(task.waker());
-        // A message that came between the look and the registration woke no one: look again.
-        self.look()
+        found
     }
 
     /// News first, even on a closed feed: closing loses no message.
     fn look(&self) -> Poll<Result<PartialPage, FeedError>> {
-        match self.news() {
+        match self.page() {
             Some(partial) => Poll::Ready(Ok(partial)),
             None if self.feed.is_closed() => Poll::Ready(Err(FeedError::Closed)),
             None => Poll::Pending,
         }
     }
 
-    fn news(&self) -> Option<PartialPage> {
-        let (topics, after, limit) = (self.topics, &self.after, self.limit);
-        self.feed
-            .log
-            .read(|log| view::news(log, topics, after, limit))
+    /// `None` if there is nothing yet for a reader that waits.
+    fn page(&self) -> Option<PartialPage> {
+        let waits = self.waiter.is_some();
+        self.feed.log.read(|log| {
+            // A shortcut: a reader looks twice before each wait, and most have read everything.
+            if waits && self.after == After::Cursor(log.head()) {
+                return None;
+            }
+            let partial = View::new(log, self.topics, self.limit).read(&self.after);
+            (!waits || partial.is_news()).then_some(partial)
+        })
     }
 }
 

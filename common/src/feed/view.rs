@@ -44,23 +44,10 @@ impl PartialPage {
         self.missing.is_empty() && self.ahead().is_none()
     }
 
-    fn is_news(&self) -> bool {
+    /// Whether there is a message or a gap.
+    pub(super) fn is_news(&self) -> bool {
         !self.missing.is_empty() || self.page.is_news()
     }
-}
-
-/// What is newer than `after`, if there is a message or a gap.
-pub(super) fn news(
-    log: &Log,
-    topics: &Topics,
-    after: &After,
-    limit: PageLimit,
-) -> Option<PartialPage> {
-    // A shortcut: a reader looks twice before each wait, and most have read everything.
-    if *after == After::Cursor(log.head()) {
-        return None;
-    }
-    Some(View::new(log, topics, limit).read(after)).filter(PartialPage::is_news)
 }
 
 /// The topics of one request, each looked up once.
@@ -116,7 +103,7 @@ impl<'a> View<'a> {
         PartialPage { page, missing }
     }
 
-    /// The position that reading after `after` starts from; `None` if no position says that.
+    /// The position that reading after `after` starts from. `None` if no position means the same.
     pub(super) fn position(&self, after: &After) -> Option<Cursor> {
         let (start, gap) = self.start(after);
         let is_foreign = gap.is_some_and(|gap| gap.reason != Reason::Trimmed);
