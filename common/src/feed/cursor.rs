@@ -19,29 +19,10 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// A new epoch from 60 random bits: twelve characters.
+    /// A new epoch: 48 random bits as twelve hexadecimal digits.
     pub fn random() -> Self {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-        let mut bits: u64 = rand::random();
-        let mut text = [0; 12];
-        for byte in &mut text {
-            *byte = ALPHABET[(bits % 32) as usize];
-            bits /= 32;
-        }
-        Self::from_bytes(&text).expect("the alphabet is a subset of the epoch's")
-    }
-
-    fn from_bytes(text: &[u8]) -> Option<Self> {
-        let valid = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        if text.is_empty() || text.len() > MAX_EPOCH || !text.iter().all(valid) {
-            return None;
-        }
-        let mut bytes = [0; MAX_EPOCH];
-        bytes[..text.len()].copy_from_slice(text);
-        Some(Self {
-            bytes,
-            len: text.len() as u8,
-        })
+        let digits = format!("{:012x}", rand::random::<u64>() >> 16);
+        digits.parse().expect("hexadecimal digits are an epoch")
     }
 
     /// The epoch as it stands in a cursor.
@@ -54,7 +35,13 @@ impl FromStr for Epoch {
     type Err = BadCursor;
 
     fn from_str(text: &str) -> Result<Self, BadCursor> {
-        Self::from_bytes(text.as_bytes()).ok_or(BadCursor)
+        let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if !(1..=MAX_EPOCH).contains(&text.len()) || !text.bytes().all(valid) {
+            return Err(BadCursor);
+        }
+        let (mut bytes, len) = ([0; MAX_EPOCH], text.len() as u8);
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self { bytes, len })
     }
 }
 

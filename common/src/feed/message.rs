@@ -27,7 +27,7 @@ const MAX_KEY: usize = 255;
 const MAX_DEPTH: usize = 64;
 /// The longest number in bytes. Python refuses an integer of more than 4,300 digits.
 const MAX_NUMBER: usize = 1_000;
-/// What ends a line for some readers, though not in JSON.
+/// Characters that end a line for some readers, though not in JSON.
 const UNICODE_LINE_ENDS: [(char, &str); 3] = [
     ('\u{85}', r"\u0085"),
     ('\u{2028}', r"\u2028"),
@@ -105,15 +105,8 @@ impl Draft {
 }
 
 /// The value of `Idempotency-Key`: 1 to 255 visible ASCII bytes. Its scope is the topic.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
-
-impl IdempotencyKey {
-    /// The key.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 impl FromStr for IdempotencyKey {
     type Err = BadKey;
@@ -125,12 +118,6 @@ impl FromStr for IdempotencyKey {
         } else {
             Err(BadKey)
         }
-    }
-}
-
-impl fmt::Display for IdempotencyKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -166,13 +153,6 @@ impl Published {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
-impl Topic {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl FromStr for Topic {
     type Err = BadName;
 
@@ -189,13 +169,6 @@ impl FromStr for Topic {
 /// What kind of message it is, `[A-Za-z0-9._-]{1,128}`, chosen by the publisher.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MessageType(Arc<str>);
-
-impl MessageType {
-    /// The type's name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 impl Default for MessageType {
     /// `message`.
@@ -302,11 +275,6 @@ impl Data {
         Self(json.into())
     }
 
-    /// The value's JSON.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Takes one JSON value. `serde_json` checks the grammar. Beyond that, some clients fail on deep
     /// nesting, on lone surrogates, and on numbers that are long or beyond an `f64`. They would fail
     /// again at every resume, so those are refused here.
@@ -314,7 +282,7 @@ impl Data {
         let text = utf8(body)?;
         serde_json::from_str::<IgnoredAny>(text).map_err(InvalidData::Json)?;
         let line = text.replace(['\r', '\n'], "");
-        Scan::default().run(line.as_bytes())?;
+        check(line.as_bytes())?;
         Ok(Self(line.into()))
     }
 
@@ -328,71 +296,55 @@ fn utf8(body: &[u8]) -> Result<&str, InvalidData> {
     str::from_utf8(body).map_err(|error| InvalidData::Utf8(error.valid_up_to()))
 }
 
-/// One walk over a value whose grammar was checked already.
-#[derive(Default)]
-struct Scan {
-    depth: usize,
-    in_string: bool,
-    /// The last escape was `\uD800`–`\uDBFF`, and its other half has to follow.
-    high_surrogate: bool,
+/// Checks a value whose grammar was checked already.
+fn check(json: &[u8]) -> Result<(), InvalidData> {
+    let (mut at, mut depth) = (0, 0);
+    while at < json.len() {
+        at += match json[at] {
+            b'"' => string(&json[at..])?,
+            b'-' | b'0'..=b'9' => number(&json[at..])?,
+            byte => {
+                match byte {
+                    b'[' | b'{' => depth += 1,
+                    b']' | b'}' => depth -= 1,
+                    _ => {}
+                }
+                1
+            }
+        };
+        if depth > MAX_DEPTH {
+            return Err(InvalidData::TooDeep);
+        }
+    }
+    Ok(())
 }
 
-impl Scan {
-    fn run(&mut self, json: &[u8]) -> Result<(), InvalidData> {
-        let mut at = 0;
-        while at < json.len() {
-            at += match (self.in_string, json[at]) {
-                (true, b'\\') => self.escape(&json[at..])?,
-                (true, byte) => self.in_string(byte)?,
-                (false, b'-' | b'0'..=b'9') => number(&json[at..])?,
-                (false, byte) => self.between(byte)?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Returns the escape's length.
-    fn escape(&mut self, json: &[u8]) -> Result<usize, InvalidData> {
-        let unit = match json {
-            [b'\\', b'u', a, b, c, d, ..] => str::from_utf8(&[*a, *b, *c, *d])
-                .ok()
-                .and_then(|hex| u16::from_str_radix(hex, 16).ok()),
+/// Returns the length of the string that `json` begins with.
+fn string(json: &[u8]) -> Result<usize, InvalidData> {
+    let mut at = 1;
+    // After `\uD800`–`\uDBFF` the other half has to follow.
+    let mut is_half = false;
+    loop {
+        let unit = match &json[at..] {
+            [b'\\', b'u', digits @ ..] => hex(digits),
             _ => None,
         };
-        let is_low = matches!(unit, Some(0xDC00..=0xDFFF));
-        if self.high_surrogate != is_low {
+        if is_half != matches!(unit, Some(0xDC00..=0xDFFF)) {
             return Err(InvalidData::LoneSurrogate);
         }
-        self.high_surrogate = matches!(unit, Some(0xD800..=0xDBFF));
-        Ok(if unit.is_some() { 6 } else { 2 })
-    }
-
-    fn in_string(&mut self, byte: u8) -> Result<usize, InvalidData> {
-        if self.high_surrogate {
-            return Err(InvalidData::LoneSurrogate);
-        }
-        self.in_string = byte != b'"';
-        Ok(1)
-    }
-
-    fn between(&mut self, byte: u8) -> Result<usize, InvalidData> {
-        match byte {
-            b'"' => self.in_string = true,
-            b'[' | b'{' => self.depth += 1,
-            b']' | b'}' => self.depth -= 1,
-            _ => {}
-        }
-        if self.depth > MAX_DEPTH {
-            Err(InvalidData::TooDeep)
-        } else {
-            Ok(1)
-        }
+        is_half = matches!(unit, Some(0xD800..=0xDBFF));
+        at += match (unit, json[at]) {
+            (Some(_), _) => 6,
+            (None, b'\\') => 2,
+            (None, b'"') => return Ok(at + 1),
+            (None, _) => 1,
+        };
     }
 }
 
-/// Enough of a peer's text to recognize it. How long the text is, is the peer's choice.
-pub(super) fn beginning(text: &str) -> String {
-    text.chars().take(100).collect()
+/// The number in the first four digits.
+fn hex(digits: &[u8]) -> Option<u16> {
+    u16::from_str_radix(str::from_utf8(digits.get(..4)?).ok()?, 16).ok()
 }
 
 /// Returns the length of the number that `json` begins with.
@@ -408,6 +360,11 @@ fn number(json: &[u8]) -> Result<usize, InvalidData> {
         Some(value) if value.is_finite() => Ok(length),
         _ => Err(InvalidData::NotFinite),
     }
+}
+
+/// Enough of a peer's text to recognize it. The whole text may be long.
+pub(super) fn beginning(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 /// An invalid topic or type name.
@@ -460,8 +417,14 @@ pub enum InvalidData {
     Utf8(usize),
 }
 
-macro_rules! display_as_str {
+macro_rules! texts {
     ($($name:ty),*) => {$(
+        impl $name {
+            /// The text as it is on the wire.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(self.as_str())
@@ -474,7 +437,7 @@ macro_rules! display_as_str {
         }
     )*};
 }
-display_as_str!(Data, MessageType, Topic);
+texts!(Data, IdempotencyKey, MessageType, Topic);
 
 impl fmt::Debug for Topics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
