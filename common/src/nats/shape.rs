@@ -40,21 +40,11 @@ const FIXED: [&str; 10] = [
 
 /// Why the stream cannot be used as a feed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadStream {
-    #[error("{0}")]
-    Nats(String),
-    #[error(
-        "stream {STREAM} has {field} {found}, but needs {wanted}: edit the stream, or start once with --new-epoch"
-    )]
-    Unfit {
-        field: &'static str,
-        found: String,
-        wanted: String,
-    },
-}
+#[error("{0}")]
+pub(super) struct BadStream(String);
 
 pub(super) fn nats(error: impl Display) -> BadStream {
-    BadStream::Nats(error.to_string())
+    BadStream(error.to_string())
 }
 
 /// Creates the stream, or checks its configuration. With `new_epoch` updates the configuration instead.
@@ -159,11 +149,8 @@ fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(),
 }
 
 /// Names the field, so that an administrator knows what to edit.
-fn unfit(field: &'static str, found: &Value, wanted: &Value) -> BadStream {
-    let (found, wanted) = (found.to_string(), wanted.to_string());
-    BadStream::Unfit {
-        field,
-        found,
-        wanted,
-    }
+fn unfit(field: &str, found: &Value, wanted: &Value) -> BadStream {
+    BadStream(format!(
+        "stream {STREAM} has {field} {found}, but needs {wanted}: edit the stream, or start once with --new-epoch"
+    ))
 }
