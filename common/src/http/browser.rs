@@ -1,10 +1,10 @@
 //! What pages of other sites may do here.
 //!
-//! A browser sends requests on behalf of any page. Two header fields tell whose: `Origin` names the
-//! page, and `Host` the name under which the page found this server. A foreign `Origin` may not
-//! publish or upgrade (cross-site request forgery). A server on loopback answers only to loopback names
-//! (DNS rebinding). A public server cannot know its names: it trusts a page of any name that leads to
-//! it, until `--allow-origin` lists the origins. An address cannot be rebound, and stays trusted.
+//! A browser sends requests on behalf of any page. `Origin` says which page, and `Host` under which name
+//! the page found this server. A foreign `Origin` may not publish or upgrade (cross-site request forgery).
+//! A server on loopback answers only to loopback names (DNS rebinding). A public server cannot know its
+//! own names: it trusts pages of every name that leads to it, until `--allow-origin` lists the origins.
+//! An address cannot be rebound, so it is always trusted.
 
 use std::{
     fmt,
@@ -29,8 +29,8 @@ const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("3600");
 pub struct Origin {
     /// Lower case, as browsers send it.
     scheme: String,
-    /// Host and port, lower case, without the scheme's default port.
-    authority: String,
+    /// Lower case, and without the scheme's default port.
+    authority: Authority,
 }
 
 impl FromStr for Origin {
@@ -38,25 +38,20 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, BadOrigin> {
         let (scheme, rest) = text.split_once("://").ok_or(BadOrigin)?;
-        let authority: Authority = rest.parse().map_err(|_| BadOrigin)?;
-        let has_port = host_of(rest).len() < rest.len();
-        let exact = !authority.host().is_empty() && !rest.contains(['@', '*']);
-        if !is_scheme(scheme) || !exact || has_port && authority.port_u16().is_none() {
-            return Err(BadOrigin);
-        }
         let default_port = match scheme {
             "http" => ":80",
             "https" => ":443",
             _ => "",
         };
         let lower = rest.to_ascii_lowercase();
-        Ok(Self {
-            scheme: scheme.to_owned(),
-            authority: lower
-                .strip_suffix(default_port)
-                .unwrap_or(&lower)
-                .to_owned(),
-        })
+        let authority = authority(lower.strip_suffix(default_port).unwrap_or(&lower));
+        match authority {
+            Some(authority) if is_scheme(scheme) && !lower.contains('*') => Ok(Self {
+                scheme: scheme.to_owned(),
+                authority,
+            }),
+            _ => Err(BadOrigin),
+        }
     }
 }
 
@@ -73,10 +68,6 @@ impl Origin {
     fn is_host(&self, host: &str) -> bool {
         matches!(self.scheme.as_str(), "http" | "https")
             && Self::from_str(&format!("{}://{host}", self.scheme)).as_ref() == Ok(self)
-    }
-
-    fn host(&self) -> &str {
-        host_of(&self.authority)
     }
 }
 
@@ -132,7 +123,7 @@ impl Browsers {
         }
         if let Some(host) = &host
             && self.loopback
-            && !self.is_own_host(host.as_str())
+            && !self.is_own_host(host.host())
         {
             let detail = format!(
                 "Host {:.100} is neither a loopback name nor the host of an allowed origin (--allow-origin)",
@@ -150,23 +141,22 @@ impl Browsers {
         }
     }
 
-    fn is_own_host(&self, authority: &str) -> bool {
-        let host = host_of(authority);
-        let mut allowed = self.allowed.iter().map(Origin::host);
+    fn is_own_host(&self, host: &str) -> bool {
+        let mut allowed = self.allowed.iter().map(|origin| origin.authority.host());
         is_loopback_name(host) || allowed.any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 
     fn is_own_origin(&self, value: &HeaderValue, host: Option<&Authority>) -> bool {
         origin(value).is_some_and(|origin| {
             self.allowed.contains(&origin)
-                || host.is_some_and(|host| self.trusts(host) && origin.is_host(host.as_str()))
+                || host
+                    .is_some_and(|host| self.trusts(host.host()) && origin.is_host(host.as_str()))
         })
     }
 
-    /// Whether pages found under this `Host` are the server's own. A foreign page may have rebound a
-    /// name to this server, but no address, and no loopback name.
-    fn trusts(&self, host: &Authority) -> bool {
-        let host = host_of(host.as_str());
+    /// Whether pages found under this host are the server's own. A foreign page can rebind a name to this
+    /// server, but neither an address nor a loopback name.
+    fn trusts(&self, host: &str) -> bool {
         let local = self.loopback && is_loopback_name(host);
         self.allowed.is_empty() || address(host).is_some() || local
     }
@@ -181,13 +171,13 @@ impl Browsers {
         }
         let mut response = Response::new(A::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        // Each path itself refuses the methods that it does not take.
+        // The same for all paths: each refuses the methods that it does not take.
         let methods = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
         let answer = response.headers_mut();
         answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
         answer.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE);
-        // The origin is trusted, so any field is. `*` would not do: it does not mean `Authorization`, and
-        // means nothing with credentials.
+        // A trusted origin may send any field. `*` is not enough: it does not cover `Authorization`, and
+        // does not count for a request with credentials.
         for asked in headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
             answer.append(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
         }
@@ -234,41 +224,31 @@ fn origin(value: &HeaderValue) -> Option<Origin> {
 /// The authority that the request is for (RFC 9112 §3.2). Only HTTP/1.0 may leave it out.
 fn host<B>(request: &Request<B>) -> Result<Option<Authority>, Problem> {
     let mut fields = request.headers().get_all(header::HOST).iter();
-    let host = match (fields.next(), fields.next()) {
-        (Some(value), None) => Some(authority(value)?),
+    let field = match (fields.next(), fields.next()) {
+        (Some(value), None) => Some(parse_host(value.to_str().unwrap_or_default())?),
         (None, _) if request.version() == Version::HTTP_10 => None,
         (None, _) => return Err(Problem::bad_request("Host is missing")),
         (Some(_), Some(_)) => return Err(Problem::bad_request("Host is repeated")),
     };
-    // An absolute request target overrides the field.
-    Ok(request.uri().authority().cloned().or(host))
-}
-
-fn authority(value: &HeaderValue) -> Result<Authority, Problem> {
-    let text = value.to_str().ok();
-    let parsed = text.and_then(|text| text.parse::<Authority>().ok());
-    match parsed {
-        Some(authority) if !authority.as_str().contains('@') && has_port(&authority) => {
-            Ok(authority)
-        }
-        _ => Err(Problem::bad_request("Host is not HOST[:PORT]")),
+    match request.uri().authority() {
+        // An absolute request target overrides the field.
+        Some(target) => parse_host(target.as_str()).map(Some),
+        None => Ok(field),
     }
 }
 
-/// Whether what follows the host is a port, an empty one, or nothing.
-fn has_port(authority: &Authority) -> bool {
-    let port = authority.as_str().strip_prefix(authority.host());
-    port.is_some_and(|port| {
-        let digits = port.strip_prefix(':').unwrap_or(port);
-        digits.is_empty() || authority.port_u16().is_some()
-    })
+/// Unlike an origin, a Host may have an empty port.
+fn parse_host(text: &str) -> Result<Authority, Problem> {
+    authority(text.strip_suffix(':').unwrap_or(text))
+        .ok_or_else(|| Problem::bad_request("Host is not HOST[:PORT]"))
 }
 
-fn host_of(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
+/// HOST or HOST:PORT, without a user.
+fn authority(text: &str) -> Option<Authority> {
+    let authority: Authority = text.parse().ok()?;
+    let port = text.strip_prefix(authority.host())?;
+    let is_valid = port.is_empty() || authority.port_u16().is_some();
+    (is_valid && !authority.host().is_empty()).then_some(authority)
 }
 
 /// `localhost` and the names below it, which resolve to loopback (RFC 6761 §6.3), and its addresses.
@@ -280,12 +260,12 @@ fn is_loopback_name(host: &str) -> bool {
     named || address(host).is_some_and(is_loopback)
 }
 
-/// Also the IPv4 addresses that are written as IPv6.
+/// Includes IPv4 addresses that are written as IPv6.
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// The address that a host is, if it is no name.
+/// The host as an address. `None` if it is a name.
 fn address(host: &str) -> Option<IpAddr> {
     let literal = host
         .strip_prefix('[')
