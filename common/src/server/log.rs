@@ -1,10 +1,10 @@
-//! The log: lines on standard error that neither hold up the server nor end it.
+//! The program's log on standard error. Logging never blocks the server, and never ends it.
 //!
-//! A line waits in a bounded queue for a thread that writes it. If the reader of standard error does not
-//! read, or is gone, lines are dropped and counted. The count is written as soon as writing works again.
+//! A line waits in a bounded queue for a thread that writes it. If nobody reads standard error, lines are
+//! dropped and counted. The count is written as soon as writing works again.
 //!
-//! tracing-appender has the queue and the thread. But it does not count lines that could not be written,
-//! it cannot flush from a panic hook, and at the end of the process it may panic on a closed standard output.
+//! tracing-appender has such a queue and thread. But it does not count lines that could not be written, it
+//! cannot flush from a panic hook, and at the end of the process it may panic if standard output is closed.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -149,7 +149,7 @@ impl Lines {
     /// Waits until all lines are written, but no longer than `limit`.
     fn flush(&self, limit: Duration) {
         let (flush, flushed) = channel();
-        // Whether the lines are written, the time is over or there is no thread: it goes on.
+        // The caller goes on, whether the lines are written, the time is over, or there is no thread.
         let _ = self.queue.send(Queued::Flush(flush));
         let _ = flushed.recv_timeout(limit);
     }
@@ -162,7 +162,7 @@ struct Places(Mutex<HashMap<&'static str, &'static Quota>>);
 impl Places {
     fn quota(&self, place: &'static str) -> &'static Quota {
         let mut quotas = self.0.lock().expect("nothing panics under this lock");
-        // There are only as many as the code has places.
+        // Leaked, because there are only as many as the code has places.
         quotas
             .entry(place)
             .or_insert_with(|| Box::leak(Box::new(Quota::new(LINES_OF_A_PLACE))))
@@ -206,22 +206,17 @@ impl Write for Entry {
     }
 }
 
-/// The text as one line of at most `max` bytes, its end included.
+/// The text as one line of at most `max` bytes, with its line end. A long text is cut between two characters.
 fn one_line(text: &str, max: usize) -> String {
-    let text = text.trim_end_matches('\n');
-    let line = if text.len() < max {
-        text.into()
-    } else {
-        shorten(text, max - "…\n".len())
-    };
-    line.replace(char::is_control, " ") + "\n"
-}
-
-/// The first `max` bytes and an ellipsis. A character is not divided.
-fn shorten(text: &str, max: usize) -> String {
-    let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
-    let end = ends.take_while(|end| *end <= max).last();
-    format!("{}…", &text[..end.unwrap_or_default()])
+    let line = text.trim_end_matches('\n').replace(char::is_control, " ");
+    if line.len() < max {
+        return line + "\n";
+    }
+    let starts = line.char_indices().map(|(start, _)| start);
+    let end = starts
+        .take_while(|start| *start <= max - "…\n".len())
+        .last();
+    format!("{}…\n", &line[..end.unwrap_or_default()])
 }
 
 #[cfg(test)]

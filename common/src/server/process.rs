@@ -17,14 +17,14 @@ use super::{Drained, log};
 /// signal exits the process at once. Signals are caught from the call on, so call this before the
 /// process announces itself.
 ///
-/// They are awaited on a thread with a runtime of its own. So a second signal exits even if every thread
-/// of the server's runtime is stuck.
+/// A thread with its own runtime waits for the signals. So a second signal exits even if every thread of the
+/// server's runtime is stuck.
 ///
 /// # Panics
 /// If the system has no thread or descriptor for it, or outside a runtime.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
     let built = Builder::new_current_thread().enable_io().build();
-    let runtime = built.expect("a process that begins has descriptors left");
+    let runtime = built.expect("a new process has descriptors left");
     let mut signals = {
         let _inside = runtime.enter();
         Signals::new()
@@ -39,7 +39,7 @@ pub fn shutdown_signal() -> impl Future<Output = ()> {
     };
     let thread = thread::Builder::new().name("signals".into());
     let spawned = thread.spawn(move || runtime.block_on(wait));
-    spawned.expect("a process that begins has threads left");
+    spawned.expect("a new process has threads left");
     async {
         // The sender is not dropped before it has sent.
         let _ = shutdown.await;

@@ -1,5 +1,5 @@
-//! A limit on log lines that strangers can cause. A line for each of their requests would let them fill
-//! the disk, so the first lines of a second are written. The others are counted, and the count is written.
+//! A limit on log lines that strangers can cause. With a line for each request they could fill the disk. So
+//! the first lines of each second are written. The others are counted, and their number is written.
 
 use std::{
     sync::{Mutex, MutexGuard},

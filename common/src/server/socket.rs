@@ -11,8 +11,8 @@ use socket2::SockRef;
 use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// How many connections may wait to be accepted. Of more clients at once, the others try again after one
-/// second, then three, then seven. Linux takes no more than `net.core.somaxconn`, by default the same.
+/// How many connections may wait to be accepted. A client beyond that tries again after 1, 3 and 7 seconds.
+/// Linux uses `net.core.somaxconn` if it is smaller; by default it is the same.
 const BACKLOG: u32 = 4_096;
 
 /// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
@@ -52,22 +52,21 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // So that a restart need not wait for the connections of the server before. On Windows it would let
-    // two servers share the port.
+    // A restart then need not wait until old connections time out. On Windows it would let two servers share
+    // the port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Prepares an accepted connection. Small answers leave at once, and a peer that vanished without a word
-/// is noticed: on Linux when it has not acknowledged what was sent for the time `stall`
-/// (`TCP_USER_TIMEOUT`), elsewhere by TCP's keep-alive, which the system sends after that time.
-///
-/// An answer of a few bytes fits into the kernel's buffer, so `StallGuard` alone never sees the loss.
-///
-/// On Linux a peer that does not read holds at most `MAX_UNSENT` here. The kernel's own limit is some
-/// megabytes: news and heartbeats would wait there and be stale when the peer reads again.
+/// Prepares an accepted connection:
+/// - Small answers are sent at once.
+/// - A peer that is gone without a FIN or RST is noticed. On Linux, when it has acknowledged nothing for
+///   `stall` (`TCP_USER_TIMEOUT`). Elsewhere by TCP's keep-alive, which starts after `stall`. `StallGuard`
+///   alone does not notice it, because a small answer fits into the kernel's buffer.
+/// - On Linux at most `MAX_UNSENT` bytes wait in the kernel for a peer that does not read. The kernel's own
+///   limit is some megabytes, and messages that wait there would be stale when the peer reads again.
 pub fn prepare(stream: &TcpStream, stall: Duration) {
     // These fail only on a socket that is closed already.
     let _ = stream.set_nodelay(true);
