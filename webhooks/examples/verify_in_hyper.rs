@@ -10,7 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use webhooks::verify::{Unverified, Verified, github::Event, github::Secret, github::verify};
+use webhooks::verify::{Authentic, Unverified, Verified, github::Secret, github::verify};
 
 /// The largest body that GitHub sends.
 const MAX_BODY: usize = 25 << 20;
@@ -53,7 +53,7 @@ async fn answer(request: Request<Incoming>, secrets: &[Secret]) -> Result<Answer
 }
 
 /// Your part: on the disk before the answer, once for each `X-GitHub-Delivery`.
-fn store(event: &Verified<Event<Bytes>>) -> StatusCode {
+fn store(event: &Verified<Authentic<Bytes>>) -> StatusCode {
     println!("{}", event.body.len());
     StatusCode::OK
 }

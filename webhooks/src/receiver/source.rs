@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use self::Rejection::{Unreadable, Unsupported};
 use super::inbox::Arrival;
-use crate::verify::{Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram};
+use crate::verify::{
+    Authentic, Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram,
+};
 
 /// The longest id in bytes.
 const MAX_ID: usize = 255;
@@ -213,8 +215,8 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
 
 /// GitHub sends the id and the event's name in header fields that are not signed. An attacker who saw one
 /// request can send it again under another id, so the inbox compares the content too.
-fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
-    let github::Event { body, secret } = event;
+fn from_github(event: Authentic<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
+    let Authentic { body, secret } = event;
     let name = single(headers, "x-github-event")?;
     let id = valid_id(single(headers, "x-github-delivery")?)?;
     let payload = match media_type(headers) == FORM {
@@ -228,8 +230,8 @@ fn from_github(event: github::Event<Bytes>, headers: &HeaderMap) -> Result<Arriv
 
 /// The id is in the body. Each bot has its own ids, and two bots may use the same ones. So one receiver
 /// serves one bot.
-fn from_telegram(event: telegram::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let telegram::Event { body, secret } = event;
+fn from_telegram(event: Authentic<Bytes>) -> Result<Arrival, Rejection> {
+    let Authentic { body, secret } = event;
     let update = members(&body).ok_or(Unreadable("the update is not a JSON object"))?;
     let number: i64 = update
         .get("update_id")

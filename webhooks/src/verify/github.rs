@@ -18,21 +18,14 @@
 
 use std::str::FromStr;
 
-use super::{BadSecret, Key, Refusal, Unverified, Verified, authenticate, fields, hex_tag};
+use super::{
+    Authentic, BadSecret, Key, Refusal, Unverified, Verified, authenticate, fields, hex_tag,
+};
 
 /// `sha256=HEX`.
 pub const SIGNATURE: &str = "x-hub-signature-256";
 
-/// A signed request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event<B> {
-    /// The body, byte for byte: JSON, or a form whose field `payload` is JSON.
-    pub body: B,
-    /// Index of the secret that matched.
-    pub secret: usize,
-}
-
-/// Verifies one request.
+/// Verifies one request. Its body is JSON, or a form whose field `payload` is JSON.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -40,7 +33,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     body: Unverified<B>,
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     secrets: &[Secret],
-) -> Result<Verified<Event<B>>, Refusal> {
+) -> Result<Verified<Authentic<B>>, Refusal> {
     let [field] = fields(headers, [SIGNATURE])?;
     let digits = field
         .ok_or(Refusal::Absent(SIGNATURE))?
@@ -48,8 +41,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     let signature = digits.and_then(hex_tag).ok_or(Refusal::Malformed(
         "X-Hub-Signature-256 is not sha256= and 64 lower-case hexadecimal digits",
     ))?;
-    let signed = authenticate(body, &[], &[signature], secrets.iter().map(|it| &it.0))?;
-    signed.and_then(|(body, secret)| Ok(Event { body, secret }))
+    authenticate(body, &[], &[signature], secrets.iter().map(|it| &it.0))
 }
 
 /// The key as the user typed it into GitHub: any text on one line. A line break cannot be typed there, so it

@@ -20,7 +20,7 @@
 //!
 //! ```
 //! use webhooks::verify::{
-//!     Key, Refusal, Tolerance, Unverified, Verified, authenticate, check_time, fields, hex_tag, timestamp,
+//!     Authentic, Key, Refusal, Tolerance, Unverified, Verified, authenticate, check_time, fields, hex_tag, timestamp,
 //! };
 //!
 //! const TIME: &str = "x-slack-request-timestamp";
@@ -31,7 +31,7 @@
 //!     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 //!     keys: &[Key],
 //!     now: u64,
-//! ) -> Result<Verified<B>, Refusal> {
+//! ) -> Result<Verified<Authentic<B>>, Refusal> {
 //!     let [time, signature] = fields(headers, [TIME, SIGNATURE])?;
 //!     let time = time.ok_or(Refusal::Absent(TIME))?;
 //!     let seconds = timestamp(time).ok_or(Refusal::Malformed("the time is not a number of seconds"))?;
@@ -39,7 +39,7 @@
 //!     let signature = signature.ok_or(Refusal::Absent(SIGNATURE))?;
 //!     let tag = signature.strip_prefix(b"v0=").and_then(hex_tag);
 //!     let tag = tag.ok_or(Refusal::NoSignature)?;
-//!     authenticate(body, &[b"v0:", time, b":"], &[tag], keys)?.and_then(|(body, _key)| Ok(body))
+//!     authenticate(body, &[b"v0:", time, b":"], &[tag], keys)
 //! }
 //!
 //! let body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V\
@@ -121,6 +121,15 @@ impl<T> Deref for Verified<T> {
     fn deref(&self) -> &T {
         &self.0
     }
+}
+
+/// A body whose sender knows one of the secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authentic<B> {
+    /// The body, byte for byte.
+    pub body: B,
+    /// Index of the secret that matched. It shows when an old secret is no longer used.
+    pub secret: usize,
 }
 
 /// The time in the form that the schemes sign: seconds since 1970. An earlier time counts as 1970.
@@ -229,7 +238,7 @@ pub fn fields<'h, const N: usize>(
     Ok(values)
 }
 
-/// The body and which of the `keys` made one of the `claimed` MACs over the parts `before` and the body.
+/// The body, if one of the `keys` made one of the `claimed` MACs over the parts `before` and the body.
 ///
 /// # Errors
 /// [`Refusal::Mismatch`] if none did.
@@ -238,12 +247,14 @@ pub fn authenticate<'k, B: AsRef<[u8]>>(
     before: &[&[u8]],
     claimed: &[Tag],
     keys: impl IntoIterator<Item = &'k Key>,
-) -> Result<Verified<(B, usize)>, Refusal> {
+) -> Result<Verified<Authentic<B>>, Refusal> {
     let Unverified(body) = body;
     let parts = [before, &[body.as_ref()]].concat();
-    let fits = |key: &Key| claimed.contains(&key.mac(&parts));
-    let key = keys.into_iter().position(fits);
-    Ok(Verified((body, key.ok_or(Refusal::Mismatch)?)))
+    let secret = keys
+        .into_iter()
+        .position(|key| claimed.contains(&key.mac(&parts)))
+        .ok_or(Refusal::Mismatch)?;
+    Ok(Verified(Authentic { body, secret }))
 }
 
 /// A MAC. `==` takes the same time wherever two MACs differ, so its duration tells an attacker nothing.

@@ -30,8 +30,8 @@ use std::{fmt, str::FromStr};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
-    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, authenticate,
-    base64_tag, check_time,
+    Authentic, BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified,
+    authenticate, base64_tag, check_time,
 };
 
 /// The event's id: the same at every attempt. A receiver uses it to recognize a repeat.
@@ -41,8 +41,7 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// `v1,BASE64`, several separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
-/// Svix's names for the same fields, because its scheme became the standard. They are used only if the
-/// request has none of the standard names, so the two sets are never mixed.
+/// Svix's names for the same fields, because its scheme became the standard.
 const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
 
 /// The longest id in bytes.
@@ -83,7 +82,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     check_time(time, now, tolerance)?;
     let keys = secrets.iter().map(|secret| &secret.0);
     let signed = authenticate(body, &[id, b".", timestamp, b"."], &signatures, keys)?;
-    signed.and_then(|(body, secret)| {
+    signed.and_then(|Authentic { body, secret }| {
         Ok(Event {
             id: event_id.to_owned(),
             timestamp: time,
@@ -109,12 +108,10 @@ pub fn sign(
     let time = timestamp.to_string();
     let signatures: Vec<String> = secrets
         .iter()
-        .map(|secret| {
-            secret
-                .0
-                .mac(&[id.as_bytes(), b".", time.as_bytes(), b".", body])
+        .map(|Secret(key)| {
+            let tag = key.mac(&[id.as_bytes(), b".", time.as_bytes(), b".", body]);
+            format!("v1,{}", STANDARD.encode(tag.into_bytes()))
         })
-        .map(|tag| format!("v1,{}", STANDARD.encode(tag.into_bytes())))
         .collect();
     [
         (ID, id.to_owned()),
@@ -123,19 +120,17 @@ pub fn sign(
     ]
 }
 
-/// The three header fields, each exactly once.
+/// The three header fields, each exactly once. Svix's names are used only if the request has none of the
+/// standard names, so the two sets are never mixed.
 fn fields<'h>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<[&'h [u8]; 3], Refusal> {
-    let [a, b, c] = [ID, TIMESTAMP, SIGNATURE];
-    let [d, e, f] = SVIX;
-    let [a, b, c, d, e, f] = super::fields(headers, [a, b, c, d, e, f])?;
-    let (names, values) = match ([a, b, c], [d, e, f]) {
-        ([None, None, None], svix) if svix != [None; 3] => (SVIX, svix),
-        (standard, _) => ([ID, TIMESTAMP, SIGNATURE], standard),
-    };
-    let at = |at: usize| values[at].ok_or(Refusal::Absent(names[at]));
-    Ok([at(0)?, at(1)?, at(2)?])
+    let names = [ID, TIMESTAMP, SIGNATURE, SVIX[0], SVIX[1], SVIX[2]];
+    let values = super::fields(headers, names)?;
+    let is_svix = values[..3] == [None; 3] && values[3..] != [None; 3];
+    let first = if is_svix { 3 } else { 0 };
+    let value = |at: usize| values[first + at].ok_or(Refusal::Absent(names[first + at]));
+    Ok([value(0)?, value(1)?, value(2)?])
 }
 
 fn checked_id(field: &[u8]) -> Result<&str, Refusal> {

@@ -23,8 +23,8 @@
 use std::{str::FromStr, time::Duration};
 
 use super::{
-    BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified, authenticate,
-    check_time, fields, hex_tag, timestamp,
+    Authentic, BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified,
+    authenticate, check_time, fields, hex_tag, timestamp,
 };
 
 /// `t=SECONDS,v1=HEX`, with another `v1` during a rotation. `v0` is for Stripe's test events.
@@ -66,7 +66,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     check_time(timestamp, now, tolerance)?;
     let keys = secrets.iter().map(|secret| &secret.0);
     let signed = authenticate(body, &[t, b"."], &signatures, keys)?;
-    signed.and_then(|(body, secret)| {
+    signed.and_then(|Authentic { body, secret }| {
         Ok(Event {
             timestamp,
             body,

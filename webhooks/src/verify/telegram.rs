@@ -18,7 +18,7 @@
 
 use std::str::FromStr;
 
-use super::{BadSecret, Key, Refusal, Unverified, Verified, fields};
+use super::{Authentic, BadSecret, Key, Refusal, Unverified, Verified, fields};
 
 /// The header field with the token.
 pub const TOKEN: &str = "x-telegram-bot-api-secret-token";
@@ -26,16 +26,7 @@ pub const TOKEN: &str = "x-telegram-bot-api-secret-token";
 /// The longest token in bytes.
 const MAX_TOKEN: usize = 256;
 
-/// A request whose sender knows the token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event<B> {
-    /// The body, byte for byte. Its field `update_id` identifies a repeat.
-    pub body: B,
-    /// Index of the secret that matched.
-    pub secret: usize,
-}
-
-/// Verifies one request.
+/// Verifies one request. The field `update_id` in its body identifies a repeat.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -43,7 +34,7 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     body: Unverified<B>,
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
     secrets: &[Secret],
-) -> Result<Verified<Event<B>>, Refusal> {
+) -> Result<Verified<Authentic<B>>, Refusal> {
     let Unverified(body) = body;
     let [field] = fields(headers, [TOKEN])?;
     let token = field.ok_or(Refusal::Absent(TOKEN))?;
@@ -55,9 +46,11 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     // Two tokens are compared by a MAC that each is the key of. That takes the same time wherever they differ, and
     // does not reveal the length of the right one.
     let claimed = Key::new(token).mac(&[]);
-    let fits = |secret: &Secret| secret.0.mac(&[]) == claimed;
-    let secret = secrets.iter().position(fits).ok_or(Refusal::Mismatch)?;
-    Ok(Verified(Event { body, secret }))
+    let secret = secrets
+        .iter()
+        .position(|secret| secret.0.mac(&[]) == claimed)
+        .ok_or(Refusal::Mismatch)?;
+    Ok(Verified(Authentic { body, secret }))
 }
 
 fn is_token(token: &[u8]) -> bool {
