@@ -385,6 +385,24 @@ async fn another_programs_database_is_refused_and_left_alone() {
     assert_eq!(fs::read(scratch.inbox()).unwrap(), before);
 }
 
+#[tokio::test]
+async fn an_inbox_of_another_version_is_left_alone_and_the_error_says_what_to_do() {
+    let scratch = Scratch::new();
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    server.stop().await;
+    let inbox = Connection::open(scratch.inbox()).unwrap();
+    inbox.pragma_update(None, "user_version", 1).unwrap();
+    drop(inbox);
+    let before = fs::read(scratch.inbox()).unwrap();
+    let error = refusal(receiving(&scratch)).await;
+    let named = "it has version 1, but this program needs version 2";
+    assert!(
+        error.contains(named) && error.contains("start this one with a new file"),
+        "{error}"
+    );
+    assert_eq!(fs::read(scratch.inbox()).unwrap(), before);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn an_inbox_is_one_processs_through_links_too() {

@@ -1,9 +1,9 @@
-//! Reads a webhook's body, which anybody may send: the signature covers every byte, so nothing is known of the
-//! sender before the last one.
+//! Reads a webhook's body. Anybody may send one: the signature covers every byte, so the sender is unknown
+//! until the last byte is here.
 //!
-//! Up to 64 KiB a body holds nothing that others wait for. A larger one holds a part of a budget, block by block
-//! as its bytes come, and only while they keep coming. So holding others up takes as many bytes as it keeps
-//! from them.
+//! A body of up to 64 KiB is free. A larger one takes blocks of a budget that all bodies share, one block
+//! at a time as its bytes arrive, and loses them when its bytes stop. So an attacker must send as many bytes
+//! as it wants to block.
 
 use std::{
     pin::{Pin, pin},
@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-/// A body up to this size is free. Larger ones are counted in blocks of this size.
+/// A body of up to this size is free. A larger one is counted in blocks of this size.
 const BLOCK: usize = 64 << 10;
 
 /// What bodies may cost.
@@ -54,7 +54,7 @@ pub(super) struct Bodies {
     each: PublishLimits,
     /// Blocks.
     budget: Semaphore,
-    /// One body may exceed the budget. Otherwise several that each hold a part could wait for each other.
+    /// One body may exceed the budget. Without it, bodies that each hold a part could all wait for each other.
     overdraft: Semaphore,
 }
 
@@ -87,7 +87,7 @@ impl Bodies {
     /// 400 if it breaks off, 408 if it is slow, 413 if it is too large, 503 if there is no room for it.
     pub(super) async fn read(&self, request: Request<Incoming>) -> Result<Whole<'_>, Problem> {
         let expects_continue = request.headers().contains_key(EXPECT);
-        // Until the body is here, the connection may have to make room for another.
+        // The connection counts as idle until the body is here: at the limit it may be closed for another one.
         let _idle = request.extensions().get().map(Activity::idle);
         let mut body = pin!(request.into_body());
         if body.size_hint().lower() > self.each.max_message as u64 {

@@ -1,12 +1,12 @@
 //! Finds, for the log, why a request failed verification although it is probably genuine.
 //!
-//! Setting up a receiver, people make a few typical mistakes. After each of them a header field is in the wrong
-//! place, or the signature still matches something: another kind of secret, or another time. Anybody can ask
-//! for this work. So it is a few MACs of a small body, and is done only for requests that are
-//! [logged](common::Quota), outside the runtime's threads.
+//! People who set up a receiver make a few typical mistakes. Each leaves a trace: a header field at the wrong
+//! path, or a signature that matches with another kind of secret or at another time. Anybody can cause this
+//! work. So it is limited to a few MACs of a small body, runs outside the runtime's threads, and is done only
+//! for requests that are [logged](common::Quota).
 //!
-//! A body that was parsed and written anew is not searched for: there are too many ways to write it. The
-//! refusal names that cause among others.
+//! A body that was parsed and serialized again leaves no trace that could be found: there are too many ways to
+//! write it. The refusal names that cause among others.
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -26,21 +26,17 @@ pub(crate) fn likely_cause(
     now: u64,
     refusal: Refusal,
 ) -> String {
-    let fits = |secrets: &Secrets, now| {
-        let small = body.len() <= MAX_BODY;
-        small && fits(secrets, source, headers, body, now)
-    };
     let cause = match refusal {
         Refusal::Absent(_) => another_source(source, headers),
         // With the signed time as `now` the age passes. If the signature matches too, only the age was wrong.
-        Refusal::TooOld(age) => fits(secrets, now - age).then(|| {
+        Refusal::TooOld(age) => fits(secrets, source, headers, body, now - age).then(|| {
             "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
                 .to_owned()
         }),
-        Refusal::TooNew(ahead) => fits(secrets, now + ahead).then(|| {
+        Refusal::TooNew(ahead) => fits(secrets, source, headers, body, now + ahead).then(|| {
             "the signature fits: this machine's clock is behind, or the sender's ahead".to_owned()
         }),
-        Refusal::Mismatch => fits(&confused(secrets), now).then(|| {
+        Refusal::Mismatch => fits(&confused(secrets), source, headers, body, now).then(|| {
             "the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
              Webhooks' the base64 after it; it fits as the other"
                 .to_owned()
@@ -54,8 +50,11 @@ pub(crate) fn likely_cause(
     }
 }
 
-/// Whether the request would be genuine with these secrets or at this time.
+/// Whether the request would be genuine with these secrets or at this time. A large body is not looked at.
 fn fits(secrets: &Secrets, source: Source, headers: &HeaderMap, body: &Bytes, now: u64) -> bool {
+    if body.len() > MAX_BODY {
+        return false;
+    }
     let verified = secrets.verify(source, headers, body.clone(), now);
     !matches!(verified, Err(Rejection::NotGenuine(_)))
 }

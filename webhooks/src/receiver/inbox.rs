@@ -7,8 +7,8 @@
 //! One thread writes, in groups ([`common::store::commit`]): a thousand senders need hardly more syncs than
 //! one. The results of the work (`work.rs`) go through the same thread and the same transactions.
 //!
-//! On a full disk nothing is stored, and the sender must try again. When a sync or a write *fails*, the
-//! inbox stops for good, because the process no longer knows what is on the disk. The next start reads what is there.
+//! On a full disk nothing is stored, and the sender must try again. When a sync or a write *fails*, the inbox
+//! stops until the next start, because the process no longer knows what is on the disk.
 
 use std::{
     collections::HashSet,
@@ -74,6 +74,9 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE
 END)
 ON CONFLICT DO NOTHING RETURNING seq, suspect
 ";
+/// What to do with an inbox of another version.
+const OTHER_VERSION: &str = "run the program that wrote it until no event is waiting (GET /events?state=waiting), \
+    then start this one with a new file (--inbox)";
 /// `suspect` of an event whose id came before with other content.
 const SAME_ID: i64 = 2;
 /// Why such an event is dead without an attempt.
@@ -146,28 +149,12 @@ pub enum Stored {
 /// Why an event was not stored. In each case the sender must try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The disk is full, or another process holds the database.
-    #[error("the inbox has no room")]
-    NoRoom,
-    /// The database refuses this event alone.
-    #[error("the inbox refuses it")]
-    Refused,
+    /// It was not written.
+    #[error("the inbox did not store it: {0}")]
+    NotWritten(#[from] CommitError),
     /// The disk takes too long. The event may still be stored: then the sender's repeat is recognized.
     #[error("the inbox is too slow")]
     Slow,
-    /// A write or a sync has failed. The inbox stores nothing until a restart.
-    #[error("the inbox has failed")]
-    Stopped,
-}
-
-impl From<CommitError> for StoreError {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::NoRoom => Self::NoRoom,
-            CommitError::Refused => Self::Refused,
-            CommitError::Stopped => Self::Stopped,
-        }
-    }
 }
 
 /// An effect inside the inbox's own transaction. It is committed together with the record that the event
@@ -178,16 +165,11 @@ pub type InTransaction = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + S
 /// A handle to the inbox. Dropping the last handle closes the database.
 #[derive(Debug, Clone)]
 pub struct Inbox {
-    writer: Arc<Writer>,
+    commits: Arc<Commits>,
     reader: Arc<Mutex<Connection>>,
     timeout: Duration,
-}
-
-/// The thread that writes. The claim keeps other processes away, and is dropped after the thread.
-#[derive(Debug)]
-struct Writer {
-    commits: Commits,
-    _claim: Claim,
+    /// Keeps other processes away. Declared last, so it is dropped after the thread that writes.
+    _claim: Arc<Claim>,
 }
 
 impl Inbox {
@@ -205,14 +187,11 @@ impl Inbox {
         let database = open(claim.path())?;
         // WAL lets it read while the thread writes.
         let reader = Connection::open_with_flags(claim.path(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let writer = Writer {
-            commits: Commits::start("inbox", database)?,
-            _claim: claim,
-        };
         Ok(Self {
-            writer: Arc::new(writer),
+            commits: Arc::new(Commits::start("inbox", database)?),
             reader: Arc::new(Mutex::new(reader)),
             timeout,
+            _claim: Arc::new(claim),
         })
     }
 
@@ -227,9 +206,11 @@ impl Inbox {
     ) -> Result<Stored, StoreError> {
         let arrival = arrival.into_inner();
         let size = arrival.payload.len() + ROW;
-        let insert = move |database: &mut Transaction<'_>| insert(database, &arrival, received);
-        let stored = timeout(self.timeout, self.write(size, insert));
-        stored.await.map_err(|_| StoreError::Slow)?
+        let stored = self
+            .commits
+            .run(size, move |database| insert(database, &arrival, received));
+        let in_time = timeout(self.timeout, stored).await;
+        Ok(in_time.map_err(|_| StoreError::Slow)??)
     }
 
     /// Records an attempt at event number `seq`. `outcome` is the effect to run in the same transaction, or
@@ -243,8 +224,9 @@ impl Inbox {
         seq: i64,
         outcome: Result<InTransaction, String>,
         retry: Option<SystemTime>,
-    ) -> Result<(), StoreError> {
-        self.write(ROW, move |database| record(database, seq, outcome, retry))
+    ) -> Result<(), CommitError> {
+        self.commits
+            .run(ROW, move |database| record(database, seq, outcome, retry))
             .await
     }
 
@@ -253,8 +235,9 @@ impl Inbox {
     ///
     /// # Errors
     /// If it is not recorded.
-    pub async fn retry(&self, seq: i64, again: bool, due: SystemTime) -> Result<bool, StoreError> {
-        self.write(ROW, move |database| retry(database, seq, again, due))
+    pub async fn retry(&self, seq: i64, again: bool, due: SystemTime) -> Result<bool, CommitError> {
+        self.commits
+            .run(ROW, move |database| retry(database, seq, again, due))
             .await
     }
 
@@ -262,26 +245,21 @@ impl Inbox {
     ///
     /// # Errors
     /// If nothing was deleted.
-    pub async fn trim(&self, now: SystemTime) -> Result<usize, StoreError> {
-        self.write(ROW, move |database| trim(database, now)).await
-    }
-
-    async fn write<T: Send + 'static>(
-        &self,
-        size: usize,
-        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        Ok(self.writer.commits.run(size, work).await?)
+    pub async fn trim(&self, now: SystemTime) -> Result<usize, CommitError> {
+        self.commits
+            .run(ROW, move |database| trim(database, now))
+            .await
     }
 
     /// Resolves after a write: an event may be due. Supports a single waiter.
     pub async fn written(&self) {
-        self.writer.commits.committed().notified().await;
+        self.commits.committed().notified().await;
     }
 
-    /// Watches how the inbox ends. It does not keep the database open, unlike a handle.
-    pub fn ending(&self) -> Ending {
-        Ending(self.writer.commits.failure())
+    /// Why the inbox has failed, if it has. Its sender is dropped when the database is closed. Unlike a
+    /// handle it does not keep the database open.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.commits.failure()
     }
 
     /// Runs a query on a second connection, so that it does not wait for the writer.
@@ -298,29 +276,14 @@ impl Inbox {
     }
 }
 
-/// How an inbox ends.
-#[derive(Debug)]
-pub struct Ending(watch::Receiver<Option<String>>);
-
-impl Ending {
-    /// Resolves when the inbox has failed. Never resolves if it was closed without a failure.
-    pub async fn failed(&mut self) {
-        if self.0.wait_for(Option::is_some).await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    /// Waits until the database is closed, and returns its failure, if any.
-    pub async fn closed(mut self) -> Option<String> {
-        while self.0.changed().await.is_ok() {}
-        self.0.borrow().clone()
-    }
-}
-
-/// Opens the file, and makes the tables of a new one. A database that is not an inbox is left alone.
-fn open(path: &Path) -> Result<Connection, Unfit> {
+/// Opens the file, and makes the tables of a new one. A database that is not an inbox, or is of another
+/// version, is left alone. A conversion would need to know what each sender counts as the same content.
+fn open(path: &Path) -> Result<Connection, Box<dyn Error>> {
     let mut database = Connection::open(path)?;
-    let is_new = KIND.is_new(&database)?;
+    let is_new = KIND.is_new(&database).map_err(|unfit| match unfit {
+        Unfit::Version(..) => format!("{unfit}: {OTHER_VERSION}").into(),
+        unfit => Box::<dyn Error>::from(unfit),
+    })?;
     configure(&database)?;
     if is_new {
         let transaction = database.transaction()?;

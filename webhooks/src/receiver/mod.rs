@@ -54,15 +54,15 @@ const IDLE: Duration = Duration::from_secs(75);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 ///
-/// A variable holds one secret a line. `ps` shows a flag to everyone on the machine, but neither a variable nor
-/// what is in a file.
+/// A variable holds one secret on each line. `ps` shows a flag to everyone on the machine, but not a variable or
+/// the contents of a file.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "receiver", version, mut_args(adjusted))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8006", value_parser = address, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for the time of a rotation.
+    /// A Standard Webhooks secret that opens POST /webhook; repeatable, for a rotation.
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "whsec_BASE64")]
     pub secret: Vec<standard::Secret>,
     /// A Stripe endpoint's secret that opens POST /webhook/stripe; repeatable.
@@ -74,7 +74,7 @@ pub struct Config {
     /// A Telegram bot's secret_token that opens POST /webhook/telegram; repeatable.
     #[arg(long, env = "TELEGRAM_SECRET_TOKEN", value_name = "TOKEN")]
     pub telegram_secret: Vec<telegram::Secret>,
-    /// A file of further secrets, one a line: VARIABLE=SECRET with one of the four variables, or a Standard
+    /// A file of more secrets, one on each line: VARIABLE=SECRET with one of the four variables, or a Standard
     /// Webhooks secret alone; repeatable.
     #[arg(long, value_name = "PATH")]
     pub secret_file: Vec<SecretFile>,
@@ -113,7 +113,7 @@ const MAX_BODY_HELP: &str =
 /// What is different here from the other servers.
 fn adjusted(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
-        // Fixed: the others derive it from their number of subscribers.
+        // A fixed number: the other servers compute it from their subscribers.
         "max_connections" => arg
             .default_value("1024")
             .help(ServerConfig::MAX_CONNECTIONS),
@@ -122,9 +122,9 @@ fn adjusted(arg: Arg) -> Arg {
             .long("max-body")
             .default_value(MAX_BODY)
             .help(MAX_BODY_HELP),
-        // How long a sender may take is given by the senders. Origins are only for the receiver's own page.
+        // Senders fix how long a request may take. Origins matter only to the receiver's own page.
         "read_timeout" | "stall" | "allow_origin" => arg.hide(true),
-        // A variable holds secrets, one a line, which no help may show.
+        // A variable holds secrets, one on each line. `--help` must not show them.
         _ if arg.get_env().is_some() => arg.hide_env_values(true).value_delimiter('\n'),
         _ => arg,
     }
@@ -232,14 +232,14 @@ async fn receive_on(
         stopped,
     ));
     // A failed inbox stores nothing more, so its failure ends the server too.
-    let mut ending = inbox.ending();
+    let mut failure = inbox.failure();
     let served = feed.handle(); // closed by the drain, but the effects still publish to `feed`
     let app = app(&listener, served.clone(), &config, inbox)?;
     let route = move |request| route::route(app.clone(), request);
     let shutdown = async {
         tokio::select! {
             () = shutdown => {}
-            () = ending.failed() => {}
+            Ok(_) = failure.wait_for(Option::is_some) => {}
         }
     };
     let drain = config.server.drain;
@@ -251,7 +251,8 @@ async fn receive_on(
     finish(worker, drain).await;
     // All handles are dropped with the routes and the worker. Wait for the database to close: only then is
     // the last commit done.
-    match ending.closed().await {
+    while failure.changed().await.is_ok() {}
+    match &*failure.borrow() {
         None => Ok(drained),
         Some(error) => Err(io::Error::other(format!("the inbox has failed: {error}"))),
     }

@@ -29,15 +29,15 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use hyper::{HeaderMap, StatusCode};
+use hyper::HeaderMap;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::{debug, info, warn};
 
 use super::{
-    inbox::{Arrival, Inbox, StoreError, Stored},
+    inbox::{Arrival, Inbox, Stored},
     source::{Rejection, Secrets, Source},
 };
-use crate::verify::{Refusal, Verified, unix_seconds};
+use crate::verify::{Verified, unix_seconds};
 
 /// A larger body is verified outside the runtime's threads, because hashing it would hold up other requests:
 /// 25 MiB take 20 ms and more.
@@ -54,54 +54,36 @@ pub struct Receiver {
     pub inbox: Inbox,
 }
 
-/// Why a webhook is not acknowledged.
-#[derive(Debug, thiserror::Error)]
-pub enum NotReceived {
-    /// It failed verification, or its event cannot be read.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// It is genuine, but the inbox did not store it.
-    #[error(transparent)]
-    NotStored(#[from] StoreError),
-}
-
 impl Receiver {
     /// Receives one webhook that arrived at `now` with these fields and this whole body. Answer 200 to a
     /// repeat too: the sender only needs to know that it arrived.
     ///
     /// # Errors
-    /// [`NotReceived::status`] is the answer.
+    /// [`Rejection::status`] is the answer.
     pub async fn receive(
         &self,
         source: Source,
         headers: &HeaderMap,
         body: Bytes,
         now: SystemTime,
-    ) -> Result<Stored, NotReceived> {
+    ) -> Result<Stored, Rejection> {
         let arrival = self.verify(source, headers, body, now).await?;
         let (id, secret, source) = (arrival.id.clone(), arrival.secret, source.name());
-        match self.inbox.store(arrival, now).await {
-            Ok(Stored::Suspect) => {
+        let stored = self.inbox.store(arrival, now).await.inspect_err(|error| {
+            // GitHub does not retry by itself. With the id from the log an operator can redeliver it.
+            warn!(source, id, %error, "not stored");
+        })?;
+        match stored {
+            Stored::Suspect => {
                 warn!(
                     source,
                     id, "stored as suspect: its id or its content came before"
                 );
-                Ok(Stored::Suspect)
             }
-            Ok(Stored::Revived) => {
-                info!(source, id, "redelivered: a dead event is attempted again");
-                Ok(Stored::Revived)
-            }
-            Ok(stored) => {
-                debug!(source, id, secret, ?stored, "received");
-                Ok(stored)
-            }
-            Err(error) => {
-                // GitHub does not retry by itself. With the id from the log an operator can redeliver it.
-                warn!(source, id, %error, "not stored");
-                Err(error.into())
-            }
+            Stored::Revived => info!(source, id, "redelivered: a dead event is attempted again"),
+            Stored::New | Stored::Repeat => debug!(source, id, secret, ?stored, "received"),
         }
+        Ok(stored)
     }
 
     async fn verify(
@@ -117,25 +99,8 @@ impl Receiver {
         }
         let _turn = LARGE.acquire().await;
         let (secrets, headers) = (self.secrets.clone(), headers.clone());
-        let verify = move || secrets.verify(source, &headers, body, now);
-        spawn_blocking(verify)
+        spawn_blocking(move || secrets.verify(source, &headers, body, now))
             .await
             .expect("no header and no body makes it panic")
-    }
-}
-
-impl NotReceived {
-    /// The status to answer. 400 and 415 are only for mistakes whose reason tells an attacker nothing; other
-    /// failed checks are all 401. 503 makes the sender try again.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Rejected(
-                Rejection::Unreadable(_)
-                | Rejection::NotGenuine(Refusal::Malformed(_) | Refusal::Repeated(_)),
-            ) => StatusCode::BAD_REQUEST,
-            Self::Rejected(Rejection::Unsupported(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Rejected(Rejection::NotGenuine(_)) => StatusCode::UNAUTHORIZED,
-        }
     }
 }

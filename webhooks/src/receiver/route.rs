@@ -18,7 +18,7 @@ use super::{
     body::Bodies,
     cause::likely_cause,
     listing::{self, Filter},
-    receive::{NotReceived, Receiver},
+    receive::Receiver,
     source::{Rejection, Source},
     tally::Tally,
 };
@@ -171,15 +171,15 @@ async fn receive(
             app.tally.received(source);
             Ok(Response::default())
         }
-        Err(NotReceived::NotStored(error)) => {
+        Err(Rejection::NotStored(error)) => {
             app.tally.refused(source);
             Err(Problem::unavailable(error, retry_after()))
         }
-        Err(NotReceived::Rejected(Rejection::NotGenuine(refusal))) => {
+        Err(Rejection::NotGenuine(refusal)) => {
             log_cause(app, source, headers, body.bytes.clone(), now, refusal);
             Err(refuse(refusal.into()))
         }
-        Err(NotReceived::Rejected(rejection)) => {
+        Err(rejection) => {
             // No quota: a stranger cannot cause this line.
             let refused = app.tally.refused(source);
             warn!(source = name, reason = %rejection, refused, "genuine, but refused");
@@ -218,7 +218,7 @@ fn log_cause(
 /// The answer to a rejected request. It names syntax errors, which help an honest sender and say nothing
 /// about the secret.
 fn refuse(rejection: Rejection) -> Problem {
-    let status = NotReceived::from(rejection).status();
+    let status = rejection.status();
     match rejection {
         _ if status == StatusCode::UNAUTHORIZED => Problem::new(status, "not genuine"),
         Rejection::NotGenuine(refusal) => Problem::new(status, refusal.reason()),

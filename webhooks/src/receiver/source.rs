@@ -4,12 +4,15 @@
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{
+    StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use self::Rejection::{Unreadable, Unsupported};
-use super::inbox::Arrival;
+use super::inbox::{Arrival, StoreError};
 use crate::verify::{
     Authentic, Refusal, Tolerance, Unverified, Verified, github, standard, stripe, telegram,
 };
@@ -52,10 +55,10 @@ pub struct Secrets {
     pub future: Option<Duration>,
 }
 
-/// Why a request is rejected. Only those who can sign learn the reason.
+/// Why a webhook is not acknowledged. [`Rejection::status`] is the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// It failed verification: anybody may have sent it.
+    /// It failed verification: anybody may have sent it. The sender does not learn the reason.
     #[error(transparent)]
     NotGenuine(#[from] Refusal),
     /// It is genuine, but lacks a part that this source's events have.
@@ -64,6 +67,25 @@ pub enum Rejection {
     /// It is genuine, but its body is of another type or is compressed.
     #[error("{0}")]
     Unsupported(&'static str),
+    /// It is genuine, but the inbox did not store it.
+    #[error(transparent)]
+    NotStored(#[from] StoreError),
+}
+
+impl Rejection {
+    /// The status to answer. 400 and 415 are only for mistakes whose reason tells an attacker nothing; other
+    /// failed checks are all 401. 503 makes the sender try again.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotStored(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreadable(_)
+            | Self::NotGenuine(Refusal::Malformed(_) | Refusal::Repeated(_)) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotGenuine(_) => StatusCode::UNAUTHORIZED,
+        }
+    }
 }
 
 impl Source {

@@ -36,7 +36,7 @@ impl Tally {
         self.0[source as usize].received.fetch_add(1, Relaxed);
     }
 
-    /// Returns how many it makes.
+    /// Returns the new count.
     pub(super) fn refused(&self, source: Source) -> u64 {
         self.0[source as usize].refused.fetch_add(1, Relaxed) + 1
     }
