@@ -50,11 +50,10 @@ impl LiveLog {
     }
 
     /// Appends a message that a store has, and wakes the readers that wait for its topic.
-    pub fn push(&self, message: Message, now: Instant) -> Changes {
+    pub fn push(&self, message: Message, now: Instant, changes: &mut Changes) {
         let topic = message.topic.clone();
-        let changes = self.change(|log| log.push(message, now));
+        self.change(|log| log.push(message, now, changes));
         self.wakers.wake(&topic);
-        changes
     }
 
     /// Replaces the log, and wakes all readers to look again.

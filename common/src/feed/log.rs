@@ -9,11 +9,10 @@
 //! A store has every message that the log keeps, so the log may free the bytes of older ones. It still
 //! knows their numbers and costs. Retention and gaps are therefore the same wherever the bytes are.
 //!
-//! Every method that drops messages returns them as [`Changes`], for a store that must delete them too.
+//! A publish notes in [`Changes`] what it drops, for a store that must delete the same.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::SystemTime,
 };
 
@@ -35,7 +34,8 @@ pub struct Log {
     epoch: Epoch,
     /// The number of the last message.
     head: u64,
-    /// The mark of every topic that is not in `topics`.
+    /// The mark of every topic that is not in `topics`, and of a new one: it may have dropped messages up
+    /// to there.
     floor: u64,
     topics: HashMap<Topic, Ring>,
     totals: Totals,
@@ -115,59 +115,64 @@ impl Log {
         now: Instant,
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
-        self.trim();
-        self.admit(&topic, now)?;
+        let mut changes = Changes::default();
+        self.admit(&topic, now, &mut changes)?;
         // Encoded under the lock, because the JSON contains the number.
         let id = self.at(self.head + 1);
-        self.push(Message::encode(id, topic, draft, time), now);
+        let message = Message::encode(id, topic, draft, time);
+        self.push(message, now, &mut changes);
         Ok(id)
     }
 
-    /// Drops the oldest messages until the log fits its byte limit. Keeps the newest message and
-    /// everything that is pinned.
-    pub fn trim(&mut self) -> Changes {
-        let mut changes = Changes::default();
-        self.trim_total(&mut changes);
-        changes
-    }
-
     /// Makes room for a message of this topic, which counts as busy from here on. A store calls it before
-    /// it stores the message, and [`push`](Self::push) once it is stored.
+    /// it stores the message, and [`push`](Self::push) once it is stored. The changes count even if the
+    /// message is refused.
     ///
     /// # Errors
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]: the log refuses the publish rather than drop a
     /// pinned message or a topic that is in use.
-    pub fn admit(&mut self, topic: &Topic, now: Instant) -> Result<Changes, FeedError> {
-        let mut changes = Changes::default();
+    pub fn admit(
+        &mut self,
+        topic: &Topic,
+        now: Instant,
+        changes: &mut Changes,
+    ) -> Result<(), FeedError> {
+        self.trim(changes);
         if self.totals.bytes > self.retention.total_bytes && self.holds_pinned() {
             return Err(FeedError::Full(self.retention.total_bytes));
         }
         if let Some(ring) = self.topics.get_mut(topic) {
             ring.published = now;
-            return Ok(changes);
+            return Ok(());
         }
         if self.topics.len() >= self.retention.topics {
-            self.reclaim(now, &mut changes);
+            self.reclaim(now, changes);
         }
         if self.topics.len() >= self.retention.topics {
             return Err(FeedError::TooManyTopics(self.retention.topics));
         }
         self.restore_topic(topic.clone(), self.floor, now);
         changes.topics.push(topic.clone());
-        Ok(changes)
+        Ok(())
     }
 
     /// Appends a message that already has its number. Drops what is then over the limits, and frees what
     /// is then too much in memory.
-    pub fn push(&mut self, message: Message, now: Instant) -> Changes {
-        let mut changes = Changes::default();
+    pub fn push(&mut self, message: Message, now: Instant, changes: &mut Changes) {
         let topic = message.topic.clone();
         self.head = message.id.seq;
-        self.insert(message, now);
-        self.trim_topic(&topic, &mut changes);
-        self.trim_total(&mut changes);
+        // Looked up once, because almost every publish to a full topic drops a message.
+        let ring = self.topics.entry(topic.clone());
+        let ring = ring.or_insert_with(|| Ring::new(self.floor, now));
+        self.totals.push(ring, message, now);
+        while ring.is_over(&self.retention)
+            && let Some(first) = ring.first()
+            && !is_pinned(&self.pins, &topic, first)
+        {
+            self.totals.drop_oldest(ring, changes);
+        }
+        self.trim(changes);
         self.page_out();
-        changes
     }
 
     /// Replaces the pins. What is no longer pinned can be dropped from the next publish on.
@@ -232,34 +237,9 @@ impl Log {
         self.none_idle_before = published.min().map(|published| published + idle);
     }
 
-    /// A new topic starts at the floor: messages up to there may have been dropped.
-    fn insert(&mut self, message: Message, published: Instant) {
-        let (topic, seq, cost) = (message.topic.clone(), message.id.seq, message.cost());
-        let ring = self.topics.entry(topic.clone());
-        let ring = ring.or_insert_with(|| Ring::new(self.floor, published));
-        ring.published = published;
-        ring.push(Entry::Loaded(Arc::new(message)));
-        if ring.len() == 1 {
-            self.totals.oldest.insert(seq, topic);
-        }
-        self.totals.bytes += cost;
-        self.totals.in_memory += cost;
-    }
-
-    /// Looks the topic up once, because almost every publish to a full topic drops a message.
-    fn trim_topic(&mut self, topic: &Topic, changes: &mut Changes) {
-        let Some(ring) = self.topics.get_mut(topic) else {
-            return;
-        };
-        while ring.is_over(&self.retention)
-            && let Some(first) = ring.first()
-            && !is_pinned(&self.pins, topic, first)
-        {
-            self.totals.drop_oldest(ring, changes);
-        }
-    }
-
-    fn trim_total(&mut self, changes: &mut Changes) {
+    /// Drops the oldest messages until the log fits its byte limit. Keeps the newest message and everything
+    /// that is pinned.
+    fn trim(&mut self, changes: &mut Changes) {
         while self.totals.bytes > self.retention.total_bytes
             && let Some(topic) = self.oldest_unpinned().cloned()
             && let Some(ring) = self.topics.get_mut(&topic)
@@ -306,7 +286,9 @@ impl Log {
         let seq = message.id.seq;
         self.raise_head(seq);
         if seq > self.mark_of(&message.topic).unwrap_or(self.floor) {
-            self.insert(message, published);
+            let ring = self.topics.entry(message.topic.clone());
+            let ring = ring.or_insert_with(|| Ring::new(self.floor, published));
+            self.totals.push(ring, message, published);
             self.page_out();
         }
     }
@@ -317,23 +299,19 @@ impl Log {
     }
 
     /// Drops everything up to `seq`: the store no longer has it.
-    pub fn raise_floor(&mut self, seq: u64) -> Changes {
-        let mut changes = Changes::default();
+    pub fn raise_floor(&mut self, seq: u64) {
         self.floor = self.floor.max(seq);
         self.raise_head(seq);
         for topic in self.topics.keys().cloned().collect::<Vec<_>>() {
-            self.drop_up_to(&topic, seq, &mut changes);
+            self.drop_up_to(&topic, seq);
         }
-        changes
     }
 
     /// The store no longer has message `seq`, so its topic drops everything up to there.
-    pub fn lose(&mut self, seq: u64) -> Changes {
-        let mut changes = Changes::default();
+    pub fn lose(&mut self, seq: u64) {
         if let Some(topic) = self.topic_of(seq).cloned() {
-            self.drop_up_to(&topic, seq, &mut changes);
+            self.drop_up_to(&topic, seq);
         }
-        changes
     }
 
     /// Marks each full topic as trimmed just before its first message. A full topic may have dropped
@@ -358,18 +336,27 @@ impl Log {
         topics.find_map(|(topic, ring)| ring.contains(seq).then_some(topic))
     }
 
-    fn drop_up_to(&mut self, topic: &Topic, seq: u64, changes: &mut Changes) {
+    fn drop_up_to(&mut self, topic: &Topic, seq: u64) {
         let Some(ring) = self.topics.get_mut(topic) else {
             return;
         };
         while ring.first().is_some_and(|first| first <= seq) {
-            self.totals.drop_oldest(ring, changes);
+            self.totals.drop_oldest(ring, &mut Changes::default());
         }
         ring.mark = ring.mark.max(seq);
     }
 }
 
 impl Totals {
+    fn push(&mut self, ring: &mut Ring, message: Message, published: Instant) {
+        self.bytes += message.cost();
+        self.in_memory += message.cost();
+        if ring.len() == 0 {
+            self.oldest.insert(message.id.seq, message.topic.clone());
+        }
+        ring.push(message, published);
+    }
+
     /// Drops a ring's oldest message.
     fn drop_oldest(&mut self, ring: &mut Ring, changes: &mut Changes) {
         let Some(entry) = ring.pop() else {

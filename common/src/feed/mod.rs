@@ -55,12 +55,15 @@ pub use retention::Retention;
 /// stored, and old messages are read back from the store. The methods are async and return errors
 /// because a store does I/O.
 #[derive(Clone)]
-pub struct Feed {
+pub struct Feed(Arc<Handle>);
+
+/// What the clones of one handle share.
+struct Handle {
     log: Arc<LiveLog>,
     /// Where messages outlive the process. `None` for a feed in memory.
     store: Option<Arc<dyn Store>>,
-    /// Once set, the waits of this handle and its clones end.
-    closed: Arc<AtomicBool>,
+    /// Once set, the waits of this handle end.
+    closed: AtomicBool,
 }
 
 impl Feed {
@@ -80,14 +83,14 @@ impl Feed {
     }
 
     fn over(log: Arc<LiveLog>, store: Option<Arc<dyn Store>>) -> Self {
-        let closed = Arc::default();
-        Self { log, store, closed }
+        let closed = AtomicBool::new(false);
+        Self(Arc::new(Handle { log, store, closed }))
     }
 
     /// A second handle to the same log, with its own [close](Self::close). Each server takes one, so
     /// that one server can drain while another still serves the same feed.
     pub fn handle(&self) -> Self {
-        Self::over(self.log.clone(), self.store.clone())
+        Self::over(self.0.log.clone(), self.0.store.clone())
     }
 
     /// Appends a message and wakes the readers that wait for its topic.
@@ -116,7 +119,7 @@ impl Feed {
             fingerprint: fingerprint(&draft),
         });
         match self.store() {
-            None => self.log.publish(topic, draft, once),
+            None => self.0.log.publish(topic, draft, once),
             Some(store) => store.publish(topic, draft, once).await,
         }
     }
@@ -163,51 +166,52 @@ impl Feed {
                 after => after.clone(),
             },
             limit,
-            waiter: Some(self.log.wakers.waiter(topics.as_slice())),
+            waiter: Some(self.0.log.wakers.waiter(topics.as_slice())),
             completing: None,
         }
     }
 
     /// The position of the last message.
     pub fn head(&self) -> Cursor {
-        self.log.read(Log::head)
+        self.0.log.read(Log::head)
     }
 
     /// The position where reading after `after` starts. `None` for [`After::Last`], which has no position,
     /// and for a cursor of another epoch or beyond the head, because the reader must get a gap first.
     pub fn position(&self, topics: &Topics, after: &After) -> Option<Cursor> {
         let limit = PageLimit::default();
-        self.log
+        self.0
+            .log
             .read(|log| View::new(log, topics, limit).position(after))
     }
 
     /// What the feed holds now.
     pub fn counts(&self) -> Counts {
-        self.log.read(Log::counts)
+        self.0.log.read(Log::counts)
     }
 
     /// How many readers wait in [`Feed::next`], over all handles.
     pub fn waiters(&self) -> usize {
-        self.log.wakers.waiters()
+        self.0.log.wakers.waiters()
     }
 
     /// Protects messages that must still be delivered: in each topic, those newer than its number stay,
     /// whatever the retention says. Replaces all earlier pins. A feed over
     /// [`Retention::total_bytes`] that still has pinned messages refuses new ones.
     pub fn pin(&self, pins: HashMap<Topic, u64>) {
-        self.log.change(|log| log.pin(pins));
+        self.0.log.change(|log| log.pin(pins));
     }
 
     /// Ends every wait of this handle and its clones, and every later one.
     pub fn close(&self) {
         // Set before the wake-up: a woken reader looks at it.
-        self.closed.store(true, Ordering::SeqCst);
-        self.log.wakers.wake_all();
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.log.wakers.wake_all();
     }
 
     /// Whether this handle was closed.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.0.closed.load(Ordering::SeqCst)
     }
 
     /// Whether the feed accepts messages, as far as this process knows.
@@ -215,13 +219,13 @@ impl Feed {
     /// # Errors
     /// [`FeedError::Stopped`].
     pub fn health(&self) -> Result<(), FeedError> {
-        self.log.health()?;
+        self.0.log.health()?;
         self.store().map_or(Ok(()), Store::health)
     }
 
     /// Where the messages outlive the process; `None` for a feed in memory.
     pub fn store(&self) -> Option<&dyn Store> {
-        self.store.as_deref()
+        self.0.store.as_deref()
     }
 }
 
@@ -287,7 +291,7 @@ impl Reading<'_> {
     /// `None` if there is nothing yet for a reader that waits.
     fn page(&self) -> Option<PartialPage> {
         let waits = self.waiter.is_some();
-        self.feed.log.read(|log| {
+        self.feed.0.log.read(|log| {
             // A shortcut: a reader looks twice before each wait, and most have read everything.
             if waits && self.after == After::Cursor(log.head()) {
                 return None;

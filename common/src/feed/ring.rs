@@ -72,9 +72,10 @@ impl Ring {
         }
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.bytes += entry.cost();
-        self.entries.push_back(entry);
+    pub(super) fn push(&mut self, message: Message, published: Instant) {
+        self.published = published;
+        self.bytes += message.cost();
+        self.entries.push_back(Entry::Loaded(Arc::new(message)));
     }
 
     /// Drops the oldest entry, and marks it.

@@ -24,7 +24,11 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    feed::{Cursor, Message, Retention, log::Log, store::LiveLog},
+    feed::{
+        Cursor, Message, Retention,
+        log::{Changes, Log},
+        store::LiveLog,
+    },
     store::moment,
 };
 
@@ -143,7 +147,7 @@ impl Follower {
 
     fn show(&self, id: Cursor, message: &jetstream::Message) {
         if let Some((message, published)) = decode(id, message) {
-            self.log.push(message, published);
+            self.log.push(message, published, &mut Changes::default());
         }
         self.log.change(|log| log.raise_head(id.seq));
         self.shown.send_replace(id);
@@ -187,7 +191,7 @@ pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log,
         for message in tail.batch().await? {
             let seq = tail.count(&message).map_err(nats)?;
             if let Some((message, published)) = decode(Cursor { epoch, seq }, &message) {
-                log.push(message, published);
+                log.push(message, published, &mut Changes::default());
             }
             log.raise_head(seq);
         }

@@ -43,7 +43,7 @@ use tokio::{
 
 use crate::feed::{
     Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
-    log::Log,
+    log::Changes,
     store::{LiveLog, Once, PartialPage, Store, StoreFuture, fingerprint},
 };
 use follow::{Follower, PATIENCE, SETTLE};
@@ -196,8 +196,8 @@ impl Nats {
         }
         let before = *self.head.borrow();
         // Refuses before anything is stored: the stream knows nothing of topics, pins and their limits.
-        self.log.change(Log::trim);
-        self.log.change(|log| log.admit(&topic, Instant::now()))?;
+        self.log
+            .change(|log| log.admit(&topic, Instant::now(), &mut Changes::default()))?;
         let stored = self.send(&topic, &draft, once.as_ref()).await?;
         let (epoch, seq) = (before.epoch, stored.sequence);
         let id = Cursor { epoch, seq };
@@ -281,7 +281,7 @@ impl Nats {
                     messages.push(Arc::new(record.message(Cursor { epoch, seq: *seq })))
                 }
                 // The stream trims itself, sometimes earlier than the log. The log then follows.
-                None => drop(self.log.change(|log| log.lose(*seq))),
+                None => self.log.change(|log| log.lose(*seq)),
             }
         }
         let is_whole = messages.len() == seqs.len() && self.head.borrow().epoch == epoch;

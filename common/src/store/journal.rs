@@ -169,7 +169,7 @@ impl Job for Publish {
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
         let publish = *self;
         if committed.is_err() {
-            publish.kept.note(publish.unsaved);
+            publish.kept.unsaved().extend(publish.unsaved);
         }
         let answer = committed.map_err(FeedError::from).and(publish.outcome);
         if let Ok(Published {
@@ -178,9 +178,8 @@ impl Job for Publish {
         }) = answer
         {
             let message = Message::encode(id, publish.topic, publish.draft, publish.time);
-            publish
-                .kept
-                .note(publish.kept.log.push(message, publish.now));
+            let kept = publish.kept;
+            kept.log.push(message, publish.now, &mut kept.unsaved());
         }
         // An error only means that the publisher is gone.
         let _ = publish.reply.send(answer);
@@ -224,16 +223,9 @@ impl Job for Save {
 }
 
 impl Kept {
-    /// Trims first and separately: what was trimmed must be noted even if the message is refused.
     fn admit(&self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
-        self.note(self.log.change(Log::trim));
-        self.note(self.log.change(|log| log.admit(topic, now))?);
-        Ok(())
-    }
-
-    /// Remembers what the file must delete or update.
-    fn note(&self, changes: Changes) {
-        self.unsaved().extend(changes);
+        let mut unsaved = self.unsaved();
+        self.log.change(|log| log.admit(topic, now, &mut unsaved))
     }
 
     /// Writes the log's changes to the file. A topic's mark is saved in the same transaction as its
