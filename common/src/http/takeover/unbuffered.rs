@@ -43,6 +43,9 @@ use crate::{
 /// The most bytes kept of what a client sends before it has its answer.
 const MAX_EARLY: usize = 8 * 1_024;
 
+/// A smaller answer is copied into one buffer.
+const SMALL: usize = 1_024;
+
 /// What a route answers: a complete body, not a stream.
 type Routed = Result<Response<Pieces>, Infallible>;
 
@@ -190,7 +193,15 @@ where
     ) -> io::Result<()> {
         let mut bytes = encode(version, last, answer);
         let mut socket = StallGuard::new(&mut self.socket, self.timeouts.stall);
-        socket.write_all_buf(&mut bytes).await?;
+        match bytes.remaining() {
+            // A `write` costs less than a `writev`.
+            ..SMALL => {
+                socket
+                    .write_all(&bytes.copy_to_bytes(bytes.remaining()))
+                    .await?
+            }
+            _ => socket.write_all_buf(&mut bytes).await?,
+        }
         if last {
             socket.shutdown().await?;
         }
