@@ -403,7 +403,11 @@ mod tests {
         async fn start() -> Self {
             let connections = Connections::new(100);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (feed, config) = (Feed::new(Retention::default()), Config::default());
+            let feed = Feed::new(Retention::default());
+            let config = Config {
+                heartbeat: Duration::from_secs(3_600), // it would tell who has left, too
+                ..Config::default()
+            };
             let app = App::new(feed, config, &listener, connections.spawner()).unwrap();
             Self {
                 connections,
