@@ -1,5 +1,5 @@
 //! The long poll for those who may read it: tokens, cookies, tickets, rights on topics. A wait ends with its token.
-//! `cargo run -p long-polling --example access -- 127.0.0.1:8002` prints a token for an hour.
+//! `cargo run -p long-polling --example long_polling_access -- 127.0.0.1:8002` prints a token for an hour.
 
 use std::{
     env,

@@ -1,5 +1,5 @@
 //! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
-//! `cargo run -p long-polling --example in_axum -- 127.0.0.1:8002`
+//! `cargo run -p long-polling --example long_polling_in_axum -- 127.0.0.1:8002`
 //!
 //! To take it: `compare -- copy long-polling src` and `copy common-feed src`, and `long_polling::` and `common::` become `crate::`. Only
 //! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.

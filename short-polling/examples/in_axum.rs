@@ -1,5 +1,5 @@
 //! A conditional poll in an axum app: 304 without news, by the files of this crate's copy set.
-//! `cargo run -p short-polling --example in_axum -- 127.0.0.1:8001`
+//! `cargo run -p short-polling --example short_polling_in_axum -- 127.0.0.1:8001`
 //!
 //! To take it: `compare -- copy short-polling src` and `copy common-feed src`, and `short_polling::` and `common::` become `crate::`. Only
 //! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.

@@ -1,5 +1,5 @@
 //! The event stream for those who may read it: tokens, cookies, tickets, rights on topics, an end at expiry.
-//! `cargo run -p sse --example access -- 127.0.0.1:8005` prints a token for an hour.
+//! `cargo run -p sse --example sse_access -- 127.0.0.1:8005` prints a token for an hour.
 
 use std::{
     env,

@@ -1,5 +1,5 @@
 //! An event stream in an axum app: resume, heartbeat and drain, by the files of this crate's copy set.
-//! `cargo run -p sse --example in_axum -- 127.0.0.1:8005`
+//! `cargo run -p sse --example sse_in_axum -- 127.0.0.1:8005`
 //!
 //! To take it: `compare -- copy sse src` and `copy common-feed src`, and `sse::` and `common::` become `crate::`. Only
 //! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.

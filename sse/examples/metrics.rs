@@ -208,7 +208,7 @@ fn registry(app: &App) -> Registry {
         (
             "waiting",
             "Readers that have everything",
-            counts.waiters as u64,
+            app.feed.waiters() as u64,
         ),
         (
             "healthy",

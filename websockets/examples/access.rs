@@ -1,5 +1,5 @@
 //! A websocket for those who may use it: a token as a subprotocol, rights on topics for each command, an end at expiry.
-//! `cargo run -p websockets --example access -- 127.0.0.1:8004` prints a token for an hour. In a browser:
+//! `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour. In a browser:
 //! `new WebSocket("ws://127.0.0.1:8004/topics/news.a", ["feed.v1.json", "bearer.TOKEN"])`
 //!
 //! The server's half of the session is that of `in_axum.rs`. A page cannot see why a handshake is refused, so it gets

@@ -1,5 +1,5 @@
 //! A websocket session on axum's connection: close codes, pings, resume and drain, by the files of this crate's
-//! copy set. `cargo run -p websockets --example in_axum -- 127.0.0.1:8004`
+//! copy set. `cargo run -p websockets --example websockets_in_axum -- 127.0.0.1:8004`
 //!
 //! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
