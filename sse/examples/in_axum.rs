@@ -5,7 +5,7 @@
 //! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
 //!
 //! What the crate's own server has, and this does not:
-//! - The takeover: a stream costs 15 KiB instead of 2. For many clients, start [`sse::run`] on a listener
+//! - The takeover: each stream keeps two buffers of hyper. For many clients, start [`sse::run`] on a listener
 //!   of its own in a task of your app. It takes the same `Feed`.
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
