@@ -258,7 +258,7 @@ fn targets() -> Vec<Row> {
             "absolute form, a user",
             "http://a@localhost/healthz",
             "localhost",
-            &["400", "421 next"],
+            &["400", "400 next"],
         ),
         absolute(
             "absolute form, another scheme",
