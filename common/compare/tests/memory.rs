@@ -93,6 +93,7 @@ fn post(path: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "opens 1,600 sockets and measures memory; CI runs it"]
 async fn a_peer_holds_no_more_than_the_readme_says() {
     let mut over = Vec::new();
     // The receiver first, and alone, because it is in this process.
