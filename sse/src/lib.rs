@@ -48,7 +48,7 @@ pub struct Config {
     #[arg(long, default_value = "2", value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Duration,
     /// End a stream or a session at this age, in seconds, or up to a tenth earlier. Its client reconnects
-    /// and misses nothing. A proxy that still reads for a client that has left does not reconnect.
+    /// and misses nothing. This also ends connections that a proxy keeps open after its client has left.
     #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
     pub max_age: Duration,
     /// How many streams may be open at one time. A client over the limit is told when to retry.

@@ -1,8 +1,8 @@
-//! A websocket for those who may use it: a token as a subprotocol, rights on topics for each command, an end at expiry.
+//! A websocket with access control: a token as a subprotocol, rights on topics for each command, an end at expiry.
 //! `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour. In a browser:
 //! `new WebSocket("ws://127.0.0.1:8004/topics/news.a", ["feed.v1.json", "bearer.TOKEN"])`
 //!
-//! The server's half of the session is that of `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
+//! The session is the same as in `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
 //! the 101 and a close code: 4401 for a token that is not valid, 4403 for a topic that it may not read.
 
 use std::{
@@ -136,7 +136,7 @@ impl Subprotocol for Guarded {
 
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
         tokio::select! {
-            biased; // A grant that has ended is looked at before each page.
+            biased; // The grant is checked before each page.
             () = self.access.ended(&self.grant) => Err(refusal(StatusCode::UNAUTHORIZED)),
             news = self.inner.next() => news,
         }
@@ -147,7 +147,7 @@ impl Subprotocol for Guarded {
     }
 }
 
-/// What a command names that needs a right.
+/// The parts of a command that need a right.
 #[derive(Deserialize)]
 struct Command {
     publish: Option<Publish>,
@@ -168,8 +168,8 @@ struct Subscribe {
     r#ref: Value,
 }
 
-/// The `error` frame for a command without the right to its topics. What cannot be read here is refused: the
-/// subprotocol might read it in another way.
+/// The `error` frame for a command without the right to its topics. Text that cannot be parsed here is refused,
+/// because the subprotocol might parse it in another way.
 fn check(grant: &Grant, text: &str) -> Result<(), Value> {
     let command: Command = serde_json::from_str(text)
         .map_err(|_| json!({"error": {"status": 400, "detail": "this is not a command"}}))?;
@@ -203,7 +203,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
-    // Yours comes from a file or a variable, or no token outlives a restart.
+    // Read yours from a file or a variable: with a random key, no token survives a restart.
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let news = vec!["news.*".to_owned()];

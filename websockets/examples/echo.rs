@@ -4,7 +4,7 @@
 //! cargo run -p websockets --example echo -- --listen 127.0.0.1:9001
 //! ```
 //!
-//! It shows what the pieces need around them: hyper accepts the handshake, `hyper::upgrade` gives the
+//! It shows what a `Socket` needs around it: hyper accepts the handshake, `hyper::upgrade` gives the
 //! connection, and one task per connection reads and writes. The Autobahn Testsuite and the benchmark
 //! run against it. A real server also needs limits, pings and a drain: `session.rs` and `serve.rs`.
 
@@ -24,8 +24,8 @@ use websockets::{
     socket::{Message, Socket},
 };
 
-/// What the Autobahn Testsuite sends: messages of 16 MiB, and as many in frames of 64 bytes. One more
-/// frame, an empty one, may end the message.
+/// The Autobahn Testsuite sends messages of 16 MiB, also in frames of 64 bytes. One more frame, an empty
+/// one, may end the message.
 const LIMITS: Limits = Limits {
     message: 16 * 1024 * 1024,
     fragments: 262_144 + 1,
@@ -89,7 +89,7 @@ async fn echo(upgraded: Upgraded) {
             break ending;
         }
     };
-    // A peer that does not take the close frame is dropped all the same.
+    // A peer that does not accept the close frame is dropped all the same.
     let _ = close(&mut socket, ending).await;
 }
 

@@ -4,8 +4,8 @@
 //! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
 //! - The write timeout: a client that accepts no data keeps its slot until `AGE`.
-//! - The `Origin` check, which no browser does for a websocket. Without it any page may use your users' cookies.
-//! - What else `axum::serve` leaves out: closing slow heads, a connection limit.
+//! - The `Origin` check: a browser lets any page open a websocket, with your users' cookies.
+//! - What else `axum::serve` leaves out: closing slow heads, a limit on connections that are not sessions yet.
 //!   `common/examples/axum/serve.rs` serves the same router with all of them.
 
 use std::{env, error::Error, io, sync::Arc, time::Duration};
@@ -85,7 +85,7 @@ async fn run(
         socket.push(TEXT, subscribed.as_bytes());
     }
     let mut session = Session::new(sessions, slot, socket, subscriptions, None);
-    let _ = session.run(&mut draining).await; // A peer that takes no bytes is dropped all the same.
+    let _ = session.run(&mut draining).await; // A peer that accepts no bytes is dropped all the same.
 }
 
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:

@@ -199,8 +199,8 @@ fn say(line: &str) -> Result<(), Failure> {
     printed.map_err(|error| Failure::Final(format!("printing: {error}")))
 }
 
-/// A connection with timeouts. Linux ends a waiting call with [`ErrorKind::Interrupted`] if the process was
-/// stopped and goes on. That is no timeout: what came meanwhile has yet to be read.
+/// A connection with timeouts. When a stopped process continues, Linux ends a waiting call with
+/// [`ErrorKind::Interrupted`]. That is no timeout: bytes that came meanwhile are still unread.
 #[derive(Debug)]
 pub struct Stream<S = TcpStream>(pub S);
 

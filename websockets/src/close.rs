@@ -13,7 +13,7 @@
 //! | 1013 | the server is at its session limit | yes, later |
 //!
 //! A peer may close with 1000 to 1003, 1007 to 1014, or 3000 to 4999, and gets its own code and reason
-//! back. Any other code breaks the protocol: the registry does not have it, or it is never sent.
+//! back. Any other code breaks the protocol, because it is not registered or must never be sent.
 
 use std::{io, time::Duration};
 
@@ -31,10 +31,10 @@ use crate::{
 
 /// How long the whole closing may take.
 const CLOSING: Duration = Duration::from_secs(5);
-/// How long a peer has to send its close frame. Then comes our FIN, ready or not. A browser calls a close
-/// unclean if the FIN comes before it has sent its own frame.
+/// How long a peer has to send its close frame. After that, our FIN is sent in any case. A browser reports
+/// an unclean close if the FIN arrives before it has sent its own frame.
 const LINGER: Duration = Duration::from_secs(3);
-/// How many bytes a peer may send before its close frame. A browser first sends its message to the end.
+/// How many bytes a peer may send before its close frame. A browser first finishes the message that it is sending.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why a session ends.
@@ -44,11 +44,11 @@ pub enum Ending {
     ByPeer,
     /// We close, with a reason for the peer.
     Ours(CloseCode, &'static str),
-    /// No close frame: the peer left without one, was reset, or takes no bytes.
+    /// No close frame: the peer left without one, reset the connection, or accepts no bytes.
     Gone(io::Error),
 }
 
-/// The peer did not take everything that was written to it. Reset the connection: otherwise the kernel
+/// The peer did not accept everything that was written to it. Reset the connection: otherwise the kernel
 /// keeps the rest in memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer accepted no data")]
@@ -58,7 +58,7 @@ pub struct Stalled;
 /// the peer still sends has no effect.
 ///
 /// # Errors
-/// [`Stalled`], if the peer did not take all bytes.
+/// [`Stalled`], if the peer did not accept all bytes.
 pub async fn close<S>(socket: &mut Socket<S>, ending: Ending) -> Result<(), Stalled>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -83,7 +83,7 @@ where
             let code_bytes = u16::from(code).to_be_bytes();
             socket.push(CLOSE, &[&code_bytes, reason.as_bytes()].concat());
             socket.ready(false).await?;
-            // After a broken frame the peer's next one cannot be found.
+            // After a broken frame it is unknown where the next one begins.
             if code != CloseCode::Protocol {
                 // Without an answer the connection ends all the same.
                 let _ = timeout(LINGER, socket.skip_to_close(LINGER_BYTES)).await;

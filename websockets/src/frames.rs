@@ -1,12 +1,12 @@
 //! Frames and messages (RFC 6455 §5), without I/O.
 //!
-//! The peer's bytes go into an [`Inbox`], and messages come out. A payload is unmasked where it lies and
-//! lent to the caller. Only fragments are moved, so that they join.
+//! The peer's bytes go into an [`Inbox`], and messages come out. A payload is unmasked in place and lent
+//! to the caller. Only fragments are moved, to join them.
 //!
 //! tungstenite has all of this in its `WebSocketContext`, which is not used here. It copies each payload twice
-//! more: an echo of 16 B took a fifth more of the processor's time, and one of 64 KiB twice as much
-//! (`cargo bench -p websockets`). It keeps a read buffer for every idle connection, answers close code 1014,
-//! which is registered, by 1002, and has no limit on the number of fragments.
+//! more: an echo of 16 B took a fifth more CPU time, and one of 64 KiB twice as much
+//! (`cargo bench -p websockets`). It keeps a read buffer for every idle connection. It answers close code
+//! 1014, which is registered, with 1002. It has no limit on the number of fragments.
 
 use std::{cell::Cell, mem, ops::Range, str};
 
@@ -33,8 +33,8 @@ pub const READ: usize = 68 * 1024;
 
 thread_local! {
     /// The buffer of the next read. One is enough for all sockets of a thread, because a socket between two
-    /// messages needs none. With a new one for each read, an echo of 64 KiB takes a quarter more of the
-    /// processor's time (`cargo bench -p websockets`).
+    /// messages needs none. With a new one for each read, an echo of 64 KiB takes a quarter more CPU
+    /// time (`cargo bench -p websockets`).
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -89,7 +89,7 @@ struct Header {
 }
 
 impl Inbox {
-    /// These bytes have come.
+    /// An inbox that already holds these bytes.
     pub fn new(bytes: &[u8], limits: Limits) -> Self {
         Self {
             limits,
@@ -99,7 +99,7 @@ impl Inbox {
         }
     }
 
-    /// Lets `read` append bytes. It gets a buffer with room.
+    /// Calls `read` with a buffer that has room, so that it can append bytes.
     pub fn fill<T>(&mut self, read: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         if self.bytes.len() == self.bytes.capacity() {
             let mut buffer = SPARE.take();
@@ -142,8 +142,8 @@ impl Inbox {
         &self.bytes[place]
     }
 
-    /// Passes over whole frames to the peer's close frame. Returns whether it has come. `skip` is how many
-    /// bytes are still to be passed; it begins with 0.
+    /// Skips frames up to the peer's close frame. Returns whether that has come. `skip` is how many bytes of
+    /// the current frame are still to skip; it begins with 0.
     pub fn skip_to_close(&mut self, skip: &mut usize) -> bool {
         self.begun = None;
         loop {
@@ -172,7 +172,8 @@ impl Inbox {
         }
     }
 
-    /// Makes half a message take little more than its own size. For when nothing more can be read now.
+    /// Shrinks the buffer of an incomplete message to the message's size. Call it when nothing more can be
+    /// read now.
     pub fn shrink(&mut self) {
         if self.bytes.len() < self.bytes.capacity() / 2 {
             let rest = self.bytes.to_vec();
@@ -260,7 +261,7 @@ impl Inbox {
     }
 }
 
-/// Keeps a buffer for the next read of this thread.
+/// Keeps a buffer for the next read of this thread. One of another size is freed.
 fn give_back(mut buffer: Vec<u8>) {
     if buffer.capacity() == READ {
         buffer.clear();
@@ -285,7 +286,7 @@ fn utf8_prefix(bytes: &[u8]) -> Result<usize, Violation> {
     }
 }
 
-/// Takes the mask off (§5.3), in steps that the compiler makes vector instructions of.
+/// Removes the mask (§5.3), four bytes at a time, which the compiler turns into vector instructions.
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let (chunks, rest) = payload.as_chunks_mut();
     for chunk in chunks {
@@ -330,9 +331,9 @@ pub fn make_room(bytes: usize, out: &mut Vec<u8>) {
 }
 
 /// How many bytes to copy at a time. For more, glibc before 2.39 uses an instruction that is up to 20 times
-/// slower on AMD's Zen 3 and 4 (sourceware bug 30994). There an echo of 64 KiB takes two fifths more.
+/// slower on AMD's Zen 3 and 4 (sourceware bug 30994). There an echo of 64 KiB takes two fifths longer.
 const COPY: usize = 2 * 1024;
-/// By how much the bytes to write grow at a time. A `Vec` would double, and hold twice of what is queued.
+/// By how much the output buffer grows at a time. A `Vec` doubles, and would hold twice what is queued.
 const GROWTH: usize = 16 * 1024;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use hyper::{
 };
 use tungstenite::handshake::derive_accept_key;
 
-/// Takes keys whose last bits say nothing and are not zero, as the standard's own example in §4.1.
+/// Accepts keys whose unused last bits are not zero, like the standard's own example in §4.1.
 const KEY: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),

@@ -1,14 +1,14 @@
 //! WebSockets: one upgraded connection, both ways.
 //!
 //! The client asks once to change the protocol. From then on both sides send when they want: the client
-//! publishes, the server answers and notifies. A session holds a few cursors. It fetches pages from the
-//! feed when its socket takes bytes, so a slow reader has no queue here. A client that reconnects with
-//! its last id misses nothing. From the top:
+//! publishes, the server answers and notifies. A session holds a few cursors. It fetches the next page
+//! from the feed only when its socket accepts bytes, so a slow reader costs no queue. A client that
+//! reconnects with its last id misses nothing. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections, gives each to hyper, and takes it back when it is upgraded;
 //! - `route.rs` turns a request into an answer; [`handshake`] is the answer that upgrades, and
-//!   `spelling.rs` the names of its fields;
+//!   `spelling.rs` spells the names of its fields;
 //! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] is a
 //!   websocket on any async stream, [`frames`] its protocol without I/O, [`close`] ends it and tells the
 //!   peer why;
@@ -50,7 +50,7 @@ pub struct Config {
     #[arg(long, default_value = "20", value_parser = positive_seconds, value_name = "SECONDS")]
     pub ping: Duration,
     /// End a stream or a session at this age, in seconds, or up to a tenth earlier. Its client reconnects
-    /// and misses nothing. A proxy that still reads for a client that has left does not reconnect.
+    /// and misses nothing. This also ends connections that a proxy keeps open after its client has left.
     #[arg(long, default_value = "3600", value_parser = positive_seconds, value_name = "SECONDS")]
     pub max_age: Duration,
     /// The knobs of the feed.

@@ -28,8 +28,8 @@
 //!
 //! A `heartbeat` comes once after `subscribed`, as soon as every subscription has sent what there was: the
 //! client is live. It also comes after each gap, and to clients that asked for it with
-//! `?heartbeat=SECONDS`. A client may subscribe after its `next` instead of its last id. If its last id is
-//! newer, it keeps that id.
+//! `?heartbeat=SECONDS`. A client may subscribe after its `next` instead of its last id. If a subscription's
+//! last id is newer, the client keeps that id: `next` is the oldest position of all subscriptions.
 
 use std::{
     fmt::{self, Display},
@@ -168,7 +168,7 @@ impl<'a> Members<'a> {
         text.ok_or_else(|| self.wrong(format!("{name} is missing")))
     }
 
-    /// `null` is as if it were not there.
+    /// `null` counts as absent.
     fn optional<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let json = self.take(name).unwrap_or("null");
         let text = self.read::<Option<String>>(name, json)?;

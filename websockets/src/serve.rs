@@ -1,6 +1,6 @@
 //! The accept loop, one connection, and its upgrade.
 //!
-//! A connection may become a session. For hyper it is then done, and hyper's graceful shutdown does not
+//! A connection may become a session. hyper is then done with it, and hyper's graceful shutdown does not
 //! reach it. So the same task runs the session, under the same limit and in the same drain.
 
 use std::{
@@ -30,7 +30,7 @@ use crate::{
     subscriptions::Subscriptions,
 };
 
-/// The most frames that a message may come in. Each costs the server some work, even an empty one.
+/// The most frames of one message. Each costs the server some work, even an empty one.
 const MAX_FRAGMENTS: u32 = 1_024;
 
 type Stream = StallGuard<TcpStream>;
@@ -123,7 +123,8 @@ async fn until_session(
     let upgraded = (&mut opening.upgrade).await.inspect_err(log).ok()?;
     match opening.slot {
         Some(_) => busy.to_the_end(),
-        // A refused client may take seconds to close. Its connection is there for others.
+        // A refused client may take seconds to close. Idle until then, its connection can be closed for
+        // a new one.
         None => drop(busy),
     }
     Some(session(&app, upgraded, opening))
@@ -188,7 +189,7 @@ mod tests {
         let connections = Connections::new(1);
         let (activity, draining) = (connections.activity(), connections.draining());
         let size = size_of_val(&connection(stream, Arc::new(app), activity, draining));
-        // As much fills a task of 1 KiB with tokio's own 104 bytes; ten thousand of them are open.
+        // With tokio's own 104 bytes this fills a task of 1 KiB, and ten thousand of them are open.
         assert!(size <= 920, "{size} bytes");
     }
 }

@@ -22,8 +22,8 @@ use crate::{
     socket::{Message, Socket},
 };
 
-/// Reading and answering stop while this many bytes wait to be written, because more answers would need
-/// more memory. So at most one answer goes beyond it.
+/// Stops reading and answering while this many bytes wait to be written, because every answer needs more
+/// memory. At most one answer exceeds it.
 pub const MAX_UNSENT: usize = 64 * 1024;
 
 /// What the messages of one session mean (RFC 6455 §1.9).
@@ -39,9 +39,9 @@ pub trait Subprotocol {
     /// How the session ends instead.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, Ending>> + Send;
 
-    /// Called at every heartbeat. If the client asked for none, called once per ping interval, and the
-    /// result is dropped. It is dropped, too, while something waits to be written. Returns the text of the
-    /// heartbeat, if there is one.
+    /// Called at every heartbeat, or once per ping interval if the client asked for none: a subprotocol may
+    /// also use the call to move its cursors. Returns the text of the heartbeat, if there is one. The session
+    /// drops the text if the client asked for none, or while something waits to be written.
     fn heartbeat(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
@@ -54,14 +54,14 @@ pub struct Sessions {
     pub age: Duration,
     /// How long the server drains. The last session leaves by half of this time.
     pub drain: Duration,
-    /// How many may be open.
+    /// The most sessions that may be open.
     pub max: usize,
     /// One permit for each session that may still open.
     pub slots: Arc<Semaphore>,
 }
 
 impl Sessions {
-    /// No session yet, and at most `max` of them.
+    /// No sessions yet, and at most `max` of them.
     pub fn new(max: usize, ping: Duration, age: Duration, drain: Duration) -> Self {
         Self {
             ping,
@@ -78,14 +78,14 @@ impl Sessions {
     }
 }
 
-/// Whether the peer is still there. Any byte of it is a sign.
+/// Whether the peer is still there. Any byte from it proves that.
 #[derive(Debug, Clone, Copy)]
 enum Liveness {
-    /// Nothing is in doubt.
+    /// It is taken to be there.
     Assumed,
     /// It was pinged at this time.
     Asked(Instant),
-    /// At this time it had not answered the ping. It gets [`DOUBT`] more.
+    /// At this time it had not answered the ping. It gets a [`DOUBT`]th of a ping interval more.
     Doubted(Instant),
 }
 
@@ -104,7 +104,7 @@ pub struct Session<S, P> {
     heartbeat_at: Instant,
     /// When this session leaves: at its greatest age, or earlier if the server drains.
     leave_at: Instant,
-    /// The server drains. The last news comes when the session leaves.
+    /// The server drains. The session fetches no more news until it leaves.
     draining: bool,
 }
 
@@ -181,8 +181,8 @@ where
         Box::pin(close(&mut self.socket, ending)).await
     }
 
-    /// If no more will come, chooses a random time to leave, so that the next server need not accept all
-    /// clients at once.
+    /// Queues news. `None` means that no more will come: the session then leaves at a random time, so that
+    /// the next server need not accept all clients at once.
     fn deliver(&mut self, news: Option<Vec<u8>>) -> Result<(), Ending> {
         if let Some(frames) = news {
             self.socket.push_frames(frames);
@@ -198,7 +198,7 @@ where
     /// Handles what has come, and what is due by the clock.
     async fn work(&mut self, due: bool) -> Result<(), Ending> {
         if due {
-            // What the clock decides below must not overlook what lies in the socket.
+            // Read first: `tick` must not take a peer for silent whose answer is already in the socket.
             self.socket.hear().await?;
         }
         while self.socket.unsent() < MAX_UNSENT
@@ -235,7 +235,7 @@ where
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
             let text = self.subprotocol.heartbeat().await;
-            // Behind bytes that the peer does not take, heartbeats would pile up.
+            // Heartbeats would pile up behind bytes that the peer does not accept.
             if let (Some(_), Some(text), 0) = (self.heartbeat, text, self.socket.unsent()) {
                 self.socket.push(TEXT, text.as_bytes());
             }
@@ -271,8 +271,8 @@ where
         }
     }
 
-    /// When a silent peer is pinged, doubted or given up. A ping also goes to a peer that talks and hears
-    /// nothing: a proxy between may watch this direction only.
+    /// When a silent peer is pinged, doubted or given up. A peer that sends but receives nothing is pinged
+    /// too, because a proxy may watch only this direction.
     fn check_at(&self) -> Instant {
         let ping = self.shared.ping;
         match self.liveness() {
@@ -284,12 +284,12 @@ where
 
     fn check(&mut self, now: Instant) -> Result<(), Ending> {
         if self.socket.unsent() > 0 {
-            // A ping would queue behind bytes that the peer does not take. The connection's write
+            // A ping would queue behind bytes that the peer does not accept. The connection's write
             // timeout disconnects such a peer.
             self.socket.end_silence();
             return Ok(());
         }
-        // The process was stopped, or is starved.
+        // If so, the process was stopped or starved, and the answer may be unread.
         let is_late = now > self.check_at() + self.shared.ping / DOUBT / 2;
         self.liveness = match self.liveness() {
             Liveness::Assumed => {
@@ -305,9 +305,9 @@ where
     }
 }
 
-/// A peer is given up after two looks, which are a 20th of a ping interval apart, and the second in time.
-/// When a stopped process goes on, the runtime learns of at most 1,024 readable sockets before it runs the
-/// timers. So one look may find nothing on a socket that has the answer.
+/// A peer is given up after two checks, if the second is on time. They are this fraction of a ping interval
+/// apart. When a stopped process continues, the runtime learns of at most 1,024 readable sockets before it
+/// runs the timers. So a single check may miss an answer that is already in the socket.
 const DOUBT: u32 = 20;
 
 /// The time over which the open sessions leave: a thousand a second, but all by half of the drain, so that

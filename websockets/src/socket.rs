@@ -26,8 +26,8 @@ use crate::frames::{
     push_frame,
 };
 
-/// The least that one read takes. Otherwise what waits to be written takes from [`READ`]: a peer that sends
-/// and does not read holds this much of both.
+/// The least room of one read. Unsent bytes reduce the room from [`READ`] down to this. So a peer that sends
+/// but does not read holds about [`READ`] in both buffers together.
 const LEAST_READ: usize = 4 * 1024;
 
 /// A websocket, the server's side.
@@ -90,12 +90,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.heard
     }
 
-    /// Since when one side has been silent.
+    /// Since when at least one of the two directions has been silent.
     pub fn silent_since(&self) -> Instant {
         self.heard.min(self.said)
     }
 
-    /// Restarts the silence of both sides, as if bytes had come and gone now.
+    /// Restarts the silence of both sides, as if bytes had been read and written now.
     pub fn end_silence(&mut self) {
         (self.heard, self.said) = (Instant::now(), Instant::now());
     }
@@ -154,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         poll_fn(|task| now(self.poll_write(task))).await
     }
 
-    /// The next message in the received bytes, if there is one, and the bytes to write, for its answer.
+    /// The next message in the received bytes, if there is one, and the output buffer for its answer.
     ///
     /// # Errors
     /// The rule that the peer's bytes break. No message can be read after it.
@@ -246,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// Does not wait for what is not ready.
+/// Turns pending into done, because the caller must not wait.
 fn now(poll: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
     match poll {
         Poll::Pending => Poll::Ready(Ok(())),

@@ -1,8 +1,8 @@
-//! The field names of the 101, spelt as in RFC 6455. Some clients find no other spelling, though names
-//! have no case.
+//! The field names of the 101, spelt as in RFC 6455. Some clients accept no other spelling, although
+//! names are case-insensitive.
 //!
 //! hyper writes names in lower case and has no setting for single ones. But it can keep the spelling of a
-//! request that it reads, and it uses it for an answer that carries it.
+//! request in the request's extensions. An answer with the same extensions is written in this spelling.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use tokio::io::{join, sink};
 const NAMES: &str = "GET / HTTP/1.0\r\nUpgrade:\r\nConnection:\r\nSec-WebSocket-Accept:\r\n\
     Sec-WebSocket-Protocol:\r\nX-Content-Type-Options:\r\nVary:\r\nDate:\r\n\r\n";
 
-/// What an answer carries to be spelt like this.
+/// The extensions that give an answer this spelling.
 pub(crate) static SPELLING: LazyLock<Extensions> = LazyLock::new(|| {
     let kept = Mutex::new(Extensions::new());
     let keep = service_fn(|mut request: Request<Incoming>| {

@@ -1,4 +1,4 @@
-//! What a session reads of the feed: sets of topics, each with its own cursor.
+//! What a session reads from the feed: sets of topics, each with its own cursor.
 //!
 //! With its own cursor, a subscription that catches up does not move one that is live. A topic is in one
 //! subscription only, so no message is sent twice. A client keeps the same state: the last id of each
@@ -42,11 +42,11 @@ pub(crate) struct Subscription {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// It still sends what there was when it began.
+    /// It still sends the messages that were there when it began.
     Replaying,
-    /// It has sent that. The client is told when all subscriptions have.
+    /// It has sent them. The client is told once all subscriptions have.
     Replayed,
-    /// The client knows.
+    /// The client was told. Now the subscription waits for news.
     Live,
 }
 
@@ -134,7 +134,7 @@ impl Subscriptions {
 
     async fn next_of_any(&mut self) -> Result<Vec<u8>, FeedError> {
         if self.all.is_empty() {
-            return pending().await; // `select_all` takes no empty list.
+            return pending().await; // `select_all` panics on an empty list.
         }
         if self.turns_live() {
             return Ok(self.encoded_heartbeat()); // The last one that replayed was removed.
@@ -146,7 +146,7 @@ impl Subscriptions {
         Ok(frames)
     }
 
-    /// The frames of a page. Its subscription reads on after it.
+    /// Encodes a page as frames, and moves the cursor of its subscription behind it.
     fn take(&mut self, index: usize, page: Page) -> Vec<u8> {
         let one = &mut self.all[index];
         one.after = page.then;
