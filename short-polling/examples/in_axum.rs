@@ -1,12 +1,13 @@
 //! A conditional poll in an axum app: 304 without news, by the files of this crate's copy set.
 //! `cargo run -p short-polling --example short_polling_in_axum -- 127.0.0.1:8001`
 //!
-//! To take it: `compare -- copy short-polling src` and `copy common-feed src`, and `short_polling::` and `common::` become `crate::`. Only
-//! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
+//! To copy it: run `compare -- copy short-polling src` and `copy common-feed src`. Then replace `short_polling::` and
+//! `common::` by `crate::`. Only `publish` and `shutdown_signal` are not in those sets: publish with
+//! `feed.publish(topic, Draft::new(Data::text("…")))`.
 //!
 //! What the crate's own server has, and this does not:
-//! - The takeover: an idle connection keeps two buffers of hyper. For many clients, start [`short_polling::run`] on a listener
-//!   of its own in a task of your app. It takes the same `Feed`.
+//! - The takeover: an idle connection keeps two buffers of hyper. For many clients, start
+//!   [`short_polling::run`] on its own listener in a task of your app. It takes the same `Feed`.
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
@@ -65,13 +66,13 @@ async fn publish_one(State((polls, limits)): State<App>, request: Request) -> Re
     answer.unwrap_or_else(Problem::into_response)
 }
 
-/// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+/// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics<B>(request: &Request<B>) -> &str {
     request.uri().path().trim_start_matches("/topics/")
 }
 
-/// Serves until `shutdown`. The time limit is for a client that
-/// does not read: without it axum would wait for ever.
+/// Serves until `shutdown`. The time limit is for a client that does not read: without it axum would wait for
+/// ever.
 pub async fn serve(
     listener: TcpListener,
     feed: Feed,

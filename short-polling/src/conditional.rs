@@ -22,7 +22,7 @@
 //! the cursor is in the URL, and no cache may answer by itself (`no-cache`).
 //!
 //! The ETag is weak because `next` may differ between two answers with the same one. A proxy that compresses
-//! may send it to the client with a suffix, such as `"e-1-gzip"`. It is then known, too.
+//! may add a suffix, such as `"e-1-gzip"`. The client's ETag still matches then.
 
 use std::{
     fmt::Write,
@@ -44,7 +44,7 @@ pub fn etag(page: &Page) -> String {
     etag
 }
 
-/// `W/`, two quotes, a cursor and a digest.
+/// `W/`, two quotes, the longest cursor, a dot and a digest.
 const LONGEST: usize = 73;
 
 /// The digest of a page's messages, by their ids, and its gap. A server of another build may compute
@@ -59,9 +59,8 @@ fn digest(page: &Page) -> u64 {
     digest.finish()
 }
 
-/// Whether the request is only for a representation that is not there (`If-Match`, RFC 9110 §13.1.1). The
-/// comparison is strong, and the ETags here are weak: so no ETag matches, and only `*` does. To be asked
-/// before [`is_not_modified`] (§13.2.2).
+/// Whether the request has an `If-Match` that does not match (RFC 9110 §13.1.1). The comparison is strong and
+/// every ETag here is weak, so only `*` matches. Check this before [`is_not_modified`] (§13.2.2).
 pub fn is_precondition_failed(request: &HeaderMap) -> bool {
     request.contains_key(IF_MATCH) && !is_star(request, IF_MATCH)
 }

@@ -26,7 +26,7 @@ const DIVISOR: u32 = 4;
 const FASTER: u32 = 5;
 /// The pause for a quiet topic is at most this many times longer.
 const SLOWER: u32 = 4;
-/// Each hint differs by up to this share, so that clients that came together spread.
+/// Each hint varies by up to this share, so that clients that came together spread out.
 const JITTER: f64 = 0.2;
 
 /// Computes the hints of one server.
@@ -40,7 +40,7 @@ pub struct Hint {
 }
 
 impl Hint {
-    /// Whole seconds, at least one. `random` is from 0 to below 1.
+    /// The hint after this silence, in whole seconds, at least one. `random` is from 0 to below 1.
     pub fn seconds(&self, silence: Duration, random: f64) -> u64 {
         let wanted = (silence / DIVISOR).clamp(self.interval / FASTER, self.interval * SLOWER);
         let longest = self.longest();
@@ -81,7 +81,7 @@ mod tests {
     };
     const MINUTE: u64 = 60;
 
-    /// The least and the most that is picked.
+    /// The shortest and the longest hint after this silence, in seconds.
     fn hints(silence: u64) -> (u64, u64) {
         let silence = Duration::from_secs(silence);
         let hint = |random| HINT.seconds(silence, random);

@@ -1,9 +1,9 @@
 //! Short polling: the client asks every few seconds, and most answers are no.
 //!
 //! Every poll is answered at once, with what is newer than the client's cursor. The server keeps
-//! nothing between two polls, because each carries the client's cursor. Two header fields make a *no*
-//! cheap. With `ETag` an answer without news shrinks to a bare 304. With `X-Poll-Interval` the server
-//! says when to poll again. From the top:
+//! nothing between two polls, because each carries the client's cursor. Two header fields make an
+//! answer without news cheap. With `ETag` it shrinks to a bare 304. With `X-Poll-Interval` the server says
+//! when to poll again. From the top:
 //!
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
@@ -60,7 +60,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// When clients are asked to poll again.
+    /// Computes when clients should poll again.
     pub fn hint(&self) -> Hint {
         Hint {
             interval: self.poll_interval,

@@ -19,7 +19,7 @@ pub struct Polls {
     pub feed: Feed,
     /// Computes when the client should poll again.
     pub hint: Hint,
-    /// When the server started. A topic without messages has been quiet since then at least.
+    /// When the server started. A topic without messages has been quiet at least since then.
     pub started: Instant,
 }
 
@@ -78,7 +78,8 @@ fn put_page(page: Page, response: &mut Response<Pieces>) {
 /// A 200 and its 304 have the same fields (RFC 9110 §15.4.5).
 fn put_fields(etag: String, next_poll: u64, response: &mut Response<Pieces>) {
     let etag = HeaderValue::try_from(etag).expect("a cursor and a digest are visible ASCII");
-    // Not `extend`: it makes room for these alone, and `finish` then moves them all. That costs 4 % of a poll.
+    // Not `extend`: it reserves room for these fields only, so `finish` would have to reallocate. That costs
+    // 4 % of a poll.
     let fields = response.headers_mut();
     // A cache may store the answer, but must ask before it uses it.
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
