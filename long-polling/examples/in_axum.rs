@@ -1,12 +1,13 @@
 //! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
 //! `cargo run -p long-polling --example long_polling_in_axum -- 127.0.0.1:8002`
 //!
-//! To take it: `compare -- copy long-polling src` and `copy common-feed src`, and `long_polling::` and `common::` become `crate::`. Only
-//! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
+//! To copy it: run `compare -- copy long-polling src` and `copy common-feed src`. Then replace `long_polling::` and
+//! `common::` by `crate::`. Only `publish` and `shutdown_signal` are not in those sets: publish with
+//! `feed.publish(topic, Draft::new(Data::text("…")))`.
 //!
 //! What the crate's own server has, and this does not:
-//! - The takeover: a waiting poll keeps two buffers of hyper, and its slot after a reset. For many clients, start [`long_polling::run`] on a listener
-//!   of its own in a task of your app. It takes the same `Feed`.
+//! - The takeover: a waiting poll keeps two buffers of hyper, and keeps its slot after a reset. For many clients,
+//!   start [`long_polling::run`] on its own listener in a task of your app. It takes the same `Feed`.
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
@@ -23,8 +24,9 @@ use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
 use long_polling::poll::Polls;
 use tokio::{net::TcpListener, sync::oneshot, time::sleep};
 
-/// How many polls may wait at one time, and how long one waits that does not say.
+/// How many polls may wait at one time.
 const WAITING: usize = 10_000;
+/// How long a poll waits, when the request has no `wait=`.
 const WAIT: Duration = Duration::from_secs(25);
 const DRAIN: Duration = Duration::from_secs(10);
 const PUBLISHING: PublishLimits = PublishLimits {
@@ -59,7 +61,7 @@ async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> 
     answer.unwrap_or_else(Problem::into_response)
 }
 
-/// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+/// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics(request: &Request) -> &str {
     request.uri().path().trim_start_matches("/topics/")
 }

@@ -1,12 +1,12 @@
-//! One poll: answered at once, after a wait, or refused until later.
+//! One poll: answered at once, answered after a wait, or refused.
 //!
-//! The wait is a race of news, deadline and drain. A connection that is reset ends the wait, too, but not
+//! The wait is a race of news, deadline and drain. A reset of the connection also ends the wait, but not
 //! here: `serve_unbuffered` drops the answer's future. That frees the wait's entry in the feed, and its
 //! slot. Plain hyper does not read while it waits, and sees a reset only when it writes.
 //!
-//! A FIN does not end the wait. A client that sends no more still wants its answer (RFC 9112 §9.6), and a
+//! A FIN does not end the wait. A client that sends no more may still want its answer (RFC 9112 §9.6), and a
 //! client that closed the connection looks the same until something is written. So a client that left
-//! keeps its slot until the deadline, and for that every wait has one.
+//! keeps its slot until the deadline. That is why every wait has one.
 
 use std::{str::FromStr, time::Duration};
 
@@ -38,7 +38,7 @@ pub struct Poll {
     topics: Topics,
     after: After,
     limit: PageLimit,
-    /// How long the answer may take.
+    /// How long the poll may wait.
     time: Duration,
 }
 
@@ -120,7 +120,7 @@ impl Polls {
     fn refusal(&self) -> Problem {
         debug!("at the subscriber limit");
         let detail = format!("{} polls are waiting already", self.limit);
-        // An idle connection of a refused client would use up those that are left.
+        // Kept open, the connections of refused clients would use up those that are left for others.
         let close = HeaderValue::from_static("close");
         Problem::unavailable(detail, retry_after()).with(header::CONNECTION, close)
     }
