@@ -1,4 +1,4 @@
-//! The event stream for those who may read it: tokens, cookies, tickets, rights on topics, an end at expiry.
+//! An event stream with access control: tokens, cookies, tickets, rights on topics. A stream ends when its token ends.
 //! `cargo run -p sse --example sse_access -- 127.0.0.1:8005` prints a token for an hour.
 
 use std::{
@@ -30,7 +30,7 @@ const PUBLISHING: PublishLimits = PublishLimits {
 /// The routes of the technique, behind the guard, and `POST /tickets`.
 pub fn router(feed: Feed, access: Arc<Access>) -> Router {
     let router = in_axum::router(feed, PUBLISHING);
-    // Also around what has no route, such as `/tickets`.
+    // `layer` also wraps paths without a route, such as `/tickets`.
     router.layer(from_fn_with_state(access, guard))
 }
 
@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
-    // Yours comes from a file or a variable, or no token outlives a restart.
+    // Read yours from a file or a variable: with a random key, no token survives a restart.
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let news = vec!["news.*".to_owned()];

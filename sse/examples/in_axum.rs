@@ -1,12 +1,13 @@
 //! An event stream in an axum app: resume, heartbeat and drain, by the files of this crate's copy set.
 //! `cargo run -p sse --example sse_in_axum -- 127.0.0.1:8005`
 //!
-//! To take it: `compare -- copy sse src` and `copy common-feed src`, and `sse::` and `common::` become `crate::`. Only
-//! `publish` and `shutdown_signal` are not in those sets: publish by `feed.publish(topic, Draft::new(Data::text("…")))`.
+//! To copy it: run `compare -- copy sse src` and `copy common-feed src`. Then replace `sse::` and `common::` by
+//! `crate::`. Only `publish` and `shutdown_signal` are not in those sets: publish with
+//! `feed.publish(topic, Draft::new(Data::text("…")))`.
 //!
 //! What the crate's own server has, and this does not:
-//! - The takeover: each stream keeps two buffers of hyper. For many clients, start [`sse::run`] on a listener
-//!   of its own in a task of your app. It takes the same `Feed`.
+//! - The takeover: each stream keeps two buffers of hyper. For many clients, start [`sse::run`] on its own listener
+//!   in a task of your app. It takes the same `Feed`.
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
@@ -59,7 +60,7 @@ async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> 
     answer.unwrap_or_else(Problem::into_response)
 }
 
-/// As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+/// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics(request: &Request) -> &str {
     request.uri().path().trim_start_matches("/topics/")
 }

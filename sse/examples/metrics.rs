@@ -1,7 +1,7 @@
-//! The event stream with metrics, in OpenMetrics on a listener of its own, which no client of the stream reaches.
+//! An event stream with metrics in OpenMetrics. They have their own listener, which clients of the stream do not reach.
 //! `cargo run -p sse --example metrics -- 127.0.0.1:8005 127.0.0.1:9005`; then `curl 127.0.0.1:9005/metrics`
 //!
-//! No series is per topic, because a stranger may create 10,000 of them. What to alert on: `common/deploy/alerts.md`.
+//! No series is per topic, because any client may create 10,000 topics. What to alert on: `common/deploy/alerts.md`.
 
 use std::{
     env,
@@ -59,7 +59,7 @@ struct Labels {
     outcome: Outcome,
 }
 
-/// What is counted. The rest is read from the feed when it is asked for.
+/// What is counted. The other values are read from the feed at each scrape.
 #[derive(Debug, Default)]
 struct Metrics {
     requests: Family<Labels, Counter>,
@@ -98,7 +98,7 @@ impl App {
     }
 }
 
-/// The routes of the technique, which count.
+/// The routes of the technique, with counters.
 pub fn router(app: Arc<App>) -> Router {
     let topics = get(subscribe).post(publish_one);
     let router = Router::new().route("/topics/{*topics}", topics);
@@ -169,7 +169,7 @@ impl Drop for Open {
     }
 }
 
-/// `GET /metrics`, for a listener of its own.
+/// `GET /metrics`, for its own listener.
 pub fn metrics(app: Arc<App>) -> Router {
     let router = Router::new().route("/metrics", get(scrape));
     router.with_state(app)
@@ -183,7 +183,7 @@ async fn scrape(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }
 
-/// Made anew for each scrape: what the feed holds is true for this moment only.
+/// A new one for each scrape, because the feed's values hold for that moment only.
 fn registry(app: &App) -> Registry {
     let mut registry = Registry::with_prefix("feed");
     let counted = &app.metrics;
@@ -236,7 +236,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
     println!("listening on http://{}", public.local_addr()?);
     let (feed, private_routes) = (app.feed.clone(), metrics(app.clone()));
-    // Dropped when the process ends, so that a drain can be watched.
+    // It runs until the process ends, so that metrics can be read during a drain.
     tokio::spawn(async move { axum::serve(private, private_routes).await });
     let shutdown = async move {
         shutdown_signal().await;
