@@ -13,9 +13,9 @@ use super::{
 use crate::{Follower, Heard, Knobs, Process, Publisher, Receiver, State, Subscription, Technique};
 
 const TOPIC: &str = "live";
-/// Until an endpoint is called again.
+/// How long until an endpoint is called again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often a receiver asks after its endpoint.
+/// How often a receiver checks that its endpoint still exists.
 const CHECK: Duration = Duration::from_millis(500);
 /// How long a server is away in a restart.
 const AWAY: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ impl Lane {
             to.server = wired(addr, ["client", "server"]).await?;
         }
         let (mut follower, hearing) = Follower::start(technique, to).await?;
-        // A receiver begins at the feed's head: what was published before is not for it.
+        // A receiver begins at the feed's head, and would miss messages that were published before.
         follower.reaches(State::Open).await;
         tokio::spawn(gaps(hearing, log.clone()));
         Ok(Self {
@@ -88,7 +88,7 @@ impl Lane {
         }
     }
 
-    /// What a button does. Returns whether there is such a button.
+    /// Does what a button says. Returns whether there is such a button.
     ///
     /// # Errors
     /// If the server does not start again.
@@ -106,7 +106,7 @@ impl Lane {
         Ok(true)
     }
 
-    /// Its feed is in memory, so a new epoch begins.
+    /// Restarts the server. Its feed is in memory, so a new epoch begins.
     async fn restart(&self) -> io::Result<()> {
         let mut process = self.process.lock().await;
         self.log.tell("down", json!({})).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Technique;
 
-/// Events of a kind that are kept for a page that opens: about half a minute of traffic.
+/// How many events of each kind are kept for a page that opens: about half a minute of traffic.
 const EVENTS: usize = 500;
 
 /// A kind of event is a topic, so that traffic does not trim what the buttons did. The page's script
@@ -22,12 +22,12 @@ impl Log {
         }))
     }
 
-    /// The same log for a lane, which names itself.
+    /// The same log for one lane, with the lane's name in each event.
     pub(super) fn lane(&self, technique: Technique) -> LaneLog {
         LaneLog(Self(self.0.handle()), technique)
     }
 
-    /// Adds the time, in milliseconds.
+    /// Publishes an event of this kind, with its time in milliseconds.
     pub(super) async fn tell(&self, kind: &str, mut data: Value) {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         data["at"] = json!(now.as_secs_f64() * 1_000.0);

@@ -2,7 +2,7 @@
 //!
 //! Every message goes to all five servers, each its own process with a feed in memory. Each lane
 //! is a client that reconnects, behind a wire that reports every byte. The page reads these events
-//! from a stream, and draws them; its buttons are POSTs.
+//! from a stream and draws them. Its buttons are POSTs.
 
 mod lane;
 mod log;
@@ -36,12 +36,12 @@ struct Stage {
     /// How many messages were published.
     published: AtomicU64,
     log: Log,
-    /// The log, for browsers.
+    /// Streams of the log, for browsers.
     streams: Arc<Streams>,
 }
 
-/// Starts the five servers, run by `program`, which is this command, and serves the page on `listen`
-/// until a signal.
+/// Starts the five servers, and serves the page on `listen` until a signal. `program` is this command: it
+/// runs the servers.
 ///
 /// # Errors
 /// If the address is taken, or a server does not start.
@@ -74,7 +74,7 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Those of the member.
+/// The limits of the sse server.
 fn limits() -> StreamLimits {
     let defaults = sse::Config::default();
     StreamLimits {
@@ -88,7 +88,7 @@ fn limits() -> StreamLimits {
 
 async fn connection(stream: TcpStream, stage: Arc<Stage>) {
     let service = service_fn(|request| route::route(stage.clone(), request));
-    // With hyper's limit on the time of a head.
+    // A timer, because hyper's limit on the time of a head needs one.
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service);

@@ -19,7 +19,7 @@ use super::log::LaneLog;
 
 /// The most that is passed on, and reported, at one time.
 const CHUNK: usize = 16 * 1_024;
-/// How long a slow reader takes for it.
+/// How long a slow reader takes for one chunk.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// What a wire does.
@@ -28,16 +28,16 @@ pub(super) enum Mode {
     Passes,
     /// Connections break, and no new one is made.
     Cut,
-    /// The client takes its time to read.
+    /// The client reads slowly.
     Slow,
 }
 
 /// A wire, for as long as this process runs.
 #[derive(Clone)]
 pub(super) struct Wire {
-    /// Where it leads.
+    /// The address of the far end.
     pub(super) to: SocketAddr,
-    /// Who connects, and who is connected to: `client` or `server`.
+    /// The end that connects and the end that accepts: `client` or `server`.
     pub(super) ends: [&'static str; 2],
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) log: Arc<LaneLog>,
@@ -100,11 +100,11 @@ impl Wire {
             if from == "server" && *self.mode.borrow() == Mode::Slow {
                 sleep(SLOW).await;
             }
-            // A character for each byte, because WebSocket frames are no text.
+            // A character for each byte, because WebSocket frames are not text.
             let text: String = bytes.iter().copied().map(char::from).collect();
             let took = sent.elapsed().as_secs_f64() * 1_000.0;
             let told = json!({ "connection": number, "from": from, "took": took, "text": text });
-            // Told first: what it causes at the other end comes after it.
+            // Logged first, because what it causes at the other end must come after it in the log.
             self.log.tell("bytes", told).await;
             target.write_all(bytes).await?;
         }
