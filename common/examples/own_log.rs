@@ -6,7 +6,7 @@
 //! messages, a reader is a cursor into the log, and the channel only wakes readers.
 //!
 //! This log has one limit for all topics together, in memory. `common::Feed` has limits per topic, by
-//! count and bytes, supports idempotency keys and can be in a file. Both pass the same contract tests:
+//! count and bytes. It supports idempotency keys and can store its messages in a file. Both pass the same contract tests:
 //! see `tests/own_log.rs`.
 
 use std::{
@@ -223,7 +223,7 @@ impl Kept {
         match after {
             After::Earliest | After::Last => Ok(self.at(self.trimmed)),
             After::Rest { epoch, .. } if *epoch != self.epoch => Err(Reason::Foreign),
-            // What was trimmed of the state is no gap.
+            // `last` asks only for what is kept, so what was trimmed of it is no gap.
             After::Rest { seq, until, .. } if self.trimmed <= *until => {
                 Ok(self.at(self.trimmed.max(*seq)))
             }
@@ -245,7 +245,7 @@ impl Kept {
         }
     }
 
-    /// Of each topic the newest message in (`start`, `newest_end`], and all after both.
+    /// Each topic's newest message in (`start`, `newest_end`], and all messages after both.
     fn wanted(&self, topics: &Topics, start: u64, newest_end: u64) -> Vec<&Arc<Message>> {
         let mut given = HashSet::new();
         let newer = self.messages.iter().rev();

@@ -1,8 +1,8 @@
-//! Access, worked: what goes into `route::admit`. A file to include or copy; `examples/access.rs` of sse, long-polling
-//! and websockets use it.
+//! Access control, as a worked example of what goes into `route::admit`. Include or copy this file;
+//! `examples/access.rs` of sse, long-polling and websockets use it.
 //!
 //! A *token* is a JWT signed with HMAC-SHA256. It says who may read and publish which topics, and until when. It comes
-//! in the one place that the client can set:
+//! in the place that the client can set:
 //!
 //! | client | where |
 //! | --- | --- |
@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::time::sleep;
 
-/// What other programs read of a token.
+/// The JWT header. Only other programs read it.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 /// How long a ticket may wait for its one use.
 const TICKET_AGE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ const MAX_TICKETS: usize = 10_000;
 /// What a token says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Grant {
-    /// Whose it is.
+    /// Whose token it is.
     pub sub: String,
     /// The topics that it may read: whole names, or `news.*` for all names that begin with `news.`.
     pub read: Vec<String>,
@@ -72,10 +72,10 @@ pub struct Grant {
 pub struct Access {
     key: Hmac<Sha256>,
     browsers: Browsers,
-    /// How often the list of the revoked is looked at while a client listens: the heartbeat.
+    /// How often a listening client's grant is checked again, to see a revocation: the heartbeat.
     look: Duration,
     clock: fn() -> SystemTime,
-    /// Tickets that were not used, and until when they may be.
+    /// Unused tickets, and until when each is valid, in seconds since 1970.
     tickets: Mutex<HashMap<String, (Grant, u64)>>,
     /// Tokens of these subjects are void if they were made at this time or earlier.
     revoked: Mutex<HashMap<String, u64>>,
@@ -121,7 +121,8 @@ impl Access {
             return self.verify(token);
         }
         let token = cookie(headers).ok_or_else(|| refused("there is no token"))?;
-        // A browser sends it for a page of any site. Whatever the method: a handshake is a GET.
+        // A browser sends the cookie for a page of any site. All methods are checked, because the handshake of
+        // a websocket is a GET.
         self.browsers.check(request, true)?;
         self.verify(token)
     }
@@ -159,7 +160,7 @@ impl Access {
         }
     }
 
-    /// Resolves when the grant ends: at its expiry, or at the next look after it was revoked.
+    /// Resolves when the grant ends: at its expiry, or at the next check after it was revoked.
     pub async fn ended(&self, grant: &Grant) {
         while self.check(grant).is_ok() {
             let left = Duration::from_secs(grant.exp.saturating_sub(self.now()));
@@ -167,7 +168,7 @@ impl Access {
         }
     }
 
-    /// Makes void what `sub` has now. Those who listen are told at their next heartbeat.
+    /// Revokes all tokens that `sub` has now. Its open streams end at their next check.
     pub fn revoke(&self, sub: &str) {
         let mut revoked = self.revoked.lock().expect(UNPOISONED);
         revoked.insert(sub.to_owned(), self.now());
@@ -213,17 +214,17 @@ impl fmt::Debug for Access {
 }
 
 impl Grant {
-    /// Whether all of these may be read.
+    /// Whether all these topics may be read.
     ///
     /// # Errors
-    /// 403 that names the first that may not.
+    /// 403, which names the first topic that may not.
     pub fn may_read(&self, topics: &Topics) -> Result<(), Problem> {
         topics
             .iter()
             .try_for_each(|topic| allowed(&self.read, topic))
     }
 
-    /// Whether this may be published to.
+    /// Whether this topic may be published to.
     ///
     /// # Errors
     /// 403 if not.
@@ -268,8 +269,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find_map(|pair| pair.trim().strip_prefix("token="))
 }
 
-/// The middleware of an axum app with `/topics/…` and `/tickets`: admits, checks the right to the topics, and ends the
-/// answer when the grant does.
+/// The middleware of an axum app with `/topics/…` and `/tickets`. It admits the request, checks the right to the
+/// topics, and ends the answer when the grant ends.
 pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     match guarded(&access, request, next).await {
         Ok(response) => response,

@@ -1,4 +1,4 @@
-//! An axum `Router` behind the accept loop of the five servers. It gives back what `axum::serve` does not have:
+//! An axum `Router` behind the accept loop of the five servers. It adds what `axum::serve` does not have:
 //!
 //! | | `axum::serve` | this |
 //! | --- | --- | --- |
@@ -9,9 +9,12 @@
 //! | a page of another site | may publish | 403, or 421 for a rebound name; `--allow-origin` |
 //! | the drain | waits for ever | cuts what is left after `--drain` |
 //!
-//! The takeover is not here: a waiting client keeps hyper's two buffers of 8 KiB. It needs the sockets before
-//! hyper has them, so such a route needs a listener and the crate's own `run`. To use this file, copy it and
-//! `common`'s folders `http` and `server`.
+//! An upgraded connection, such as a websocket, leaves the connection limit and the drain. Its route has to limit
+//! and end it, as `websockets/examples/in_axum.rs` does.
+//!
+//! The takeover is not here: a waiting client keeps hyper's two buffers of 8 KiB. The takeover needs the sockets
+//! before hyper has them, so such a route needs its own listener and the crate's `run`. To use this file, copy it
+//! and `common`'s folders `http` and `server`.
 
 use std::{convert::Infallible, io, pin::pin, sync::Arc};
 
@@ -100,7 +103,7 @@ async fn connection(
     }
 }
 
-/// The rules for browsers, and between them the router.
+/// Checks the rules for browsers, then calls the router, then adds the fields for browsers.
 async fn answer(app: &App, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let upgrades = request.headers().contains_key(header::UPGRADE);
