@@ -1,7 +1,7 @@
 //! The log under its lock, and the readers that wait for it.
 //!
-//! A publisher holds the lock for one append, and wakes readers after it has released it: they need the
-//! lock at once. A reader holds the lock for one page.
+//! A publisher holds the lock for one append. It wakes readers after it has released the lock, because they
+//! take it at once. A reader holds the lock for one page.
 
 use std::{
     sync::{Mutex, RwLock},
@@ -30,7 +30,7 @@ pub struct LiveLog {
 }
 
 impl LiveLog {
-    /// A log that can be waited on.
+    /// This log, without waiters yet.
     pub fn new(log: Log) -> Self {
         Self {
             log: RwLock::new(log),
@@ -62,7 +62,7 @@ impl LiveLog {
         self.wakers.wake_all();
     }
 
-    /// Whether every lock can still be taken: none can after a panic under it.
+    /// Whether every lock can still be taken. After a panic under a lock, it cannot.
     pub(super) fn health(&self) -> Result<(), FeedError> {
         if self.log.is_poisoned() || self.keys.is_poisoned() || self.wakers.is_poisoned() {
             return Err(FeedError::Stopped);

@@ -48,7 +48,7 @@ pub struct Log {
     none_idle_before: Option<Instant>,
 }
 
-/// What all topics have together.
+/// Sums over all topics.
 #[derive(Debug, Default)]
 struct Totals {
     /// Each topic that has messages, by its oldest message's number. The first entry is the oldest
@@ -124,13 +124,13 @@ impl Log {
         Ok(id)
     }
 
-    /// Makes room for a message of this topic, which counts as busy from here on. A store calls it before
-    /// it stores the message, and [`push`](Self::push) once it is stored. The changes count even if the
-    /// message is refused.
+    /// Makes room for a message of this topic, and counts the topic as used now. A store calls it before it
+    /// stores the message, and [`push`](Self::push) once it is stored. Apply the changes even if the message
+    /// is refused.
     ///
     /// # Errors
-    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]: the log refuses the publish rather than drop a
-    /// pinned message or a topic that is in use.
+    /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]: the log refuses the publish, because it
+    /// drops no pinned message and no topic that is in use.
     pub fn admit(
         &mut self,
         topic: &Topic,
@@ -274,14 +274,13 @@ impl Log {
 
 /// What a store does to its log, in addition to appending.
 impl Log {
-    /// Takes back a topic as it was saved.
+    /// Restores a topic as it was saved.
     pub fn restore_topic(&mut self, topic: Topic, mark: u64, now: Instant) {
         self.topics.insert(topic, Ring::new(mark, now));
     }
 
-    /// Takes back a message as it was saved, if it is above its topic's mark: the others were dropped
-    /// earlier. Call it in order. Nothing is dropped before the next publish, so messages can be pinned
-    /// first.
+    /// Restores a message as it was saved, unless its topic's mark says that it was dropped. Call it in the
+    /// order of the numbers. Nothing is dropped before the next publish, so messages can be pinned first.
     pub fn restore(&mut self, message: Message, published: Instant) {
         let seq = message.id.seq;
         self.raise_head(seq);
@@ -293,7 +292,7 @@ impl Log {
         }
     }
 
-    /// Moves the head to `seq`, if it is lower: no message up to there will still come.
+    /// Raises the head to `seq`, if it is lower: no more messages up to there will come.
     pub fn raise_head(&mut self, seq: u64) {
         self.head = self.head.max(seq);
     }

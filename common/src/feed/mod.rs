@@ -2,8 +2,8 @@
 //!
 //! Read in this order: this file (the verbs, and how a reader waits), `live.rs` (the log under its
 //! lock), `log.rs` and `ring.rs` (what is kept), `view.rs` (what a read finds), `wake.rs` (how a waiter
-//! is woken), `keys.rs` (publish at most once). `store.rs` is the trait of a place where messages
-//! outlive the process. This folder uses nothing else of the repository.
+//! is woken), `keys.rs` (publish at most once). `store.rs` is the trait of a store, in which
+//! messages outlive the process. This folder uses nothing else of the repository.
 
 mod cursor;
 mod error;
@@ -160,7 +160,7 @@ impl Feed {
             feed: self,
             topics,
             after: match after {
-                // Fixed now. Read again at each poll, they would skip what came in between.
+                // Fixed now: read again at each poll, they would skip the messages in between.
                 After::Latest => self.head().into(),
                 After::Last => After::last(self.head()),
                 after => after.clone(),
@@ -195,7 +195,7 @@ impl Feed {
         self.0.log.wakers.waiters()
     }
 
-    /// Protects messages that must still be delivered: in each topic, those newer than its number stay,
+    /// Protects messages that must still be delivered: in each topic, messages newer than its number stay,
     /// whatever the retention says. Replaces all earlier pins. A feed over
     /// [`Retention::total_bytes`] that still has pinned messages refuses new ones.
     pub fn pin(&self, pins: HashMap<Topic, u64>) {
@@ -223,7 +223,7 @@ impl Feed {
         self.store().map_or(Ok(()), Store::health)
     }
 
-    /// Where the messages outlive the process; `None` for a feed in memory.
+    /// The store of the messages; `None` for a feed in memory.
     pub fn store(&self) -> Option<&dyn Store> {
         self.0.store.as_deref()
     }
@@ -311,7 +311,7 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// The lock of `wake.rs`. Its model check replaces it by loom's.
+/// The lock of `wake.rs`. Its model check replaces the lock by loom's.
 mod sync {
     pub(super) use std::sync::Mutex;
 }

@@ -36,8 +36,9 @@ impl Default for PageLimit {
 }
 
 impl PageLimit {
-    /// For a reader that continues after [`Page::next`] and not with [`Page::then`]: its page of
-    /// [`After::Last`] is whole. That is one message for each topic of the request.
+    /// For a reader that continues after [`Page::next`] and not with [`Page::then`]. Its page of
+    /// [`After::Last`] has no limit, because `next` cannot name the rest of one. Such a page has at most one
+    /// message for each topic of the request.
     #[must_use]
     pub fn of_poll(self, after: &After) -> Self {
         let (messages, bytes) = match after {

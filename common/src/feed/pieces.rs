@@ -1,7 +1,7 @@
-//! The bytes of an answer, where they lie: a page's JSON shares the bytes of its messages.
+//! The bytes of an answer, not copied: the JSON of a page shares the bytes of its messages.
 //!
-//! So an answer that nobody reads costs a list of its messages, and no copy of them. A socket takes many
-//! pieces with one vectored write.
+//! So an answer that its client does not read costs only a list of messages. A socket takes many pieces with
+//! one vectored write.
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 
 use super::message::Message;
 
-/// A text, or the JSON of a page. It is a body for hyper, too.
+/// A text, or the JSON of a page. Also a body for hyper.
 #[derive(Debug, Default)]
 pub struct Pieces {
     messages: Vec<Arc<Message>>,
@@ -48,7 +48,8 @@ impl Pieces {
         (index..=self.last()).map(|index| self.piece(index))
     }
 
-    /// Before each message, which has an odd index, is a piece of text. The last piece is the end.
+    /// Messages have odd indexes. Before each is a piece of text: the start, or a comma. The last piece is
+    /// the end.
     fn piece(&self, index: usize) -> &[u8] {
         match self.messages.get(index / 2) {
             None => &self.end,
@@ -121,7 +122,7 @@ mod tests {
         Arc::new(Message::encode(id, topic, draft, UNIX_EPOCH))
     }
 
-    /// Every byte, read by up to so many slices and so many bytes at once.
+    /// Reads every byte, through at most `slices` slices and `most` bytes at a time.
     fn read(mut pieces: Pieces, slices: usize, most: usize) -> Vec<u8> {
         let mut read = Vec::new();
         while pieces.has_remaining() {

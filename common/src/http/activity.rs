@@ -1,10 +1,10 @@
 //! Which connections are open, and whether each is busy or waits for its client.
 //!
-//! A connection is open while its [`Activity`] or a clone of it exists, whichever task holds that.
+//! A connection is open while its [`Activity`] or a clone of it exists, in any task.
 //!
-//! A connection is busy while the server works on a request, and for as long as it is a subscriber's. It is
-//! idle while the client has to act: send a request or its body, or read an answer. When no more connections
-//! may be open, one that is idle is closed for a new one.
+//! A connection is busy while the server works on a request, and while it belongs to a subscriber. It is idle
+//! while the client has to act: send a request or its body, or read an answer. At the connection limit, an idle
+//! connection is closed for a new one.
 
 use std::sync::{
     Arc,
@@ -61,14 +61,14 @@ pub struct Activities(Arc<Server>);
 struct Server {
     /// How many connections are open.
     open: AtomicUsize,
-    /// How often a connection became idle.
+    /// How often a connection became idle. It orders idle connections without reading a clock.
     count: AtomicU64,
-    /// Whether someone waits for the next connection that closes or becomes idle.
+    /// Whether the accept loop waits for the next connection that closes or becomes idle.
     awaited: AtomicBool,
     changed: Notify,
 }
 
-/// In place of a count.
+/// Stands in `idle_since` while the connection is busy.
 const BUSY: u64 = u64::MAX;
 
 impl Activity {
@@ -96,13 +96,13 @@ impl Activity {
         route(request).await
     }
 
-    /// Idle until the value is dropped, though a request is being answered: the client has to send its body.
+    /// Idle until the value is dropped, although a request is being answered: the client has to send its body.
     pub fn idle(&self) -> Idle {
         self.set_idle();
         Idle(self.clone())
     }
 
-    /// The connections with the smallest value are idle longest. `None` while busy.
+    /// The connection with the smallest value has been idle longest. `None` while busy.
     pub fn idle_since(&self) -> Option<u64> {
         let since = self.0.idle_since.load(Ordering::SeqCst);
         (since != BUSY).then_some(since)
@@ -170,7 +170,7 @@ impl Activities {
     }
 
     /// From now on [`changed`](Self::changed) reports the next connection that closes or becomes idle. Call it
-    /// before looking for one, so that none is missed.
+    /// before you look for such a connection, so that none is missed.
     pub fn await_change(&self) {
         self.0.awaited.store(true, Ordering::SeqCst);
     }
@@ -202,7 +202,7 @@ impl Server {
         self.count.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Wakes the one who awaits a change.
+    /// Wakes the accept loop, if it awaits a change.
     fn notify(&self) {
         if self.awaited.swap(false, Ordering::SeqCst) {
             self.changed.notify_one();

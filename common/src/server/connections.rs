@@ -16,14 +16,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The open connections and their tasks.
 ///
-/// A connection counts as open while its [`Activity`] exists. As a rule its task holds that. A task may also
-/// give it to another one, so one task can serve many connections ([`spawner`](Self::spawner)).
+/// A connection counts as open while its [`Activity`] exists. Usually the connection's task holds it. A task
+/// may also give it to another task, so one task can serve many connections ([`spawner`](Self::spawner)).
 ///
-/// An accept loop asks [`has_room`](Self::has_room), [`spawn`](Self::spawn)s, and awaits
-/// [`changed`](Self::changed) all the while. At shutdown it calls [`drain`](Self::drain).
+/// An accept loop awaits [`changed`](Self::changed) all the time. It accepts while there is
+/// [room](Self::has_room), and then calls [`spawn`](Self::spawn). At shutdown it calls [`drain`](Self::drain).
 ///
-/// At the limit, one more is accepted and waits. The connection that has waited longest for its client is
-/// closed for it. So clients that are silent, slow or refused do not keep publishers and health checks out.
+/// At the limit, one more is accepted and waits. The connection that was idle longest is closed for it. So
+/// clients that are silent, slow or refused do not keep publishers and health checks out.
 #[derive(Debug)]
 pub struct Connections {
     /// How many may be served.
@@ -31,7 +31,7 @@ pub struct Connections {
     tasks: JoinSet<()>,
     /// The connections with a task, without those that were told to end.
     served: HashMap<Id, Served>,
-    /// The one that was accepted at the limit.
+    /// The connection that was accepted at the limit.
     next: Option<Next>,
     activities: Activities,
     /// Further tasks to spawn.
@@ -105,7 +105,7 @@ impl Connections {
         activity: Activity,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
-        // `activity` is one of those that are open.
+        // `open` counts `activity` too.
         if self.activities.open() <= self.limit {
             let task = self.tasks.spawn(connection);
             self.served.insert(task.id(), Served { task, activity });
@@ -136,12 +136,12 @@ impl Connections {
         self.activities.one()
     }
 
-    /// Tells a connection when the drain begins: its `changed()` then resolves.
+    /// A receiver for a connection: its `changed()` resolves when the drain begins.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
 
-    /// Waits until a connection ends or becomes idle. Gives its slot to the one that waits.
+    /// Waits until a connection ends or becomes idle, and gives its slot to the connection that waits for one.
     pub async fn changed(&mut self) {
         self.make_room();
         self.wait().await;
@@ -161,7 +161,7 @@ impl Connections {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        self.activities.ignore_changes(); // The caller looks for this one in any case.
+        self.activities.ignore_changes(); // `changed` and `all_closed` look again after this one in any case.
         self.served.remove(&id);
         log_panic(ended.map(|_| ()));
     }
@@ -210,7 +210,7 @@ impl Connections {
         self.draining.send_replace(true);
         let open = self.activities.open();
         self.next = None; // Its task ends, because nothing starts it any more.
-        // Whether all ended or the time did, what is left is counted and cut.
+        // After the time limit, the connections that are left are counted and cut.
         let _ = timeout(limit, self.all_closed()).await;
         let cut = self.activities.open();
         self.tasks.shutdown().await;
@@ -238,7 +238,7 @@ fn log_panic(ended: Result<(), JoinError>) {
 
 /// What an accept loop does after an error, before it accepts again. No error ends the server.
 pub async fn accept_failed(error: io::Error) {
-    // The client closed before it was accepted: the next one may be waiting already.
+    // The client left before its connection was accepted. The next client may be waiting already.
     if error.kind() == io::ErrorKind::ConnectionAborted {
         return;
     }

@@ -21,7 +21,7 @@ use super::{Drained, log};
 /// server's runtime is stuck.
 ///
 /// # Panics
-/// If the system has no thread or descriptor for it, or outside a runtime.
+/// If the system has no thread or descriptor for it.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
     let built = Builder::new_current_thread().enable_io().build();
     let runtime = built.expect("a new process has descriptors left");
@@ -32,7 +32,7 @@ pub fn shutdown_signal() -> impl Future<Output = ()> {
     let (first, shutdown) = oneshot::channel();
     let wait = async move {
         signals.next().await;
-        // It fails only if the server is ending already.
+        // It fails only if the server no longer waits for it.
         let _ = first.send(());
         signals.next().await;
         exit(1);
@@ -106,7 +106,7 @@ fn fit(wanted: usize, limit: u64) -> usize {
     wanted.min(usize::try_from(available).unwrap_or(usize::MAX))
 }
 
-/// The exit code for the end of `run`. Prints an error in the same form as clap, behind the log.
+/// The exit code for the end of `run`. Prints an error after the log's last line, in the same form as clap.
 pub fn exit_code(ended: io::Result<Drained>) -> ExitCode {
     match ended {
         Ok(_) => {

@@ -16,16 +16,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 const BACKLOG: u32 = 4_096;
 
 /// Binds `address` and prints the first line of standard output: `listening on http://ADDR`. For port
-/// 0 it prints the port that the system chose. A socket that systemd has passed is used instead of `address`: it
-/// stays open while the program restarts, so no connection is refused. Call it once.
+/// 0 it prints the port that the system chose. If systemd has passed a socket, uses that instead of
+/// `address`: it stays open while the program restarts, so no connection is refused. Call it once.
 ///
 /// # Errors
-/// If the address cannot be bound. The error names it. Or if what was passed is not a socket.
+/// If the address cannot be bound, or if what systemd has passed is not a socket. The error names the address.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match passed().transpose().unwrap_or_else(|| bind(address)) {
         Ok(listener) => {
             let bound = listener.local_addr()?;
-            // A server serves, even if standard output is closed.
+            // The server serves even if standard output is closed.
             let _ = writeln!(io::stdout(), "listening on http://{bound}");
             Ok(listener)
         }
@@ -62,9 +62,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Prepares an accepted connection:
 /// - Small answers are sent at once.
-/// - A peer that is gone without a FIN or RST is noticed. On Linux, when it has acknowledged nothing for
-///   `stall` (`TCP_USER_TIMEOUT`). Elsewhere by TCP's keep-alive, which starts after `stall`. `StallGuard`
-///   alone does not notice it, because a small answer fits into the kernel's buffer.
+/// - A peer that is gone without a FIN or RST is noticed. On Linux, this is after it has acknowledged nothing
+///   for `stall` (`TCP_USER_TIMEOUT`). Elsewhere TCP's keep-alive starts after `stall`. `StallGuard` alone
+///   does not notice it, because a small answer fits into the kernel's buffer.
 /// - On Linux at most `MAX_UNSENT` bytes wait in the kernel for a peer that does not read. The kernel's own
 ///   limit is some megabytes, and messages that wait there would be stale when the peer reads again.
 pub fn prepare(stream: &TcpStream, stall: Duration) {
