@@ -1,10 +1,10 @@
-//! The sender as a background task of an axum app, by the files of the copy set *send*: `POST /orders` publishes, and
-//! a task calls one endpoint with each order, signed, until it answers 2xx.
+//! The sender as a background task of an axum app, by the files of the copy set *send*. `POST /orders` publishes. A
+//! task sends each order, signed, to one endpoint, until that answers 2xx or the attempts are used up.
 //! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example in_axum -- 127.0.0.1:8003 https://example.com/webhook`
 //!
 //! What [`webhooks::run`] has, and this does not: deliveries that outlive the process (`--feed file:PATH`), many
 //! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
-//! start it in a task of your app, with a listener of its own. It takes the same `Feed`.
+//! start it in a task of your app, with its own listener. It takes the same `Feed`.
 
 use std::{env, error::Error, io, time::SystemTime};
 
@@ -19,8 +19,8 @@ use webhooks::schedule::Schedule;
 use webhooks::sender::deliver::{Attempt, Payload, Verdict};
 use webhooks::sender::{guard::Guard, lane::Lane, tls::Tls};
 
-/// Deliveries at the same time, those that wait for their next attempt included. There is no queue: more orders
-/// wait in the feed, up to what it retains.
+/// The most deliveries at one time, including those that wait for their next attempt. There is no queue: more
+/// orders wait in the feed, up to what it retains.
 const CONCURRENCY: usize = 8;
 const TOPIC: &str = "orders";
 const DRAIN: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ async fn send(feed: Feed, mut after: After, caller: Caller) {
             let (caller, message, give_back) = (caller.clone(), message.clone(), give_back.clone());
             tokio::spawn(async move {
                 deliver(caller, &message, &mut lane).await;
-                let _ = give_back.send(lane).await; // It fails only at the end.
+                let _ = give_back.send(lane).await; // It fails only after `send` has ended.
             });
         }
         after = page.then;
@@ -95,7 +95,7 @@ async fn deliver(mut caller: Caller, message: &Message, lane: &mut Lane) {
     }
 }
 
-/// Serves until `shutdown`. What was ordered until then is tried once more, if there is time.
+/// Serves until `shutdown`. Orders that are not delivered then get one more attempt, within `DRAIN`.
 pub async fn serve(
     listener: TcpListener,
     feed: Feed,
@@ -118,7 +118,7 @@ pub async fn serve(
     let served = axum::serve(listener, app.with_state(feed.clone()));
     let ended = async {
         served.with_graceful_shutdown(shutdown).await?;
-        feed.close(); // Only now: until here orders were taken.
+        feed.close(); // Only now, because orders were accepted until here.
         drain.send_replace(true);
         sending.await.map_err(io::Error::other)
     };

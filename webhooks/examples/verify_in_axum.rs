@@ -25,7 +25,7 @@ impl FromRequest<Secrets> for FromStripe {
         let headers = request.headers().clone();
         let fields = headers.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        // The bytes as they came. What `Json` parses and somebody writes again has another signature.
+        // The bytes as they came, not `Json`: what is parsed and written again has another signature.
         let body = Bytes::from_request(request, secrets).await;
         let body = Unverified::new(body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?);
         let now = unix_seconds(SystemTime::now());
@@ -39,7 +39,7 @@ impl FromRequest<Secrets> for FromStripe {
     }
 }
 
-/// Your part: on the disk before the answer, once for each `id` in the body.
+/// Your part: store the event on disk before you answer, once for each `id` in the body.
 async fn receive(FromStripe(event): FromStripe) -> StatusCode {
     println!("{}", event.body.len());
     StatusCode::OK

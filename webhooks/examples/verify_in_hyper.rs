@@ -52,7 +52,7 @@ async fn answer(request: Request<Incoming>, secrets: &[Secret]) -> Result<Answer
     Ok(response)
 }
 
-/// Your part: on the disk before the answer, once for each `X-GitHub-Delivery`.
+/// Your part: store the event on disk before you answer, once for each `X-GitHub-Delivery`.
 fn store(event: &Verified<Authentic<Bytes>>) -> StatusCode {
     println!("{}", event.body.len());
     StatusCode::OK

@@ -35,15 +35,16 @@ use webhooks::verify::{
     unix_seconds,
 };
 
-/// The largest body that is taken.
+/// The largest body that is accepted.
 const MAX_BODY: usize = 1 << 20;
-/// The sender gives us about 15 s; a body that takes longer than this is not worth the wait.
+/// How long a body may take. The sender waits about 15 s for the answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many ids are remembered to tell a repeat.
+/// How many ids are remembered, to recognize a repeat.
 const REMEMBERED: usize = 10_000;
-/// How often to look whether the sender still knows us, and how long at most between two tries.
+/// How often to check that the sender still knows us. Also the longest pause between two attempts, and the
+/// timeout of each step of a request.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long to leave the listener alone when the system is out of something.
+/// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Registers at a sender of webhooks and prints what it is sent.
@@ -121,7 +122,7 @@ async fn receive(
             });
             let mut http = http1::Builder::new();
             let connection = http.timer(TokioTimer::new());
-            // A broken connection is the sender's to repeat.
+            // If the connection breaks, the sender tries again.
             let _ = connection
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -156,7 +157,7 @@ impl<W: Write> Inbox<W> {
         }
     }
 
-    /// If it cannot be kept, the sender is told to send it again.
+    /// If it cannot be kept, the 503 makes the sender send it again.
     fn keep(&self, event: &Verified<Event<Bytes>>) -> StatusCode {
         let mut kept = self.kept.lock().expect("nothing panics under this lock");
         match kept.keep(&event.id, &event.body) {
@@ -169,11 +170,11 @@ impl<W: Write> Inbox<W> {
     }
 }
 
-/// What came, each id once. A real back end has both in one database: the ids and the events.
+/// Prints each event once. A real back end has the ids and the events in one database.
 struct Kept<W> {
     output: W,
     ids: HashSet<String>,
-    /// The same, oldest first.
+    /// The same ids, oldest first.
     by_age: VecDeque<String>,
 }
 
@@ -186,8 +187,8 @@ impl<W: Write> Kept<W> {
         }
     }
 
-    /// Stores an event that is new. Only then its id is remembered: what failed comes again, and must
-    /// not look like a repeat.
+    /// Prints an event that is new, and then remembers its id. In this order, because an event that failed
+    /// comes again and must not look like a repeat.
     fn keep(&mut self, id: &str, body: &[u8]) -> io::Result<()> {
         if self.ids.contains(id) {
             return Ok(());
@@ -204,8 +205,8 @@ impl<W: Write> Kept<W> {
     }
 }
 
-/// Registers, and again whenever the sender has forgotten us, as one in memory does at a restart.
-/// Returns the reason of a refusal, since asking again would not help.
+/// Registers, and registers again when the sender has forgotten us. A sender in memory does so at a restart.
+/// Returns only the reason of a refusal, because another attempt would not help.
 async fn stay_registered(sender: &Uri, registration: String) -> Box<dyn Error + Send + Sync> {
     let (mut place, mut failures) = (None, 0);
     loop {
@@ -239,13 +240,13 @@ async fn stay_registered(sender: &Uri, registration: String) -> Box<dyn Error + 
     }
 }
 
-/// Full jitter: anything up to a bound that doubles with each failure.
+/// Full jitter: any time up to a bound that doubles with each failure.
 fn backoff(failures: u32, random: f64) -> Duration {
     let bound = Duration::from_millis(250) * 2_u32.saturating_pow(failures.min(16));
     bound.min(LOOK).mul_f64(random)
 }
 
-/// One request on a connection of its own: the status, where the new thing is, and the body.
+/// One request on its own connection. Returns the status, the `Location`, and the body.
 async fn ask(
     sender: &Uri,
     mut request: Request<Full<Bytes>>,
