@@ -1,6 +1,6 @@
 /**
- * Subscribes a page to topics over WebSocket, an event stream, long polls or short polls, whichever works. When one
- * fails, the next goes on after the same cursor, so no message is lost or comes twice. No dependencies.
+ * Subscribes a page to topics over WebSocket, an event stream, long polls or short polls. When one fails,
+ * the next goes on after the same cursor, so no message is lost or comes twice. No dependencies.
  *
  *     import { subscribe } from "/feed.js";
  *     const subscription = subscribe(["news"], {
@@ -10,14 +10,14 @@
  *
  * All servers must share one feed, because only then do they share its cursors.
  *
- * Left out: one connection for several tabs. It needs a SharedWorker, and a tab that is closed does not tell it.
+ * Left out: one connection for several tabs. It needs a SharedWorker, which is not told when a tab is closed.
  */
 
-/** A connection that says nothing for this long is asked once more, and then given up: three heartbeats. */
+/** A connection that is silent for this long is given up after GRACE more. Three heartbeats. */
 const SILENCE = 45_000;
-/** How long a new connection may take until it says something. A proxy that holds a stream back fails here. */
+/** The same for a new connection. A proxy that holds a stream back fails here. */
 const OPENING = 10_000;
-/** Between a heartbeat that is missing and the end. A computer that wakes up reads in this time what has come. */
+/** The time from a missing heartbeat to the end. A computer that wakes up has this long to read what has come. */
 const GRACE = 5_000;
 const HEARTBEAT = 15; // seconds
 const WAIT = 25; // seconds for which a server holds its answer
@@ -55,7 +55,7 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
     const take = {
       message(message) { moveTo(message.id); onMessage(message); },
       gap: onGap, // moves nothing: messages of other topics may still come before `resumed`
-      /** Everything up to `next` was given. */
+      /** Everything up to `next` was delivered. */
       position(next) { if (next && isNewer(next, cursor)) moveTo(next); },
       live() { if (!live) onState("live", name); live = true; },
     };
@@ -71,7 +71,8 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
       const choice = choices[index % choices.length];
       if (await connect(choice, signal)) failures = 0;
       else [index, failures] = [index + 1, failures + 1];
-      // One that was live is tried again, after a moment. One that was not hands over at once.
+      // A server that was live is tried again after a pause. After one that was not, the next is tried at once,
+      // until a whole round has failed.
       const rounds = failures / choices.length;
       if (signal.aborted || !Number.isInteger(rounds)) continue;
       onState("lost", choice[0]);
@@ -96,7 +97,7 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
     pageshow: ({ persisted }) => persisted && show(),
     pagehide: hide,
     online: show, // from the first choice again
-    focus: () => wake?.(), // somebody looks: no long pause
+    focus: () => wake?.(), // the user looks at the page: no long pause
   };
   for (const name in listeners) addEventListener(name, listeners[name]);
   show();
@@ -108,7 +109,7 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
   };
 }
 
-/** Each gives what comes to `take`, until it fails or `signal` is aborted. Then it rejects, and holds nothing open. */
+/** Each passes what comes to `take`, until it fails or `signal` is aborted. Then it rejects, and holds nothing open. */
 const TRANSPORTS = {
   websocket(url, take, signal) {
     const address = new URL(`${url()}&heartbeat=${HEARTBEAT}`, location.href);
@@ -128,7 +129,7 @@ const TRANSPORTS = {
     });
   },
 
-  /** A browser's own reconnects could not hand over, so the first error ends it. */
+  /** The first error ends it, because EventSource's own reconnects would never try another server. */
   sse(url, take, signal) {
     const source = new EventSource(`${url()}&heartbeat=event`);
     return watched(signal, () => source.close(), (alive, fail) => {
@@ -158,7 +159,7 @@ const TRANSPORTS = {
   },
 };
 
-/** The browser's cache sends `If-None-Match`, and turns a 304 into the page that it has. */
+/** The browser's cache sends `If-None-Match`, and turns a 304 into the page that it has stored. */
 async function poll(url, take, signal) {
   const timeout = AbortSignal.timeout((WAIT + 10) * 1000);
   const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.any([signal, timeout]) });
@@ -178,7 +179,7 @@ function watched(signal, close, start) {
   return new Promise((_, fail) => {
     const within = (time) => {
       clearTimeout(timer);
-      // In two steps, because after a sleep timers fire before what has come is read.
+      // In two steps: when a computer wakes up, timers fire before the bytes that have come are read.
       timer = setTimeout(() => { timer = setTimeout(fail, GRACE); }, time);
     };
     signal.addEventListener("abort", fail);
