@@ -12,7 +12,8 @@
 //!   endpoint, `ledger.rs` its bookkeeping, `deliver.rs` one attempt.
 //! - `serve.rs`: the accept loop and the connections of both programs.
 //!
-//! A module uses only modules above it in this list, and `serve.rs`. The two programs do not use each other.
+//! A module uses only modules above it in this list, and `serve.rs`. The two programs do not depend on each
+//! other.
 //! Without the feature `programs` there are only the two pure modules. `examples/payment` runs both programs
 //! between a shop's database and a back end's.
 

@@ -1,5 +1,5 @@
-//! The accept loop, one connection and the drain, for both programs, whatever their route. At the end are two
-//! functions that both routes need.
+//! The accept loop, one connection and the drain. Both programs use them, each with its route. The two
+//! functions at the end are for both routes.
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 

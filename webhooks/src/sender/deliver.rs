@@ -61,7 +61,7 @@ use crate::verify::{
 
 /// The most bytes of an answer's body that are read.
 const MAX_RESPONSE: usize = 16 * 1024;
-/// How many bytes of it are shown.
+/// How many bytes of an answer's body are shown.
 const SHOWN: usize = 1_024;
 /// How long an answer's body may take. After that its connection is closed.
 const BODY: Duration = Duration::from_secs(1);
@@ -184,7 +184,8 @@ impl Failure {
 pub enum Verdict {
     /// Retry this delivery by the schedule.
     Retry,
-    /// The same. If different messages fail so, the endpoint is overloaded and needs a pause.
+    /// Retry by the schedule. If several different messages fail this way, the endpoint is overloaded and needs
+    /// a pause.
     Overloaded,
     /// Retry by the schedule, and call the endpoint no earlier than after this time.
     Pause(Duration),
@@ -195,8 +196,8 @@ pub enum Verdict {
 }
 
 impl Failure {
-    /// 410 ends the endpoint. 429, and 503 with `Retry-After`, are throttling. 502, 503 and 504 mean overload
-    /// or a missing back end. `Retry-After` counts with any other status too.
+    /// 410 disables the endpoint. 429, and 503 with `Retry-After`, are throttling. Any other status with
+    /// `Retry-After` is a pause. 502, 503 and 504 without it mean overload or a missing back end.
     pub fn verdict(&self) -> Verdict {
         let Self::Status {
             status,
@@ -244,8 +245,8 @@ impl Attempt {
         }
     }
 
-    /// Uses the kept connection or dials a new one. Only its use shows that the peer has closed a kept
-    /// connection. If no byte of an answer came over it, a new one is tried at once.
+    /// Uses the kept connection, or dials a new one. The peer may have closed a kept connection, which shows
+    /// only when it is used. So if it fails before the first byte of an answer, a new one is dialed at once.
     async fn exchange(
         &self,
         lane: &mut Lane,
@@ -310,7 +311,7 @@ impl Attempt {
         Ok(Line::over(stream, address).await?)
     }
 
-    /// The stored bytes as they are, signed for this attempt.
+    /// The request: the message's bytes, unchanged, signed for this attempt.
     fn request(&self, message: &Payload, at: SystemTime) -> Request<Full<Bytes>> {
         let timestamp = unix_seconds(at);
         let mut request = Request::post(&self.url[Position::BeforePath..Position::AfterQuery])
@@ -330,7 +331,8 @@ impl Attempt {
     }
 }
 
-/// The status decides. A connection whose answer has ended stays in the lane.
+/// Reads the body for a short time, and judges by the status alone. A connection whose answer was read to its
+/// end goes back to the lane.
 async fn judge(
     answer: Answer,
     lane: &mut Lane,
@@ -413,7 +415,7 @@ async fn within<T>(
     done.unwrap_or(Err(Failure::Timeout { part, limit }))
 }
 
-/// The address of an attempt, as far as it has come.
+/// The address that an attempt dialed last. Shared, so that it is known even if the deadline cuts the attempt.
 type Remote = Mutex<Option<SocketAddr>>;
 
 fn set(remote: &Remote, address: SocketAddr) {
@@ -422,8 +424,7 @@ fn set(remote: &Remote, address: SocketAddr) {
 
 const UNPOISONED: &str = "nothing panics under this lock";
 
-/// Reads an answer's body, at most [`MAX_RESPONSE`] bytes, and copies its beginning. Returns whether it has
-/// ended.
+/// Reads an answer's body up to [`MAX_RESPONSE`], and copies its beginning. Returns whether the body has ended.
 async fn has_ended(mut body: Incoming, shown: &mut Vec<u8>) -> bool {
     let mut read = 0;
     while let Some(frame) = body.frame().await {

@@ -23,19 +23,19 @@ use super::{
 };
 use crate::verify::standard::Secret;
 
-/// The longest URL in bytes, in its normal form too.
+/// The longest URL in bytes, as it was sent and in its normal form.
 const MAX_URL: usize = 2_048;
 /// The most message types of one endpoint.
 const MAX_TYPES: usize = 64;
 /// The most header fields of one endpoint.
 const MAX_FIELDS: usize = 16;
-/// The most bytes of them, names and values together.
+/// The most bytes of all header fields, names and values together.
 const MAX_FIELD_BYTES: usize = 4_096;
 /// The longest time limit of an attempt, in seconds.
 const MAX_TIMEOUT: u64 = 30;
-/// How many attempts are remembered: the newest.
+/// How many attempts are remembered. The newest ones.
 const ATTEMPTS: usize = 100;
-/// Of how many of them the endpoint's answer is remembered.
+/// How many of these attempts keep the endpoint's answer, to save memory. The newest ones.
 const ANSWERS: usize = 16;
 
 /// Fields that an endpoint cannot set: the sender or the connection decides them.
@@ -64,13 +64,13 @@ pub(crate) struct Endpoint {
     /// `ep_` and 16 hexadecimal digits.
     pub(crate) id: String,
     pub(crate) target: Target,
-    /// Newest first. Each but the first has the time until which it signs.
+    /// Newest first. Each older one has a time until which it signs.
     secrets: Vec<(Secret, Option<SystemTime>)>,
     status: Mutex<Status>,
     attempts: Arc<Mutex<Attempts>>,
 }
 
-/// The newest attempts of an endpoint, oldest first. They survive a change, and not the process.
+/// The newest attempts of an endpoint, oldest first. They survive a change of it, but not the process.
 type Attempts = VecDeque<AttemptView>;
 
 /// What the endpoint's loop reports.
@@ -83,7 +83,7 @@ pub(crate) struct Status {
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
-    /// When the next of them is due. In the past if it has to wait for a slot.
+    /// When the next of them is due. This is in the past while it waits for a slot.
     pub(crate) oldest_due: Option<SystemTime>,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
@@ -160,7 +160,8 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint as JSON. It shows a secret only if one is given: when it is new.
+    /// The endpoint as JSON. It contains a secret only if the caller passes one: after a registration or a
+    /// rotation.
     pub(crate) fn to_json(&self, secret: Option<String>) -> String {
         let status = self.status();
         let target = &self.target;
@@ -239,7 +240,7 @@ struct Deliveries<'a> {
 pub(crate) struct AttemptView {
     /// The message's id, which is the delivery's `webhook-id`.
     pub(crate) id: String,
-    /// 1 is the message's first.
+    /// The number of this attempt at the message. The first one is 1.
     pub(crate) attempt: u32,
     #[serde(serialize_with = "rfc3339")]
     pub(crate) at: SystemTime,
@@ -284,13 +285,13 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// What a client sends to register an endpoint. All of it but the secret is stored as JSON.
+/// What a client sends to register an endpoint. Everything except the secret is stored as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Registration {
     pub(crate) url: String,
     topics: Vec<String>,
-    /// Only these types; without it all.
+    /// Only messages of these types. `None` is all types.
     types: Option<Vec<String>>,
     /// Header fields that every request carries.
     #[serde(default)]
@@ -312,12 +313,12 @@ pub(crate) struct Target {
     pub(crate) topics: Topics,
     types: Option<Vec<MessageType>>,
     pub(crate) fields: HeaderMap,
-    /// As text.
+    /// What it was checked from, to store and to show it.
     registration: Registration,
 }
 
 impl Registration {
-    /// Checks every field by itself. The guard checks where the URL leads.
+    /// Checks the form of every field. The guard checks where the URL leads.
     pub(crate) fn check(mut self) -> Result<Target, Problem> {
         let url = parse_url(&self.url)?;
         self.url = url.to_string();
@@ -338,7 +339,7 @@ impl Registration {
 }
 
 impl Target {
-    /// The registration with these changes. What they leave out stays, and `null` is the default.
+    /// The target with these changes. A field that they leave out stays. `null` sets the default.
     pub(crate) fn changed(&self, changes: Map<String, Value>) -> Result<Self, Problem> {
         let mut registration: Map<String, Value> =
             serde_json::from_str(&self.to_text()).expect("a registration is an object");
@@ -356,7 +357,7 @@ impl Target {
         changed.check()
     }
 
-    /// As it is stored.
+    /// The JSON that is stored.
     pub(crate) fn to_text(&self) -> String {
         to_json(&self.registration)
     }
@@ -382,7 +383,7 @@ impl Target {
     }
 }
 
-/// What an invalid change is called.
+/// How the error of an invalid change begins.
 pub(crate) const NO_CHANGE: &str = "the body is no change";
 
 fn parse_url(url: &str) -> Result<Url, Problem> {
@@ -448,7 +449,7 @@ fn check_range<T: PartialOrd + From<u8> + Display>(
     }
 }
 
-/// A new endpoint, for the store. It gets what comes after `claimed`.
+/// A new endpoint, for the store. It gets the messages after `claimed`.
 pub(crate) fn new_endpoint(target: &Target, secret: &Secret, claimed: u64) -> Saved {
     Saved {
         endpoint: 0,
@@ -480,14 +481,14 @@ pub(crate) fn new_secret(given: Option<String>) -> Result<Secret, Problem> {
     Ok(secret)
 }
 
-/// What a client sends to set another secret. Without one it gets a generated one.
+/// The body of a rotation. Without a secret the sender generates one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rotation {
     pub(crate) secret: Option<String>,
 }
 
-/// What a client sends to have messages delivered again.
+/// The body of a replay.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Replay {

@@ -60,7 +60,7 @@ pub(crate) struct Endpoints {
     /// One registration or change at a time.
     changing: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
-    /// The disk budget is used up.
+    /// Whether the disk budget is used up.
     full: AtomicBool,
     /// In the order of registration. `None` once the server drains.
     running: Mutex<Option<Vec<Running>>>,
@@ -96,7 +96,7 @@ impl Endpoints {
         };
         for saved in saved {
             let number = saved.endpoint;
-            // One endpoint at a time: together they may be a million.
+            // Rows of one endpoint at a time, because all endpoints together may have a million.
             let waiting = endpoints
                 .outbound
                 .store
@@ -112,7 +112,7 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Tells the feed to keep what an endpoint has not got, even if it is disabled.
+    /// Tells the feed to keep the messages that an endpoint has not received, even if it is disabled.
     fn pin(&self) {
         let mut pins: HashMap<Topic, u64> = HashMap::new();
         let running = self.running();
@@ -261,7 +261,7 @@ impl Endpoints {
         }
     }
 
-    /// Changes an endpoint as `PATCH` requests.
+    /// Changes an endpoint as the body of a `PATCH` says.
     pub(crate) async fn patch(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let mut changes: Map<String, Value> =
             serde_json::from_slice(body).map_err(invalid(NO_CHANGE))?;
@@ -334,7 +334,7 @@ impl Endpoints {
         Ok((endpoint, secret))
     }
 
-    /// Calls a disabled endpoint again. It gets what it missed.
+    /// Enables a disabled endpoint. It gets the messages that it missed.
     pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let number = endpoint.number;
@@ -432,8 +432,8 @@ impl Endpoints {
         Ok(running.push.take())
     }
 
-    /// Refuses a target that will never be called, as far as its URL shows. It does not wait for a name: the
-    /// addresses of a name are checked for each connection.
+    /// Refuses a URL that shows by itself that it may not be called. A name is not resolved here, because its
+    /// addresses are checked for each connection.
     fn admit(&self, url: &Url) -> Result<(), Problem> {
         self.outbound.guard.check(url).map_err(invalid("url"))
     }
@@ -532,7 +532,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// From now on nothing is claimed.
+    /// Tells every loop to claim nothing more, and to finish within the drain time.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
         for running in self.running().iter().flatten() {
@@ -543,7 +543,7 @@ impl Endpoints {
     /// Waits for [`Endpoints::stop`], then for the attempts in flight, and returns what is left of each loop.
     pub(crate) async fn drained(&self) -> Vec<Push> {
         let mut stopping = self.stopping.subscribe();
-        // Ends with an error only if the sender is gone, which `self` holds.
+        // It fails only if the channel's other end was dropped, and `self` holds that.
         let _ = stopping.wait_for(|stop| *stop).await;
         let _no_change = self.changing.lock().await;
         let running = self.running().take().unwrap_or_default();
@@ -571,7 +571,7 @@ fn draining() -> Problem {
     Problem::unavailable("draining", retry_after())
 }
 
-/// Finishes `work` even if the client leaves: hyper drops the answer's future then.
+/// Finishes `work` even if the client leaves, because hyper then drops the future of the answer.
 async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     tokio::spawn(work).await.expect("a change does not panic")
 }

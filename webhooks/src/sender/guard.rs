@@ -1,10 +1,10 @@
 //! Which addresses the sender may call, against server-side request forgery (SSRF). Anybody who registers an
 //! endpoint chooses an address that this machine then calls from inside its own network.
 //!
-//! A registration is refused by its URL alone: the scheme, and a host that is an address. It does not wait for
-//! a name. A name is resolved for each connection, every address is checked, and a checked address is dialed.
-//! A DNS answer that changes in between changes nothing. `0x7f.1` needs no extra rule, because the URL parser
-//! turns it into an address.
+//! A registration is checked by its URL alone: the scheme, and a host that is an address. No name is resolved
+//! then. A name is resolved for each connection: every address is checked, and a checked address is dialed. So
+//! a DNS answer that changes after the check has no effect. `0x7f.1` needs no extra rule, because the URL
+//! parser turns it into an address.
 //!
 //! ```
 //! use webhooks::sender::guard::{Guard, Refused};
@@ -34,7 +34,7 @@ use url::{Host, Url};
 const MAX_ADDRESSES: usize = 16;
 /// How long one name server may take for one question. Each is asked twice.
 const NAME_SERVER: Duration = Duration::from_secs(1);
-/// How long it is remembered that a name has no address.
+/// How long the DNS answer that a name has no address is cached.
 const NO_SUCH_NAME: Duration = Duration::from_secs(5);
 
 /// What is allowed. By default only https, to public addresses.
@@ -57,8 +57,8 @@ pub type Lookup = fn(&str, u16) -> Addresses<'_>;
 /// The addresses of a name, once they are resolved.
 pub type Addresses<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
 
-/// Reads `/etc/hosts`, then asks the name servers of `/etc/resolv.conf`. The system's own resolver would block
-/// a thread for as long as a silent name server takes, and a few silent names would stop the lookups of all.
+/// Reads `/etc/hosts`, then asks the name servers of `/etc/resolv.conf`. The system's resolver is not used: it
+/// blocks a thread while a name server is silent. A few such names would stop the lookups of all endpoints.
 fn system(name: &str, port: u16) -> Addresses<'_> {
     static RESOLVER: LazyLock<TokioResolver> = LazyLock::new(|| {
         let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
@@ -70,7 +70,7 @@ fn system(name: &str, port: u16) -> Addresses<'_> {
     resolve(&RESOLVER, name, port)
 }
 
-/// Resolves by this resolver.
+/// Resolves a name with this resolver.
 pub(super) fn resolve<'a>(resolver: &'a TokioResolver, name: &'a str, port: u16) -> Addresses<'a> {
     Box::pin(async move {
         let found = resolver.lookup_ip(name).await.map_err(io::Error::other)?;
@@ -83,7 +83,7 @@ pub(super) fn asking(config: ResolverConfig) -> ResolverBuilder<TokioRuntimeProv
     Resolver::builder_with_config(config, TokioRuntimeProvider::default())
 }
 
-/// With this file's limits.
+/// A resolver with this file's limits.
 pub(super) fn resolver(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> TokioResolver {
     let options = builder.options_mut();
     options.timeout = NAME_SERVER;
@@ -184,8 +184,8 @@ fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Whether a listener at `own` accepts connections to `address`. A listener at 0.0.0.0 accepts them at
-/// every address of this machine, and those are the ones that a socket can bind.
+/// Whether a listener at `own` accepts connections to `address`. A listener at 0.0.0.0 accepts them at every
+/// address of this machine. Binding a socket shows whether an address is one of these.
 fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     own.port() == address.port()
@@ -199,9 +199,9 @@ pub enum Reach {
     Loopback,
     /// Link-local (cloud metadata), multicast, documentation, tunnels and what is unassigned.
     Never,
-    /// The networks inside.
+    /// Private networks.
     Private,
-    /// Everybody.
+    /// The internet.
     Public,
 }
 
@@ -212,8 +212,8 @@ fn reach(ip: IpAddr) -> Reach {
     }
 }
 
-/// The registry of special addresses (RFC 6890, as IANA keeps it); all else is public. Services that hand out
-/// a cloud machine's credentials are never called, wherever their address lies.
+/// Follows IANA's registry of special addresses (RFC 6890). All others are public. Services that hand out a
+/// cloud machine's credentials are never called, even if their address is in a public or private network.
 fn reach_v4(ip: Ipv4Addr) -> Reach {
     match ip.octets() {
         [100, 100, 100, 200] | [168, 63, 129, 16] => Reach::Never, // Alibaba, Azure
@@ -257,7 +257,7 @@ pub enum Refused {
     Http,
     /// The name resolves to an address that is not allowed.
     Name,
-    /// The sender's own.
+    /// The address at which this sender listens.
     Own(SocketAddr),
     /// Neither http nor https.
     Scheme,
@@ -294,7 +294,7 @@ pub enum Unresolved {
     /// The name has no address now; it may have one later.
     #[error("the name does not resolve: {0}")]
     Dns(#[from] io::Error),
-    /// It has one that is not allowed.
+    /// It has an address that is not allowed.
     #[error(transparent)]
     Refused(#[from] Refused),
 }

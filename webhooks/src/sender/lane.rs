@@ -1,9 +1,9 @@
 //! One connection to an endpoint, kept between messages. A new connection costs a lookup and the handshakes
 //! of TCP and TLS.
 //!
-//! A kept connection leads to the address that was checked when it was dialed. It is closed when it was idle
-//! for a while, and at a maximum age even if it is busy. So a name that changes its address is resolved, and
-//! checked, again.
+//! A kept connection leads to the address that was checked when it was dialed. It is not used again after it
+//! was idle for too long, or at its maximum age. So a change of the name's address is noticed, and the new
+//! address is checked.
 
 use std::{
     io,
@@ -131,7 +131,7 @@ impl Line {
     }
 }
 
-/// What came in answer to one request.
+/// What was received in answer to one request.
 #[derive(Debug, Default)]
 struct Received {
     bytes: usize,
@@ -147,7 +147,7 @@ impl Received {
     /// The length of `HTTP/1.1 200 ` (RFC 9112 §4).
     const STATUS: usize = 13;
 
-    /// Before the next request.
+    /// Forgets the last answer, before the next request.
     fn clear(&mut self) {
         self.bytes = 0;
         self.clear_head();

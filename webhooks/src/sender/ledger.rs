@@ -1,18 +1,19 @@
-//! The bookkeeping of one endpoint: what to attempt, what to record, and how the endpoint does.
+//! The bookkeeping of one endpoint: what to attempt, what to record, and how healthy the endpoint is.
 //!
 //! Pure: times and random numbers come in as parameters, and nothing here reads a clock, a socket or the
 //! store. `push.rs` drives it.
 //!
-//! A message is claimed from the feed, is *in flight*, has *ended*, and is then recorded. A failed one also
-//! waits for its retry, and is in flight again. The store keeps a [`Position`]: everything up to `claimed`
-//! is settled, except the few messages in `open`. Settled means delivered, dead, or waiting in a row. So a
-//! slow attempt stays open and holds up nothing else. After a crash the open messages and everything after
-//! `claimed` are attempted again. An ended attempt keeps its slot until it is recorded, so a crash repeats
-//! at most the slots of one endpoint.
+//! A message is *claimed* from the feed, and its first attempt is *in flight*. When the attempt has *ended*,
+//! its outcome is *recorded* in the store. A failed message then waits for its retry, and is in flight again.
 //!
-//! One message that fails says nothing about the endpoint. Only when several different messages fail in a
-//! row does the endpoint count as failing. It then gets one attempt at a time, and a new message is the
-//! probe, because the old ones may be the cause.
+//! The store keeps a [`Position`]: everything up to `claimed` is settled, except the few messages in `open`.
+//! Settled means delivered, dead, or waiting with a row in the store. So a slow attempt stays open and delays
+//! nothing else. After a crash the open messages and everything after `claimed` are attempted again. An ended
+//! attempt keeps its slot until it is recorded, so a crash repeats at most the slots of one endpoint.
+//!
+//! One message that fails says nothing about the endpoint. The endpoint counts as failing only when several
+//! different messages have failed without a success in between. It then gets one attempt at a time. That is
+//! a new message if possible, because the failed messages may be the cause.
 
 use std::{
     cmp::Reverse,
@@ -28,20 +29,20 @@ pub(crate) const CONCURRENCY: usize = 8;
 /// How many messages of one endpoint may wait for their next attempt. At the limit, newer messages stay
 /// in the feed, where they are pinned.
 const MAX_WAITING: usize = 1_000;
-/// The limit on their bytes: the feed may have dropped these messages already. The last message may
-/// exceed it.
+/// The limit on the bytes of an endpoint's messages that are in flight or waiting. Waiting messages are copies
+/// in the store, because the feed may drop its own. The last message may exceed the limit.
 const MAX_WAITING_BYTES: usize = 8 << 20;
-/// When this many different messages have failed without a success in between, the endpoint is failing.
+/// An endpoint is failing when this many different messages have failed without a success in between.
 const SAMPLES: usize = 3;
-/// An endpoint is not disabled for the time without a success until it has failed this often.
+/// An endpoint without a success is disabled only after at least this many failures.
 const MIN_FAILURES: u32 = 5;
-/// The first pause of an overloaded endpoint that requests none. Each further one is twice as long.
+/// The first pause of an overloaded endpoint that sent no `Retry-After`. Each next pause is twice as long.
 const PAUSE: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
-/// A message that was throttled this often is throttled for its own sake: from then on it counts as failed.
+/// After this many throttled attempts the message itself may be the cause: each further one counts as failed.
 const MAX_THROTTLED: u16 = 100;
-/// Why an endpoint is disabled that answered 410.
+/// The reason that is shown for an endpoint that answered 410.
 const GONE: &str = "answered 410 Gone";
 
 /// The policy for one endpoint.
@@ -52,7 +53,7 @@ pub(crate) struct Rules {
     pub(crate) give_up: Duration,
     /// The most attempts at the same time, at most [`CONCURRENCY`].
     pub(crate) concurrency: usize,
-    /// One message at a time, and the next one waits until this one is delivered or dead.
+    /// One message at a time: the next one waits until this one is delivered or dead.
     pub(crate) ordered: bool,
 }
 
@@ -61,7 +62,8 @@ pub(crate) struct Rules {
 pub(crate) struct Position {
     /// Everything up to this number is settled, except the open messages.
     pub(crate) claimed: u64,
-    /// Messages up to `claimed` that are not settled: those in flight.
+    /// Messages up to `claimed` that are not settled: their first attempt is in flight, or it was cut and they
+    /// are not claimed again yet.
     pub(crate) open: Vec<u64>,
 }
 
@@ -72,7 +74,7 @@ impl Position {
         oldest.map_or(self.claimed, |oldest| oldest - 1)
     }
 
-    /// The position after which everything is delivered again. `None` if it lies ahead.
+    /// The position for a replay of everything after `to`. `None` if `to` is ahead of this position.
     pub(crate) fn moved_back(&self, to: u64) -> Option<Self> {
         let open = self.open.iter().copied().filter(|seq| *seq <= to);
         (to <= self.claimed).then(|| Self {
@@ -82,7 +84,7 @@ impl Position {
     }
 }
 
-/// How an endpoint does.
+/// How healthy an endpoint is. This limits its attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Health {
     /// It gets attempts in parallel.
@@ -92,20 +94,20 @@ pub(crate) enum Health {
     /// No attempt before this time. Then one at a time, until one succeeds.
     Paused {
         until: SystemTime,
-        /// The endpoint requested it, so a success in the meantime does not end it.
+        /// A success in the meantime does not end it: the endpoint requested it, or the feed failed.
         asked: bool,
     },
     /// It must not be called any more.
     Disabled { since: SystemTime, reason: String },
 }
 
-/// What happened since the last success.
+/// The failures since the last success.
 #[derive(Debug, Default)]
 struct Failures {
-    /// The first one.
+    /// When the first one ended.
     since: Option<SystemTime>,
     count: u32,
-    /// The first different messages that failed, at most [`SAMPLES`].
+    /// The different messages that failed: the first [`SAMPLES`] of them.
     messages: Vec<u64>,
     /// Pauses that the endpoint did not request.
     pauses: u32,
@@ -115,7 +117,7 @@ struct Failures {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) seq: u64,
-    /// Of the message, in bytes.
+    /// The size of the message, in bytes.
     pub(crate) size: u32,
     /// Attempts that failed.
     pub(crate) failed: u16,
@@ -125,8 +127,8 @@ pub(crate) struct Delivery {
     pub(crate) row: bool,
 }
 
-/// A delivery that waits for its next attempt. Kept small, because there may be a million. Ordered by
-/// time, so the least is the next.
+/// A delivery that waits for its next attempt. Kept small, because there may be a million. Ordered by `due`,
+/// so the least is the next.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waiting {
     pub(crate) due: SystemTime,
@@ -164,17 +166,19 @@ pub(crate) struct Ledger {
     rules: Rules,
     /// The feed is read after this number.
     after: u64,
-    /// Up to this number the feed was read in an earlier life: of these, only `again` is claimed.
+    /// An earlier loop of this endpoint has read the feed up to this number. Up to here only the messages in
+    /// `again` are claimed.
     until: u64,
+    /// Messages up to `until` whose first attempt was cut.
     again: Vec<u64>,
-    /// Messages after `until` that have a row, because the position was moved back. They wait until the
-    /// position passes them.
+    /// Rows of messages after `until`, left there when a replay moved the position back. Each waits for its
+    /// attempt once the feed is read past its message.
     ahead: BTreeMap<u64, Waiting>,
     in_flight: Vec<Delivery>,
     ended: Vec<Ended>,
     /// The transaction that is being written.
     recording: Option<Record>,
-    /// What the store has.
+    /// The position in the store.
     recorded: Position,
     waiting: BinaryHeap<Reverse<Waiting>>,
     /// Bytes of all messages that are in flight, ended or waiting.
@@ -214,7 +218,7 @@ impl Ledger {
         ledger
     }
 
-    /// Continues with what an earlier life knew: the first failure since the last success, and their number.
+    /// Continues with the stored failures: the first one since the last success, and their number.
     pub(crate) fn with_failures(mut self, since: Option<SystemTime>, count: u32) -> Self {
         (self.failures.since, self.failures.count) = (since, count);
         self
@@ -225,8 +229,8 @@ impl Ledger {
         self.after
     }
 
-    /// How many new messages may be claimed now. They go before retries, but one of several slots is kept
-    /// for retries, and a single slot is taken in turns.
+    /// How many new messages may be claimed now. New messages go before retries, with one exception: a retry
+    /// that is due gets one of several slots, or every second turn of a single slot.
     pub(crate) fn room(&self, now: SystemTime) -> usize {
         let count = self.waiting.len() + self.held();
         let full = count >= MAX_WAITING || self.bytes >= MAX_WAITING_BYTES;
@@ -236,7 +240,7 @@ impl Ledger {
         let (slots, free) = (self.slots(now), self.free_slots(now));
         let is_due = self.waiting.peek().is_some_and(|next| next.0.due <= now);
         let is_kept = match slots {
-            // A probe is new if possible.
+            // An endpoint that is not well gets a new message, because the failed ones may be the cause.
             1 => self.health == Health::Well && !self.retried,
             _ => !self.in_flight.iter().any(|delivery| delivery.row),
         };
@@ -278,7 +282,7 @@ impl Ledger {
         claimed
     }
 
-    /// Rows up to this number are not ahead any more.
+    /// Moves the rows up to this number from `ahead` to `waiting`.
     fn pass(&mut self, next: u64) {
         let ahead = self.ahead.split_off(&(next + 1));
         let passed = std::mem::replace(&mut self.ahead, ahead).into_values();
@@ -288,7 +292,7 @@ impl Ledger {
         }
     }
 
-    /// When to look again without news: at the end of a pause, or when a retry is due.
+    /// When to act if nothing else happens before: at the end of a pause, or when a retry is due.
     pub(crate) fn next_time(&self, now: SystemTime) -> Option<SystemTime> {
         match self.health {
             Health::Paused { until, .. } if until > now => Some(until),
@@ -315,8 +319,8 @@ impl Ledger {
         Some(delivery)
     }
 
-    /// Takes the result of an attempt, and decides what becomes of the delivery. It takes effect when it is
-    /// recorded. `random` is between 0 and 1.
+    /// Takes the result of an attempt, and decides what becomes of the delivery. The slot stays taken, and a
+    /// retry does not wait yet, until the decision is recorded. `random` is between 0 and 1.
     pub(crate) fn end(
         &mut self,
         seq: u64,
@@ -343,8 +347,8 @@ impl Ledger {
         ended
     }
 
-    /// Begins to record what has ended, unless a transaction is being written. With `all` it also records that
-    /// nothing was due.
+    /// Begins to record what has ended, unless a transaction is being written. With `all` it also records a
+    /// position that moved although no attempt ended: past messages that this endpoint does not get.
     pub(crate) fn record(&mut self, all: bool) -> Option<Record> {
         if self.recording.is_some() {
             return None;
@@ -381,7 +385,7 @@ impl Ledger {
         }
     }
 
-    /// Begins nothing before this time.
+    /// Begins no attempt before this time.
     pub(crate) fn pause(&mut self, until: SystemTime) {
         self.health = Health::Paused { until, asked: true };
     }
@@ -403,7 +407,7 @@ impl Ledger {
         self.waiting.len() + self.ahead.len()
     }
 
-    /// When the next retry is due. In the past if it has to wait for a slot.
+    /// When the next retry is due. This is in the past while the retry waits for a slot.
     pub(crate) fn oldest_due(&self) -> Option<SystemTime> {
         self.waiting.peek().map(|next| next.0.due)
     }
@@ -412,7 +416,7 @@ impl Ledger {
         &self.health
     }
 
-    /// Whether different messages have failed since the last success.
+    /// Whether several different messages have failed since the last success.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures.messages.len() >= SAMPLES
     }
@@ -422,7 +426,7 @@ impl Ledger {
         (self.failures.since, self.failures.count)
     }
 
-    /// Claimed messages that the endpoint did not get.
+    /// How many claimed messages are neither delivered nor dead.
     pub(crate) fn owed(&self) -> usize {
         let recording = self.recording.iter().flat_map(|record| &record.ended);
         let unrecorded = self.ended.iter().chain(recording);
@@ -430,12 +434,12 @@ impl Ledger {
         self.in_flight.len() + self.waiting() + waits.count()
     }
 
-    /// Whether a message after the position is to be claimed.
+    /// Whether a message after [`Self::after`] will be claimed when the feed is read that far.
     pub(crate) fn is_new(&self, seq: u64) -> bool {
         !self.ahead.contains_key(&seq) && (seq > self.until || self.again.contains(&seq))
     }
 
-    /// What the store is to know. A message with a row is settled.
+    /// The position to record. A message with a row is settled, also while its retry is in flight.
     fn position(&self) -> Position {
         let in_flight = self.in_flight.iter().filter(|delivery| !delivery.row);
         let in_flight = in_flight.map(|delivery| delivery.seq);
@@ -460,8 +464,8 @@ impl Ledger {
         self.slots(now).saturating_sub(self.held())
     }
 
-    /// One success ends a failure. After throttling, the number of parallel attempts grows by one when all
-    /// of the present ones have succeeded.
+    /// One success clears the failures and any pause, except a requested pause that is not over. After
+    /// throttling, the number of parallel attempts grows by one after that number of successes.
     fn succeed(&mut self, now: SystemTime) {
         self.failures = Failures::default();
         let asked = matches!(self.health, Health::Paused { until, asked: true } if until > now);
@@ -475,7 +479,7 @@ impl Ledger {
         }
     }
 
-    /// Decides how the endpoint does after a failed attempt.
+    /// Counts a failed attempt, and decides whether it changes the endpoint's health.
     fn fail(&mut self, seq: u64, verdict: Verdict, now: SystemTime) {
         let since = *self.failures.since.get_or_insert(now);
         let lasts = now.duration_since(since).unwrap_or_default();
@@ -507,7 +511,8 @@ impl Ledger {
         self.health = health;
     }
 
-    /// A pause for an endpoint that requests none. Attempts that ended during a pause do not extend it.
+    /// The pause of an overloaded endpoint that requests none. Attempts that end during a pause do not
+    /// extend it.
     fn overloaded(&mut self, now: SystemTime) -> Health {
         if self.paused_until(now) > now {
             return self.health.clone();
@@ -526,8 +531,8 @@ impl Ledger {
         }
     }
 
-    /// When the next attempt is, if there is one. A throttled attempt does not count as failed: the next one
-    /// is due when the pause ends.
+    /// Decides when the next attempt is due, if there is one. A throttled attempt does not count as failed: the
+    /// next one is due when the pause ends.
     fn postpone(
         &self,
         delivery: &mut Delivery,
@@ -554,7 +559,7 @@ impl Ledger {
     }
 }
 
-/// The length of this pause, the first of which is 1.
+/// The length of the pause with this number. The first one has the number 1.
 fn doubled(pause: u32) -> Duration {
     let factor = 1 << (pause - 1).min(16);
     (PAUSE * factor).min(MAX_PAUSE)
@@ -782,7 +787,7 @@ mod tests {
         rows: BTreeMap<u64, (Fate, Delivery)>,
     }
 
-    /// The feed, the store, the endpoint, and what a naive observer counts.
+    /// The feed, the store and the endpoint, with an independent count of what the endpoint accepted.
     #[derive(Debug)]
     struct World {
         now: SystemTime,
@@ -959,7 +964,7 @@ mod tests {
             }
         }
 
-        /// From here on all goes well.
+        /// From here on every attempt succeeds.
         fn settle(&mut self) {
             for _ in 0..10 * (self.published.len() + CONCURRENCY) {
                 self.now += DAY;

@@ -1,4 +1,4 @@
-//! The sender: it calls the endpoints.
+//! The sender: it signs each message and POSTs it to the endpoints.
 //!
 //! Read in this order: `deliver.rs` is one attempt, with `guard.rs` (which addresses it may call), `lane.rs`
 //! and `tls.rs` (its connection). `ledger.rs` decides what an endpoint gets and when, `push.rs` is the loop
@@ -40,21 +40,22 @@ mod store;
 mod timers;
 pub mod tls;
 
-/// The default time limit of a whole attempt. The Standard Webhooks text asks for 15 to 30 s.
+/// The default time limit of an attempt. Standard Webhooks asks for 15 to 30 s.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the messages for a disabled endpoint are kept: time for a holiday.
+/// How long the messages for a disabled endpoint are kept. It covers the holiday of an operator.
 pub(crate) const HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// An endpoint without a success for this long is disabled.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(5 * 24 * 3_600);
 
-/// Attempts at the same time, in addition to one for each endpoint. Together they take about 50 MiB of
-/// buffers.
+/// The most attempts at the same time, in addition to one for each endpoint. Together they take about
+/// 50 MiB of buffers.
 const MAX_ATTEMPTS: usize = 1_024;
 
 /// The disk budget: the feed's own limit, and three times as much for waiting and dead deliveries.
 const DISK: u64 = 1 << 30;
 
-/// Not a stream that other servers share, because the endpoints' state is in the same file.
+/// The help of `--feed`. A stream that other servers share is not allowed, because the endpoints' state is
+/// in the feed's file.
 const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when the process ends), or \
     `file:PATH`";
 
@@ -62,8 +63,9 @@ const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when t
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
 #[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
-// There are no subscribers to derive a limit from.
+// Other servers derive this default from their limit on subscribers. There are none here.
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
+// Hidden: there are no streams that a client could stop reading.
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
@@ -87,7 +89,7 @@ pub struct Config {
     /// The knobs that every server has.
     #[command(flatten)]
     pub server: ServerConfig,
-    /// The time limit of an attempt, from the lookup to the last byte of the answer. Not on the command line.
+    /// The time limit of an attempt, from the lookup to the answer's head. Not on the command line.
     #[arg(skip = ATTEMPT_TIMEOUT)]
     pub attempt_timeout: Duration,
     /// How long the messages for a disabled endpoint are kept. Not on the command line.
@@ -100,7 +102,7 @@ pub struct Config {
     /// 503. Not on the command line.
     #[arg(skip = DISK)]
     pub disk: u64,
-    /// Attempts at the same time, in addition to one for each endpoint. Not on the command line.
+    /// The most attempts at the same time, in addition to one for each endpoint. Not on the command line.
     #[arg(skip = MAX_ATTEMPTS)]
     pub max_attempts: usize,
     /// When to try again. Not on the command line.
@@ -193,7 +195,7 @@ pub async fn run(
         never = endpoints.keep_pinned() => match never {},
     };
     if durable {
-        return Ok(drained); // the next start goes on with what is left
+        return Ok(drained); // the next start continues with what is left
     }
     let mut lost = 0;
     for push in left {

@@ -1,8 +1,8 @@
 //! How many attempts there are at one time, over all endpoints.
 //!
-//! Each endpoint has one slot of its own, and borrows more from a shared stock. So a healthy endpoint is
-//! always called, however many others are slow or dead. When the stock is used up, it gets one message at
-//! a time. First attempts queue for the stock; a retry takes from it only what nobody waits for.
+//! Each endpoint has one reserved slot, and borrows more from a shared stock. So a healthy endpoint is always
+//! called, even if many others are slow or dead: when the stock is used up, it gets one message at a time.
+//! First attempts queue for the stock. A retry takes a slot from it only if no first attempt waits for one.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Places {
         }
     }
 
-    /// Waits for a slot for a retry.
+    /// Waits for a slot for a retry. It does not queue for the stock, so that first attempts go before it.
     pub(crate) async fn retry(self) -> Place {
         match self.stock.try_acquire_owned() {
             Ok(place) => Place(place),

@@ -1,12 +1,12 @@
 //! One endpoint's loop. It reads the feed with its own position, and attempts every message until it is
 //! delivered or dead.
 //!
-//! What to do next is decided by the ledger (`ledger.rs`). This file does it: it reads the feed, sends over
-//! lanes (`lane.rs`), and writes to the store. Endpoints share only the feed, the store and the slots for
-//! attempts (`places.rs`), so a slow or dead endpoint delays only itself.
+//! The ledger (`ledger.rs`) decides what to do next. This file does it: it reads the feed, sends over lanes
+//! (`lane.rs`), and writes to the store. Endpoints share only the feed, the store and the slots for attempts
+//! (`places.rs`), so a slow or dead endpoint delays only itself.
 //!
-//! One transaction at a time records the attempts that have ended. Those that end meanwhile are recorded
-//! by the next.
+//! One transaction at a time records the attempts that have ended. Attempts that end meanwhile wait for the
+//! next transaction.
 
 use std::{
     collections::HashMap,
@@ -43,23 +43,23 @@ use crate::schedule::Schedule;
 
 /// How often the position of an endpoint without news is moved to the head.
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
-/// The longest reason of a failure that is kept, in characters. It may repeat text of the endpoint.
+/// How many characters of a failure's reason are kept. A reason may contain text from the endpoint.
 const MAX_REASON: usize = 200;
 /// The topic on which the sender tells the operator about endpoints.
 pub(crate) const OPERATOR: &str = "webhooks.endpoints";
 
 /// What all the loops share.
 pub(crate) struct Outbound {
-    /// Not the handle that the server closes: attempts in flight outlive the listener.
+    /// A handle that is never closed. The server closes another one, while attempts are still in flight.
     pub(crate) feed: Feed,
     pub(crate) store: Store,
     pub(crate) guard: Guard,
     pub(crate) schedule: Schedule,
     /// The system's clock, except in tests. Attempts are signed with it.
     pub(crate) clock: fn() -> SystemTime,
-    /// The same, without jumps: everything else is decided with it.
+    /// The same without jumps. All other decisions use it.
     pub(crate) steady: Steady,
-    /// Slots for first attempts, in addition to the one that each endpoint has.
+    /// Slots for attempts, in addition to the one that each endpoint has.
     pub(crate) stock: Arc<Semaphore>,
     pub(crate) attempt_timeout: Duration,
     /// An endpoint that has only failed for this long is disabled.
@@ -94,7 +94,7 @@ struct Attempted {
     outcome: Outcome,
 }
 
-/// What the store is to know of an attempt that failed.
+/// What is recorded about a failed attempt.
 struct Failed {
     message: Payload,
     at: SystemTime,
@@ -104,7 +104,7 @@ struct Failed {
 /// A message for the operator: its type and data.
 type Event = (&'static str, Value);
 
-/// A transaction that is being written, and then what it wrote.
+/// A transaction that is being written. It resolves to what was written.
 type Recording = Pin<Box<dyn Future<Output = Settlement> + Send>>;
 
 /// The state of one loop.
@@ -113,15 +113,16 @@ pub(crate) struct Push {
     endpoint: Arc<Endpoint>,
     ledger: Ledger,
     places: Places,
-    /// Idle lanes. The last one was used last.
+    /// Lanes that no attempt uses. The most recently used one is last and is taken first, so that spare
+    /// connections time out.
     lanes: Vec<Lane>,
     attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Attempted> + Send>>>,
     /// Failed attempts that are not recorded yet, by number of the message.
     failed: HashMap<u64, Failed>,
     recording: Option<Recording>,
-    /// Gaps: what the feed had dropped before it was claimed. Not recorded yet.
+    /// Gaps that are not recorded yet: messages that the feed dropped before they were claimed.
     gaps: Vec<String>,
-    /// Not published yet.
+    /// Messages for the operator that are not published yet.
     events: Vec<Event>,
 }
 
@@ -133,7 +134,7 @@ impl Push {
         saved: &Saved,
         mut waiting: Vec<Waiting>,
     ) -> Self {
-        // A wrong clock may have written the times.
+        // A wrong clock may have written these times. No retry waits longer than the longest possible delay.
         let latest = outbound.steady.now() + outbound.schedule.longest().max(MAX_RETRY_AFTER);
         for waiting in &mut waiting {
             waiting.due = waiting.due.min(latest);
@@ -247,15 +248,15 @@ impl Push {
         }
     }
 
-    /// Begins the attempt that is due. At the end of a pause there may be none.
+    /// Begins the retry that is due. There may be none, because the timer also fires at the end of a pause.
     fn retry(&mut self) {
         if let Some(retry) = self.ledger.retry(self.outbound.steady.now()) {
             self.attempt(retry.seq, None);
         }
     }
 
-    /// Without news the position moves to the head. Otherwise messages that the feed drops in other topics
-    /// would look like a gap here.
+    /// Drops the connections that were idle for too long. Without news, also moves the position to the head:
+    /// otherwise messages that the feed drops in other topics would look like a gap here.
     async fn pass_by(&mut self) {
         self.lanes.retain(|lane| !lane.is_over());
         let after = self.after().into();
@@ -268,7 +269,8 @@ impl Push {
         self.record(true);
     }
 
-    /// Begins an attempt at a message. Without `first` it has a row, and the message is read from there.
+    /// Begins an attempt. `first` is the message of a first attempt. For a retry it is `None`: the message is
+    /// read from the store.
     fn attempt(&mut self, seq: u64, first: Option<Payload>) {
         let (outbound, places) = (self.outbound.clone(), self.places.clone());
         let attempt = outbound.attempt(&self.endpoint);
@@ -347,7 +349,8 @@ impl Push {
         }
     }
 
-    /// A message of the operator's topic is not told about: that would be another one.
+    /// Tells the operator of a dead delivery, unless its message was one for the operator: each such message
+    /// would cause the next.
     fn note_dead(&mut self, message: &Payload, ended: &Ended, reason: &str) {
         let (endpoint, id) = (&self.endpoint.id, &message.id);
         warn!(endpoint, id, reason, "a delivery is dead");
@@ -360,7 +363,7 @@ impl Push {
         }
     }
 
-    /// Begins to record what has ended, if it is time. With `all` it also records that nothing was due.
+    /// Begins to record what has ended, see [`Ledger::record`]. A gap does not wait for an attempt to end.
     fn record(&mut self, all: bool) {
         let all = all || !self.gaps.is_empty();
         if let Some(record) = self.ledger.record(all) {
@@ -430,7 +433,8 @@ impl Push {
         status.oldest_due = self.ledger.oldest_due();
     }
 
-    /// Messages that the endpoint did not get. With a feed in memory it never will.
+    /// How many messages the endpoint has not received, in the ledger and in the feed. With a feed in memory
+    /// they are lost.
     pub(crate) async fn owed(self) -> usize {
         let mut owed = self.ledger.owed();
         let mut after = self.after().into();
@@ -452,8 +456,8 @@ impl Push {
     }
 }
 
-/// Retries until it is written. After a disk failure that never succeeds: the loop then halts with all its
-/// slots taken, and the next start continues from what is stored.
+/// Writes a settlement, and then publishes the events. Retries while the disk is full. After a disk failure it
+/// never returns: the loop then halts with all its slots taken, and the next start continues from the store.
 async fn write(outbound: Arc<Outbound>, settlement: Settlement, events: Vec<Event>) -> Settlement {
     let settlement = Arc::new(settlement);
     let shared = settlement.clone();
@@ -467,7 +471,7 @@ async fn write(outbound: Arc<Outbound>, settlement: Settlement, events: Vec<Even
     Arc::unwrap_or_clone(settlement)
 }
 
-/// Tells the operator. Best effort: what is told is in the store anyway.
+/// Tells the operator. An error is only logged, because the same facts are in the store.
 async fn tell(feed: &Feed, kind: &str, data: &Value) {
     let topic = OPERATOR.parse().expect("the constant is a topic");
     let draft = Draft {
@@ -487,8 +491,9 @@ async fn written(recording: &mut Option<Recording>) -> Settlement {
     }
 }
 
-/// The message of a row. If the disk cannot be read, that is not the endpoint's failure: see [`write()`].
-/// If the endpoint was removed, its loop ends now anyway.
+/// Reads the message of a row. After a disk failure it never returns, because that is not the endpoint's
+/// failure: see [`write()`]. Without a row it never returns either: the endpoint was removed, and its loop is
+/// about to be aborted.
 async fn read(store: &Store, seq: u64) -> Payload {
     match store.note(move |database| store::body(database, seq)).await {
         Ok(Some(body)) => body,
@@ -498,7 +503,7 @@ async fn read(store: &Store, seq: u64) -> Payload {
 
 /// Resolves when the loop must stop.
 async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
-    // An error means that the sender is gone, which is also a reason to stop.
+    // An error means that the channel's other end was dropped. That is also a reason to stop.
     let _ = stopping.wait_for(Option::is_some).await;
 }
 

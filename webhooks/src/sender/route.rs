@@ -34,7 +34,7 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     Ok(response)
 }
 
-/// A client does not subscribe by a GET here: it registers an endpoint.
+/// Unlike in the other servers, a GET of a topic does not subscribe: a client registers an endpoint.
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let safe = reads(&request) || request.method() == Method::OPTIONS;

@@ -1,13 +1,13 @@
-//! The time without the jumps of the system's clock.
+//! A clock without the jumps of the system's clock.
 //!
-//! A machine that was suspended or whose clock was wrong finds its clock moved by days. How long something has
-//! lasted must not depend on that.
+//! The system's clock may move by days at once, for example after a suspend or a correction. The time for
+//! which an endpoint has failed must not depend on that.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// The system's time at the start, and what has passed since.
+/// The system's time at the start, plus the time that has passed since then.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Steady {
     began: Instant,
@@ -15,7 +15,7 @@ pub(crate) struct Steady {
 }
 
 impl Steady {
-    /// It is `now`.
+    /// A clock that starts at `now`.
     pub(crate) fn new(now: SystemTime) -> Self {
         Self {
             began: Instant::now(),
@@ -27,7 +27,7 @@ impl Steady {
         self.at + self.lasts()
     }
 
-    /// How long ago the start was.
+    /// How long it has run.
     pub(crate) fn lasts(&self) -> Duration {
         self.began.elapsed()
     }

@@ -1,4 +1,4 @@
-//! The sender's durable state: the endpoints, the position of each, and the messages it has not got yet.
+//! The sender's durable state: the endpoints, the position of each, and the messages that it has not received.
 //!
 //! A message is published into the feed's file, and answered with 201 when it is on the disk. Each endpoint
 //! has one row with its *position* (`ledger.rs`): everything before it was delivered, is dead, or has a row
@@ -36,12 +36,12 @@ use super::{
     ledger::{Position, Waiting},
 };
 
-/// How many dead deliveries are shown at once, and how many gaps of an endpoint are kept: the newest.
+/// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
 pub(crate) const REMEMBERED: u64 = 100;
 
 /// The pause after the disk was full or the feed failed.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
-/// Roughly how many bytes one transaction writes: SQLite writes whole pages.
+/// Roughly how many bytes one transaction writes. SQLite writes whole pages, so this is one page.
 const PAGE: usize = 4 << 10;
 
 /// `deliveries` has a row for each failed message. It waits until `due`; without `due` it is dead. Times are
@@ -134,8 +134,9 @@ impl Store {
         self.write(true, work).await
     }
 
-    /// The same, but returns once it would survive the process, though perhaps not a power cut. Retries
-    /// while the disk is full. For outcomes of attempts: a lost one is found again by one more attempt.
+    /// Like [`Store::run`], but does not wait for a sync: the change survives the process, but perhaps not a
+    /// power cut. Retries while the disk is full. For outcomes of attempts, because a lost outcome only costs
+    /// one more attempt.
     ///
     /// # Errors
     /// [`CommitError::Stopped`].
@@ -197,9 +198,9 @@ pub(crate) struct Saved {
     /// Its number here.
     pub(crate) endpoint: i64,
     pub(crate) id: String,
-    /// Where it is called, and about what, as JSON.
+    /// The registration as JSON: URL, topics and options.
     pub(crate) target: String,
-    /// Newest first. Each older one has the time until which it signs.
+    /// Newest first. Each older one has a time until which it signs.
     pub(crate) secrets: Vec<(String, Option<SystemTime>)>,
     pub(crate) position: Position,
     pub(crate) delivered: u64,
@@ -237,7 +238,7 @@ pub(crate) struct Disabled {
     #[serde(serialize_with = "rfc3339")]
     pub(crate) since: SystemTime,
     pub(crate) reason: String,
-    /// Since when nothing is kept for it.
+    /// Since when its backlog is not kept any more.
     #[serde(serialize_with = "rfc3339")]
     pub(crate) expired: Option<SystemTime>,
 }
@@ -359,7 +360,7 @@ fn secrets(
     rows.collect()
 }
 
-/// Changes its target. If it is called at another URL, it starts without failures.
+/// Changes an endpoint's target. If its URL changes, the time without a success starts again.
 pub(crate) fn retarget(
     database: &Connection,
     endpoint: i64,
@@ -374,7 +375,7 @@ pub(crate) fn retarget(
     Ok(())
 }
 
-/// Adds a new secret. The one before also signs until this time, and expired ones are removed.
+/// Adds a new secret. The previous one also signs until this time. Expired ones are removed.
 pub(crate) fn rotate(
     database: &Connection,
     endpoint: i64,
@@ -397,7 +398,7 @@ pub(crate) fn rotate(
     Ok(())
 }
 
-/// Disables or enables it.
+/// Disables or enables an endpoint. The time without a success starts again.
 pub(crate) fn set_disabled(
     database: &Connection,
     endpoint: i64,
@@ -413,7 +414,7 @@ pub(crate) fn set_disabled(
     Ok(())
 }
 
-/// Drops the backlog of a disabled endpoint: waiting deliveries are dead. If the endpoint is enabled
+/// Drops the backlog of a disabled endpoint: its waiting deliveries become dead. If the endpoint is enabled
 /// later, it gets a gap for what the feed has dropped meanwhile.
 pub(crate) fn expire(
     database: &Connection,
@@ -497,7 +498,7 @@ pub(crate) struct Settlement {
     pub(crate) endpoint: i64,
     pub(crate) position: Position,
     pub(crate) delivered: u64,
-    /// Messages whose row is deleted.
+    /// Messages that are delivered and had a row: it is deleted.
     pub(crate) paid: Vec<u64>,
     /// Messages that get a row, or a new version of it.
     pub(crate) owed: Vec<Owed>,
@@ -511,7 +512,7 @@ pub(crate) struct Settlement {
     pub(crate) disabled: Option<Disabled>,
 }
 
-/// A delivery that did not succeed yet.
+/// A delivery that failed: it waits for a retry, or is dead.
 #[derive(Debug, Clone)]
 pub(crate) struct Owed {
     pub(crate) seq: u64,
@@ -521,7 +522,7 @@ pub(crate) struct Owed {
     pub(crate) throttled: u16,
     /// When it is tried again; `None` if it is dead.
     pub(crate) due: Option<SystemTime>,
-    /// The last attempt.
+    /// When the last attempt began.
     pub(crate) at: SystemTime,
     pub(crate) reason: String,
     /// The message, if it has no row yet.
@@ -601,7 +602,7 @@ fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
     forget(database, seq)
 }
 
-/// Deletes the body with the last row that needs it.
+/// Deletes a message's body if no row needs it any more.
 fn forget(database: &Connection, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached(
