@@ -40,7 +40,8 @@ pub fn heartbeat(position: Cursor) -> String {
     format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
 }
 
-/// A page: its gap, then its messages, then a position, written by `heartbeat` if there is one.
+/// A page: its gap, then its messages, then a position. `heartbeat` writes the position. Without it the page
+/// has one only after a gap.
 ///
 /// Only the server's own events are named. A message has no `event:` line: with one it would not
 /// reach `onmessage`, and a message of type `gap` or `error` would look like the server's event.
@@ -58,7 +59,7 @@ pub fn page(page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
         blocks.extend_from_slice(&message.json);
         blocks.extend_from_slice(b"\n\n");
     }
-    // After a gap a position is needed in any case.
+    // After a gap a position is always needed: a client that is cut off later must not get the gap again.
     let needed = page
         .gap
         .as_ref()

@@ -9,8 +9,8 @@
 //! - `route.rs` turns a request into an answer;
 //! - [`stream`] is the technique: the response that stays open;
 //! - [`event`] writes the wire form, [`parse`] reads it for a client;
-//! - `takeover/` is optional: it takes an open stream out of hyper, and lets all that wait for the same news
-//!   wait together, to save memory and time.
+//! - `takeover/` is optional, to save memory and time: it takes an open stream out of hyper, and puts the
+//!   streams that wait for the same news into one task.
 
 pub mod event;
 pub mod parse;

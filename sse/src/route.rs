@@ -20,7 +20,7 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Streams>,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,
-    /// Where open streams wait that are taken out of hyper. `None` is plain hyper.
+    /// The open streams that were taken out of hyper wait here. `None` is plain hyper.
     pub(crate) groups: Option<Arc<Groups>>,
 }
 

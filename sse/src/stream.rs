@@ -120,8 +120,9 @@ impl Streams {
     }
 }
 
-/// Where to start: `Last-Event-ID`, which a browser sends when it reconnects; or else the last
-/// `lastEventId=`, which polyfills send that cannot set a field; or else `after=`.
+/// Where to start. The first of these that is there and not empty: `Last-Event-ID`, which a browser sends
+/// when it reconnects; the last `lastEventId=`, for polyfills that cannot set a header field; `after=`.
+/// Without any of them the stream starts at the head.
 ///
 /// A malformed id is read leniently and becomes a gap: an error status would stop an EventSource for good.
 fn after<B>(request: &Request<B>) -> Result<After, Problem> {
@@ -156,14 +157,15 @@ fn fields() -> [(HeaderName, HeaderValue); 5] {
         (header::CACHE_CONTROL, "no-store, no-transform"),
         (HeaderName::from_static("x-accel-buffering"), "no"), // nginx
         (HeaderName::from_static("incremental"), "?1"),       // draft-ietf-httpbis-incremental
-        // A stream is its connection's last answer. An idle connection of a refused client would use up
-        // those that are left.
+        // A stream is the last answer on its connection. A refused client is disconnected too: otherwise
+        // its idle connection would count against the limit.
         (header::CONNECTION, "close"),
     ]
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }
 
-/// What a client asks for, wherever it starts. Streams that ask for the same can share their pages.
+/// What a client asks for, without the position where it starts. Streams with equal subscriptions can share
+/// their pages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subscription {
     topics: Topics,
@@ -176,9 +178,9 @@ pub struct Subscription {
 /// One open stream.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// Reads the feed for it.
+    /// Reads the feed. A group has one reader for all its streams.
     pub reader: Reader,
-    /// What it does not share with others.
+    /// What it never shares with other streams.
     pub seat: Seat,
     state: State,
 }
@@ -190,11 +192,11 @@ enum State {
     Ended,
 }
 
-/// What a stream does not share with others.
+/// What a stream never shares with other streams, even in a group.
 #[derive(Debug)]
 pub struct Seat {
-    /// When it is at its greatest age. A proxy may read on after its own client left, and would keep the
-    /// slot for ever.
+    /// When it ends because of its age. Without this, a proxy that reads on after its own client has left
+    /// would keep the slot forever.
     pub end_at: Instant,
     /// Freed when the stream ends, however it ends.
     _slot: OwnedSemaphorePermit,
@@ -210,7 +212,7 @@ impl Subscriber {
         }
     }
 
-    /// Whether it has sent all there is, and now waits for news.
+    /// Whether it has sent all there is and now only waits for news. Such a stream can join a group.
     pub fn waits(&self) -> bool {
         let is_over = self.reader.streams.feed.is_closed() || Instant::now() >= self.seat.end_at;
         self.reader.is_live && matches!(self.state, State::Open) && !is_over
@@ -270,12 +272,12 @@ pub struct Reader {
     after: After,
     /// The number of the topics' last message up to that position.
     last: u64,
-    /// Whether all that there was is read. It then waits for news. If not, it reads that first, and then
-    /// gives a heartbeat.
+    /// Whether it has read all there was, and waits for news. Otherwise [`Reader::next`] reads a page without
+    /// waiting, and the last such page ends with a heartbeat.
     pub is_live: bool,
-    /// When the silence is too long.
+    /// When a heartbeat is due, if nothing is sent before.
     heartbeat_at: Instant,
-    /// It may fire too early, see `silence`.
+    /// Wakes the reader for the heartbeat. It may fire too early, see `silence`.
     timer: Pin<Box<Sleep>>,
 }
 
@@ -303,8 +305,9 @@ impl Reader {
         }
     }
 
-    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if
-    /// none of their messages lies between them: other topics' messages move the positions, too.
+    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if no
+    /// message of the subscription lies between them. Comparing the positions is not enough, because
+    /// messages of other topics move them too. Readers that cannot be compared count as behind.
     pub fn order(&self, other: &Self) -> Ordering {
         match (&self.after, &other.after) {
             (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
@@ -325,7 +328,7 @@ impl Reader {
         start
     }
 
-    /// The next blocks: what there is, then news, or a heartbeat after too long a silence. `None` if it is
+    /// The next blocks: what there is, then news, or a heartbeat after a long silence. `None` at the time
     /// `until`. Cancel-safe: dropping the future loses nothing.
     ///
     /// # Errors
@@ -340,11 +343,11 @@ impl Reader {
                 return news.transpose();
             }
         }
-        // What comes only now and then is boxed, so that a waiting stream does not reserve memory for it.
+        // Boxed, because it is rare: a waiting stream does not reserve memory for it.
         Box::pin(self.all_there_is()).await.map(Some)
     }
 
-    /// Waits for a page. Returns its blocks, or `None` if a heartbeat is due, or it is `until`.
+    /// Waits for a page and returns its blocks. `None` when a heartbeat is due, and at the time `until`.
     async fn news(&mut self, until: Instant) -> Option<Result<Vec<u8>, FeedError>> {
         let (topics, limit) = (&self.subscription.topics, self.limit());
         let news = self.streams.feed.next(topics, &self.after, limit);
@@ -356,7 +359,7 @@ impl Reader {
         Some(page.map(|page| self.take(&page, None)))
     }
 
-    /// A page without waiting and, if that is everything, a heartbeat with the feed's position. The first
+    /// A page without waiting. If that is everything, a heartbeat with the feed's position follows. The first
     /// such heartbeat tells a client that it is live. After a silence the page is empty, unless news came
     /// at the same moment.
     async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {

@@ -7,10 +7,12 @@
 //!                 └── is slow, is behind, is too old, the feed ended ────┘
 //! ```
 //!
-//! A waiting stream is an [`Entry`] in a list, not a task. The write never blocks. An entry whose socket
-//! takes only a part goes back to a task, with the rest. So a group has no slow streams, and no ends: every
-//! stream ends in its task. A publisher never waits for a group. A group that is slower than its publishers is
-//! one slow reader: it is told what it missed by a gap, and so are all its streams.
+//! A waiting stream is an [`Entry`] in a list, not a task. A group writes to each socket without waiting. If a
+//! socket takes only a part, its entry goes back to a task with the rest. So one slow client never delays the
+//! others. An entry whose stream must end goes back to a task too, so all ends are written in one place.
+//!
+//! A publisher never waits for a group. A group that is slower than its publishers is one slow reader of the
+//! feed: it gets a gap for what it missed, and so do all its streams.
 
 use std::{
     cmp::Ordering,
@@ -32,14 +34,14 @@ use tracing::{debug, error};
 use super::{OpenStream, framed};
 use crate::stream::{Reader, Seat, Subscriber, Subscription};
 
-/// After so many entries, the task of a group lets others run.
+/// After this many entries, a group's task yields to other tasks.
 const BATCH: usize = 128;
-/// When a group without entries looks for entries that are too old.
+/// How far ahead `end_at` is while a group has no entries. Any long time will do.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All groups of a server.
 pub(crate) struct Groups {
-    /// How long a socket may accept no data.
+    /// A client whose socket accepts no data for this long is disconnected.
     stall: Duration,
     spawner: Spawner,
     /// Reports broken connections to [`watch`].
@@ -49,28 +51,29 @@ pub(crate) struct Groups {
     mail: Mutex<Mail>,
 }
 
-/// How the groups are reached.
+/// The mailboxes of all groups, behind one lock.
 #[derive(Default)]
 struct Mail {
     numbers: HashMap<Key, usize>,
-    /// By the numbers.
+    /// The keys are the groups' numbers.
     boxes: Slab<Mailbox>,
 }
 
 /// The streams of a group have the same subscription, and are all chunked or all not.
 type Key = (Subscription, bool);
 
-/// What a group is told.
+/// What a group has to handle.
 #[derive(Default)]
 struct Mailbox {
     joiners: Vec<OpenStream>,
-    /// Entries whose connection is broken.
+    /// Entries whose connection may be broken.
     broken: Vec<usize>,
+    /// Notified when something is added.
     new: Arc<Notify>,
 }
 
 impl Groups {
-    /// No groups yet. A thread waits for connections that break.
+    /// Starts without a group, and with a thread that waits for broken connections.
     pub(crate) fn new(spawner: Spawner, stall: Duration) -> io::Result<Arc<Self>> {
         let poll = Poll::new()?;
         let groups = Arc::new(Self {
@@ -94,7 +97,7 @@ impl Groups {
         }
     }
 
-    /// Tells the stream's group of it. If there is none, returns a new one.
+    /// Puts a stream into the mailbox of its group. If there is no such group, returns a new one to run.
     fn deliver(self: &Arc<Self>, stream: OpenStream) -> Option<Group> {
         let reader = &stream.subscriber.reader;
         let key = (reader.subscription.clone(), stream.is_chunked);
@@ -126,6 +129,7 @@ impl Groups {
         self.spawner.spawn(stream.serve(first, self.clone()));
     }
 
+    /// Tells a group that the connection of an entry may be broken.
     fn broke(&self, Token(token): Token) {
         let (number, index) = (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1));
         if let Some(mailbox) = self.mail().boxes.get_mut(number) {
@@ -139,7 +143,7 @@ impl Groups {
     }
 }
 
-/// A token is the number of a group, and of an entry.
+/// The upper half of a token is the number of a group, the lower half the number of an entry.
 const TOKEN_HALF: u32 = usize::BITS / 2;
 
 impl Mail {
@@ -149,8 +153,9 @@ impl Mail {
     }
 }
 
-/// Waits for broken connections, in a thread: tokio keeps several hundred bytes for each socket that it
-/// watches, and this nothing. The end of what a client sends is not a broken connection (RFC 9112 §9.6).
+/// The thread that waits for broken connections. It is here to save memory: tokio keeps several hundred bytes
+/// for each socket that it watches, and mio none. A client that only closes its sending side is not broken
+/// (RFC 9112 §9.6).
 fn watch(mut poll: Poll, groups: &Weak<Groups>) {
     let mut events = Events::with_capacity(1_024);
     loop {
@@ -177,15 +182,15 @@ impl Drop for Groups {
     }
 }
 
-/// Streams that have sent the same, and wait for news.
+/// Streams that are at the same position and wait for news.
 struct Group {
     groups: Arc<Groups>,
     number: usize,
     key: Key,
-    /// Where all entries are.
+    /// Reads for all entries: its position is that of each entry.
     reader: Reader,
     entries: Slab<Entry>,
-    /// Not after the first entry is at its greatest age.
+    /// When to look for entries that must end. Never after the `end_at` of an entry.
     end_at: Instant,
     /// Streams that are not entries yet.
     joiners: Vec<OpenStream>,
@@ -204,20 +209,21 @@ impl Group {
     async fn run(&mut self) {
         while self.read_mail() {
             let next = tokio::select! {
-                biased; // News first, so that a joiner that has them finds the group there.
+                biased; // News first, so that the group catches up with a joiner that has sent them already.
                 next = self.reader.next(self.end_at) => next,
                 () = self.new.notified() => continue,
             };
             match next {
                 Ok(Some(blocks)) => self.write(blocks).await,
                 Ok(None) => self.release_aged(),
-                // The task of each entry ends it. If the feed failed, the task first tries it again.
+                // Each stream ends in its task. If the feed failed, the task first reads it once more.
                 Err(error) => self.release_all(error != FeedError::Closed).await,
             }
         }
     }
 
-    /// Lets streams join, and drops those whose connection broke. `false` if the group is empty, and closed.
+    /// Lets streams join, and drops those whose connection is broken. `false` once the group is empty and
+    /// closed.
     fn read_mail(&mut self) -> bool {
         while let Some(broken) = self.take_mail() {
             self.drop_broken(&broken);
@@ -231,7 +237,8 @@ impl Group {
         false
     }
 
-    /// Takes the joiners, and returns the broken entries. `None` closes the group, if it is empty.
+    /// Takes the joiners, and returns the broken entries. Closes an empty group and returns `None`, under the
+    /// same lock: otherwise a stream could join a closed group.
     fn take_mail(&mut self) -> Option<Vec<usize>> {
         let mut mail = self.groups.mail();
         let mailbox = &mut mail.boxes[self.number];
@@ -250,7 +257,7 @@ impl Group {
 
     fn drop_broken(&mut self, broken: &[usize]) {
         for index in broken {
-            // The report may be of an earlier entry at this index.
+            // The report may be about an earlier entry with this index, so ask the socket.
             let entry = self.entries.get(*index);
             if entry.is_some_and(|entry| !matches!(entry.socket.take_error(), Ok(None))) {
                 self.entries.remove(*index);
@@ -258,7 +265,8 @@ impl Group {
         }
     }
 
-    /// No message may lie between the stream and the group: it would be lost, or be sent twice.
+    /// Adds a stream that is where the group is. If a message lay between them, it would be lost or be sent
+    /// twice.
     fn admit(&mut self, mut stream: OpenStream) {
         match stream.subscriber.reader.order(&self.reader) {
             Ordering::Equal => {
@@ -266,8 +274,9 @@ impl Group {
                     debug!(%error, "stream ended");
                 }
             }
-            // There are news, which the group reads next.
+            // The stream has sent news that the group reads next. It waits for that.
             Ordering::Greater => self.joiners.push(stream),
+            // The stream has missed news: it catches up in a task, and then joins again.
             Ordering::Less => {
                 stream.subscriber.reader.is_live = false;
                 self.groups.spawn(stream, Bytes::new());
@@ -314,6 +323,7 @@ impl Group {
         }
     }
 
+    /// Gives every entry back to a task. With `replays` each reads the feed before it waits again.
     async fn release_all(&mut self, replays: bool) {
         for index in 0..self.entries.capacity() {
             pace(index).await;
@@ -335,7 +345,8 @@ impl Group {
         self.end_at = ends.min().unwrap_or(now + DAY);
     }
 
-    /// Gives an entry back to a task, which writes `rest` first.
+    /// Gives an entry back to a task, which writes `rest` first. With `replays` it then reads the feed before
+    /// it waits again.
     fn release(&mut self, index: usize, rest: Bytes, replays: bool) {
         let Entry {
             mut socket,
@@ -405,7 +416,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let feed = Feed::new(Retention::default());
             let config = Config {
-                heartbeat: Duration::from_secs(3_600), // it would tell who has left, too
+                heartbeat: Duration::from_secs(3_600), // a heartbeat would show which clients have left, too
                 ..Config::default()
             };
             let app = App::new(feed, config, &listener, connections.spawner()).unwrap();
@@ -526,7 +537,7 @@ mod tests {
 
     #[test]
     fn what_a_waiting_stream_costs_is_small() {
-        // Ten thousand are open.
+        // Ten thousand may be open.
         assert!(size_of::<Entry>() <= 56);
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! hyper keeps a read and a write buffer of 8 KiB each while an answer streams. A stream that mostly
 //! waits needs neither. So hyper parses the request and the route answers it as usual. Before any byte
-//! of a streaming answer is written, [`Handover`] takes the connection back and drops hyper. The answer
-//! is then written here: its head, and its body until it has caught up. Then it waits in its group
-//! (`group.rs`), and comes back if it is slow or ends. The client sees the same bytes as from plain hyper.
+//! of a streaming answer is written, [`Handover`] takes the connection back and drops hyper. A task of
+//! this file then writes the answer: its head, and its body until the stream has caught up. Then the
+//! stream waits in its group (`group.rs`). It goes back to a task when it is slow or must end. The client
+//! sees the same bytes as from plain hyper.
 //!
 //! `common/src/http/takeover/mod.rs` states the contract with hyper, and tests it.
 
@@ -26,7 +27,7 @@ use crate::{
 
 pub(crate) use group::Groups;
 
-/// One connection, as `serve::connection` is with plain hyper.
+/// One connection. With plain hyper this is `serve::connection`.
 pub(crate) async fn connection(
     socket: TcpStream,
     app: Arc<App>,
@@ -89,10 +90,10 @@ async fn answer(
     }
 }
 
-/// A stream outside of hyper, in a task of its own.
+/// A stream outside of hyper, while a task writes it.
 struct OpenStream {
     socket: StallGuard<TcpStream>,
-    /// Whether the body is in chunks. If not, it ends with the connection.
+    /// Whether the body is in chunks. If not (HTTP/1.0), the end of the connection is the end of the body.
     is_chunked: bool,
     subscriber: Subscriber,
     /// The connection counts as open while this exists.
@@ -100,7 +101,7 @@ struct OpenStream {
 }
 
 impl OpenStream {
-    /// Writes `first`, and then blocks until the stream waits for news or ends.
+    /// Writes `first` and what the stream has missed. If the stream goes on, it then joins its group.
     async fn serve(mut self, first: Bytes, groups: Arc<Groups>) {
         match self.catch_up(&first).await {
             Ok(true) => groups.join(self),
@@ -109,7 +110,7 @@ impl OpenStream {
         }
     }
 
-    /// `false` if the stream has ended.
+    /// Writes `first`, and then blocks until the stream waits for news. `false` if it has ended.
     async fn catch_up(&mut self, first: &[u8]) -> io::Result<bool> {
         self.socket.write_all(first).await?;
         while !self.subscriber.waits() {
@@ -127,13 +128,14 @@ impl OpenStream {
         if self.is_chunked {
             self.socket.write_all(b"0\r\n\r\n").await?;
         }
-        // What the client sent is read. Otherwise the kernel would end the connection by a reset.
+        // Reads what the client has sent. With unread bytes the kernel would reset the connection, and the
+        // client could lose the last block.
         let _ = self.socket.get_ref().try_read(&mut [0; 4_096]);
         self.socket.shutdown().await
     }
 }
 
-/// Blocks as they are on the wire: one chunk (RFC 9112 §7.1), or only the blocks.
+/// Blocks as they are on the wire: in one chunk (RFC 9112 §7.1), or without a frame.
 fn framed(blocks: Vec<u8>, is_chunked: bool) -> Vec<u8> {
     if !is_chunked {
         return blocks;
