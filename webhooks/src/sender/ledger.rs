@@ -434,7 +434,7 @@ impl Ledger {
         self.in_flight.len() + self.waiting() + waits.count()
     }
 
-    /// Whether a message after [`Self::after`] will be claimed when the feed is read that far.
+    /// Whether a message that is not read yet will be claimed when the feed is read that far.
     pub(crate) fn is_new(&self, seq: u64) -> bool {
         !self.ahead.contains_key(&seq) && (seq > self.until || self.again.contains(&seq))
     }
