@@ -63,7 +63,11 @@ async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> 
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics(request: &Request) -> &str {
-    request.uri().path().trim_start_matches("/topics/")
+    request
+        .uri()
+        .path()
+        .strip_prefix("/topics/")
+        .unwrap_or_default()
 }
 
 /// Serves until `shutdown`. Closing the feed answers every wait. The time limit is for a client that

@@ -68,7 +68,11 @@ async fn publish_one(State((polls, limits)): State<App>, request: Request) -> Re
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics<B>(request: &Request<B>) -> &str {
-    request.uri().path().trim_start_matches("/topics/")
+    request
+        .uri()
+        .path()
+        .strip_prefix("/topics/")
+        .unwrap_or_default()
 }
 
 /// Serves until `shutdown`. The time limit is for a client that does not read: without it axum would wait for

@@ -150,7 +150,11 @@ fn failed(app: &App, problem: Problem) -> Response {
 }
 
 fn topics(request: &Request) -> &str {
-    request.uri().path().trim_start_matches("/topics/")
+    request
+        .uri()
+        .path()
+        .strip_prefix("/topics/")
+        .unwrap_or_default()
 }
 
 /// One open stream in the gauge.

@@ -77,7 +77,11 @@ async fn open(State(app): State<App>, request: Request) -> Response {
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let after = Query::of(request.uri()).get("after")?;
-    let topics = request.uri().path().trim_start_matches("/topics/");
+    let topics = request
+        .uri()
+        .path()
+        .strip_prefix("/topics/")
+        .unwrap_or_default();
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
     let admitted = match app.access.admit(&request) {
         Ok(grant) => grant.may_read(&topics).map(|()| grant),
@@ -128,6 +132,11 @@ struct Guarded {
 
 impl Subprotocol for Guarded {
     async fn handle(&mut self, text: &str) -> Option<String> {
+        // Also here: a session that does not read its answers is not asked for news.
+        if self.access.check(&self.grant).is_err() {
+            let error = json!({"error": {"status": 401, "detail": "the token is not valid"}});
+            return Some(error.to_string());
+        }
         match check(&self.grant, text) {
             Ok(()) => self.inner.handle(text).await,
             Err(error) => Some(error.to_string()),

@@ -57,7 +57,11 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let after: After = query.get("after")?.unwrap_or(After::Latest);
     let newest = query.get::<Newest>("newest")?.is_some();
     // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
-    let topics = request.uri().path().trim_start_matches("/topics/");
+    let topics = request
+        .uri()
+        .path()
+        .strip_prefix("/topics/")
+        .unwrap_or_default();
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
     let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
     let upgrade = hyper::upgrade::on(&mut request);

@@ -4,7 +4,8 @@ use std::{fmt::Display, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{
-    After, Browsers, Feed, Newest, Problem, Query, ServerConfig, Topics, healthz, html, publish,
+    Activity, After, Browsers, Feed, Newest, Problem, Query, ServerConfig, Topics, healthz, html,
+    publish,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -73,7 +74,7 @@ where
     // hyper sends no body in answer to HEAD.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads {
-        expect_no_body(app, request.body_mut()).await?;
+        expect_no_body(app, &mut request).await?;
     }
     let path = request.uri().path().to_owned();
     let whole = match (path.as_str(), path.strip_prefix("/topics/")) {
@@ -94,10 +95,14 @@ where
 }
 
 /// Accepts an empty body. It may be chunked: then its end must be read before the upgrade.
-async fn expect_no_body<B>(app: &App, body: &mut B) -> Result<(), Problem>
+async fn expect_no_body<B>(app: &App, request: &mut Request<B>) -> Result<(), Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    // The client has to act. Until then its connection can be closed for a new one.
+    let activity = request.extensions().get::<Activity>().cloned();
+    let _idle = activity.as_ref().map(Activity::idle);
+    let body = request.body_mut();
     let is_empty = body.is_end_stream()
         || body.size_hint().lower() == 0
             && timeout(app.server.read_timeout, body.frame())

@@ -79,10 +79,11 @@ const MAX_UNSENT: u32 = 64 * 1024;
 
 #[cfg(any(target_os = "android", target_os = "linux"))]
 fn notice_loss(socket: &SockRef<'_>, stall: Duration) -> io::Result<()> {
-    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
+    let bounded = socket.set_tcp_notsent_lowat(MAX_UNSENT);
     // The kernel takes milliseconds in an `int`: at most 24 days. 0 would be its own default, 15 minutes.
     const MOST: Duration = Duration::from_millis(i32::MAX as u64);
-    socket.set_tcp_user_timeout(Some(stall.clamp(Duration::from_millis(1), MOST)))
+    socket.set_tcp_user_timeout(Some(stall.clamp(Duration::from_millis(1), MOST)))?;
+    bounded
 }
 
 #[cfg(not(any(target_os = "android", target_os = "linux")))]

@@ -416,6 +416,11 @@ impl Ledger {
         &self.health
     }
 
+    /// Whether it must not be called any more. Only a change of the endpoint ends that.
+    pub(crate) fn is_disabled(&self) -> bool {
+        matches!(self.health, Health::Disabled { .. })
+    }
+
     /// Whether several different messages have failed since the last success.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures.messages.len() >= SAMPLES
@@ -469,7 +474,7 @@ impl Ledger {
     fn succeed(&mut self, now: SystemTime) {
         self.failures = Failures::default();
         let asked = matches!(self.health, Health::Paused { until, asked: true } if until > now);
-        if !asked {
+        if !asked && !self.is_disabled() {
             self.health = Health::Well;
         }
         self.successes += 1;
@@ -493,6 +498,7 @@ impl Ledger {
         }
         let disabled = |reason: String| Health::Disabled { since: now, reason };
         let health = match verdict {
+            _ if self.is_disabled() => return,
             Verdict::Gone => disabled(GONE.to_owned()),
             _ if lasts >= self.rules.give_up && self.failures.count >= MIN_FAILURES => {
                 let lasts = humantime::format_duration(Duration::from_secs(lasts.as_secs()));
@@ -615,6 +621,22 @@ mod tests {
         ledger.recorded();
         assert_eq!((ledger.held(), ledger.settled()), (1, 0));
         assert_eq!(ledger.room(START), CONCURRENCY - 1);
+    }
+
+    #[test]
+    fn what_other_attempts_in_flight_say_does_not_enable_a_disabled_endpoint() {
+        for after in [
+            Ok(()),
+            Err(Verdict::Throttled(Some(SECOND))),
+            Err(Verdict::Overloaded),
+        ] {
+            let mut ledger = claimed(rules(), 1..=2);
+            end(&mut ledger, 1, Err(Verdict::Gone), START);
+            let disabled = ledger.health().clone();
+            assert!(ledger.is_disabled());
+            end(&mut ledger, 2, after, START + SECOND);
+            assert_eq!(*ledger.health(), disabled, "{after:?}");
+        }
     }
 
     #[test]

@@ -311,6 +311,7 @@ impl Push {
         } = attempted;
         self.lanes.push(lane);
         let was_failing = self.ledger.is_failing();
+        let was_disabled = self.ledger.is_disabled();
         let failure = outcome.result.as_ref().err();
         let verdict = failure.map_or(Ok(()), |failure| Err(failure.verdict()));
         let now = self.outbound.steady.now();
@@ -318,7 +319,7 @@ impl Push {
         let reason = failure.map(reason);
         self.endpoint.remember(view(&ended, &message.id, &outcome));
         if let Some(reason) = reason {
-            self.note_health(was_failing, &reason);
+            self.note_health(was_failing, was_disabled, &reason);
             if ended.fate == Fate::Dead {
                 self.note_dead(&message, &ended, &reason);
             }
@@ -333,7 +334,7 @@ impl Push {
     }
 
     /// Tells the operator if the endpoint has begun to fail, or is disabled.
-    fn note_health(&mut self, was_failing: bool, error: &str) {
+    fn note_health(&mut self, was_failing: bool, was_disabled: bool, error: &str) {
         let id = &self.endpoint.id;
         // Path and query may hold a token.
         let at = &self.endpoint.target.url[..Position::BeforePath];
@@ -342,7 +343,7 @@ impl Push {
             let data = json!({"endpoint": id, "at": at, "error": error});
             self.events.push(("endpoint.failing", data));
         }
-        if let Health::Disabled { reason, .. } = self.ledger.health() {
+        if !was_disabled && let Health::Disabled { reason, .. } = self.ledger.health() {
             warn!(endpoint = id, reason, "disabled");
             let data = json!({"endpoint": id, "at": at, "reason": reason, "error": error});
             self.events.push(("endpoint.disabled", data));

@@ -368,7 +368,8 @@ pub(crate) fn retarget(
     moves: bool,
 ) -> rusqlite::Result<()> {
     database.execute(
-        "UPDATE endpoints SET target = ?2, failing = CASE WHEN ?3 THEN NULL ELSE failing END
+        "UPDATE endpoints SET target = ?2, failing = CASE WHEN ?3 THEN NULL ELSE failing END,
+             failures = CASE WHEN ?3 THEN 0 ELSE failures END
          WHERE endpoint = ?1",
         params![endpoint, target, moves],
     )?;
@@ -407,7 +408,7 @@ pub(crate) fn set_disabled(
     let since = disabled.map(|disabled| millis(disabled.since));
     let reason = disabled.map(|disabled| &disabled.reason);
     database.execute(
-        "UPDATE endpoints SET failing = NULL, disabled = ?2, reason = ?3, expired = NULL
+        "UPDATE endpoints SET failing = NULL, failures = 0, disabled = ?2, reason = ?3, expired = NULL
          WHERE endpoint = ?1",
         params![endpoint, since, reason],
     )?;
@@ -421,10 +422,13 @@ pub(crate) fn expire(
     endpoint: i64,
     now: SystemTime,
 ) -> rusqlite::Result<()> {
-    database.execute(
+    let disabled = database.execute(
         "UPDATE endpoints SET expired = ?2 WHERE endpoint = ?1 AND disabled IS NOT NULL",
         params![endpoint, millis(now)],
     )?;
+    if disabled == 0 {
+        return Ok(()); // It was enabled in the meantime.
+    }
     database.execute(
         "UPDATE deliveries SET due = NULL, reason = 'held for too long; ' || ifnull(reason, '')
          WHERE endpoint = ?1 AND due IS NOT NULL",
