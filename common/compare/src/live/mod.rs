@@ -67,9 +67,10 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
             Some(_) = tasks.join_next() => {}
-            Ok((stream, _)) = listener.accept() => {
-                tasks.spawn(connection(stream, stage.clone()));
-            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(tasks.spawn(connection(stream, stage.clone()))),
+                Err(error) => common::accept_failed(error).await,
+            },
         }
     }
 }
