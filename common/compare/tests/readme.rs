@@ -130,16 +130,28 @@ fn the_readme_of_every_member_starts_its_server() {
 #[test]
 #[ignore = "uses the default ports and curl; CI runs it"]
 fn commands_print_what_the_readme_says() {
-    // Built first, because a build may take longer than the patience for an output.
-    let built = cargo("build --quiet --workspace --bins --examples").status();
-    assert!(built.expect("cargo runs").success());
     for (path, steps) in readmes() {
         let mut session = Session::default();
+        steps.iter().for_each(build);
         for step in &steps {
             eprintln!("{}:{}: {}", path.display(), step.line, step.command);
             session.run(step);
         }
         session.end();
+    }
+}
+
+/// Builds what a command runs: that may take longer than the patience for an output. Each by itself, because
+/// the features of dependencies are those of the packages that cargo is asked for.
+fn build(step: &Step) {
+    if !matches!(step.kind(), Some(Kind::Server | Kind::Background)) {
+        return;
+    }
+    if let Some(run) = step.command.strip_prefix("cargo run ") {
+        let (package, _) = run.split_once(" -- ").unwrap_or((run, ""));
+        let build = format!("build --quiet {}", package.trim_end_matches([' ', '&']));
+        let built = cargo(&build).status().expect("cargo runs");
+        assert!(built.success(), "{build}");
     }
 }
 
