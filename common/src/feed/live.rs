@@ -77,10 +77,19 @@ impl LiveLog {
         draft: Draft,
         once: Option<Once>,
     ) -> Result<Published, FeedError> {
-        let Some(once) = once else {
-            return self.append(topic, draft).map(Published::new);
-        };
-        // Locked until the message is appended: a second publish with this key waits, and finds the key.
+        let published = match once {
+            None => self.append(topic.clone(), draft).map(Published::new),
+            Some(once) => self.append_once(topic.clone(), draft, once),
+        }?;
+        // After the locks: a reader that wakes needs the log, and the next publisher needs the keys.
+        if !published.duplicate {
+            self.wakers.wake(&topic);
+        }
+        Ok(published)
+    }
+
+    /// Locks the keys until the message is appended: a second publish with this key waits, and finds the key.
+    fn append_once(&self, topic: Topic, draft: Draft, once: Once) -> Result<Published, FeedError> {
         let (mut keys, now) = (self.keys.lock().expect(UNPOISONED), Instant::now());
         if let Some(published) = keys.find(&topic, &once, now)? {
             return Ok(published);
@@ -92,12 +101,7 @@ impl LiveLog {
 
     /// Reads the clock under the lock, so that timestamps are in the order of the numbers.
     fn append(&self, topic: Topic, draft: Draft) -> Result<Cursor, FeedError> {
-        let id = self.change(|log| {
-            let (now, time) = (Instant::now(), SystemTime::now());
-            log.append(topic.clone(), draft, now, time)
-        })?;
-        self.wakers.wake(&topic);
-        Ok(id)
+        self.change(|log| log.append(topic, draft, Instant::now(), SystemTime::now()))
     }
 }
 
