@@ -5,7 +5,7 @@ use std::{
     env,
     error::Error,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use axum::{Router, middleware::from_fn_with_state};
@@ -18,7 +18,7 @@ pub mod access;
 #[path = "in_axum.rs"]
 mod in_axum;
 
-use access::{Access, Grant, guard};
+use access::{Access, guard};
 
 /// A revoked client is disconnected after this time.
 const LOOK: Duration = Duration::from_secs(15);
@@ -41,16 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
     // Read yours from a file or a variable: with a random key, no token survives a restart.
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let news = vec!["news.*".to_owned()];
-    let grant = Grant {
-        sub: "you".to_owned(),
-        read: news.clone(),
-        publish: news,
-        iat: now,
-        exp: now + 3_600,
-    };
-    println!("token {}", access.token(&grant));
+    println!("token {}", access.token_for_an_hour("you", "news.*"));
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
     let app = router(feed.clone(), Arc::new(access));

@@ -145,6 +145,18 @@ impl Access {
         serde_json::from_slice(&BASE64.decode(grant).ok()?).ok()
     }
 
+    /// A token with which `sub` may read these topics and publish to them, for an hour.
+    pub fn token_for_an_hour(&self, sub: &str, topics: &str) -> String {
+        let (topics, now) = (vec![topics.to_owned()], self.now());
+        self.token(&Grant {
+            sub: sub.to_owned(),
+            read: topics.clone(),
+            publish: topics,
+            iat: now,
+            exp: now + 3_600,
+        })
+    }
+
     /// Whether the grant still holds.
     ///
     /// # Errors
