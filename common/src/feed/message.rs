@@ -199,7 +199,7 @@ impl Topics {
     /// The topics of these names. Repeats collapse.
     ///
     /// # Errors
-    /// If a name is invalid, or there is none, or more than 64.
+    /// If there is no name, more than 64 names, or an invalid one.
     pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, BadTopics> {
         let topics = names.map(str::parse).collect::<Result<Vec<Topic>, _>>()?;
         Self::try_from(topics)

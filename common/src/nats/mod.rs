@@ -1,6 +1,6 @@
 //! A feed on NATS JetStream: many processes serve one stream, and a cursor is valid at all of them.
 //!
-//! The stream is the log; of the newest messages each process has a log in memory. Every message takes the same way:
+//! The stream is the log. Each process keeps its newest messages in memory. Every message takes the same way:
 //! 1. The stream stores it and acknowledges it.
 //! 2. Each process's consumer reads it back into the log (`follow.rs`), and readers are woken.
 //! 3. The publisher gets its answer.

@@ -167,7 +167,7 @@ impl Push {
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !matches!(self.ledger.health(), Health::Disabled { .. }) {
+        while !self.ledger.is_disabled() {
             let now = self.outbound.steady.now();
             let room = self.ledger.room(now);
             let next_time = self.ledger.next_time(now);
