@@ -47,7 +47,7 @@ pub(crate) struct Groups {
     /// Reports broken connections to [`watch`].
     registry: Registry,
     /// Ends [`watch`].
-    waker: Waker,
+    waker: Arc<Waker>,
     mail: Mutex<Mail>,
 }
 
@@ -76,15 +76,22 @@ impl Groups {
     /// Starts without a group, and with a thread that waits for broken connections.
     pub(crate) fn new(spawner: Spawner, stall: Duration) -> io::Result<Arc<Self>> {
         let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let groups = Arc::new(Self {
             stall,
             spawner,
             registry: poll.registry().try_clone()?,
-            waker: Waker::new(poll.registry(), Token(usize::MAX))?,
+            waker: waker.clone(),
             mail: Mutex::default(),
         });
         let watched = Arc::downgrade(&groups);
-        thread::Builder::new().spawn(move || watch(poll, &watched))?;
+        thread::Builder::new()
+            .name(WATCH.to_owned())
+            .spawn(move || {
+                // The thread has a share of the waker: a waker that is dropped takes its wake-up back.
+                let _waker = waker;
+                watch(poll, &watched);
+            })?;
         Ok(groups)
     }
 
@@ -143,6 +150,9 @@ impl Groups {
     }
 }
 
+/// The name of the thread.
+const WATCH: &str = "watch";
+
 /// The upper half of a token is the number of a group, the lower half the number of an entry.
 const TOKEN_HALF: u32 = usize::BITS / 2;
 
@@ -178,6 +188,7 @@ fn watch(mut poll: Poll, groups: &Weak<Groups>) {
 
 impl Drop for Groups {
     fn drop(&mut self) {
+        // It fails only if the thread has ended already.
         let _ = self.waker.wake();
     }
 }
@@ -482,6 +493,34 @@ mod tests {
         let read = timeout(PATIENCE, client.read(&mut bytes)).await;
         let read = read.expect("it is told in time").unwrap();
         String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    /// A few may remain: those of the servers that other tests have.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_thread_of_a_dropped_server_ends() {
+        const DROPPED: usize = 200;
+        let connections = Connections::new(1);
+        for _ in 0..DROPPED {
+            drop(Groups::new(connections.spawner(), PATIENCE).unwrap());
+        }
+        let few = async {
+            while threads(WATCH) > DROPPED / 10 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, few).await.expect("they end");
+    }
+
+    /// How many threads of this process have this name.
+    #[cfg(target_os = "linux")]
+    fn threads(name: &str) -> usize {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = threads.filter_map(|thread| {
+            let comm = thread.ok()?.path().join("comm");
+            std::fs::read_to_string(comm).ok()
+        });
+        names.filter(|comm| comm.trim_end() == name).count()
     }
 
     #[tokio::test]
