@@ -11,21 +11,17 @@
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, io, sync::Arc, time::Duration};
+use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-    routing::get,
+    Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
 use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
 use short_polling::{hint::Hint, poll::Polls};
 use tokio::{
     net::TcpListener,
     sync::oneshot,
-    time::{Instant, sleep},
+    time::{Instant, timeout},
 };
 
 /// How often a client should poll, and how long your server or proxy keeps an idle connection.
@@ -68,36 +64,21 @@ async fn publish_one(State((polls, limits)): State<App>, request: Request) -> Re
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics<B>(request: &Request<B>) -> &str {
-    request
-        .uri()
-        .path()
-        .strip_prefix("/topics/")
-        .unwrap_or_default()
+    let path = request.uri().path();
+    path.strip_prefix("/topics/").unwrap_or_default()
 }
 
 /// Serves until `shutdown`. The time limit is for a client that does not read: without it axum would wait for
 /// ever.
-pub async fn serve(
-    listener: TcpListener,
-    feed: Feed,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let app = router(feed.clone(), PUBLISHING);
-    let (begin, begun) = oneshot::channel();
-    let drain = async move {
-        shutdown.await;
-        feed.close();
-        let _ = begin.send(()); // It fails only if the server has ended.
-    };
-    let cut = async {
-        let _ = begun.await;
-        sleep(DRAIN).await;
-    };
-    let served = axum::serve(listener, app).with_graceful_shutdown(drain);
-    tokio::select! {
-        served = served.into_future() => served,
-        () = cut => Ok(()),
-    }
+pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router(feed.clone(), PUBLISHING));
+    let server = server.with_graceful_shutdown(async { drop(stopped.await) });
+    let server = tokio::spawn(server.into_future());
+    shutdown.await;
+    feed.close();
+    drop(stop);
+    let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
 }
 
 #[tokio::main]
@@ -106,5 +87,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
-    Ok(serve(listener, feed, shutdown_signal()).await?)
+    serve(listener, feed, shutdown_signal()).await;
+    Ok(())
 }

@@ -11,18 +11,14 @@
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, io, sync::Arc, time::Duration};
+use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-    routing::get,
+    Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
 use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
 use sse::stream::{StreamLimits, Streams, body};
-use tokio::{net::TcpListener, sync::oneshot, time::sleep};
+use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
 const STREAMS: StreamLimits = StreamLimits {
     streams: 10_000,
@@ -62,36 +58,21 @@ async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> 
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
 fn topics(request: &Request) -> &str {
-    request
-        .uri()
-        .path()
-        .strip_prefix("/topics/")
-        .unwrap_or_default()
+    let path = request.uri().path();
+    path.strip_prefix("/topics/").unwrap_or_default()
 }
 
 /// Serves until `shutdown`. Closing the feed ends every stream with a last block. The time limit is for a client that
 /// does not read: without it axum would wait for ever.
-pub async fn serve(
-    listener: TcpListener,
-    feed: Feed,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let app = router(feed.clone(), PUBLISHING);
-    let (begin, begun) = oneshot::channel();
-    let drain = async move {
-        shutdown.await;
-        feed.close();
-        let _ = begin.send(()); // It fails only if the server has ended.
-    };
-    let cut = async {
-        let _ = begun.await;
-        sleep(DRAIN).await;
-    };
-    let served = axum::serve(listener, app).with_graceful_shutdown(drain);
-    tokio::select! {
-        served = served.into_future() => served,
-        () = cut => Ok(()),
-    }
+pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router(feed.clone(), PUBLISHING));
+    let server = server.with_graceful_shutdown(async { drop(stopped.await) });
+    let server = tokio::spawn(server.into_future());
+    shutdown.await;
+    feed.close();
+    drop(stop);
+    let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
 }
 
 #[tokio::main]
@@ -100,5 +81,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
-    Ok(serve(listener, feed, shutdown_signal()).await?)
+    serve(listener, feed, shutdown_signal()).await;
+    Ok(())
 }

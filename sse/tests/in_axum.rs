@@ -34,7 +34,7 @@ fn feed() -> Feed {
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        in_axum::serve(listener, feed, shutdown).await?;
+        in_axum::serve(listener, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     })
