@@ -8,21 +8,12 @@
 //! - What else `axum::serve` leaves out: closing slow heads, a limit on connections that are not sessions yet.
 //!   `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, io, sync::Arc, time::Duration};
+use std::{env, error::Error, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    response::Response,
-    routing::get,
-};
+use axum::{Router, extract::Request, extract::State, response::Response, routing::get};
 use common::{After, Feed, Newest, Problem, Query, Retention, Topics, shutdown_signal};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpListener,
-    sync::{oneshot, watch},
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use websockets::frames::{Limits, TEXT};
 use websockets::session::{Session, Sessions};
 use websockets::{Subscriptions, handshake, socket::Socket};
@@ -48,79 +39,49 @@ pub fn router(feed: Feed, draining: watch::Receiver<bool>) -> Router {
 }
 
 async fn open(State(app): State<App>, request: Request) -> Response {
-    let answer = upgrade(app, request);
-    answer.unwrap_or_else(Problem::into_response)
+    upgrade(app, request).unwrap_or_else(Problem::into_response)
 }
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
+    let (feed, sessions, mut draining) = app;
     let query = Query::of(request.uri());
     let after: After = query.get("after")?.unwrap_or(After::Latest);
     let newest = query.get::<Newest>("newest")?.is_some();
     // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
-    let topics = request
-        .uri()
-        .path()
-        .strip_prefix("/topics/")
-        .unwrap_or_default();
+    let path = request.uri().path();
+    let topics = path.strip_prefix("/topics/").unwrap_or_default();
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
     let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // It fails if the client left before it got the 101.
-        if let Ok(upgraded) = upgrade.await {
-            let socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
-            run(app, socket, (topics, after, newest)).await;
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+        let mut subscriptions = Subscriptions::new(feed);
+        let slot = sessions.slot();
+        if slot.is_some() {
+            let subscribed = subscriptions.open(topics, after, newest);
+            socket.push(TEXT, subscribed.as_bytes());
         }
+        // Without a slot the session ends at once, with code 1013.
+        let mut session = Session::new(sessions, slot, socket, subscriptions, None);
+        let _ = session.run(&mut draining).await; // A peer that accepts no bytes is dropped all the same.
     });
     Ok(switching_protocols)
 }
 
-type Upgraded = Socket<TokioIo<hyper::upgrade::Upgraded>>;
-
-async fn run(
-    (feed, sessions, mut draining): App,
-    mut socket: Upgraded,
-    (topics, after, newest): (Topics, After, bool),
-) {
-    let slot = sessions.slot();
-    let mut subscriptions = Subscriptions::new(feed);
-    if slot.is_some() {
-        let subscribed = subscriptions.open(topics, after, newest);
-        socket.push(TEXT, subscribed.as_bytes());
-    }
-    let mut session = Session::new(sessions, slot, socket, subscriptions, None);
-    let _ = session.run(&mut draining).await; // A peer that accepts no bytes is dropped all the same.
-}
-
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:
-/// its connection has ended with the 101.
-pub async fn serve(
-    listener: TcpListener,
-    feed: Feed,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+/// its connection has ended with the 101. The time limit is for a client that does not read.
+pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
     let (drain, draining) = watch::channel(false);
-    let (stop, app) = (drain.clone(), router(feed, draining));
-    let (begin, begun) = oneshot::channel();
-    let shutdown = async move {
-        shutdown.await;
-        stop.send_replace(true);
-        let _ = begin.send(()); // It fails only if the server has ended.
-    };
-    let served = async {
-        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown);
-        served.await?;
-        drain.closed().await;
-        Ok(())
-    };
-    let cut = async {
-        let _ = begun.await;
-        sleep(DRAIN).await;
-    };
-    tokio::select! {
-        served = served => served,
-        () = cut => Ok(()),
-    }
+    let mut stop = draining.clone();
+    let server = axum::serve(listener, router(feed, draining));
+    let server = server.with_graceful_shutdown(async move { drop(stop.changed().await) });
+    let server = tokio::spawn(server.into_future());
+    shutdown.await;
+    drain.send_replace(true);
+    let ended = async { tokio::join!(server, drain.closed()) };
+    let _ = timeout(DRAIN, ended).await; // Too late, or all have left: the server itself never fails.
 }
 
 #[tokio::main]
@@ -129,5 +90,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
-    Ok(serve(listener, feed, shutdown_signal()).await?)
+    serve(listener, feed, shutdown_signal()).await;
+    Ok(())
 }

@@ -45,7 +45,7 @@ const UNKNOWN: Drained = Drained {
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        in_axum::serve(listener, feed, shutdown).await?;
+        in_axum::serve(listener, feed, shutdown).await;
         Ok(UNKNOWN)
     })
     .await
