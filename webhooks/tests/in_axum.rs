@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use common::{Drained, Feed, Retention};
 use harness::TestServer;
+use in_axum::send::Sender;
 use serde_json::Value;
 use setup::{Called, FAILED, OK, SECRET, Sink, listed, receiver, send_json, soon};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use webhooks::{
     schedule::Schedule,
     sender::{deliver::Attempt, guard::Guard, tls::Tls},
@@ -33,10 +34,14 @@ async fn app(url: String, delays: &[Duration]) -> TestServer {
         secrets: vec![SECRET.parse().unwrap()],
         deadline: Duration::from_secs(15),
     };
-    let sender = (attempt, Schedule::new(delays));
+    let sender = Sender {
+        attempt,
+        schedule: Schedule::new(delays),
+        drain: watch::Sender::new(false),
+    };
     TestServer::start(async |listener, shutdown| {
         let feed = Feed::new(Retention::default());
-        in_axum::serve(listener, feed, sender, shutdown).await?;
+        in_axum::serve(listener, feed, sender, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     })

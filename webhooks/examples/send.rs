@@ -1,0 +1,117 @@
+//! Webhooks from a tokio program, by the files of the copy set *send*. A background task sends each message, signed, to
+//! one endpoint, until that answers 2xx or the attempts are used up.
+//! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example send -- https://example.com/webhook`
+//!
+//! What [`webhooks::run`] has, and this does not: deliveries that outlive the process (`--feed file:PATH`), many
+//! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
+//! start it in a task of your program, with its own listener. It takes the same `Feed`.
+
+use std::{env, error::Error, sync::Arc, time::Duration, time::SystemTime};
+
+use common::{After, Data, Draft, Feed, Message, PageLimit, Retention, Topics};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use webhooks::schedule::Schedule;
+use webhooks::sender::deliver::{Attempt, Failure, Payload, Verdict};
+use webhooks::sender::{guard::Guard, lane::Lane, tls::Tls};
+
+/// The most deliveries at one time, including those that wait for their next attempt. There is no queue: more
+/// messages wait in the feed, up to what it retains.
+const CONCURRENCY: usize = 8;
+
+/// The background task.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// How the endpoint is called.
+    pub attempt: Attempt,
+    /// When it is called again.
+    pub schedule: Schedule,
+    /// Set it to true when the program drains. Then no delivery waits for its next attempt.
+    pub drain: watch::Sender<bool>,
+}
+
+impl Sender {
+    /// For one endpoint: only https, and only public addresses.
+    pub fn to(url: &str, secret: &str) -> Result<Self, Box<dyn Error>> {
+        let attempt = Attempt {
+            guard: Guard::default(),
+            tls: Tls::system(),
+            fields: Default::default(),
+            url: url.parse()?,
+            secrets: vec![secret.parse()?],
+            deadline: Duration::from_secs(15),
+        };
+        attempt.guard.check(&attempt.url)?;
+        Ok(Self {
+            attempt,
+            schedule: Schedule::default(),
+            drain: watch::Sender::new(false),
+        })
+    }
+
+    /// Sends until the feed is closed. Ends when its last message is delivered or dead.
+    pub async fn run(self, feed: Feed, topics: Topics, mut after: After) {
+        let mut deliveries = JoinSet::new();
+        while let Ok(page) = feed.next(&topics, &after, PageLimit::default()).await {
+            if let Some(gap) = &page.gap {
+                eprintln!("not delivered: {}", gap.to_json());
+            }
+            for message in page.messages {
+                let lane = free_lane(&mut deliveries).await;
+                deliveries.spawn(self.clone().deliver(message, lane));
+            }
+            after = page.then;
+        }
+        while deliveries.join_next().await.is_some() {}
+    }
+
+    /// Returns the lane for the next delivery.
+    async fn deliver(self, message: Arc<Message>, mut lane: Lane) -> Lane {
+        let (id, json) = (message.id.to_string(), message.json.clone());
+        let (payload, mut failed) = (Payload { id, json }, 0);
+        let now = SystemTime::now;
+        while let Err(failure) = self.attempt.run(&mut lane, &payload, now()).await.result {
+            failed += 1;
+            if !self.may_retry(failed, &failure).await {
+                eprintln!("{} is not delivered: {failure}", payload.id);
+                break;
+            }
+        }
+        lane
+    }
+
+    /// Waits until it is time for the next attempt. False if there is none.
+    async fn may_retry(&self, failed: usize, failure: &Failure) -> bool {
+        let Some(delay) = self.schedule.delay(failed, rand::random()) else {
+            return false;
+        };
+        let delay = match failure.verdict() {
+            Verdict::Gone => return false,
+            Verdict::Pause(asked) | Verdict::Throttled(Some(asked)) => delay.max(asked),
+            _ => delay,
+        };
+        let mut draining = self.drain.subscribe();
+        let drains = draining.wait_for(|drains| *drains);
+        timeout(delay, drains).await.is_err()
+    }
+}
+
+/// The lane of a delivery that has ended, or a new one.
+async fn free_lane(deliveries: &mut JoinSet<Lane>) -> Lane {
+    let ended = match deliveries.len() < CONCURRENCY {
+        true => deliveries.try_join_next(),
+        false => deliveries.join_next().await,
+    };
+    ended.and_then(Result::ok).unwrap_or_default()
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let url = env::args().nth(1).ok_or("which URL to call?")?;
+    let sender = Sender::to(&url, &env::var("WEBHOOK_SECRET")?)?;
+    let feed = Feed::new(Retention::default());
+    let sending = tokio::spawn(sender.run(feed.clone(), "news".parse()?, feed.head().into()));
+    let hello = Draft::new(Data::text("hello"));
+    feed.publish("news".parse()?, hello).await?;
+    feed.close(); // Your program goes on instead.
+    Ok(sending.await?)
+}
