@@ -55,8 +55,7 @@ fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
     let (activity, draining) = (connections.activity(), connections.draining());
     if app.takeover {
         let connection = unbuffered(stream, app, activity.clone(), draining);
-        // Boxed: tokio aligns a task to 128 bytes, which costs more for a task of this size.
-        connections.spawn(activity, Box::pin(connection));
+        connections.spawn(activity, connection);
     } else {
         connections.spawn(
             activity.clone(),

@@ -78,7 +78,7 @@ async fn connection(
 ) {
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let service = service_fn(|mut request| {
-        let busy = activity.serves(&mut request);
+        let busy = activity.busy_with(&mut request);
         route(app.clone(), request).map_ok(|answer| answer.map(|body| keep_busy(busy, body)))
     });
     let mut connection = pin!(app.server.http1().serve_connection(io, service));

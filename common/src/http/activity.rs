@@ -6,13 +6,19 @@
 //! while the client has to act: send a request or its body, or read an answer. At the connection limit, an idle
 //! connection is closed for a new one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Poll, Waker, ready},
 };
 
 use hyper::{Request, body::Body};
 use tokio::sync::Notify;
+use tracing::info;
 
 /// The activity of one open connection. The connection counts as open until all clones are dropped.
 #[derive(Debug, Clone)]
@@ -20,9 +26,18 @@ pub struct Activity(Arc<Connection>);
 
 #[derive(Debug)]
 struct Connection {
-    /// The server's count when this connection became idle, or [`BUSY`].
-    idle_since: AtomicU64,
+    state: Mutex<State>,
     server: Arc<Server>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The server's count when this connection became idle. `None` while it is busy.
+    idle_since: Option<u64>,
+    /// Whether it closes if it is still idle when its task runs next.
+    closes: bool,
+    /// Wakes the task that serves the connection.
+    task: Waker,
 }
 
 /// An activity that a test watches.
@@ -54,22 +69,18 @@ pub struct Busy(Option<Activity>);
 pub struct Idle(Activity);
 
 /// Makes the activities of all connections of a server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Activities(Arc<Server>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Server {
     /// How many connections are open.
     open: AtomicUsize,
     /// How often a connection became idle. It orders idle connections without reading a clock.
     count: AtomicU64,
-    /// Whether the accept loop waits for the next connection that closes or becomes idle.
-    awaited: AtomicBool,
+    /// Notified when a connection closes, becomes idle, or does not close although it was told to.
     changed: Notify,
 }
-
-/// Stands in `idle_since` while the connection is busy.
-const BUSY: u64 = u64::MAX;
 
 impl Activity {
     /// Busy until the value is dropped.
@@ -79,7 +90,7 @@ impl Activity {
     }
 
     /// Busy until the value is dropped, except while [`read_body`](super::read_body) waits for the body.
-    pub fn serves<B: Body>(&self, request: &mut Request<B>) -> Busy {
+    pub fn busy_with<B: Body>(&self, request: &mut Request<B>) -> Busy {
         if !request.body().is_end_stream() {
             request.extensions_mut().insert(self.clone());
         }
@@ -92,7 +103,7 @@ impl Activity {
         mut request: Request<B>,
         route: impl FnOnce(Request<B>) -> A,
     ) -> A::Output {
-        let _busy = self.serves(&mut request);
+        let _busy = self.busy_with(&mut request);
         route(request).await
     }
 
@@ -104,8 +115,44 @@ impl Activity {
 
     /// The connection with the smallest value has been idle longest. `None` while busy.
     pub fn idle_since(&self) -> Option<u64> {
-        let since = self.0.idle_since.load(Ordering::SeqCst);
-        (since != BUSY).then_some(since)
+        self.state().idle_since
+    }
+
+    /// Lets the connection's task close it, unless a request begins first. Call it for an idle connection.
+    pub fn close_if_idle(&self) {
+        let mut state = self.state();
+        state.closes = state.idle_since.is_some();
+        state.task.wake_by_ref();
+    }
+
+    /// Serves the connection until it ends, or until [`close_if_idle`](Self::close_if_idle) closes it.
+    ///
+    /// The task itself closes it, and looks between two polls of `connection`. A request begins in such a
+    /// poll, so no request is cut.
+    pub fn until_closed(
+        &self,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let activity = self.clone();
+        // Boxed: tokio aligns a task to 128 bytes, which costs more for a large one.
+        let mut connection = Box::pin(connection);
+        poll_fn(move |task| {
+            if activity.is_closed_by(task.waker()) {
+                info!("at the connection limit: an idle connection is closed for a new one");
+                return Poll::Ready(());
+            }
+            ready!(connection.as_mut().poll(task));
+            // Another task may have taken the connection over. The waker would keep this task's memory.
+            activity.state().task = Waker::noop().clone();
+            Poll::Ready(())
+        })
+    }
+
+    /// Whether the task has to close the connection now. If not, `task` is woken when it has to.
+    fn is_closed_by(&self, task: &Waker) -> bool {
+        let mut state = self.state();
+        state.task.clone_from(task);
+        state.closes
     }
 
     /// Tells connections apart, and does not keep this one open.
@@ -115,21 +162,27 @@ impl Activity {
     }
 
     pub(super) fn set_busy(&self) {
-        self.0.idle_since.store(BUSY, Ordering::SeqCst);
+        let mut state = self.state();
+        state.idle_since = None;
+        if mem::take(&mut state.closes) {
+            self.0.server.changed.notify_one();
+        }
     }
 
     pub(super) fn set_idle(&self) {
-        self.0
-            .idle_since
-            .store(self.0.server.next(), Ordering::SeqCst);
-        self.0.server.notify();
+        self.state().idle_since = Some(self.0.server.next());
+        self.0.server.changed.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("nothing panics under this lock")
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.server.open.fetch_sub(1, Ordering::SeqCst);
-        self.server.notify();
+        self.server.changed.notify_one();
     }
 }
 
@@ -155,11 +208,16 @@ impl Drop for Idle {
 }
 
 impl Activities {
-    /// One more open connection, idle from now on.
-    pub fn one(&self) -> Activity {
+    /// The activity of one more open connection, which is idle from now on.
+    pub fn add(&self) -> Activity {
         self.0.open.fetch_add(1, Ordering::SeqCst);
+        let state = State {
+            idle_since: Some(self.0.next()),
+            closes: false,
+            task: Waker::noop().clone(),
+        };
         Activity(Arc::new(Connection {
-            idle_since: AtomicU64::new(self.0.next()),
+            state: Mutex::new(state),
             server: self.0.clone(),
         }))
     }
@@ -169,43 +227,15 @@ impl Activities {
         self.0.open.load(Ordering::SeqCst)
     }
 
-    /// From now on [`changed`](Self::changed) reports the next connection that closes or becomes idle. Call it
-    /// before you look for such a connection, so that none is missed.
-    pub fn await_change(&self) {
-        self.0.awaited.store(true, Ordering::SeqCst);
-    }
-
-    /// Ends what [`await_change`](Self::await_change) began.
-    pub fn ignore_changes(&self) {
-        self.0.awaited.store(false, Ordering::SeqCst);
-    }
-
-    /// Resolves when a connection has closed or become idle, if that is awaited.
+    /// Resolves when a connection has closed, has become idle, or stays open although it was told to close.
+    /// A change that comes before the call counts, too.
     pub fn changed(&self) -> impl Future<Output = ()> {
         self.0.changed.notified()
-    }
-}
-
-impl Default for Activities {
-    fn default() -> Self {
-        Self(Arc::new(Server {
-            open: AtomicUsize::new(0),
-            count: AtomicU64::new(0),
-            awaited: AtomicBool::new(false),
-            changed: Notify::new(),
-        }))
     }
 }
 
 impl Server {
     fn next(&self) -> u64 {
         self.count.fetch_add(1, Ordering::SeqCst)
-    }
-
-    /// Wakes the accept loop, if it awaits a change.
-    fn notify(&self) {
-        if self.awaited.swap(false, Ordering::SeqCst) {
-            self.changed.notify_one();
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, pin::Pin, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
@@ -29,8 +29,8 @@ pub struct Connections {
     /// How many may be served.
     limit: usize,
     tasks: JoinSet<()>,
-    /// The connections with a task, without those that were told to end.
-    served: HashMap<Id, Served>,
+    /// The connections with a task, by that task.
+    served: HashMap<Id, Activity>,
     /// The connection that was accepted at the limit.
     next: Option<Next>,
     activities: Activities,
@@ -42,18 +42,11 @@ pub struct Connections {
 }
 
 #[derive(Debug)]
-struct Served {
-    task: AbortHandle,
-    activity: Activity,
-}
-
-#[derive(Debug)]
 struct Next {
-    served: Served,
+    task: Id,
+    activity: Activity,
     /// Starts its task.
     start: oneshot::Sender<()>,
-    /// Whether an idle connection was closed for it.
-    has_closed: bool,
 }
 
 /// Spawns tasks that serve open connections. They end with [`Connections`], and a panic is logged.
@@ -105,24 +98,23 @@ impl Connections {
         activity: Activity,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
+        let connection = activity.until_closed(connection);
         // `open` counts `activity` too.
         if self.activities.open() <= self.limit {
-            let task = self.tasks.spawn(connection);
-            self.served.insert(task.id(), Served { task, activity });
+            let task = self.tasks.spawn(connection).id();
+            self.served.insert(task, activity);
             return;
         }
         let (start, slot) = oneshot::channel();
-        // Boxed: a value moved across an await is stored twice in the future (rust-lang/rust#62958).
-        let connection = Box::pin(connection);
-        let task = self.tasks.spawn(async {
+        let waiting = self.tasks.spawn(async {
             if slot.await.is_ok() {
                 connection.await;
             }
         });
         self.next = Some(Next {
-            served: Served { task, activity },
+            task: waiting.id(),
+            activity,
             start,
-            has_closed: false,
         });
     }
 
@@ -133,7 +125,7 @@ impl Connections {
 
     /// The activity of a connection that is open and idle from now on.
     pub fn activity(&self) -> Activity {
-        self.activities.one()
+        self.activities.add()
     }
 
     /// A receiver for a connection: its `changed()` resolves when the drain begins.
@@ -144,15 +136,17 @@ impl Connections {
     /// Waits until a connection ends or becomes idle, and gives its slot to the connection that waits for one.
     pub async fn changed(&mut self) {
         self.make_room();
-        self.wait().await;
+        self.event(self.next.is_some()).await;
         self.make_room();
     }
 
-    async fn wait(&mut self) {
+    /// Waits for a task to spawn or to end. Waits for a change of the activities only if `activities` says so:
+    /// otherwise each request would wake the accept loop.
+    async fn event(&mut self, activities: bool) {
         tokio::select! {
             Some(task) = self.further.recv() => drop(self.tasks.spawn(task)),
             Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
-            () = self.activities.changed() => {}
+            () = self.activities.changed(), if activities => {}
         }
     }
 
@@ -161,47 +155,42 @@ impl Connections {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        self.activities.ignore_changes(); // `changed` and `all_closed` look again after this one in any case.
         self.served.remove(&id);
         log_panic(ended.map(|_| ()));
     }
 
     fn make_room(&mut self) {
-        if self.next.is_some() {
-            self.activities.await_change();
+        if self.next.is_none() {
+            return;
         }
-        match &self.next {
-            Some(_) if self.activities.open() <= self.limit => self.start_next(),
-            Some(next) if !next.has_closed => self.close_longest_idle(),
-            _ => {}
+        if self.activities.open() <= self.limit {
+            self.start_next();
+        } else if let Some(longest) = self.longest_idle() {
+            // Called again for the same connection until it has closed, or until a request began.
+            longest.close_if_idle();
         }
     }
 
     fn start_next(&mut self) {
-        if let Some(Next { served, start, .. }) = self.next.take() {
-            self.served.insert(served.task.id(), served);
+        if let Some(Next {
+            task,
+            activity,
+            start,
+        }) = self.next.take()
+        {
+            self.served.insert(task, activity);
             // It fails only if the task has ended.
             let _ = start.send(());
         }
     }
 
-    fn close_longest_idle(&mut self) {
-        let longest = self.longest_idle().and_then(|id| self.served.remove(&id));
-        if let (Some(next), Some(served)) = (&mut self.next, longest) {
-            info!("at the connection limit: an idle connection is closed for a new one");
-            next.has_closed = true;
-            served.task.abort();
-        }
-    }
-
-    fn longest_idle(&self) -> Option<Id> {
-        let idle = |(id, served): (&Id, &Served)| Some((served.activity.idle_since()?, *id));
-        let longest = self
+    fn longest_idle(&self) -> Option<&Activity> {
+        let idle = self
             .served
-            .iter()
-            .filter_map(idle)
-            .min_by_key(|(since, _)| *since);
-        longest.map(|(_, id)| id)
+            .values()
+            .filter_map(|activity| Some((activity.idle_since()?, activity)));
+        idle.min_by_key(|(since, _)| *since)
+            .map(|(_, longest)| longest)
     }
 
     /// Tells every connection to finish, waits for all of them, and cuts those that are still open
@@ -220,10 +209,8 @@ impl Connections {
     }
 
     async fn all_closed(&mut self) {
-        self.activities.await_change();
         while self.activities.open() > 0 {
-            self.wait().await;
-            self.activities.await_change();
+            self.event(true).await;
         }
     }
 }
@@ -317,7 +304,7 @@ mod tests {
 
     fn is_served(connections: &Connections, watched: &Watched) -> bool {
         let mut served = connections.served.values();
-        served.any(|served| watched.is(&served.activity))
+        served.any(|activity| watched.is(activity))
     }
 
     /// Lets everything happen that happens without a further event.
@@ -369,6 +356,36 @@ mod tests {
         drop((body, busy));
         settle(&mut connections).await;
         assert!(is_served(&connections, &third));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_begins_before_its_connection_is_closed_is_served_and_another_makes_room()
+     {
+        let mut connections = Connections::new(2);
+        let first = open(&mut connections);
+        let second = open(&mut connections);
+        let next = open(&mut connections);
+        connections.make_room(); // Chooses the first. Its task runs later.
+        // Its task may run on another thread, and just have read a request.
+        let busy = first.activity().busy();
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &first));
+        assert!(second.is_closed() && is_served(&connections, &next));
+        drop(busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_begins_and_ends_before_its_connection_is_closed_makes_it_the_last_to_close()
+     {
+        let mut connections = Connections::new(2);
+        let first = open(&mut connections);
+        let second = open(&mut connections);
+        let next = open(&mut connections);
+        connections.make_room(); // Chooses the first. Its task runs later.
+        drop(first.activity().busy());
+        settle(&mut connections).await;
+        assert!(is_served(&connections, &first));
+        assert!(second.is_closed() && is_served(&connections, &next));
     }
 
     #[tokio::test(start_paused = true)]

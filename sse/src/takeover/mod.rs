@@ -76,7 +76,7 @@ async fn answer(
     activity: &Activity,
     handover: &Handover<(Vec<u8>, bool, Subscriber)>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let busy = activity.serves(&mut request);
+    let busy = activity.busy_with(&mut request);
     let version = request.version();
     let (head, body) = route(app, request).await?.into_parts();
     match body {
