@@ -71,6 +71,8 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const LOOKUP_SHARE: u32 = 5;
 /// Connecting may take this part of the deadline, and TLS as much again: 5 s of 15 each.
 const CONNECT_SHARE: u32 = 3;
+/// The shortest pause that an endpoint may request, so that a `Retry-After: 0` is not repeated without end.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest pause that an endpoint may request.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
@@ -207,7 +209,8 @@ impl Failure {
         else {
             return Verdict::Retry;
         };
-        match (status.as_u16(), *retry_after) {
+        let asked = retry_after.map(|pause| pause.max(MIN_RETRY_AFTER));
+        match (status.as_u16(), asked) {
             (410, _) => Verdict::Gone,
             (429, asked) => Verdict::Throttled(asked),
             (503, Some(pause)) => Verdict::Throttled(Some(pause)),
@@ -762,6 +765,10 @@ mod tests {
         for throttled in [429, 503] {
             assert_eq!(status(throttled, minute), Verdict::Throttled(minute));
         }
+        let at_once = Some(Duration::ZERO);
+        let second = Duration::from_secs(1);
+        assert_eq!(status(429, at_once), Verdict::Throttled(Some(second)));
+        assert_eq!(status(500, at_once), Verdict::Pause(second));
         for overloaded in [502, 503, 504] {
             assert_eq!(status(overloaded, None), Verdict::Overloaded);
         }

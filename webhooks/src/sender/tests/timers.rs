@@ -366,7 +366,7 @@ async fn another_url_begins_the_five_days_anew_and_the_same_one_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day() {
+async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_from_a_second_to_a_day() {
     for (asked, pause) in [
         ("120", 120 * SECOND),
         ("86401", DAY),
@@ -375,7 +375,8 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_and_up_to_a_day()
         // Neither form counts as absent: one message says nothing about the endpoint.
         ("1e99", Duration::ZERO),
         ("Sat, 31 Feb 2026 25:00:00 GMT", Duration::ZERO),
-        ("0", Duration::ZERO),
+        ("0", SECOND),
+        ("an hour ago", SECOND),
     ] {
         let date = |later| httpdate::fmt_http_date(driven() + later);
         let field = match asked {
@@ -410,6 +411,7 @@ async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_mi
     let mut calls = Vec::new();
     for _ in 0..8 {
         calls.push(sink.called().await);
+            "an hour ago" => httpdate::fmt_http_date(driven() - HOUR),
     }
     for call in &calls {
         call.answer(503, "").await;
