@@ -296,8 +296,8 @@ impl Endpoints {
     pub(crate) async fn test(&self, endpoint: &Endpoint, body: &[u8]) -> Result<String, Problem> {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let outbound = &self.outbound;
-        let busy = |_| Problem::unavailable("all slots for attempts are in use", retry_after());
-        let _slot = outbound.stock.try_acquire().map_err(busy)?;
+        let busy = || Problem::unavailable("all slots for attempts are in use", retry_after());
+        let _place = outbound.stock.try_take().ok_or_else(busy)?;
         let at = (outbound.clock)();
         let id = format!("test-{:016x}", rand::random::<u64>());
         let timestamp = humantime::format_rfc3339_millis(at).to_string();

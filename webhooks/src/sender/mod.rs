@@ -19,8 +19,8 @@ use common::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::{
-    endpoints::Endpoints, guard::Guard, ledger::CONCURRENCY, push::Outbound, route::App,
-    steady::Steady, store::Store,
+    endpoints::Endpoints, guard::Guard, ledger::CONCURRENCY, places::Stock, push::Outbound,
+    route::App, steady::Steady, store::Store,
 };
 use crate::{schedule::Schedule, serve::serve};
 
@@ -146,7 +146,7 @@ impl Config {
             schedule: self.schedule.clone(),
             clock: SystemTime::now,
             steady: Steady::new(SystemTime::now()),
-            stock: Arc::new(Semaphore::new(self.max_attempts)),
+            stock: Stock::new(self.max_attempts),
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,
             hold: self.hold,

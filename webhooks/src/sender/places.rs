@@ -6,23 +6,62 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// The slots that all endpoints share. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Stock {
+    slots: Arc<Semaphore>,
+    /// Notified after a slot has become free.
+    freed: Arc<Notify>,
+}
+
+impl Stock {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(slots)),
+            freed: Arc::default(),
+        }
+    }
+
+    /// A slot, if one is free and no first attempt waits for it.
+    pub(crate) fn try_take(&self) -> Option<Place> {
+        let slot = self.slots.clone().try_acquire_owned();
+        slot.ok().map(|slot| self.place(slot))
+    }
+
+    fn place(&self, slot: OwnedSemaphorePermit) -> Place {
+        Place {
+            _slot: slot,
+            _freed: Freed(self.freed.clone()),
+        }
+    }
+}
 
 /// An endpoint's slots.
 #[derive(Clone)]
 pub(crate) struct Places {
-    stock: Arc<Semaphore>,
+    stock: Stock,
     own: Arc<Semaphore>,
 }
 
-/// A slot in use. Dropping it frees the slot.
-pub(crate) struct Place(
-    #[expect(dead_code, reason = "it is there to be dropped")] OwnedSemaphorePermit,
-);
+/// A slot in use. Dropping it frees the slot, and then notifies a retry that waits for one.
+pub(crate) struct Place {
+    _slot: OwnedSemaphorePermit,
+    _freed: Freed,
+}
+
+struct Freed(Arc<Notify>);
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
 
 impl Places {
     /// The slots of a new endpoint.
-    pub(crate) fn of(stock: &Arc<Semaphore>) -> Self {
+    pub(crate) fn of(stock: &Stock) -> Self {
         Self {
             stock: stock.clone(),
             own: Arc::new(Semaphore::new(1)),
@@ -31,25 +70,29 @@ impl Places {
 
     /// Waits for a slot for a first attempt.
     pub(crate) async fn first(self) -> Place {
-        tokio::select! {
+        let slot = tokio::select! {
             biased;
-            place = self.stock.acquire_owned() => taken(place),
-            place = self.own.acquire_owned() => taken(place),
-        }
+            slot = self.stock.slots.clone().acquire_owned() => slot,
+            slot = self.own.acquire_owned() => slot,
+        };
+        self.stock.place(slot.expect(OPEN))
     }
 
     /// Waits for a slot for a retry. It does not queue for the stock, so that first attempts go before it.
     pub(crate) async fn retry(self) -> Place {
-        match self.stock.try_acquire_owned() {
-            Ok(place) => Place(place),
-            Err(_) => taken(self.own.acquire_owned().await),
+        loop {
+            if let Some(place) = self.stock.try_take() {
+                return place;
+            }
+            tokio::select! {
+                slot = self.own.clone().acquire_owned() => return self.stock.place(slot.expect(OPEN)),
+                () = self.stock.freed.notified() => {}
+            }
         }
     }
 }
 
-fn taken(place: Result<OwnedSemaphorePermit, tokio::sync::AcquireError>) -> Place {
-    Place(place.expect("places are not closed"))
-}
+const OPEN: &str = "the slots are never closed";
 
 #[cfg(test)]
 mod tests {
@@ -57,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_the_stock_is_used_up_each_endpoint_has_its_own_place() {
-        let stock = Arc::new(Semaphore::new(2));
+        let stock = Stock::new(2);
         let (greedy, modest) = (Places::of(&stock), Places::of(&stock));
         let held = [greedy.clone().first().await, greedy.clone().first().await];
         let _own = greedy.clone().retry().await;
@@ -80,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_retry_takes_of_the_stock_only_what_no_first_attempt_waits_for() {
-        let stock = Arc::new(Semaphore::new(1));
+        let stock = Stock::new(1);
         let places = Places::of(&stock);
         let held = [places.clone().first().await, places.clone().first().await];
         let first = tokio::spawn(places.clone().first());
@@ -92,5 +135,21 @@ mod tests {
         assert!(!retry.is_finished());
         drop(own);
         retry.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_retry_that_waits_takes_a_slot_of_the_stock_when_one_becomes_free() {
+        let stock = Stock::new(1);
+        let (busy, places) = (Places::of(&stock), Places::of(&stock));
+        let stocked = busy.first().await;
+        let _own = places.clone().first().await;
+        let retry = tokio::spawn(places.retry());
+        tokio::task::yield_now().await;
+        assert!(!retry.is_finished());
+        drop(stocked);
+        tokio::time::timeout(std::time::Duration::from_secs(60), retry)
+            .await
+            .expect("it notices the free slot")
+            .unwrap();
     }
 }

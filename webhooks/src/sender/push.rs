@@ -34,7 +34,7 @@ use super::{
     guard::Guard,
     lane::Lane,
     ledger::{Ended, Fate, Health, Ledger, Record, Rules, Waiting},
-    places::Places,
+    places::{Places, Stock},
     steady::Steady,
     store::{self, Disabled, Owed, PAUSE, Saved, Settlement, Store},
     tls::Tls,
@@ -60,7 +60,7 @@ pub(crate) struct Outbound {
     /// The same without jumps. All other decisions use it.
     pub(crate) steady: Steady,
     /// Slots for attempts, in addition to the one that each endpoint has.
-    pub(crate) stock: Arc<Semaphore>,
+    pub(crate) stock: Stock,
     pub(crate) attempt_timeout: Duration,
     /// An endpoint that has only failed for this long is disabled.
     pub(crate) give_up: Duration,

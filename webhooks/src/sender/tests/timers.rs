@@ -36,6 +36,7 @@ use super::{
     endpoints::Endpoints,
     guard::{self, Addresses, Guard},
     lane::Lane,
+    places::Stock,
     push::{Outbound, PASS_BY},
     steady::Steady,
     store::{PAUSE, Store},
@@ -105,7 +106,7 @@ impl Sender {
             schedule: Schedule::default(),
             clock: driven,
             steady: Steady::new(driven()),
-            stock: Arc::new(Semaphore::new(8)),
+            stock: Stock::new(8),
             attempt_timeout: ATTEMPT_TIMEOUT,
             give_up: GIVE_UP,
             hold: HOLD,
@@ -569,7 +570,7 @@ async fn a_slow_answer_holds_no_slot_but_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn beyond_the_stock_each_endpoint_has_one_place() {
-    let none = |outbound: &mut Outbound| outbound.stock = Arc::new(Semaphore::new(2));
+    let none = |outbound: &mut Outbound| outbound.stock = Stock::new(2);
     let sender = Sender::with(none).await;
     let (mut slow, mut well) = (Sink::open().await, Sink::open().await);
     sender.register(&slow.url).await;
