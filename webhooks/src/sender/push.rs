@@ -22,8 +22,8 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use rusqlite::Transaction;
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{error, warn};
 use url::Position;
@@ -163,7 +163,7 @@ impl Push {
     }
 
     /// Delivers until it must stop or the endpoint is disabled. Then it claims nothing more and finishes the
-    /// attempts in flight within the drain time. What then remains undelivered is [`Push::owed`].
+    /// attempts in flight. A stop limits the time for that. What then remains undelivered is [`Push::owed`].
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -190,10 +190,9 @@ impl Push {
             self.record(false);
             self.report();
         }
-        let time = *stopping.borrow();
-        let deadline = Instant::now() + time.unwrap_or(self.outbound.drain);
-        if timeout_at(deadline, self.finish()).await.is_err() {
-            self.attempts.clear();
+        tokio::select! {
+            () = self.finish() => {}
+            () = time_is_up(&mut stopping) => self.attempts.clear(),
         }
         self.report();
         self
@@ -534,6 +533,13 @@ fn disabled(health: &Health) -> Option<Disabled> {
         Health::Disabled { since, reason } => Some(Disabled {
             since: *since,
             reason: reason.clone(),
+/// Resolves when the loop must stop and the time for its attempts in flight is over.
+async fn time_is_up(stopping: &mut watch::Receiver<Option<Duration>>) {
+    stop(stopping).await;
+    let time = stopping.borrow().unwrap_or_default();
+    sleep(time).await;
+}
+
             expired: None,
         }),
         _ => None,

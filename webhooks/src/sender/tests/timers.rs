@@ -838,3 +838,34 @@ async fn sixty_endpoints_whose_name_servers_are_silent_delay_nobody() {
     let _question = silent.recv(&mut [0; 512]).await.unwrap();
     assert!(endpoint.status().last_error.is_none());
 }
+#[tokio::test(start_paused = true)]
+async fn a_change_waits_no_longer_for_an_endpoint_that_answered_gone() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    sender.publish("hello").await;
+    let _hangs = sink.called().await;
+    sender.publish("gone").await;
+    sink.called().await.answer(410, "").await;
+    sleep(MOMENT).await;
+    assert!(endpoint.status().disabled.is_some());
+    let before = Instant::now();
+    sender.patch(&endpoint, json!({"enabled": true})).await;
+    assert_eq!(before.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_changes_at_the_same_time_both_take_effect() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    tokio::join!(
+        sender.patch(&endpoint, json!({"timeout": 5})),
+        sender.patch(&endpoint, json!({"concurrency": 2})),
+    );
+    let now = sender.now(&endpoint).to_json(None);
+    let now: Value = serde_json::from_str(&now).unwrap();
+    assert_eq!(
+        (&now["timeout"], &now["concurrency"]),
+        (&json!(5), &json!(2))
+    );
+}
+
