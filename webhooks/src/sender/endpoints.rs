@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
-    sync::watch,
+    sync::{OwnedMutexGuard, watch},
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
@@ -58,7 +58,7 @@ pub(crate) struct Endpoints {
     outbound: Arc<Outbound>,
     max: usize,
     /// One registration or change at a time.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     stopping: watch::Sender<bool>,
     /// Whether the disk budget is used up.
     full: AtomicBool,
@@ -72,6 +72,12 @@ struct Running {
     stop: watch::Sender<Option<Duration>>,
     /// Its loop. A disabled endpoint has none.
     push: Option<JoinHandle<Push>>,
+}
+
+/// The right to change an endpoint. Nothing else changes meanwhile.
+struct Turn {
+    endpoint: Arc<Endpoint>,
+    _one_at_a_time: OwnedMutexGuard<()>,
 }
 
 /// The answer to a registration.
@@ -89,7 +95,7 @@ impl Endpoints {
         let endpoints = Self {
             outbound: Arc::new(outbound),
             max,
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
             stopping: watch::Sender::new(false),
             full: AtomicBool::new(false),
             running: Mutex::new(Some(Vec::new())),
@@ -186,8 +192,9 @@ impl Endpoints {
             }
             let number = endpoint.number;
             let expire = move |database: &Connection| store::expire(database, number, now);
-            let (expired, id) = (self.change(&endpoint, expire).await, &endpoint.id);
-            match expired {
+            let id = &endpoint.id;
+            let expired = async { self.change(self.turn(&endpoint).await?, expire).await };
+            match expired.await {
                 Ok(_) => warn!(id, "disabled for too long: its backlog is now dead"),
                 Err(problem) => warn!(id, problem.detail, "its backlog could not be ended yet"),
             }
@@ -267,8 +274,9 @@ impl Endpoints {
             serde_json::from_slice(body).map_err(invalid(NO_CHANGE))?;
         let enabled = changes.remove("enabled").map(serde_json::from_value);
         let enabled: Option<bool> = enabled.transpose().map_err(invalid("enabled"))?;
-        let target = endpoint.target.changed(changes)?;
-        let moves = target.url != endpoint.target.url;
+        let turn = self.turn(endpoint).await?;
+        let target = turn.endpoint.target.changed(changes)?;
+        let moves = target.url != turn.endpoint.target.url;
         if moves {
             self.admit(&target.url)?;
         }
@@ -277,7 +285,7 @@ impl Endpoints {
             reason: "by hand".to_owned(),
             expired: None,
         };
-        let (number, is_disabled) = (endpoint.number, endpoint.status().disabled.is_some());
+        let (number, is_disabled) = (endpoint.number, turn.endpoint.status().disabled.is_some());
         let change = move |database: &Connection| {
             store::retarget(database, number, &target.to_text(), moves)?;
             match enabled {
@@ -288,7 +296,7 @@ impl Endpoints {
                 _ => Ok(()),
             }
         };
-        let (endpoint, ()) = self.change(endpoint, change).await?;
+        let (endpoint, ()) = self.change(turn, change).await?;
         Ok(endpoint)
     }
 
@@ -321,15 +329,16 @@ impl Endpoints {
         let rotation: Rotation =
             serde_json::from_slice(body).map_err(invalid("the body is no rotation"))?;
         let secret = new_secret(rotation.secret)?.reveal();
+        let turn = self.turn(endpoint).await?;
         let now = self.now();
-        if endpoint.secrets(now).len() >= MAX_SECRETS {
+        if turn.endpoint.secrets(now).len() >= MAX_SECRETS {
             let detail = format!("the endpoint already has {MAX_SECRETS} active secrets");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let (number, text) = (endpoint.number, secret.clone());
         let change =
             move |database: &Connection| store::rotate(database, number, &text, now, now + OVERLAP);
-        let (endpoint, ()) = self.change(endpoint, change).await?;
+        let (endpoint, ()) = self.change(turn, change).await?;
         info!(endpoint = endpoint.id, "its secrets changed");
         Ok((endpoint, secret))
     }
@@ -337,9 +346,9 @@ impl Endpoints {
     /// Enables a disabled endpoint. It gets the messages that it missed.
     pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
-        let number = endpoint.number;
+        let (turn, number) = (self.turn(endpoint).await?, endpoint.number);
         let change = move |database: &Connection| store::set_disabled(database, number, None);
-        let (endpoint, ()) = self.change(endpoint, change).await?;
+        let (endpoint, ()) = self.change(turn, change).await?;
         info!(endpoint = endpoint.id, "enabled");
         Ok(endpoint)
     }
@@ -352,10 +361,10 @@ impl Endpoints {
         let position = self.outbound.feed.position(&endpoint.target.topics, &after);
         let position = position.ok_or("the feed has no such position");
         let cursor = position.map_err(invalid("after"))?.seq;
-        let number = endpoint.number;
+        let (turn, number) = (self.turn(endpoint).await?, endpoint.number);
         let now = self.now();
         let change = move |database: &Connection| store::replay(database, number, cursor, now);
-        let (endpoint, moved) = self.change(endpoint, change).await?;
+        let (endpoint, moved) = self.change(turn, change).await?;
         if !moved {
             return Err(invalid("after")(
                 "the endpoint has not got this far: a replay goes back",
@@ -375,9 +384,10 @@ impl Endpoints {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
+        let turn = self.turn(endpoint).await?;
         let (number, text, now) = (endpoint.number, id.to_owned(), self.now());
         let change = move |database: &Connection| store::revive(database, number, seq, &text, now);
-        let (endpoint, revived) = self.change(endpoint, change).await?;
+        let (endpoint, revived) = self.change(turn, change).await?;
         if !revived {
             return Err(missing());
         }
@@ -385,26 +395,38 @@ impl Endpoints {
         Ok(endpoint)
     }
 
+    /// Waits until no other change is under way, and returns the endpoint as it then is.
+    async fn turn(&self, endpoint: &Endpoint) -> Result<Turn, Problem> {
+        let one_at_a_time = self.changing.clone().lock_owned().await;
+        if self.running().is_none() {
+            return Err(draining());
+        }
+        let id = &endpoint.id;
+        let removed = || Problem::new(StatusCode::NOT_FOUND, format!("{id} was removed"));
+        Ok(Turn {
+            endpoint: self.find(id).ok_or_else(removed)?,
+            _one_at_a_time: one_at_a_time,
+        })
+    }
+
     /// Changes an endpoint in the store. Its loop ends first, and then a new one starts from the store, as after
     /// a restart. Attempts in flight have [`LET_GO`] to end. Those that are cut are repeated.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
-        endpoint: &Endpoint,
+        turn: Turn,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
-        let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
-        to_its_end(async move { endpoints.change_one(&id, number, work).await }).await
+        let endpoints = self.clone();
+        to_its_end(async move { endpoints.change_one(turn, work).await }).await
     }
 
     async fn change_one<T: Send + 'static>(
         &self,
-        id: &str,
-        number: i64,
+        turn: Turn,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
-        let _one_at_a_time = self.changing.lock().await;
-        let push = self.halt(id)?;
-        if let Some(push) = push
+        let (id, number) = (&turn.endpoint.id, turn.endpoint.number);
+        if let Some(push) = self.halt(id)
             && let Err(error) = push.await
         {
             error!(%error, endpoint = id, "an endpoint's loop failed");
@@ -421,15 +443,13 @@ impl Endpoints {
         Ok((endpoint, changed?))
     }
 
-    /// Tells the endpoint's loop to end, if there is one.
-    fn halt(&self, id: &str) -> Result<Option<JoinHandle<Push>>, Problem> {
+    /// Tells the endpoint's loop to end.
+    fn halt(&self, id: &str) -> Option<JoinHandle<Push>> {
         let mut running = self.running();
-        let running = running.as_mut().ok_or_else(draining)?;
-        let running = running.iter_mut().find(|one| one.endpoint.id == id);
-        let running = running
-            .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{id} was removed")))?;
+        let mut running = running.iter_mut().flatten();
+        let running = running.find(|one| one.endpoint.id == id)?;
         running.stop.send_replace(Some(LET_GO));
-        Ok(running.push.take())
+        running.push.take()
     }
 
     /// Refuses a URL that shows by itself that it may not be called. A name is not resolved here, because its
