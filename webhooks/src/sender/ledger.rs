@@ -261,8 +261,7 @@ impl Ledger {
     ) -> Vec<u64> {
         let mut claimed = Vec::new();
         for (seq, size) in messages {
-            let is_settled = seq <= self.until && !self.again.contains(&seq);
-            if is_settled || self.ahead.contains_key(&seq) {
+            if !self.is_new(seq) {
                 continue;
             }
             self.bytes += size;

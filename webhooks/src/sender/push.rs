@@ -169,21 +169,20 @@ impl Push {
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.ledger.is_disabled() {
             let now = self.outbound.steady.now();
+            if self.ledger.room(now) == 0 {
+                self.retry(); // The timer below may never fire while attempts end all the time.
+            }
             let room = self.ledger.room(now);
             let next_time = self.ledger.next_time(now);
             let wait = next_time.map(|time| time.duration_since(now).unwrap_or_default());
             let after = self.after().into();
-            let limit = PageLimit {
-                messages: room,
-                bytes: self.ledger.room_bytes(),
-                ..PageLimit::default()
-            };
+            let limit = self.page_limit(room);
             tokio::select! {
                 biased;
                 () = stop(&mut stopping) => break,
                 Some(ended) = self.attempts.next() => self.end_all(ended),
                 done = written(&mut self.recording) => self.written(done),
-                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, limit), if room > 0 => self.claim(page),
+                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, limit), if room > 0 => self.claim(page, room),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.retry(),
                 _ = quiet.tick() => self.pass_by().await,
             }
@@ -219,7 +218,21 @@ impl Push {
         }
     }
 
-    fn claim(&mut self, page: Result<Page, FeedError>) {
+    /// As many messages as may be claimed. With a filter more, because it may want few of them.
+    fn page_limit(&self, room: usize) -> PageLimit {
+        let all = PageLimit::default();
+        PageLimit {
+            messages: match self.endpoint.target.has_filter() {
+                true => all.messages,
+                false => room,
+            },
+            bytes: self.ledger.room_bytes(),
+            ..all
+        }
+    }
+
+    /// Begins the first attempts of the wanted messages, at most `room`.
+    fn claim(&mut self, page: Result<Page, FeedError>, room: usize) {
         let page = match page {
             Ok(page) => page,
             Err(error) => {
@@ -237,13 +250,21 @@ impl Push {
             self.gaps.push(gap);
         }
         let mut wanted = page.messages;
-        wanted.retain(|message| self.endpoint.target.wants(message));
+        wanted.retain(|message| {
+            self.endpoint.target.wants(message) && self.ledger.is_new(message.id.seq)
+        });
+        let next = match wanted.len() > room {
+            true => wanted[room - 1].id.seq,
+            false => page.next.seq,
+        };
+        wanted.truncate(room);
         let sizes = wanted.iter().map(|one| (one.id.seq, one.json.len()));
-        let claimed = self.ledger.claim(page.next.seq, sizes);
-        for message in wanted {
-            if claimed.contains(&message.id.seq) {
-                self.attempt(message.id.seq, Some(payload(&message)));
-            }
+        self.ledger.claim(next, sizes);
+        for message in &wanted {
+            self.attempt(message.id.seq, Some(payload(message)));
+        }
+        if wanted.is_empty() {
+            self.retry(); // No new message needs the slot.
         }
     }
 
@@ -507,6 +528,13 @@ async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
     let _ = stopping.wait_for(Option::is_some).await;
 }
 
+/// Resolves when the loop must stop and the time for its attempts in flight is over.
+async fn time_is_up(stopping: &mut watch::Receiver<Option<Duration>>) {
+    stop(stopping).await;
+    let time = stopping.borrow().unwrap_or_default();
+    sleep(time).await;
+}
+
 fn payload(message: &Message) -> Payload {
     Payload {
         id: message.id.to_string(),
@@ -533,13 +561,6 @@ fn disabled(health: &Health) -> Option<Disabled> {
         Health::Disabled { since, reason } => Some(Disabled {
             since: *since,
             reason: reason.clone(),
-/// Resolves when the loop must stop and the time for its attempts in flight is over.
-async fn time_is_up(stopping: &mut watch::Receiver<Option<Duration>>) {
-    stop(stopping).await;
-    let time = stopping.borrow().unwrap_or_default();
-    sleep(time).await;
-}
-
             expired: None,
         }),
         _ => None,

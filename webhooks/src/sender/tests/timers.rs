@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, advance, sleep, timeout},
 };
 
@@ -64,12 +64,23 @@ thread_local! {
     static JUMPED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// When a name was looked up. A test has a thread of its own.
     static LOOKUPS: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
+    /// Whose position is noted, and where it was when a name was looked up.
+    static WATCHED: RefCell<Option<Arc<Endpoint>>> = const { RefCell::new(None) };
+    static POSITIONS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// No name is known, and each attempt fails at once.
 fn nobody(_: &str, _: u16) -> Addresses<'_> {
     LOOKUPS.with_borrow_mut(|lookups| lookups.push(Instant::now()));
     Box::pin(async { Err(io::Error::other("no such name")) })
+}
+
+fn nobody_noting_position(name: &str, port: u16) -> Addresses<'_> {
+    if let Some(endpoint) = WATCHED.with_borrow(Option::clone) {
+        let position = endpoint.status().after.seq;
+        POSITIONS.with_borrow_mut(|positions| positions.push(position));
+    }
+    nobody(name, port)
 }
 
 fn lookups() -> Vec<Instant> {
@@ -119,7 +130,11 @@ impl Sender {
     }
 
     async fn register(&self, url: &str) -> Arc<Endpoint> {
-        let registration = json!({"url": url, "topics": ["a"]}).to_string();
+        self.register_as(json!({"url": url, "topics": ["a"]})).await
+    }
+
+    async fn register_as(&self, registration: Value) -> Arc<Endpoint> {
+        let registration = registration.to_string();
         let registered = self.endpoints.register(registration.as_bytes(), None).await;
         lookups();
         registered
@@ -128,9 +143,22 @@ impl Sender {
     }
 
     async fn publish(&self, text: &str) {
-        let draft = Draft::new(Data::text(text));
+        self.publish_as("message", text).await;
+    }
+
+    async fn publish_as(&self, kind: &str, text: &str) {
+        let draft = Draft {
+            kind: kind.parse().unwrap(),
+            data: Data::text(text),
+        };
         let topic = "a".parse().unwrap();
         self.feed.publish(topic, draft).await.unwrap();
+    }
+
+    async fn patch(&self, endpoint: &Endpoint, change: Value) {
+        let change = change.to_string();
+        let changed = self.endpoints.patch(endpoint, change.as_bytes()).await;
+        assert!(changed.is_ok());
     }
 
     async fn deliveries(&self, endpoint: &Endpoint) -> Value {
@@ -383,6 +411,7 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_from_a_second_to_
         let field = match asked {
             "in two minutes" => date(2 * MINUTE),
             "in a year" => date(365 * DAY),
+            "an hour ago" => httpdate::fmt_http_date(driven() - HOUR),
             _ => asked.to_owned(),
         };
         let (sender, mut sink) = (Sender::start().await, Sink::open().await);
@@ -412,7 +441,6 @@ async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_mi
     let mut calls = Vec::new();
     for _ in 0..8 {
         calls.push(sink.called().await);
-            "an hour ago" => httpdate::fmt_http_date(driven() - HOUR),
     }
     for call in &calls {
         call.answer(503, "").await;
@@ -546,6 +574,47 @@ async fn first_attempts_go_before_retries_except_in_one_slot() {
     let retry = calls.iter().position(|call| call.says("again")).unwrap();
     calls.remove(retry).unwrap().answer(200, "").await;
     assert!(sink.called().await.says("again"));
+}
+
+/// It is due when the loop finds 900 unwanted messages, page after page.
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_due_does_not_wait_for_a_backlog_of_unwanted_messages() {
+    let sender = Sender::with(|outbound| outbound.guard.lookup = nobody_noting_position).await;
+    let registration =
+        json!({"url": "https://nobody.example/", "topics": ["a"], "types": ["wanted"]});
+    let endpoint = sender.register_as(registration).await;
+    WATCHED.set(Some(endpoint));
+    sender.publish_as("wanted", "hello").await;
+    sleep(MOMENT).await;
+    for _ in 0..900 {
+        sender.publish("unwanted").await;
+    }
+    advance(MINUTE).await; // only now the loop runs
+    sleep(MOMENT).await;
+    let positions = POSITIONS.take();
+    assert_eq!(positions.len(), 2);
+    assert!(positions[1] < 900, "{positions:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_skips_no_wanted_message() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let registration = json!({"url": sink.url, "topics": ["a"], "types": ["wanted"], "concurrency": 2, "ordered": true});
+    sender.register_as(registration).await;
+    for number in 0..300 {
+        let kind = if number % 3 == 0 {
+            "unwanted"
+        } else {
+            "wanted"
+        };
+        sender.publish_as(kind, &number.to_string()).await;
+    }
+    for number in (0..300).filter(|number| number % 3 != 0) {
+        let called = sink.called().await;
+        assert!(called.says(&number.to_string()), "{number}");
+        called.answer(200, "").await;
+    }
+    assert!(sink.is_quiet(MINUTE).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -733,6 +802,37 @@ async fn a_change_waits_a_second_for_what_is_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_waits_no_longer_for_an_endpoint_that_answered_gone() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    sender.publish("hello").await;
+    let _hangs = sink.called().await;
+    sender.publish("gone").await;
+    sink.called().await.answer(410, "").await;
+    sleep(MOMENT).await;
+    assert!(endpoint.status().disabled.is_some());
+    let before = Instant::now();
+    sender.patch(&endpoint, json!({"enabled": true})).await;
+    assert_eq!(before.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_changes_at_the_same_time_both_take_effect() {
+    let sender = Sender::start().await;
+    let endpoint = sender.register("https://nobody.example/").await;
+    tokio::join!(
+        sender.patch(&endpoint, json!({"timeout": 5})),
+        sender.patch(&endpoint, json!({"concurrency": 2})),
+    );
+    let now = sender.now(&endpoint).to_json(None);
+    let now: Value = serde_json::from_str(&now).unwrap();
+    assert_eq!(
+        (&now["timeout"], &now["concurrency"]),
+        (&json!(5), &json!(2))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_ten_seconds_for_what_is_in_flight_and_claims_nothing() {
     let (sender, mut sink) = (Sender::start().await, Sink::open().await);
     sender.register(&sink.url).await;
@@ -838,34 +938,3 @@ async fn sixty_endpoints_whose_name_servers_are_silent_delay_nobody() {
     let _question = silent.recv(&mut [0; 512]).await.unwrap();
     assert!(endpoint.status().last_error.is_none());
 }
-#[tokio::test(start_paused = true)]
-async fn a_change_waits_no_longer_for_an_endpoint_that_answered_gone() {
-    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
-    let endpoint = sender.register(&sink.url).await;
-    sender.publish("hello").await;
-    let _hangs = sink.called().await;
-    sender.publish("gone").await;
-    sink.called().await.answer(410, "").await;
-    sleep(MOMENT).await;
-    assert!(endpoint.status().disabled.is_some());
-    let before = Instant::now();
-    sender.patch(&endpoint, json!({"enabled": true})).await;
-    assert_eq!(before.elapsed(), SECOND);
-}
-
-#[tokio::test(start_paused = true)]
-async fn two_changes_at_the_same_time_both_take_effect() {
-    let sender = Sender::start().await;
-    let endpoint = sender.register("https://nobody.example/").await;
-    tokio::join!(
-        sender.patch(&endpoint, json!({"timeout": 5})),
-        sender.patch(&endpoint, json!({"concurrency": 2})),
-    );
-    let now = sender.now(&endpoint).to_json(None);
-    let now: Value = serde_json::from_str(&now).unwrap();
-    assert_eq!(
-        (&now["timeout"], &now["concurrency"]),
-        (&json!(5), &json!(2))
-    );
-}
-
