@@ -9,8 +9,8 @@ use common::{Drained, Feed, Retention};
 use harness::{Client, End, TestServer, Wire};
 use serde_json::json;
 use setup::{
-    FAILED, OK, Program, Scratch, Sink, endpoint, local, publish, receiver, register, register_as,
-    soon,
+    FAILED, OK, Program, Scratch, Sink, endpoint, local, patch, publish, receiver, register,
+    register_as, soon,
 };
 use tokio::sync::oneshot;
 use webhooks::{Config, Lost, run, schedule::Schedule};
@@ -112,6 +112,18 @@ async fn what_waits_in_memory_is_lost_and_counted() {
     sender.shut_down();
     called.wire.send(OK).await;
     assert_eq!(lost(stop(sender, told).await), 2, "one and three");
+}
+
+#[tokio::test]
+async fn what_a_disabled_endpoint_has_not_got_is_lost_and_counted() {
+    let (sender, told) = start(local()).await;
+    let sink = Sink::open().await;
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "in flight").await;
+    let _hangs = sink.called().await;
+    patch(&sender, &path, json!({"enabled": false})).await;
+    publish(&sender, "in the feed").await;
+    assert_eq!(lost(stop(sender, told).await), 2);
 }
 
 #[tokio::test]

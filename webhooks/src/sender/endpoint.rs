@@ -470,6 +470,7 @@ pub(crate) fn new_endpoint(target: &Target, secret: &Secret, claimed: u64) -> Sa
         last_error: None,
         failing: None,
         failures: 0,
+        paused: None,
         disabled: None,
     }
 }

@@ -70,7 +70,7 @@ struct Running {
     endpoint: Arc<Endpoint>,
     /// Tells its loop to end, within this time.
     stop: watch::Sender<Option<Duration>>,
-    /// Its loop. A disabled endpoint has none.
+    /// Its loop, which has ended if the endpoint is disabled. `None` during a change.
     push: Option<JoinHandle<Push>>,
 }
 
@@ -477,10 +477,9 @@ impl Endpoints {
         if let Some(running) = self.running().as_mut() {
             let drain = self.outbound.drain;
             let stop = watch::Sender::new(self.stopping.borrow().then_some(drain));
-            let is_enabled = saved.disabled.is_none();
             let next = Running {
                 endpoint: endpoint.clone(),
-                push: is_enabled.then(|| tokio::spawn(push.run(stop.subscribe()))),
+                push: Some(tokio::spawn(push.run(stop.subscribe()))),
                 stop,
             };
             match running.iter_mut().find(|one| one.endpoint.id == saved.id) {

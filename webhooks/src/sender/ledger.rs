@@ -89,9 +89,8 @@ impl Position {
 pub(crate) enum Health {
     /// It gets attempts in parallel.
     Well,
-    /// Different messages failed: one attempt at a time, until one succeeds.
-    Failing,
-    /// No attempt before this time. Then one at a time, until one succeeds.
+    /// Different messages failed, or the endpoint requested a pause. No attempt before this time. Then one at a
+    /// time, until one succeeds.
     Paused {
         until: SystemTime,
         /// A success in the meantime does not end it: the endpoint requested it, or the feed failed.
@@ -99,6 +98,16 @@ pub(crate) enum Health {
     },
     /// It must not be called any more.
     Disabled { since: SystemTime, reason: String },
+}
+
+impl Health {
+    /// The end of its pause, which may be over.
+    pub(crate) fn paused(&self) -> Option<SystemTime> {
+        match self {
+            Self::Paused { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
 }
 
 /// The failures since the last success.
@@ -218,8 +227,15 @@ impl Ledger {
         ledger
     }
 
-    /// Continues with the stored failures: the first one since the last success, and their number.
-    pub(crate) fn with_failures(mut self, since: Option<SystemTime>, count: u32) -> Self {
+    /// Continues with the stored health, and with the failures since the last success: the time of the first
+    /// one, and their number.
+    pub(crate) fn with_health(
+        mut self,
+        health: Health,
+        since: Option<SystemTime>,
+        count: u32,
+    ) -> Self {
+        self.health = health;
         (self.failures.since, self.failures.count) = (since, count);
         self
     }
@@ -458,7 +474,7 @@ impl Ledger {
         match self.health {
             Health::Disabled { .. } => 0,
             Health::Paused { until, .. } if until > now => 0,
-            Health::Paused { .. } | Health::Failing => 1,
+            Health::Paused { .. } => 1,
             Health::Well if self.rules.ordered => 1,
             Health::Well => self.parallel,
         }
@@ -510,7 +526,10 @@ impl Ledger {
             Verdict::Throttled(None) | Verdict::Overloaded if self.is_failing() => {
                 self.overloaded(now)
             }
-            _ if self.is_failing() && self.health == Health::Well => Health::Failing,
+            _ if self.is_failing() && self.health == Health::Well => Health::Paused {
+                until: now,
+                asked: false,
+            },
             _ => return,
         };
         self.health = health;
@@ -530,10 +549,7 @@ impl Ledger {
     }
 
     fn paused_until(&self, now: SystemTime) -> SystemTime {
-        match self.health {
-            Health::Paused { until, .. } => until,
-            _ => now,
-        }
+        self.health.paused().unwrap_or(now)
     }
 
     /// Decides when the next attempt is due, if there is one. A throttled attempt does not count as failed: the
@@ -663,7 +679,11 @@ mod tests {
             assert!(!ledger.is_failing());
             end(&mut ledger, seq, Err(Verdict::Retry), START);
         }
-        assert_eq!(ledger.health(), &Health::Failing);
+        let failing = Health::Paused {
+            until: START,
+            asked: false,
+        };
+        assert_eq!(ledger.health(), &failing);
         assert_eq!(ledger.room(START), 0, "one is in flight");
         let later = START + DAY;
         end(&mut ledger, 4, Err(Verdict::Retry), START);

@@ -16,7 +16,7 @@ use clap::Parser;
 use common::{
     Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, address, fit_descriptors,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use self::{
     endpoints::Endpoints, guard::Guard, ledger::CONCURRENCY, places::Stock, push::Outbound,

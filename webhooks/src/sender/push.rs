@@ -150,7 +150,7 @@ impl Push {
             places: Places::of(&outbound.stock),
             outbound,
             endpoint,
-            ledger: ledger.with_failures(saved.failing, saved.failures),
+            ledger: ledger.with_health(saved.health(), saved.failing, saved.failures),
             lanes: Vec::new(),
             attempts: FuturesUnordered::new(),
             failed: HashMap::new(),
@@ -404,6 +404,7 @@ impl Push {
             gaps: std::mem::take(&mut self.gaps),
             failing,
             failures,
+            paused: self.ledger.health().paused(),
             disabled: disabled(self.ledger.health()),
             ..Settlement::default()
         };
@@ -446,8 +447,8 @@ impl Push {
         let mut status = self.endpoint.status();
         status.after = after;
         status.settled = self.ledger.settled();
-        if let Some(disabled) = disabled(self.ledger.health()) {
-            status.disabled = Some(disabled);
+        if status.disabled.is_none() {
+            status.disabled = disabled(self.ledger.health());
         }
         status.in_flight = self.ledger.held();
         status.waiting = self.ledger.waiting();
@@ -457,6 +458,10 @@ impl Push {
     /// How many messages the endpoint has not received, in the ledger and in the feed. With a feed in memory
     /// they are lost.
     pub(crate) async fn owed(self) -> usize {
+        let disabled = self.endpoint.status().disabled.clone();
+        if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
+            return 0; // its backlog is given up
+        }
         let mut owed = self.ledger.owed();
         let mut after = self.after().into();
         let (feed, target) = (&self.outbound.feed, &self.endpoint.target);

@@ -31,9 +31,9 @@ use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::{
-    deliver::Payload,
+    deliver::{MAX_RETRY_AFTER, Payload},
     endpoints::OVERLAP,
-    ledger::{Position, Waiting},
+    ledger::{Health, Position, Waiting},
 };
 
 /// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
@@ -44,12 +44,21 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 /// Roughly how many bytes one transaction writes. SQLite writes whole pages, so this is one page.
 const PAGE: usize = 4 << 10;
 
-/// `deliveries` has a row for each failed message. It waits until `due`; without `due` it is dead. Times are
+/// The form of the tables. It goes up when they change. Tables of version 1 do not tell their version.
+const VERSION: u32 = 2;
+/// What to do with tables of another version.
+const OTHER_VERSION: &str = "run the program that wrote it until no delivery is in flight or waiting (GET /endpoints), \
+    then start this one with a new file (--feed=file:PATH) and register the endpoints again";
+/// `sender` has one row. `deliveries` has a row for each failed message. It waits until `due`; without `due` it is dead. Times are
 /// milliseconds since 1970. `target` is JSON. `claimed` and `open` are the position: `open` are numbers,
-/// separated by commas. `failing`, `disabled` and `expired` are the times at which that began. `key` is the
-/// `Idempotency-Key` of the registration, and `digest` the hash of its body.
+/// separated by commas. `failing`, `disabled` and `expired` are the times at which that began; `paused` is the
+/// time at which a pause ends. `key` is the `Idempotency-Key` of the registration, and `digest` the hash of its
+/// body.
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS endpoints (
+CREATE TABLE sender (
+    version INTEGER NOT NULL
+) STRICT;
+CREATE TABLE endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     target TEXT NOT NULL,
@@ -59,25 +68,26 @@ CREATE TABLE IF NOT EXISTS endpoints (
     last_error TEXT,
     failing INTEGER,
     failures INTEGER NOT NULL DEFAULT 0,
+    paused INTEGER,
     disabled INTEGER,
     reason TEXT,
     expired INTEGER,
     key TEXT UNIQUE,
     digest BLOB
 ) STRICT;
-CREATE TABLE IF NOT EXISTS secrets (
+CREATE TABLE secrets (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     secret TEXT NOT NULL,
     until INTEGER
 ) STRICT;
-CREATE INDEX IF NOT EXISTS secrets_endpoint ON secrets (endpoint);
-CREATE TABLE IF NOT EXISTS bodies (
+CREATE INDEX secrets_endpoint ON secrets (endpoint);
+CREATE TABLE bodies (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
     json TEXT NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS deliveries (
+CREATE TABLE deliveries (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     seq INTEGER NOT NULL REFERENCES bodies,
     failed INTEGER NOT NULL,
@@ -87,13 +97,13 @@ CREATE TABLE IF NOT EXISTS deliveries (
     reason TEXT,
     PRIMARY KEY (endpoint, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS deliveries_seq ON deliveries (seq);
-CREATE TABLE IF NOT EXISTS gaps (
+CREATE INDEX deliveries_seq ON deliveries (seq);
+CREATE TABLE gaps (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     gap TEXT NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS gaps_endpoint ON gaps (endpoint);
+CREATE INDEX gaps_endpoint ON gaps (endpoint);
 ";
 
 /// The tables. Clones share them.
@@ -109,6 +119,9 @@ enum Home {
 
 impl Store {
     /// Opens the tables beside this feed, and creates them if they are missing.
+    ///
+    /// # Errors
+    /// If they have another version, or the database fails.
     pub(crate) async fn open(feed: &Feed) -> io::Result<Self> {
         let home = match commits(feed) {
             Some(_) => Home::File(feed.handle()),
@@ -121,9 +134,14 @@ impl Store {
             }
         };
         let store = Self(Arc::new(home));
-        let made = store.run(|database| database.execute_batch(SCHEMA)).await;
-        made.map_err(io::Error::other)?;
-        Ok(store)
+        let version = store.run(|database| prepare(database)).await;
+        match version.map_err(io::Error::other)? {
+            VERSION => Ok(store),
+            other => Err(io::Error::other(format!(
+                "the endpoints in the feed's file have version {other}, but this program needs version {VERSION}: \
+                 {OTHER_VERSION}"
+            ))),
+        }
     }
 
     /// Does `work` within a transaction, and returns its result once it is on the disk.
@@ -177,6 +195,23 @@ impl Store {
     }
 }
 
+/// Creates the tables if they are missing, and returns their version.
+fn prepare(database: &Connection) -> rusqlite::Result<u32> {
+    if !has_table(database, "endpoints")? {
+        database.execute_batch(SCHEMA)?;
+        database.execute("INSERT INTO sender VALUES (?1)", [VERSION])?;
+    }
+    if !has_table(database, "sender")? {
+        return Ok(1);
+    }
+    database.query_row("SELECT version FROM sender", [], |row| row.get(0))
+}
+
+fn has_table(database: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let count = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
+    database.query_row(count, [name], |row| row.get(0))
+}
+
 fn at_once<T>(
     database: &Mutex<Connection>,
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -209,15 +244,29 @@ pub(crate) struct Saved {
     /// The first failure since the last success, and the number of failures.
     pub(crate) failing: Option<SystemTime>,
     pub(crate) failures: u32,
+    /// The end of its pause, which may be over. `None` if it is well.
+    pub(crate) paused: Option<SystemTime>,
     /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
 }
 
 impl Saved {
-    /// Corrects times that a wrong clock may have written: nothing began later than now, and an old secret
-    /// signs for at most [`OVERLAP`].
+    pub(crate) fn health(&self) -> Health {
+        match (&self.disabled, self.paused) {
+            (Some(Disabled { since, reason, .. }), _) => Health::Disabled {
+                since: *since,
+                reason: reason.clone(),
+            },
+            (None, Some(until)) => Health::Paused { until, asked: true },
+            (None, None) => Health::Well,
+        }
+    }
+
+    /// Corrects times that a wrong clock may have written: nothing began later than now, no pause is longer
+    /// than [`MAX_RETRY_AFTER`], and an old secret signs for at most [`OVERLAP`].
     pub(crate) fn believed(mut self, now: SystemTime) -> Self {
         self.failing = self.failing.map(|since| since.min(now));
+        self.paused = self.paused.map(|until| until.min(now + MAX_RETRY_AFTER));
         for until in self
             .secrets
             .iter_mut()
@@ -306,7 +355,7 @@ pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result
 /// What [`saved`] reads.
 const ENDPOINT: &str = "
     SELECT endpoint, id, target, claimed, open, delivered, last_error, failing, failures, disabled, reason,
-      expired, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
+      expired, paused, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
     FROM endpoints e";
 
 fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
@@ -332,7 +381,8 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
             reason: reason.unwrap_or_default(),
             expired,
         }),
-        dead: row.get(12)?,
+        paused: row.get::<_, Option<u64>>(12)?.map(time),
+        dead: row.get(13)?,
     })
 }
 
@@ -360,7 +410,8 @@ fn secrets(
     rows.collect()
 }
 
-/// Changes an endpoint's target. If its URL changes, the time without a success starts again.
+/// Changes an endpoint's target. If its URL changes, nothing is known about the new one: the time without a
+/// success starts again, and a pause is over.
 pub(crate) fn retarget(
     database: &Connection,
     endpoint: i64,
@@ -369,7 +420,7 @@ pub(crate) fn retarget(
 ) -> rusqlite::Result<()> {
     database.execute(
         "UPDATE endpoints SET target = ?2, failing = CASE WHEN ?3 THEN NULL ELSE failing END,
-             failures = CASE WHEN ?3 THEN 0 ELSE failures END
+             failures = CASE WHEN ?3 THEN 0 ELSE failures END, paused = CASE WHEN ?3 THEN NULL ELSE paused END
          WHERE endpoint = ?1",
         params![endpoint, target, moves],
     )?;
@@ -399,7 +450,7 @@ pub(crate) fn rotate(
     Ok(())
 }
 
-/// Disables or enables an endpoint. The time without a success starts again.
+/// Disables or enables an endpoint. The time without a success starts again, and a pause is over.
 pub(crate) fn set_disabled(
     database: &Connection,
     endpoint: i64,
@@ -408,7 +459,7 @@ pub(crate) fn set_disabled(
     let since = disabled.map(|disabled| millis(disabled.since));
     let reason = disabled.map(|disabled| &disabled.reason);
     database.execute(
-        "UPDATE endpoints SET failing = NULL, failures = 0, disabled = ?2, reason = ?3, expired = NULL
+        "UPDATE endpoints SET failing = NULL, failures = 0, paused = NULL, disabled = ?2, reason = ?3, expired = NULL
          WHERE endpoint = ?1",
         params![endpoint, since, reason],
     )?;
@@ -512,6 +563,8 @@ pub(crate) struct Settlement {
     /// The first failure since the last success, and the number of failures.
     pub(crate) failing: Option<SystemTime>,
     pub(crate) failures: u32,
+    /// The end of a pause.
+    pub(crate) paused: Option<SystemTime>,
     /// Set if the endpoint must not be called any more.
     pub(crate) disabled: Option<Disabled>,
 }
@@ -549,7 +602,8 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     let known = database
         .prepare_cached(
             "UPDATE endpoints SET claimed = ?2, open = ?3, delivered = delivered + ?4,
-               last_error = ifnull(?5, last_error), failing = ?6, failures = ?7 WHERE endpoint = ?1",
+               last_error = ifnull(?5, last_error), failing = ?6, failures = ?7, paused = ?8
+             WHERE endpoint = ?1",
         )?
         .execute(params![
             endpoint,
@@ -559,6 +613,7 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
             settlement.last_error,
             settlement.failing.map(millis),
             settlement.failures,
+            settlement.paused.map(millis),
         ])?;
     if known == 0 {
         return Ok(());
@@ -719,7 +774,7 @@ mod tests {
     fn database() -> Connection {
         let database = Connection::open_in_memory().unwrap();
         database.pragma_update(None, "foreign_keys", "ON").unwrap();
-        database.execute_batch(SCHEMA).unwrap();
+        assert_eq!(prepare(&database).unwrap(), VERSION);
         database
     }
 
@@ -728,6 +783,31 @@ mod tests {
         Position {
             claimed,
             open: Vec::new(),
+        }
+    }
+
+    /// The tables of version 1 had no table `sender`.
+    #[tokio::test]
+    async fn tables_of_another_version_are_refused_with_what_to_do() {
+        for (change, version) in [
+            ("DROP TABLE sender", "1"),
+            ("UPDATE sender SET version = 3", "3"),
+        ] {
+            let name = format!("webhooks-version-{version}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let source = common::FeedSource::File(path.clone());
+            let feed = source.open(Default::default(), false).await.unwrap();
+            let store = Store::open(&feed).await.unwrap();
+            let changed = store.run(|database| database.execute_batch(change)).await;
+            changed.unwrap();
+            let refused = Store::open(&feed).await.err().unwrap().to_string();
+            let begin = format!(
+                "the endpoints in the feed's file have version {version}, but this program needs version 2: run the"
+            );
+            assert!(refused.starts_with(&begin), "{refused}");
+            for end in ["", "-wal", "-shm", "-lock"] {
+                let _ = std::fs::remove_file(format!("{}{end}", path.display())); // it is in the temporary folder
+            }
         }
     }
 
@@ -743,6 +823,7 @@ mod tests {
             last_error: None,
             failing: None,
             failures: 0,
+            paused: None,
             disabled: None,
         }
     }

@@ -431,6 +431,64 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_from_a_second_to_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_requested_pause_outlasts_a_change_and_a_restart() {
+    let feed = Feed::new(Retention::default());
+    let store = Store::open(&feed).await.unwrap();
+    let before = Sender::over(feed.clone(), store.clone(), |_| {}).await;
+    let mut sink = Sink::open().await;
+    let endpoint = before.register(&sink.url).await;
+    before.publish("first").await;
+    let first = sink.called().await;
+    first.answer(429, "Retry-After: 3600\r\n").await;
+    sleep(SECOND).await;
+    before.patch(&endpoint, json!({"timeout": 20})).await;
+    before.publish("second").await;
+    assert!(sink.is_quiet(MINUTE).await);
+    before.endpoints.stop();
+    before.endpoints.drained().await;
+    let _after = Sender::over(feed, store, |_| {}).await;
+    let apart = sink.called().await.at - first.at;
+    assert!(apart >= HOUR && apart <= HOUR + MOMENT, "{apart:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_url_or_enabling_ends_a_requested_pause() {
+    let (sender, mut sink, mut other) = (
+        Sender::start().await,
+        Sink::open().await,
+        Sink::open().await,
+    );
+    let endpoint = sender.register(&sink.url).await;
+    for text in ["first", "second"] {
+        sender.publish(text).await;
+        let called = sink.called().await;
+        called.answer(429, "Retry-After: 3600\r\n").await;
+        sleep(SECOND).await;
+        sender.patch(&endpoint, json!({"enabled": true})).await;
+    }
+    sender.patch(&endpoint, json!({"url": other.url})).await;
+    sender.publish("third").await;
+    assert!(other.called().await.says("third"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_change_a_failing_endpoint_still_gets_one_attempt_at_a_time() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    let endpoint = sender.register(&sink.url).await;
+    for text in ["first", "second", "third"] {
+        sender.publish(text).await;
+        sink.called().await.answer(500, "").await;
+    }
+    sleep(SECOND).await;
+    sender.patch(&endpoint, json!({})).await;
+    for text in ["fourth", "fifth"] {
+        sender.publish(text).await;
+    }
+    let _hangs = sink.called().await;
+    assert!(sink.is_quiet(SECOND).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_minutes() {
     let (sender, mut sink) = (Sender::start().await, Sink::open().await);
     let endpoint = sender.register(&sink.url).await;
