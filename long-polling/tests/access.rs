@@ -5,35 +5,20 @@
 #[path = "../examples/access.rs"]
 mod example;
 
-use std::{
-    cell::Cell,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use common::{Browsers, Drained, Feed, Retention};
 use example::access::{Access, Grant};
-use harness::TestServer;
+use harness::{START, TestServer, start_clock, wall_clock};
 use tokio::time::Instant;
 
-const NOW: u64 = 1_800_000_000;
 const LOOK: Duration = Duration::from_secs(15);
-
-thread_local! {
-    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// The wall clock goes with that of the runtime, which the test pauses.
-fn clock() -> SystemTime {
-    let started = STARTED.get().expect("a server was started");
-    UNIX_EPOCH + Duration::from_secs(NOW) + started.elapsed()
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_is_answered_401_when_its_token_ends() {
-    STARTED.set(Some(Instant::now()));
+    start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, clock));
+    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
     let router = example::router(Feed::new(Retention::default()), access.clone());
     let server = TestServer::start(async |listener, shutdown| {
         let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
@@ -45,8 +30,8 @@ async fn a_poll_is_answered_401_when_its_token_ends() {
         sub: "ann".into(),
         read: vec!["news".into()],
         publish: vec!["news".into()],
-        iat: NOW,
-        exp: NOW + 12,
+        iat: START,
+        exp: START + 12,
     };
     let token = format!("Bearer {}", access.token(&grant));
     let client = server.client();

@@ -6,38 +6,26 @@
 mod example;
 
 use std::{
-    cell::Cell,
     io::{self, Write},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use common::{Browsers, Drained, Feed, Retention};
 use example::access::{Access, Grant};
-use harness::{EventReader, TestServer};
+use harness::{EventReader, START, TestServer, start_clock, wall_clock};
 use tokio::time::{Instant, sleep};
 
-const NOW: u64 = 1_800_000_000;
 const LOOK: Duration = Duration::from_secs(15);
-
-thread_local! {
-    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// The wall clock goes with that of the runtime, which a test may pause.
-fn clock() -> SystemTime {
-    let started = STARTED.get().expect("a server was started");
-    UNIX_EPOCH + Duration::from_secs(NOW) + started.elapsed()
-}
 
 fn access(key: u8) -> Access {
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    Access::new(&[key; 32], browsers, LOOK, clock)
+    Access::new(&[key; 32], browsers, LOOK, wall_clock)
 }
 
 async fn start() -> (TestServer, Arc<Access>) {
-    STARTED.set(Some(Instant::now()));
+    start_clock();
     let access = Arc::new(access(1));
     let feed = Feed::new(Retention::default());
     let router = example::router(feed.clone(), access.clone());
@@ -59,8 +47,8 @@ fn grant() -> Grant {
         sub: "ann".into(),
         read: vec!["news.*".into()],
         publish: vec!["news.a".into()],
-        iat: NOW,
-        exp: NOW + 60,
+        iat: START,
+        exp: START + 60,
     }
 }
 
@@ -182,7 +170,7 @@ async fn every_other_token_is_refused_by_name_and_is_not_repeated() {
             vec![bearer(&example_token(
                 1,
                 &Grant {
-                    exp: NOW,
+                    exp: START,
                     ..grant()
                 },
             ))],
@@ -287,11 +275,11 @@ async fn a_stream_ends_with_its_token_or_at_the_next_heartbeat_after_it_was_revo
     let (server, access) = start().await;
     let begun = Instant::now();
     let long = Grant {
-        exp: NOW + 3_600,
+        exp: START + 3_600,
         ..grant()
     };
     let brief = Grant {
-        exp: NOW + 5,
+        exp: START + 5,
         sub: "bob".into(),
         ..grant()
     };
@@ -311,8 +299,8 @@ async fn a_stream_ends_with_its_token_or_at_the_next_heartbeat_after_it_was_revo
     while lasting.next().await.is_some() {}
     assert_eq!(begun.elapsed().as_secs(), 15);
     let later = Grant {
-        iat: NOW + 20,
-        exp: NOW + 3_600,
+        iat: START + 20,
+        exp: START + 3_600,
         ..grant()
     };
     let again = bearer(&access.token(&later));

@@ -7,15 +7,11 @@ mod setup;
 #[path = "../examples/access.rs"]
 mod example;
 
-use std::{
-    cell::Cell,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use common::{Browsers, Drained};
 use example::access::{Access, Grant};
-use harness::{TestServer, WsWire, handshake};
+use harness::{START, TestServer, WsWire, handshake, start_clock, wall_clock};
 use serde_json::json;
 use setup::{ask, data, feed, live, publish, subscribe};
 use tokio::{
@@ -23,23 +19,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-const NOW: u64 = 1_800_000_000;
 const LOOK: Duration = Duration::from_secs(15);
 
-thread_local! {
-    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// The wall clock goes with that of the runtime, which a test may pause.
-fn clock() -> SystemTime {
-    let started = STARTED.get().expect("a server was started");
-    UNIX_EPOCH + Duration::from_secs(NOW) + started.elapsed()
-}
-
 async fn start(feed: common::Feed) -> (TestServer, Arc<Access>) {
-    STARTED.set(Some(Instant::now()));
+    start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, clock));
+    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
     let (drain, draining) = watch::channel(false);
     let router = example::router(feed, access.clone(), draining);
     let server = TestServer::start(async move |listener, shutdown| {
@@ -62,8 +47,8 @@ fn grant() -> Grant {
         sub: "ann".into(),
         read: vec!["news.*".into()],
         publish: vec!["news.a".into()],
-        iat: NOW,
-        exp: NOW + 60,
+        iat: START,
+        exp: START + 60,
     }
 }
 
@@ -149,7 +134,7 @@ async fn each_command_is_refused_without_a_right_to_its_topics() {
 #[tokio::test(start_paused = true)]
 async fn a_page_learns_by_a_close_code_why_it_is_refused() {
     let (server, access) = start(feed()).await;
-    let [token, expired] = [NOW + 60, NOW].map(|exp| access.token(&Grant { exp, ..grant() }));
+    let [token, expired] = [START + 60, START].map(|exp| access.token(&Grant { exp, ..grant() }));
     for (topics, token, code) in [
         ("news.a", "x", 4401),
         ("news.a", &expired, 4401),
@@ -176,7 +161,7 @@ async fn a_session_ends_with_its_token_or_at_the_next_look_after_it_was_revoked(
     let (server, access) = start(feed()).await;
     let begun = Instant::now();
     let brief = Grant {
-        exp: NOW + 5,
+        exp: START + 5,
         sub: "bob".into(),
         ..grant()
     };

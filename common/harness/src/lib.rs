@@ -16,6 +16,7 @@
 //! | play the server by hand | [`WireListener`] |
 //! | read an event stream | [`EventReader`], [`Block`] |
 //! | speak websocket frames, also wrong ones | [`WsWire`], [`Frame`] |
+//! | give a wall clock to code that takes one | [`wall_clock`] |
 //! | put a bad network in between | [`FaultProxy`], [`Faults`], [`Fault`] |
 //!
 //! Every wait ends by [`PATIENCE`]: a test waits for an event, never for a duration, and one whose
@@ -58,6 +59,7 @@
 
 mod body;
 mod client;
+mod clock;
 pub mod contract;
 mod events;
 mod frames;
@@ -74,6 +76,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 pub use client::{Client, Reply, Request, Streamed};
+pub use clock::{START, start_clock, wall_clock};
 pub use events::{Block, Ending, EventReader};
 pub use frames::{Frame, WsWire, handshake};
 #[cfg(unix)]
