@@ -20,3 +20,9 @@ client_tools() { # the clients, the scripts of the checks in $WORK, the server's
 }
 
 check() { (cd "$WORK" && timeout 240 node "$@"); } # check SCRIPT [ARGUMENT…]
+
+access_page() { # access_page INTERFACE: the browser's interface that the page of the member's example uses
+    local example=${MEMBER//-/_}_access
+    cargo build --quiet --locked -p "$MEMBER" --example "$example"
+    EXAMPLE=$PWD/target/debug/examples/$example check access.js "$1"
+}

@@ -1,5 +1,6 @@
 //! An event stream with access control: tokens, cookies, tickets, rights on topics. A stream ends when its token ends.
 //! `cargo run -p sse --example sse_access -- 127.0.0.1:8005` prints a token for an hour.
+//! Its page at `/` logs in.
 
 use std::{
     env,
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::{Router, middleware::from_fn_with_state};
+use axum::Router;
 use common::{Browsers, Feed, PublishLimits, Retention, shutdown_signal};
 use tokio::net::TcpListener;
 
@@ -18,7 +19,7 @@ pub mod access;
 #[path = "in_axum.rs"]
 mod in_axum;
 
-use access::{Access, guard};
+use access::{Access, guarded, login};
 
 /// A revoked client is disconnected after this time.
 const LOOK: Duration = Duration::from_secs(15);
@@ -27,11 +28,10 @@ const PUBLISHING: PublishLimits = PublishLimits {
     body_timeout: Duration::from_secs(30),
 };
 
-/// The routes of the technique, behind the guard, and `POST /tickets`.
+/// The routes of the technique behind the guard, and a page that logs in.
 pub fn router(feed: Feed, access: Arc<Access>) -> Router {
-    let router = in_axum::router(feed, PUBLISHING);
-    // `layer` also wraps paths without a route, such as `/tickets`.
-    router.layer(from_fn_with_state(access, guard))
+    let guarded = guarded(access.clone(), in_axum::router(feed, PUBLISHING));
+    guarded.merge(login::routes(access, "EventSource"))
 }
 
 #[tokio::main]
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
     // Read yours from a file or a variable: with a random key, no token survives a restart.
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
-    println!("token {}", access.token_for_an_hour("you", "news.*"));
+    println!("token {}", access.token_for("you", "news.*", 3_600));
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
     let app = router(feed.clone(), Arc::new(access));

@@ -256,6 +256,40 @@ fn example_token(key: u8, grant: &Grant) -> String {
     access(key).token(grant)
 }
 
+#[tokio::test]
+async fn a_login_sets_a_cookie_and_a_foreign_page_cannot_log_in() {
+    let (server, _) = start().await;
+    let page = server.get("/").await;
+    assert!(page.text().contains("LISTEN.EventSource("));
+    let login = r#"{"sub":"ann","topics":"news.*","seconds":60}"#;
+    let client = server.client();
+    let foreign = client.post("/login", login);
+    let foreign = foreign.header("origin", "https://evil.example").send();
+    let foreign = foreign.await;
+    assert_eq!(
+        (foreign.status.as_u16(), foreign.header("set-cookie")),
+        (403, None)
+    );
+    assert_eq!(server.post("/login", "ann").await.status, 400);
+    assert_eq!(server.post("/login", " ".repeat(1_025)).await.status, 400);
+
+    let reply = server.post("/login", login).await;
+    let (token, attributes) = reply
+        .header("set-cookie")
+        .unwrap()
+        .split_once("; ")
+        .unwrap();
+    assert_eq!(attributes, "HttpOnly; Secure; SameSite=Strict; Path=/");
+    assert_eq!(reply.json()["token"], token["token=".len()..]);
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    for (topic, status) in [("news.a", 200), ("secret", 403)] {
+        let path = format!("/topics/{topic}");
+        let stream = listen(&server, &path, &("cookie", token.to_owned())).await;
+        assert_eq!(stream.status(), status);
+    }
+    server.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_ticket_is_good_for_ten_seconds() {
     let (server, access) = start().await;

@@ -1,5 +1,6 @@
 //! A websocket with access control: a token as a subprotocol, rights on topics for each command, an end at expiry.
-//! `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour. In a browser:
+//! `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour. Its page at `/`
+//! logs in. In a browser:
 //! `new WebSocket("ws://127.0.0.1:8004/topics/news.a", ["feed.v1.json", "bearer.TOKEN"])`
 //!
 //! The session is the same as in `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
@@ -37,7 +38,7 @@ use websockets::{
 #[path = "../../common/examples/access/mod.rs"]
 pub mod access;
 
-use access::{Access, Grant};
+use access::{Access, Grant, login};
 
 const SESSIONS: usize = 10_000;
 const PING: Duration = Duration::from_secs(20);
@@ -58,16 +59,18 @@ struct App {
     draining: watch::Receiver<bool>,
 }
 
-/// The routes. Sessions end when `draining` changes.
+/// The routes, and a page that logs in. Sessions end when `draining` changes.
 pub fn router(feed: Feed, access: Arc<Access>, draining: watch::Receiver<bool>) -> Router {
     let sessions = Arc::new(Sessions::new(SESSIONS, PING, AGE, DRAIN));
+    let page = login::routes(access.clone(), "WebSocket");
     let router = Router::new().route("/topics/{*topics}", get(open));
-    router.with_state(App {
+    let router = router.with_state(App {
         feed,
         access,
         sessions,
         draining,
-    })
+    });
+    router.merge(page)
 }
 
 async fn open(State(app): State<App>, request: Request) -> Response {
@@ -214,7 +217,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
     // Read yours from a file or a variable: with a random key, no token survives a restart.
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
-    println!("token {}", access.token_for_an_hour("you", "news.*"));
+    println!("token {}", access.token_for("you", "news.*", 3_600));
     println!("listening on http://{}", listener.local_addr()?);
     let (drain, draining) = watch::channel(false);
     let app = router(Feed::new(Retention::default()), Arc::new(access), draining);

@@ -21,8 +21,10 @@
 //! | the token ends while it listens | the end of the stream | the end of the body | `error`, then 401 at its next try | code 4401 |
 //!
 //! So a page gets a new ticket or token when its EventSource is `CLOSED` or its WebSocket has 4401, and goes on after
-//! its last id. A reader gets only topics that it may read, replays included. The numbers in the ids tell it how many
+//! its last id. The page of [`login`] shows all of this. A reader gets only topics that it may read, replays included. The numbers in the ids tell it how many
 //! messages the other topics had. Nothing here logs a token, and a `Problem` does not repeat one.
+
+pub mod login;
 
 use std::{
     collections::HashMap,
@@ -32,11 +34,13 @@ use std::{
 };
 
 use axum::{
+    Extension, Router,
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, header, uri::Uri},
-    middleware::Next,
+    middleware::{Next, from_fn_with_state},
     response::Response,
+    routing::post,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use common::{Browsers, Problem, Query, Topic, Topics};
@@ -48,6 +52,8 @@ use tokio::time::sleep;
 
 /// The JWT header. Only other programs read it.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+/// The longest life of a token, in seconds. A revocation is kept for as long.
+const LONGEST: u64 = 3_600;
 /// How long a ticket may wait for its one use.
 const TICKET_AGE: Duration = Duration::from_secs(10);
 /// The most tickets that wait. One more is refused.
@@ -64,7 +70,7 @@ pub struct Grant {
     pub publish: Vec<String>,
     /// When it was made, in seconds since 1970.
     pub iat: u64,
-    /// When it ends.
+    /// When it ends, at most an hour after `iat`.
     pub exp: u64,
 }
 
@@ -99,8 +105,7 @@ impl Access {
         }
     }
 
-    /// The token of a grant. Your login makes one; send it to a page as
-    /// `Set-Cookie: token=…; HttpOnly; Secure; SameSite=Strict; Path=/`.
+    /// The token of a grant. Your login makes one.
     pub fn token(&self, grant: &Grant) -> String {
         let grant = serde_json::to_string(grant).expect("a grant is JSON");
         let signed = [HEADER, &grant].map(|part| BASE64.encode(part)).join(".");
@@ -145,15 +150,15 @@ impl Access {
         serde_json::from_slice(&BASE64.decode(grant).ok()?).ok()
     }
 
-    /// A token with which `sub` may read these topics and publish to them, for an hour.
-    pub fn token_for_an_hour(&self, sub: &str, topics: &str) -> String {
+    /// A token with which `sub` may read these topics and publish to them, for `seconds` or an hour.
+    pub fn token_for(&self, sub: &str, topics: &str, seconds: u64) -> String {
         let (topics, now) = (vec![topics.to_owned()], self.now());
         self.token(&Grant {
             sub: sub.to_owned(),
             read: topics.clone(),
             publish: topics,
             iat: now,
-            exp: now + 3_600,
+            exp: now + seconds.min(LONGEST),
         })
     }
 
@@ -162,7 +167,7 @@ impl Access {
     /// # Errors
     /// 401 if not.
     pub fn check(&self, grant: &Grant) -> Result<(), Problem> {
-        if grant.exp <= self.now() {
+        if grant.end() <= self.now() {
             return Err(refused("the token has expired"));
         }
         let revoked = self.revoked.lock().expect(UNPOISONED);
@@ -175,15 +180,17 @@ impl Access {
     /// Resolves when the grant ends: at its expiry, or at the next check after it was revoked.
     pub async fn ended(&self, grant: &Grant) {
         while self.check(grant).is_ok() {
-            let left = Duration::from_secs(grant.exp.saturating_sub(self.now()));
+            let left = Duration::from_secs(grant.end().saturating_sub(self.now()));
             sleep(left.min(self.look)).await;
         }
     }
 
     /// Revokes all tokens that `sub` has now. Its open streams end at their next check.
     pub fn revoke(&self, sub: &str) {
+        let now = self.now();
         let mut revoked = self.revoked.lock().expect(UNPOISONED);
-        revoked.insert(sub.to_owned(), self.now());
+        revoked.retain(|_, until| *until + LONGEST > now); // The others' tokens have expired.
+        revoked.insert(sub.to_owned(), now);
     }
 
     /// A ticket for one request of this grant.
@@ -226,6 +233,10 @@ impl fmt::Debug for Access {
 }
 
 impl Grant {
+    fn end(&self) -> u64 {
+        self.exp.min(self.iat.saturating_add(LONGEST))
+    }
+
     /// Whether all these topics may be read.
     ///
     /// # Errors
@@ -281,35 +292,45 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find_map(|pair| pair.trim().strip_prefix("token="))
 }
 
-/// The middleware of an axum app with `/topics/…` and `/tickets`. It admits the request, checks the right to the
-/// topics, and ends the answer when the grant ends.
-pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    match guarded(&access, request, next).await {
-        Ok(response) => response,
+/// These routes behind the guard, with `POST /tickets`.
+pub fn guarded(access: Arc<Access>, routes: Router) -> Router {
+    let tickets = Router::new().route("/tickets", post(ticket));
+    let routes = routes.merge(tickets.with_state(access.clone()));
+    routes.layer(from_fn_with_state(access, guard))
+}
+
+async fn ticket(State(access): State<Arc<Access>>, Extension(grant): Extension<Grant>) -> Response {
+    match access.ticket(grant) {
+        Ok(ticket) => Response::new(Body::from(format!("{{\"ticket\":\"{ticket}\"}}"))),
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn guarded(access: &Arc<Access>, request: Request, next: Next) -> Result<Response, Problem> {
+/// The middleware. It admits the request, checks the right to the topics, and ends the answer when the grant ends.
+async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let answer = admitted(&access, request, next).await;
+    answer.unwrap_or_else(Problem::into_response)
+}
+
+async fn admitted(
+    access: &Arc<Access>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let grant = access.admit(&request)?;
     let posts = request.method() == Method::POST;
-    if posts && request.uri().path() == "/tickets" {
-        let ticket = access.ticket(grant)?;
-        return Ok(Response::new(Body::from(format!(
-            "{{\"ticket\":\"{ticket}\"}}"
-        ))));
-    }
     check_topics(&grant, posts, request.uri())?;
+    request.extensions_mut().insert(grant.clone());
     let response = tokio::select! {
         response = next.run(request) => response,
         () = access.ended(&grant) => return Err(refused("the token has ended")),
     };
-    let access = access.clone();
-    let ended = Box::pin(async move { access.ended(&grant).await });
     let kind = response.headers().get(header::CONTENT_TYPE);
     if kind.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
         return Ok(response);
     }
+    let access = access.clone();
+    let ended = Box::pin(async move { access.ended(&grant).await });
     Ok(response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended))))
 }
 
@@ -324,3 +345,35 @@ fn check_topics(grant: &Grant, posts: bool, uri: &Uri) -> Result<(), Problem> {
 }
 
 const UNPOISONED: &str = "nothing panics under this lock";
+
+#[cfg(test)]
+mod tests {
+    use harness::{start_clock, wall_clock};
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_and_its_revocation_live_for_an_hour_at_the_most() {
+        start_clock();
+        let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
+        let access = Access::new(&[1; 32], browsers, Duration::from_secs(15), wall_clock);
+        let token = access.token(&Grant {
+            sub: "ann".into(),
+            read: Vec::new(),
+            publish: Vec::new(),
+            iat: access.now(),
+            exp: u64::MAX,
+        });
+        access.revoke("ann");
+        advance(Duration::from_secs(LONGEST - 1)).await;
+        access.revoke("bob");
+        let refused = access.verify(&token).expect_err("it is revoked");
+        assert_eq!(refused.detail, "the token was revoked");
+        advance(Duration::from_secs(1)).await;
+        access.revoke("bob");
+        let refused = access.verify(&token).expect_err("it is an hour old");
+        assert_eq!(refused.detail, "the token has expired");
+        assert_eq!(access.revoked.lock().expect(UNPOISONED).len(), 1);
+    }
+}
