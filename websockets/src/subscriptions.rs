@@ -139,9 +139,8 @@ impl Subscriptions {
         if self.turns_live() {
             return Ok(self.encoded_heartbeat()); // The last one that replayed was removed.
         }
-        let pages = self.all.iter().map(|one| Box::pin(one.page(&self.feed)));
-        let (read, index, _) = select_all(pages).await;
-        let frames = self.take(index, read?);
+        let (index, page) = first_page(&self.feed, &self.all).await?;
+        let frames = self.take(index, page);
         self.all.rotate_left(index + 1); // A busy subscription does not starve the others.
         Ok(frames)
     }
@@ -201,6 +200,22 @@ impl Subscriptions {
             if let Some(page) = page.ok().filter(|page| !page.is_news()) {
                 one.after = page.then;
             }
+        }
+    }
+}
+
+/// Waits for a page of any of the subscriptions. Returns the index of its subscription, too.
+async fn first_page(feed: &Feed, all: &[Subscription]) -> Result<(usize, Page), FeedError> {
+    let pages = all.iter().enumerate();
+    let mut waiting: Vec<_> = pages
+        .map(|(index, one)| Box::pin(async move { Ok((index, one.page(feed).await?)) }))
+        .collect();
+    loop {
+        let (first, _, others) = select_all(waiting).await;
+        match first {
+            // The feed is closed, and this one has sent everything. The others may still have news.
+            Err(FeedError::Closed) if !others.is_empty() => waiting = others,
+            first => return first,
         }
     }
 }

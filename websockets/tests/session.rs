@@ -607,6 +607,31 @@ async fn many_sessions_leave_over_half_of_the_drain_and_few_at_once() {
     assert_eq!(peer.next_close().await, (1012, 0));
 }
 
+/// The first of the two has no news. That must not hide what the second still has to send.
+#[tokio::test(start_paused = true)]
+async fn at_a_drain_every_subscription_sends_its_last_news_before_the_close() {
+    for topic in ["a", "b"] {
+        let mut peer = Peer::subscribed(65_536);
+        peer.is_live().await;
+        peer.send(&Frame::text(r#"{"subscribe":{"topics":["b"],"ref":1}}"#))
+            .await;
+        peer.is_live().await;
+        // Between the news and the drain the session does not run.
+        for text in ["one", "two"] {
+            let draft = Draft::new(Data::text(text));
+            let topic = topic.parse().unwrap();
+            peer.feed.publish(topic, draft).await.unwrap();
+        }
+        peer.feed.close();
+        peer.drain.send_replace(true);
+        for text in ["one", "two"] {
+            let (message, _) = peer.next_text().await;
+            assert!(message.contains(text), "{message}");
+        }
+        assert_eq!(peer.next_close().await, (1012, 0));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_no_byte_of_its_close_is_reset_after_5_s() {
     let mut peer = Peer::subscribed(100);
