@@ -100,8 +100,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     // The client has to act. Until then its connection can be closed for a new one.
-    let activity = request.extensions().get::<Activity>().cloned();
-    let _idle = activity.as_ref().map(Activity::idle);
+    let _idle = request.extensions().get().map(Activity::idle);
     let body = request.body_mut();
     let is_empty = body.is_end_stream()
         || body.size_hint().lower() == 0

@@ -66,6 +66,23 @@ async fn refused_clients_that_stay_do_not_use_up_the_last_connection() {
     server.stop().await;
 }
 
+/// A handshake may have a chunked body. hyper asks for it with a 100 when the server waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_end_its_handshake_makes_room_for_others() {
+    let mut config = config();
+    config.server.max_connections = Some(1);
+    let server = start(config).await;
+    let mut half = server.wire().await;
+    let chunked = [("Transfer-Encoding", "chunked"), ("Expect", "100-continue")];
+    half.send(handshake("localhost", "/topics", &chunked)).await;
+    half.read_until("HTTP/1.1 100 Continue\r\n").await;
+    let begun = tokio::time::Instant::now();
+    health_and_publishing(&server).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(half.closed().await.0, End::Eof);
+    server.stop().await;
+}
+
 async fn health_and_publishing(server: &TestServer) {
     assert_eq!(server.get("/healthz").await.status, 200);
     let published = server.post("/topics/a", "x").await.json();
