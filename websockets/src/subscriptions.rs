@@ -4,7 +4,7 @@
 //! subscription only, so no message is sent twice. A client keeps the same state: the last id of each
 //! subscription, after which it subscribes when it reconnects.
 
-use std::{future::pending, mem};
+use std::future::pending;
 
 use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Topic, Topics};
 use futures_util::future::select_all;
@@ -28,6 +28,8 @@ pub struct Subscriptions {
     pub(crate) feed: Feed,
     /// The least recently served one comes first.
     pub(crate) all: Vec<Subscription>,
+    /// Whether the client was told that every subscription has replayed everything.
+    is_live: bool,
 }
 
 #[derive(Debug)]
@@ -35,41 +37,30 @@ pub(crate) struct Subscription {
     topics: Topics,
     /// Everything up to here was handed to the socket.
     after: After,
-    /// Whether a page has only the newest message of each topic.
-    newest: bool,
-    state: State,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    /// It still sends the messages that were there when it began.
-    Replaying,
-    /// It has sent them. The client is told once all subscriptions have.
-    Replayed,
-    /// The client was told. Now the subscription waits for news.
-    Live,
+    /// The limits of a page, and whether it has only the newest message of each topic.
+    limit: PageLimit,
+    /// Whether it still sends the messages that were there when it began.
+    replays: bool,
 }
 
 impl Subscription {
     /// Its next page. While it replays, it does not wait.
     async fn page(&self, feed: &Feed) -> Result<Page, FeedError> {
-        match self.state {
-            State::Replaying => feed.read(&self.topics, &self.after, self.limit()).await,
-            _ => feed.next(&self.topics, &self.after, self.limit()).await,
+        match self.replays {
+            true => feed.read(&self.topics, &self.after, self.limit).await,
+            false => feed.next(&self.topics, &self.after, self.limit).await,
         }
-    }
-
-    fn limit(&self) -> PageLimit {
-        let newest = self.newest;
-        PageLimit { newest, ..PAGE }
     }
 }
 
 impl Subscriptions {
     /// A session without subscriptions.
     pub fn new(feed: Feed) -> Self {
-        let all = Vec::new();
-        Self { feed, all }
+        Self {
+            feed,
+            all: Vec::new(),
+            is_live: false,
+        }
     }
 
     /// Adds the subscription that the handshake asked for. Returns the `subscribed` frame's text.
@@ -89,27 +80,24 @@ impl Subscriptions {
         self.all.push(Subscription {
             topics,
             after,
-            newest,
-            state: State::Replaying,
+            limit: PageLimit { newest, ..PAGE },
+            replays: true,
         });
+        self.is_live = false;
         start
     }
 
     /// Removes topics. Returns the position up to which they were sent, if that is known. The client can
     /// subscribe to them again after it.
     pub(crate) fn remove(&mut self, leaving: &Topics) -> Option<Cursor> {
-        let leaves = |topic: &&Topic| leaving.iter().any(|other| other == *topic);
-        let (touched, untouched): (Vec<_>, _) = mem::take(&mut self.all)
-            .into_iter()
-            .partition(|one| one.topics.iter().any(|topic| leaves(&topic)));
-        self.all = untouched;
-        let position = position_of(&self.feed, &touched);
-        for one in touched {
-            let stay = one.topics.iter().filter(|topic| !leaves(topic)).cloned();
-            if let Ok(topics) = Topics::try_from(stay.collect::<Vec<_>>()) {
-                self.all.push(Subscription { topics, ..one });
-            }
-        }
+        let all = self.all.iter();
+        let touched = all.filter(|one| one.topics.iter().any(|topic| has(leaving, topic)));
+        let position = position_of(&self.feed, touched);
+        self.all.retain_mut(|one| {
+            let stay = one.topics.iter().filter(|topic| !has(leaving, topic));
+            let topics = Topics::try_from(stay.cloned().collect::<Vec<_>>());
+            topics.map(|topics| one.topics = topics).is_ok() // It fails if no topic stays.
+        });
         position
     }
 
@@ -123,9 +111,9 @@ impl Subscriptions {
     pub(crate) async fn next_page(&mut self) -> Result<Vec<u8>, FeedError> {
         // Most sessions have one subscription, and wait without the memory that several need.
         if let [one] = &self.all[..]
-            && one.state == State::Live
+            && self.is_live
         {
-            let news = self.feed.next(&one.topics, &one.after, one.limit());
+            let news = self.feed.next(&one.topics, &one.after, one.limit);
             let page = news.await?;
             return Ok(self.take(0, page));
         }
@@ -137,7 +125,7 @@ impl Subscriptions {
             return pending().await; // `select_all` panics on an empty list.
         }
         if self.turns_live() {
-            return Ok(self.encoded_heartbeat()); // The last one that replayed was removed.
+            return Ok(self.heartbeat_frame()); // The last one that replayed was removed.
         }
         let (index, page) = first_page(&self.feed, &self.all).await?;
         let frames = self.take(index, page);
@@ -149,9 +137,7 @@ impl Subscriptions {
     fn take(&mut self, index: usize, page: Page) -> Vec<u8> {
         let one = &mut self.all[index];
         one.after = page.then;
-        if one.state == State::Replaying && !page.more {
-            one.state = State::Replayed;
-        }
+        one.replays &= page.more;
         let mut frames = Vec::new();
         if let Some(gap) = &page.gap {
             push_frame(TEXT, protocol::gap(gap).as_bytes(), &mut frames);
@@ -162,24 +148,20 @@ impl Subscriptions {
         // Only this frame moves the client past a gap: if the connection breaks before it, the client comes
         // back with its old cursor and is told of the gap again.
         if self.turns_live() | page.gap.is_some() {
-            frames.extend(self.encoded_heartbeat());
+            frames.extend(self.heartbeat_frame());
         }
         frames
     }
 
-    /// Whether every subscription has replayed everything, and the client must be told.
+    /// Whether the client must be told now that every subscription has replayed everything.
     fn turns_live(&mut self) -> bool {
-        let is_in = |state| move |one: &Subscription| one.state == state;
-        let turns = self.all.iter().any(is_in(State::Replayed))
-            && !self.all.iter().any(is_in(State::Replaying));
-        if turns {
-            self.all.iter_mut().for_each(|one| one.state = State::Live);
-        }
-        turns
+        let was_live = self.is_live;
+        self.is_live = self.all.iter().all(|one| !one.replays);
+        self.is_live && !was_live
     }
 
     /// The frame that tells the client its position, if that is known.
-    fn encoded_heartbeat(&self) -> Vec<u8> {
+    fn heartbeat_frame(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         if let Some(next) = self.position() {
             push_frame(TEXT, protocol::heartbeat(next).as_bytes(), &mut frame);
@@ -189,14 +171,14 @@ impl Subscriptions {
 
     /// The position up to which all subscriptions were sent, if that is known.
     pub(crate) fn position(&self) -> Option<Cursor> {
-        position_of(&self.feed, &self.all)
+        position_of(&self.feed, self.all.iter())
     }
 
     /// Moves the cursors of subscriptions without news to the head. An old cursor would cause a gap as soon
     /// as messages of other topics are trimmed.
     pub(crate) async fn advance_quiet(&mut self) {
         for one in &mut self.all {
-            let page = self.feed.read(&one.topics, &one.after, one.limit()).await;
+            let page = self.feed.read(&one.topics, &one.after, one.limit).await;
             if let Some(page) = page.ok().filter(|page| !page.is_news()) {
                 one.after = page.then;
             }
@@ -220,9 +202,16 @@ async fn first_page(feed: &Feed, all: &[Subscription]) -> Result<(usize, Page), 
     }
 }
 
-fn position_of(feed: &Feed, subscriptions: &[Subscription]) -> Option<Cursor> {
+fn has(topics: &Topics, topic: &Topic) -> bool {
+    topics.iter().any(|other| other == topic)
+}
+
+/// The oldest position of the subscriptions, if all are known. Without subscriptions, the head.
+fn position_of<'a>(
+    feed: &Feed,
+    subscriptions: impl Iterator<Item = &'a Subscription>,
+) -> Option<Cursor> {
     let positions = subscriptions
-        .iter()
         .map(|one| feed.position(&one.topics, &one.after))
         .collect::<Option<Vec<_>>>()?;
     let lowest = positions.into_iter().min_by_key(|position| position.seq);
