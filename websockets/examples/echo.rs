@@ -103,5 +103,5 @@ async fn echo_some(socket: &mut Socket<TokioIo<Upgraded>>) -> Result<(), Ending>
             Message::Close => return Err(Ending::ByPeer),
         }
     }
-    Ok(socket.write_some().await?)
+    Ok(socket.try_ready(false)?)
 }

@@ -152,7 +152,7 @@ where
                 break Ending::Ours(CloseCode::Again, "at the subscriber limit");
             }
             // Sends what is queued, as far as the connection takes it now.
-            if let Err(error) = self.socket.write_some().await {
+            if let Err(error) = self.socket.try_ready(false) {
                 break error.into();
             }
             // The timer may fire too early, and is then reset. Resetting it at every message would cost
@@ -160,12 +160,12 @@ where
             if timer.is_elapsed() || self.tick_at() < timer.deadline() {
                 timer.as_mut().reset(self.tick_at());
             }
-            let (unsent, stays) = (self.socket.unsent(), !self.draining);
+            let unsent = self.socket.unsent();
             let woken = tokio::select! {
                 ready = self.socket.ready(unsent < MAX_UNSENT) => ready.map_err(Ending::from),
-                news = self.subprotocol.next(), if unsent == 0 && stays => news.and_then(|news| self.deliver(news)),
+                news = self.subprotocol.next(), if unsent == 0 && !self.draining => self.deliver(news),
                 () = &mut timer => Ok(()),
-                _ = &mut drain, if stays => self.deliver(None),
+                _ = &mut drain, if !self.draining => self.deliver(Ok(None)),
             };
             if let Err(ending) = woken {
                 break ending;
@@ -183,8 +183,8 @@ where
 
     /// Queues news. `None` means that no more will come: the session then leaves at a random time, so that
     /// the next server need not accept all clients at once.
-    fn deliver(&mut self, news: Option<Vec<u8>>) -> Result<(), Ending> {
-        if let Some(frames) = news {
+    fn deliver(&mut self, news: Result<Option<Vec<u8>>, Ending>) -> Result<(), Ending> {
+        if let Some(frames) = news? {
             self.socket.push_frames(frames);
             return Ok(());
         }
@@ -199,7 +199,7 @@ where
     async fn work(&mut self, due: bool) -> Result<(), Ending> {
         if due {
             // Read first: `tick` must not take a peer for silent whose answer is already in the socket.
-            self.socket.hear().await?;
+            self.socket.try_ready(true)?;
         }
         while self.socket.unsent() < MAX_UNSENT
             && let Some((message, out)) = self.socket.message()?

@@ -11,7 +11,7 @@ use std::{
     ops::Range,
     pin::{Pin, pin},
     str,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::BufMut;
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         (self.heard, self.said) = (Instant::now(), Instant::now());
     }
 
-    /// Queues one frame. [`ready`](Self::ready) and [`write_some`](Self::write_some) write what is queued.
+    /// Queues one frame. [`ready`](Self::ready) writes what is queued.
     pub fn push(&mut self, opcode: Opcode, payload: &[u8]) {
         push_frame(opcode, payload, &mut self.out);
     }
@@ -132,26 +132,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         .await
     }
 
-    /// Reads what has come, without waiting.
+    /// Like [`ready`](Self::ready), but does only what needs no waiting.
     ///
     /// # Errors
     /// As [`ready`](Self::ready).
-    pub async fn hear(&mut self) -> io::Result<()> {
-        if self.unread {
-            return Ok(());
+    pub fn try_ready(&mut self, reading: bool) -> io::Result<()> {
+        let mut task = Context::from_waker(Waker::noop());
+        match pin!(self.ready(reading)).poll(&mut task) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
         }
-        poll_fn(|task| now(self.poll_fill(task).map_ok(drop))).await
-    }
-
-    /// Writes as much as the connection takes now.
-    ///
-    /// # Errors
-    /// If the connection fails.
-    pub async fn write_some(&mut self) -> io::Result<()> {
-        if self.unsent() == 0 {
-            return Ok(());
-        }
-        poll_fn(|task| now(self.poll_write(task))).await
     }
 
     /// The next message in the received bytes, if there is one, and the output buffer for its answer.
@@ -194,8 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// # Errors
     /// As [`ready`](Self::ready).
     pub async fn skip_to_close(&mut self, most: usize) -> io::Result<()> {
-        let (mut skip, mut dropped) = (0, 0);
-        while !self.inbox.skip_to_close(&mut skip) && dropped < most {
+        let mut dropped = 0;
+        while !self.inbox.skip_to_close() && dropped < most {
             self.inbox.tidy();
             dropped += poll_fn(|task| self.poll_fill(task)).await?;
         }
@@ -243,14 +233,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
         self.out = Vec::new();
         Pin::new(&mut self.io).poll_flush(task)
-    }
-}
-
-/// Turns pending into done, because the caller must not wait.
-fn now(poll: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
-    match poll {
-        Poll::Pending => Poll::Ready(Ok(())),
-        ready => ready,
     }
 }
 
