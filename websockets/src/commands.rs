@@ -75,19 +75,19 @@ impl Subscriptions {
         let taken = topics
             .iter()
             .find(|topic| self.topics().any(|other| other == *topic));
-        let (status, detail) = if let Some(topic) = taken {
+        if let Some(topic) = taken {
             let detail = format!("topic {topic} is already subscribed: unsubscribe first");
-            (StatusCode::CONFLICT, detail)
-        } else if self.all.len() == MAX_SUBSCRIPTIONS {
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        if self.all.len() == MAX_SUBSCRIPTIONS {
             let detail = format!("this session has {MAX_SUBSCRIPTIONS} subscriptions already");
-            (StatusCode::TOO_MANY_REQUESTS, detail)
-        } else if self.topics().count() + topics.iter().len() > MAX_TOPICS {
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        if self.topics().count() + topics.iter().len() > MAX_TOPICS {
             let detail = format!("a session has at most {MAX_TOPICS} topics");
-            (StatusCode::TOO_MANY_REQUESTS, detail)
-        } else {
-            return Ok(self.add(topics, after, newest));
-        };
-        Err(Problem::new(status, detail))
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        Ok(self.add(topics, after, newest))
     }
 }
 

@@ -39,8 +39,9 @@ impl Refusal {
             StatusCode::METHOD_NOT_ALLOWED => &[(header::ALLOW, "GET")],
             _ => &[],
         };
-        let fields = fields.iter();
-        fields.map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+        fields
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
     }
 }
 

@@ -77,7 +77,7 @@ where
         expect_no_body(app, &mut request).await?;
     }
     let path = request.uri().path().to_owned();
-    let whole = match (path.as_str(), path.strip_prefix("/topics/")) {
+    let response = match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/topics", _) if reads => return open(app, None, request),
         (_, Some(topics)) if reads => return open(app, Some(topics), request),
         ("/", _) if reads => html(include_str!("page.html")),
@@ -91,7 +91,7 @@ where
         (_, Some(_)) => return Err(Problem::method_not_allowed("GET, HEAD, POST")),
         _ => return Err(Problem::not_found(&path)),
     };
-    Ok((whole, None))
+    Ok((response, None))
 }
 
 /// Accepts an empty body. It may be chunked: then its end must be read before the upgrade.
@@ -102,15 +102,12 @@ where
     // The client has to act. Until then its connection can be closed for a new one.
     let _idle = request.extensions().get().map(Activity::idle);
     let body = request.body_mut();
-    let is_empty = body.is_end_stream()
-        || body.size_hint().lower() == 0
-            && timeout(app.server.read_timeout, body.frame())
-                .await
-                .is_ok_and(|frame| frame.is_none());
-    match is_empty {
-        true => Ok(()),
-        false => Err(Problem::bad_request("a GET has no body")),
+    if body.size_hint().lower() == 0
+        && let Ok(None) = timeout(app.server.read_timeout, body.frame()).await
+    {
+        return Ok(());
     }
+    Err(Problem::bad_request("a GET has no body"))
 }
 
 /// Put your authentication here. It is called before any route, and admits everything. Which topics a
@@ -123,20 +120,22 @@ fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
 /// why it is refused.
 fn open<B>(
     app: &App,
-    topics: Option<&str>,
+    names: Option<&str>,
     mut request: Request<B>,
 ) -> Result<(Answer, Option<Opening>), Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(After::Latest);
     let newest = query.get::<Newest>("newest")?.is_some();
-    let topics = topics.map(str::parse).transpose();
-    let subscription = topics.map_err(Problem::bad_request)?;
+    let topics = names
+        .map(str::parse)
+        .transpose()
+        .map_err(Problem::bad_request)?;
     let heartbeat = query.get::<NonZeroU16>("heartbeat")?;
     let mut switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     *switching_protocols.extensions_mut() = SPELLING.clone();
     let opening = Opening {
         upgrade: upgrade::on(&mut request),
-        subscription: subscription.map(|topics| (topics, after, newest)),
+        subscription: topics.map(|topics| (topics, after, newest)),
         heartbeat: heartbeat.map(|seconds| Duration::from_secs(seconds.get().into())),
         // Taken before the 101 is sent, so that the slots are never exceeded.
         slot: app.sessions.slot(),

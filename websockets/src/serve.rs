@@ -81,11 +81,11 @@ fn connection(
     mut draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
     // Boxed, so that hyper's memory is freed before the session runs.
-    let session = Box::pin(until_session(stream, app, activity, draining.clone()));
+    let http = Box::pin(until_session(stream, app, activity, draining.clone()));
     async move {
         // Borrowed, not moved: a value that is moved across an await is stored twice
         // (rust-lang/rust#62958).
-        if let Some(session) = &mut session.await
+        if let Some(session) = &mut http.await
             && session.run(&mut draining).await == Err(Stalled)
         {
             info!("reset a peer that accepted no data");

@@ -22,8 +22,8 @@ use crate::{
     socket::{Message, Socket},
 };
 
-/// Stops reading and answering while this many bytes wait to be written, because every answer needs more
-/// memory. At most one answer exceeds it.
+/// While this many bytes wait to be written, a session reads and answers nothing, because every answer needs
+/// more memory. At most one answer exceeds it.
 pub const MAX_UNSENT: usize = 64 * 1024;
 
 /// What the messages of one session mean (RFC 6455 §1.9).

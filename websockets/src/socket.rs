@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             match opcode {
                 PING => push_frame(PONG, self.inbox.payload(place), &mut self.out),
                 PONG => {}
-                _ => return self.open(opcode, place).map(Some),
+                _ => return self.message_at(opcode, place).map(Some),
             }
         }
         self.inbox.tidy();
@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(None)
     }
 
-    fn open(
+    fn message_at(
         &mut self,
         opcode: Opcode,
         place: Range<usize>,
