@@ -133,6 +133,13 @@ const ROWS: &[Row] = &[
         BAD_KEY,
     ),
     Row(
+        "dGhlIHNhbXBsZSBub25jZQ==",
+        "dGhlIHNhbXBsZSBub25j-_==",
+        400,
+        &[],
+        BAD_KEY,
+    ),
+    Row(
         "\r\n\r\n",
         "\r\nSec-WebSocket-Protocol: chat, feed.v2.json\r\n\r\n",
         400,
