@@ -1,8 +1,7 @@
-//! The back end: the crate's own receiver, with an effect that must not happen twice.
+//! The back end: this crate's receiver, with an effect that must not happen twice.
 //!
-//! The receiver verifies, stores and answers. What is left is what a payment means here: an order is to
-//! be shipped. That is a row in the receiver's own database, written in the transaction that notes the
-//! event as handled.
+//! The receiver verifies, stores and answers. This file adds what a payment means here: an order to ship. The
+//! order is a row in the receiver's own database, written in the transaction that marks the event as handled.
 
 use std::{io, path::Path};
 
@@ -19,7 +18,7 @@ use webhooks::{
     verify::standard::Secret,
 };
 
-/// Nothing here keeps a payment from having two orders: if it took effect twice, it would show.
+/// Without a unique key, so that a payment that took effect twice would show.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (payment INTEGER, amount INTEGER) STRICT";
 
 pub(crate) async fn run(
@@ -38,7 +37,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// The message, as far as it matters here.
+/// The part of the message that matters here.
 #[derive(Deserialize)]
 struct Message {
     data: Payment,
@@ -56,7 +55,7 @@ struct Orders;
 impl Effects for Orders {
     async fn apply(&self, event: &StoredEvent) -> Result<InTransaction, String> {
         if event.kind != "payment.succeeded" {
-            return Ok(Box::new(|_| Ok(()))); // of no interest here, and handled with that
+            return Ok(Box::new(|_| Ok(()))); // not interesting, so it is handled
         }
         let message = serde_json::from_slice(&event.payload);
         let Message { data } = message.map_err(|error| error.to_string())?;
@@ -64,7 +63,7 @@ impl Effects for Orders {
     }
 }
 
-/// InTransaction the transaction: it is there together with the record that the event is handled, or not at all.
+/// Runs in the transaction that marks the event as handled: both are stored, or neither.
 fn order(database: &Connection, paid: &Payment) -> rusqlite::Result<()> {
     if paid.status != "success" {
         return Ok(());

@@ -1,4 +1,4 @@
-//! One request on a connection of its own.
+//! One request on a new connection.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,10 +14,10 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::Failure;
 
-/// From the connection to the last byte of the answer.
+/// The time limit, from connecting to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The whole answer. Without one it is not known whether the request has arrived.
+/// Sends a request and returns the whole answer. After an error it is unknown whether the request arrived.
 pub(crate) async fn send(
     to: SocketAddr,
     mut request: Request<Full<Bytes>>,

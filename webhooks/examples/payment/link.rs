@@ -1,4 +1,4 @@
-//! What lies between two programs: it passes requests on, and with each goes wrong what can.
+//! The link between two programs. It passes requests on, and breaks each one in a different way.
 
 use std::{
     collections::BTreeMap,
@@ -27,25 +27,25 @@ use crate::{
     program::{Program, Timeline},
 };
 
-/// What goes wrong with a request.
+/// How a request goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
     Nothing,
-    /// It is answered 500 on the way, and does not arrive.
+    /// The link answers 500, and the request does not arrive.
     Fails,
-    /// It does not arrive, and there is no answer.
+    /// The request does not arrive, and there is no answer.
     Stalls,
-    /// It arrives, and the answer is lost.
+    /// The request arrives, and the answer is lost.
     LosesAnswer,
-    /// It arrives, and who sent it is killed before it hears of that.
+    /// The request arrives, and the caller is killed before it gets the answer.
     KillsCaller,
-    /// It arrives, and who answered it is killed; the answer is lost.
+    /// The request arrives, the callee is killed after it answered, and the answer is lost.
     KillsCallee,
 }
 
 use Fault::{Fails, KillsCallee, KillsCaller, LosesAnswer, Nothing, Stalls};
 
-/// One after the other, and then from the start.
+/// They happen in this order, again and again.
 pub(crate) const FAULTS: [Fault; 10] = [
     Nothing,
     LosesAnswer,
@@ -60,14 +60,14 @@ pub(crate) const FAULTS: [Fault; 10] = [
 ];
 pub(crate) const PEACE: [Fault; 1] = [Nothing];
 
-/// The way from one program to another, which may be killed and come back elsewhere.
+/// The link from one program to another. Both may be killed and start again at another address.
 pub(crate) struct Link {
     caller: Arc<Program>,
     callee: Arc<Program>,
     timeline: Timeline,
     faults: &'static [Fault],
     requests: AtomicUsize,
-    /// By payment: how often the callee has said 2xx.
+    /// For each payment, how often the callee has answered 2xx.
     taken: Mutex<BTreeMap<i64, usize>>,
 }
 
@@ -87,7 +87,7 @@ impl Link {
         })
     }
 
-    /// Passes on what comes to `listener`, for ever.
+    /// Passes on the requests that come to `listener`. Never ends.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<Infallible> {
         loop {
             let (stream, _) = listener.accept().await?;
@@ -97,18 +97,18 @@ impl Link {
                 async move { link.pass(request).await }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // That it breaks is what it is for.
+            // A broken connection is the purpose here.
             tokio::spawn(async { drop(connection.await) });
         }
     }
 
-    /// How many requests the callee has taken that it had taken before.
+    /// How many accepted requests were repeats.
     pub(crate) fn repeats(&self) -> usize {
         let taken = self.taken.lock().expect("nothing panics under this lock");
         taken.values().map(|times| times - 1).sum()
     }
 
-    /// An error closes the connection without an answer.
+    /// Answers a request. An error closes the connection without an answer.
     async fn pass(&self, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let fault = self.faults[number % self.faults.len()];
@@ -138,7 +138,7 @@ impl Link {
         self.end(fault, payment, answer)
     }
 
-    /// What becomes of the answer.
+    /// Passes the answer on, or breaks it.
     fn end(
         &self,
         fault: Fault,
@@ -186,7 +186,7 @@ impl Link {
     }
 }
 
-/// Which payment it is about: as it is published, or within a message.
+/// The number of the payment in a body: in published data, or within a message.
 fn payment(body: &[u8]) -> i64 {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let data = body.get("data").unwrap_or(&body);

@@ -1,24 +1,25 @@
 //! A payment and its webhook, from the shop's transaction to the back end's: the *transactional outbox*.
 //!
 //! ```text
-//! shop.rs      a payment and a row of the outbox: one transaction
-//! relay.rs     publishes each row under the row's id as its key, then marks it
-//! sender.rs    has it on the disk before the 201; signs it, POSTs it, again until a 2xx
-//! back_end.rs  verifies it, has it on the disk before the 200; its effect and that it is handled: one transaction
+//! shop.rs      writes a payment and a row of the outbox in one transaction
+//! relay.rs     publishes each row with the row's id as the key, then marks the row
+//! sender.rs    stores the message before it answers 201; signs and POSTs it until it gets a 2xx
+//! back_end.rs  verifies and stores the event before it answers 200; writes the effect and marks the event
+//!              as handled in one transaction
 //! ```
 //!
-//! Each is a process with a database of its own, and no transaction spans two of them. What is cut on the
-//! way from one to the next is done again, and the next tells a repeat by its key: the sender by
-//! `Idempotency-Key`, the back end by `webhook-id`. At least once, and each repeat dropped, is exactly once.
+//! Each is a process with its own database, and no transaction spans two of them. A step that is cut is
+//! repeated. The receiver of a repeat recognizes it by its key: the sender by `Idempotency-Key`, the back end
+//! by `webhook-id`. At least once, with every repeat dropped, is exactly once.
 //!
 //! ```sh
 //! cargo run -p webhooks --example payment
 //! cargo run -p webhooks --example payment -- --chaos
 //! ```
 //!
-//! Those four files are what to copy. Of the scene: `stage.rs` starts them, watches and counts, `link.rs`
-//! lies between two of them, where all goes wrong that can, `program.rs` is a process that may be killed,
-//! and `http.rs` one request.
+//! Copy those four files. The others are the scene: `stage.rs` starts the programs, watches and counts,
+//! `link.rs` breaks the connection between two of them, `program.rs` is a process that may be killed, and
+//! `http.rs` sends one request.
 
 mod back_end;
 mod http;
@@ -35,7 +36,7 @@ use clap::{Parser, Subcommand};
 use tokio::task::spawn_blocking;
 use webhooks::verify::standard::Secret;
 
-/// What may go wrong here ends up on the terminal.
+/// Any error. It is printed on the terminal.
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Plays a payment and its webhook, and checks that each payment took effect exactly once.
@@ -57,7 +58,7 @@ struct Args {
     role: Option<Role>,
 }
 
-/// One program of the scene, which starts each by itself. `folder` is where the databases are.
+/// One program of the scene. The scene starts this program once for each role. The databases are in `folder`.
 #[derive(Debug, Subcommand)]
 #[command(hide = true)]
 enum Role {
@@ -95,9 +96,9 @@ async fn play(role: Role) -> Result<(), Failure> {
     }
 }
 
-/// Resolves when the scene closes our standard input, or has ended itself, in whatever way.
+/// Resolves when the scene closes our standard input, or has ended.
 async fn dismissed() {
     let read = || io::copy(&mut io::stdin(), &mut io::sink());
-    // That it cannot be read says so too.
+    // An error means the same.
     let _ = spawn_blocking(read).await;
 }

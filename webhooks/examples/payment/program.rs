@@ -1,4 +1,4 @@
-//! A process of the scene: this same program in one of its roles, which may be killed at any moment.
+//! A process of the scene: this program in one of its roles. It may be killed at any moment.
 
 use std::{
     env,
@@ -16,10 +16,10 @@ use tokio::{
     task::spawn_blocking,
 };
 
-/// How many lines may be heard later than they were said.
+/// How many lines are buffered for a slow reader.
 const LINES: usize = 64;
 
-/// What happened when, on standard output.
+/// Prints what happened, with the time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeline(pub(crate) Instant);
 
@@ -32,7 +32,7 @@ impl Timeline {
     }
 }
 
-/// A program and what it tells of itself.
+/// A program and the lines that it prints.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     args: Vec<OsString>,
@@ -43,13 +43,13 @@ pub(crate) struct Program {
 struct Told {
     name: &'static str,
     timeline: Timeline,
-    /// Where it listens, once it does.
+    /// Its address, once it listens.
     address: watch::Sender<Option<SocketAddr>>,
-    /// Every other line that it prints.
+    /// Its other lines.
     lines: broadcast::Sender<String>,
 }
 
-/// One process, and how many there were before it.
+/// A process, and the number of processes before it.
 struct Life {
     child: Child,
     reading: Option<JoinHandle<()>>,
@@ -83,13 +83,13 @@ impl Program {
         }))
     }
 
-    /// SIGKILL, in the middle of whatever it does; and another one is started in its place.
+    /// Kills the process by SIGKILL, and starts another one.
     pub(crate) fn kill(&self) -> io::Result<()> {
         let mut life = self.life();
         life.child.kill()?;
         life.child.wait()?;
         life.kills += 1;
-        // It ends with the pipe: what the dead one said is not heard after what the next one says.
+        // It ends with the pipe, so no line of the old process comes after a line of the new one.
         let reading = life.reading.take();
         let read = reading.map_or(Ok(()), JoinHandle::join);
         read.map_err(|_| io::Error::other("a reader panicked"))?;
@@ -107,19 +107,19 @@ impl Program {
         self.life().kills
     }
 
-    /// Where it listens, as soon as it does.
+    /// Its address, as soon as it listens.
     pub(crate) async fn address(&self) -> SocketAddr {
         let mut address = self.told.address.subscribe();
         let listening = address.wait_for(Option::is_some).await;
         listening.expect("it is ours").expect("it is some")
     }
 
-    /// What it says from now on.
+    /// The lines that it prints from now on.
     pub(crate) fn lines(&self) -> broadcast::Receiver<String> {
         self.told.lines.subscribe()
     }
 
-    /// Tells it to end in its own way, and waits until it has.
+    /// Tells it to end, and waits until it has.
     pub(crate) async fn dismiss(self: Arc<Self>) -> io::Result<()> {
         let name = self.name;
         let ended = spawn_blocking(move || {
@@ -159,7 +159,7 @@ impl Told {
                 Some(address) => drop(self.address.send_replace(address.parse().ok())),
                 None => {
                     self.timeline.say(self.name, &line);
-                    let _ = self.lines.send(line); // nobody has to listen
+                    let _ = self.lines.send(line); // fails if nobody listens
                 }
             }
         }

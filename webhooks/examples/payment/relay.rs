@@ -1,7 +1,7 @@
-//! The relay: publishes what is in the shop's outbox, and marks what is published.
+//! The relay: publishes the rows of the shop's outbox, and marks them as published.
 //!
-//! It may end between the two, or never hear the answer. Then it publishes the row again, under the same
-//! key, and the sender answers with the message that it has already.
+//! It may end between the two steps, or miss the answer. Then it publishes the row again with the same key,
+//! and the sender answers with the id of the message that it already has.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -12,17 +12,17 @@ use tokio::time::sleep;
 
 use crate::{Failure, http, shop};
 
-/// How long until the outbox is looked at again, or a sender asked again that did not answer.
+/// The pause before looking at an empty outbox again, and after an error.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What happened, for others to hear of.
+/// A row of the outbox.
 struct Row {
     id: i64,
     kind: String,
     data: String,
 }
 
-/// Publishes for ever. One row at a time and the oldest first: so they stay in their order.
+/// Publishes until an error that it cannot retry. One row at a time, the oldest first, so the order stays.
 pub(crate) async fn run(folder: &Path, sender: SocketAddr) -> Failure {
     let database = match shop::open(folder) {
         Ok(database) => database,
@@ -38,7 +38,7 @@ pub(crate) async fn run(folder: &Path, sender: SocketAddr) -> Failure {
     }
 }
 
-/// Whether there was a row to publish.
+/// Publishes the oldest row, and returns whether there was one.
 async fn publish_oldest(database: &Connection, sender: SocketAddr) -> Result<bool, Failure> {
     let Some(row) = oldest(database)? else {
         return Ok(false);
@@ -61,8 +61,8 @@ fn oldest(database: &Connection) -> rusqlite::Result<Option<Row>> {
     row.optional()
 }
 
-/// Returns the message's id: only a 201 means that the sender has it. The key's scope is the topic, so
-/// two shops that share one would put their names into it.
+/// Publishes a row and returns the message's id. Only a 201 means that the sender has it. A key is valid for
+/// one topic, so two shops that share a topic would put their names into the key.
 async fn publish(row: &Row, sender: SocketAddr) -> Result<String, Failure> {
     #[derive(Deserialize)]
     struct Published {

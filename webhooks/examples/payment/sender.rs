@@ -1,13 +1,13 @@
-//! The sender: the crate's own, with its feed in a file, and in a hurry.
+//! The sender: this crate's sender with a feed in a file and short delays.
 
 use std::{io, path::Path, time::Duration};
 
 use common::{FeedSource, Retention, listen};
 use webhooks::{Config, schedule::Schedule};
 
-/// A scene has seconds for what takes hours elsewhere.
+/// The first delays between attempts, in milliseconds. A real sender waits for hours.
 const DELAYS: [u64; 5] = [50, 100, 200, 400, 800];
-/// And so many more attempts, each a second after the one before.
+/// The number of further attempts, one per second.
 const MORE: usize = 30;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -1,8 +1,8 @@
-//! The shop: a customer pays, and others are to hear of it.
+//! The shop: a customer pays, and other programs must learn of it.
 //!
-//! They are not told here. To tell before the commit is to tell of a payment that may never be; to tell
-//! after it is to tell nobody if the process ends in between. So what is to be told is a row of the same
-//! database, the *outbox*, in the same transaction: both are there, or neither is.
+//! The shop does not tell them itself. Before the commit, the payment might still be undone. After the commit,
+//! the process might end before it tells anyone. So the shop writes the news into a table of the same database,
+//! the *outbox*, in the same transaction: both are stored, or neither.
 
 use std::{path::Path, thread::sleep, time::Duration};
 
@@ -11,10 +11,10 @@ use serde_json::json;
 
 /// How often a customer comes.
 const PACE: Duration = Duration::from_millis(100);
-/// How long one waits for the other, shop or relay, to finish its transaction.
+/// How long shop and relay wait for each other's transaction.
 const BUSY: Duration = Duration::from_secs(2);
-/// A row without `message` is still to be published. `AUTOINCREMENT`: the id is the row's key elsewhere,
-/// and must never be another's.
+/// A row without `message` is not published yet. `AUTOINCREMENT`, because the id is the row's idempotency key
+/// and must never be used again.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS payments (
     id INTEGER PRIMARY KEY,
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE INDEX IF NOT EXISTS outbox_left ON outbox (id) WHERE message IS NULL;
 ";
 
-/// Sells until there are so many payments.
+/// Sells until there are this many payments.
 pub(crate) fn run(folder: &Path, payments: i64) -> rusqlite::Result<()> {
     let mut database = open(folder)?;
     loop {
@@ -56,7 +56,7 @@ pub(crate) fn open(folder: &Path) -> rusqlite::Result<Connection> {
     Ok(database)
 }
 
-/// Takes `amount` cents: the payment, and the news of it.
+/// Stores a payment of `amount` cents, and the news of it.
 fn pay(transaction: &Transaction<'_>, amount: i64) -> rusqlite::Result<i64> {
     transaction.execute(
         "INSERT INTO payments (amount, status) VALUES (?1, 'success')",

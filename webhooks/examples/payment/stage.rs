@@ -26,18 +26,19 @@ use crate::{
     program::{Program, Timeline},
 };
 
-/// How long a payment may take on average until it has taken effect.
+/// How long a payment may take on average to take effect.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
+/// The pause between two looks at the effects.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often the shop is killed, and at which customer each time.
+/// How often the shop is killed.
 const SHOP_KILLS: usize = 2;
+/// Each time at this customer.
 const SHOP_KILLED_AT: usize = 3;
 
-/// The number of a payment and its amount.
+/// A payment's number and amount.
 type Paid = (i64, i64);
 
-/// The programs and what lies between them.
+/// The programs and the links between them.
 struct Stage {
     folder: PathBuf,
     timeline: Timeline,
@@ -47,11 +48,11 @@ struct Stage {
     sender: Arc<Program>,
     to_back_end: Arc<Link>,
     back_end: Arc<Program>,
-    /// The back end's path at the sender.
+    /// The path of the back end's registration at the sender.
     endpoint: String,
 }
 
-/// Plays the scene with so many payments.
+/// Plays the scene with this number of payments.
 pub(crate) async fn play(payments: i64, chaos: bool) -> Result<(), Failure> {
     let folder = Folder::new()?;
     let stage = Stage::set(&folder.0, payments, chaos).await?;
@@ -73,7 +74,7 @@ pub(crate) async fn play(payments: i64, chaos: bool) -> Result<(), Failure> {
         let wrong: Vec<_> = wrong.filter(|(_, times)| *times != 1).collect();
         return Err(format!("(payment, effects) that are not one each: {wrong:?}").into());
     }
-    watched.map_err(|_| "each took effect once, and something is still under way")?;
+    watched.map_err(|_| "each payment took effect once, but something is still in progress")?;
     Ok(())
 }
 
@@ -116,11 +117,11 @@ impl Stage {
         })
     }
 
-    /// Tells of each effect, until there are so many and nothing is under way any more.
+    /// Prints each effect, until there are `payments` of them and nothing is in progress.
     async fn watch(&self, payments: i64) {
         let mut seen = 0;
         loop {
-            // It cannot be read before it is there, nor while its owner is being killed.
+            // Reading fails before the file exists, and while its owner is being killed.
             let effects = rows(&self.folder.join("inbox.sqlite"), ORDERS).unwrap_or_default();
             for (payment, _) in effects.iter().skip(seen) {
                 let what = format!("payment {payment}: in effect");
@@ -134,7 +135,7 @@ impl Stage {
         }
     }
 
-    /// Whether everything that was paid is published, delivered and handled. Repeats too: what came
+    /// Whether every payment is published, delivered and handled. This includes repeats: a message that came
     /// twice must not take effect a moment later.
     async fn is_quiet(&self, payments: i64) -> Result<bool, Failure> {
         let shop = read_only(&self.folder.join("shop.sqlite"))?;
@@ -161,7 +162,7 @@ impl Stage {
         )
     }
 
-    /// Ends the programs, in the order of what they tell each other.
+    /// Ends the programs in the order in which messages pass through them.
     async fn clear(self) -> io::Result<()> {
         for program in [self.shop, self.relay, self.sender, self.back_end] {
             program.dismiss().await?;
@@ -174,7 +175,7 @@ async fn bind() -> io::Result<TcpListener> {
     TcpListener::bind("127.0.0.1:0").await
 }
 
-/// Has the back end called about payments, and returns its path at the sender.
+/// Registers the back end for payments, and returns the registration's path at the sender.
 async fn register(sender: SocketAddr, url: &str, secret: &str) -> Result<String, Failure> {
     let registration = json!({"url": url, "topics": ["payments"], "secret": secret});
     let request = Request::post("/endpoints")
@@ -192,7 +193,7 @@ async fn ask(server: SocketAddr, path: &str) -> Result<Value, Failure> {
     Ok(serde_json::from_slice(answer.body())?)
 }
 
-/// Kills the shop while a customer pays: the payment is there with its news, or there is none.
+/// Kills the shop while a customer pays. The payment must then exist with its outbox row, or not at all.
 async fn kill_in_a_payment(shop: Arc<Program>) -> io::Result<()> {
     let (mut lines, mut customers) = (shop.lines(), 0);
     while let Ok(line) = lines.recv().await {
@@ -208,7 +209,7 @@ async fn kill_in_a_payment(shop: Arc<Program>) -> io::Result<()> {
 const PAYMENTS: &str = "SELECT id, amount FROM payments ORDER BY id";
 const ORDERS: &str = "SELECT payment, amount FROM orders ORDER BY rowid";
 
-/// What is really there, whoever has said what.
+/// What the database contains, whatever the programs have printed.
 fn rows(database: &Path, query: &str) -> rusqlite::Result<Vec<Paid>> {
     let database = read_only(database)?;
     let mut statement = database.prepare(query)?;
@@ -224,7 +225,7 @@ fn first<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>) -> rusqlite::Resu
     row.get(0)
 }
 
-/// A folder for the databases, gone with the scene.
+/// A folder for the databases. Dropping it deletes it.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -237,7 +238,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays in the temporary folder harms nobody.
+        // After an error some files stay in the temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
