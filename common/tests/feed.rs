@@ -1,4 +1,4 @@
-//! The feed's contract, held by a feed in memory.
+//! The feed's contract, tested on a feed in memory.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod contract;

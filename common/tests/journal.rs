@@ -1,4 +1,4 @@
-//! The feed's contract, held by a feed in a file; and what only a file can promise.
+//! The feed's contract, tested on a feed in a file, and what only a file can promise.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod contract;
@@ -27,7 +27,7 @@ const CASES: u32 = 60;
 /// Whether the model drives the clock.
 const PAUSED: bool = true;
 
-/// A folder of the test's own, gone with it.
+/// A folder for one test. Dropping it deletes it.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -50,7 +50,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A folder that stays in the temporary one harms nobody.
+        // After an error the folder stays in the temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -61,8 +61,8 @@ fn open(path: &Path, retention: &Retention, new_epoch: bool) -> io::Result<Feed>
     opened.expect("a file is opened at once")
 }
 
-/// A feed in a new file, which is there until the test's thread ends. What it has in memory is so
-/// little that most is read from the file.
+/// A feed in a new file, which exists until the test's thread ends. It keeps so little in memory that most
+/// messages are read from the file.
 fn feed(retention: Retention) -> Feed {
     thread_local! {
         static FILES: RefCell<Vec<Scratch>> = RefCell::default();
@@ -186,7 +186,7 @@ async fn what_is_no_longer_in_memory_is_read_from_the_file() {
             .await;
         assert_eq!(next.unwrap(), page);
     }
-    // It is the file that these come from.
+    // These come from the file.
     let other = Connection::open(scratch.file()).unwrap();
     other
         .execute("UPDATE messages SET data = '\"changed\"' WHERE seq = 1", [])
@@ -328,7 +328,7 @@ async fn the_lock_does_not_empty_what_a_link_in_its_place_leads_to() {
     assert_eq!(fs::read(&precious).unwrap(), b"of value");
 }
 
-/// They may hold secrets: the endpoints of webhooks have theirs in the feed's file.
+/// The file may hold secrets: the secrets of webhook endpoints are in the feed's file.
 #[cfg(unix)]
 #[tokio::test]
 async fn only_the_owner_reads_the_files() {
@@ -417,7 +417,7 @@ async fn less_retention_at_the_next_start_is_a_gap_and_not_a_surprise() {
     assert_eq!(
         page.messages.len(),
         8,
-        "nothing is let go of before a publish"
+        "nothing is dropped before a publish"
     );
     publish(&feed, "a", "9").await;
     drop(feed);
@@ -545,7 +545,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A page without its epoch and times: what two feeds have in common.
+/// A page without its epoch and times, so that two feeds can be compared.
 fn essence(page: &Page) -> impl PartialEq + std::fmt::Debug {
     let gap = page.gap.as_ref();
     (

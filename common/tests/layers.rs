@@ -1,4 +1,4 @@
-//! What this package must not know: the members, an accept loop, and within the feed anything else.
+//! What this package must not use: the members, an accept loop, and in the feed's folder anything else.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{fs, path::Path};
@@ -38,7 +38,7 @@ fn common_names_no_member_and_holds_no_accept_loop() {
         for member in MEMBERS {
             assert!(!code.contains(&format!("{member}::")), "{path}: {member}");
         }
-        // A unit test may accept a connection of its own.
+        // A unit test may accept a connection.
         let shipped = code.split("\nmod tests").next().unwrap();
         for accept in [".accept()", "poll_accept"] {
             assert!(!shipped.contains(accept), "{path}: {accept}");

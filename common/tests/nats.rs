@@ -1,4 +1,4 @@
-//! The feed's contract, held by a feed on NATS; and what only a stream can promise. These tests need
+//! The feed's contract, tested on a feed on NATS, and what only a stream can promise. These tests need
 //! `nats-server`: `cargo test -p common --features nats --test nats`.
 #![cfg(all(feature = "nats", unix))]
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -29,17 +29,17 @@ type Log = Feed;
 
 /// Runs of the model.
 const CASES: u32 = 20;
-/// The feed's clients have timeouts, which a paused clock would let expire.
+/// No: the feed's clients have timeouts, which would expire under a paused clock.
 const PAUSED: bool = false;
 
-/// Where the clients live, whatever becomes of a test's own runtime.
+/// The runtime of the clients. It outlives the runtime of a test.
 static CLIENTS: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static SERVER: LazyLock<NatsServers> = LazyLock::new(|| {
     let started = thread::spawn(|| CLIENTS.block_on(NatsServers::start(1)));
     started.join().unwrap()
 });
 
-/// A feed on a stream of its own. What it has in memory is so little that most is read from the stream.
+/// A feed on a new stream. It keeps so little in memory that most messages are read from the stream.
 fn feed(retention: Retention) -> Feed {
     let retention = Retention {
         in_memory: 400,
@@ -52,7 +52,7 @@ fn feed(retention: Retention) -> Feed {
     opened.join().unwrap()
 }
 
-/// A process of its own, as far as the stream can tell.
+/// A second client of the stream. To the stream it is another process.
 async fn open(url: &str, retention: Retention) -> Feed {
     let source: FeedSource = url.parse().unwrap();
     source.open(retention, false).await.unwrap()
@@ -84,7 +84,7 @@ async fn publish(feed: &Feed, name: &str, text: &str) -> Cursor {
     try_publish(feed, name, text).await.unwrap()
 }
 
-/// Publishes as soon as it can be.
+/// Publishes, and tries again until it succeeds.
 async fn publish_at_last(feed: &Feed, name: &str, text: &str) -> Cursor {
     let published = async {
         loop {
@@ -108,7 +108,7 @@ fn seqs(page: &Page) -> Vec<u64> {
     page.messages.iter().map(|message| message.id.seq).collect()
 }
 
-/// What a reader hears who begins at a cursor and goes on until it has the message of this id.
+/// What a reader gets that begins at a cursor and reads until it has the message of this id.
 async fn heard(feed: &Feed, names: &str, mut after: Cursor, last: Cursor) -> Vec<u64> {
     let names: Topics = names.parse().unwrap();
     let mut heard = Vec::new();
@@ -126,7 +126,7 @@ async fn heard(feed: &Feed, names: &str, mut after: Cursor, last: Cursor) -> Vec
     heard
 }
 
-/// The way that other programs have to the stream.
+/// Access to the stream as other programs have it.
 async fn other_program(server: &NatsServers, user: &str) -> jetstream::Context {
     let (user, password) = user.split_once(':').unwrap();
     let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
@@ -189,7 +189,7 @@ async fn while_nats_is_away_publishing_is_refused_reading_goes_on_and_then_nothi
     assert!(problem.status == 503 && retry, "{problem}");
     assert_eq!(seqs(&read(&one, "a", After::Earliest).await), [1]);
     assert_eq!(one.health(), Ok(()));
-    assert!(!waiting.is_finished(), "whoever waits goes on waiting");
+    assert!(!waiting.is_finished(), "a waiting reader goes on waiting");
     server.run(0).await;
     server.healthy(0).await;
     let mut last = first;
@@ -488,7 +488,7 @@ async fn what_others_put_into_the_stream_that_is_no_message_is_passed_over() {
     let start = publish(&feed, "a", "x").await;
     let other = other_program(&SERVER, &user).await;
     for (subject, payload) in [("FEED.a", "hello"), ("FEED.a.*", "{}"), ("FEED.é", "")] {
-        // What NATS itself refuses does no harm.
+        // What NATS itself refuses changes nothing.
         if let Ok(sent) = other.publish(subject, payload.into()).await {
             let _ = sent.await;
         }

@@ -1,4 +1,4 @@
-//! The part of the feed's contract that any log has to hold, held by the example of one's own.
+//! The part of the feed's contract that every log must keep, tested on the example log.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "contract/model.rs"]

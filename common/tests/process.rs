@@ -1,4 +1,4 @@
-//! The process around a server: how many may wait at its door, and how it is stopped.
+//! The process around a server: how many connections wait in its backlog, and how it is stopped.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -22,7 +22,7 @@ async fn four_thousand_clients_at_once_wait_in_the_backlog() {
     let system = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let backlog = system.trim().parse::<usize>().unwrap().min(4_096);
     let connect = |patience| TcpStream::connect_timeout(&addr, patience).map(drop);
-    // Linux lets one more than the backlog wait.
+    // Linux lets one more connection wait than the backlog says.
     for waiting in 0..=backlog {
         let connected = connect(PATIENCE);
         connected.unwrap_or_else(|error| panic!("after {waiting}: {error}"));
@@ -30,7 +30,7 @@ async fn four_thousand_clients_at_once_wait_in_the_backlog() {
     assert!(connect(Duration::from_millis(200)).is_err());
 }
 
-/// The program of the test below. As a test by itself it does nothing.
+/// The program that the test below starts. Run as a test, it does nothing.
 #[tokio::test]
 async fn a_runtime_that_is_stuck() {
     if env::var_os("STUCK").is_none() {

@@ -1,4 +1,4 @@
-//! `POST /topics/{topic}` as a function: bodies that come in pieces, late, or without end.
+//! `POST /topics/{topic}` as a function: bodies that come in pieces, late, or never end.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
@@ -53,7 +53,7 @@ fn live() -> (mpsc::UnboundedSender<Bytes>, Request<Live>) {
     (sender, Request::new(Live(receiver)))
 }
 
-/// Publishes a body that may never end. Without an answer it fails, and does not hang.
+/// Publishes a body that may never end. Without an answer the test fails and does not hang.
 async fn status(feed: &Feed, request: Request<Live>) -> u16 {
     let answer = timeout(PATIENCE, publish(feed, LIMITS, "t", request)).await;
     outcome(answer.expect("it is answered"))
@@ -120,7 +120,7 @@ async fn what_is_too_long_is_discarded_up_to_a_mebibyte() {
             Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; FRAME])))
         }
     });
-    // More than is taken. It has an end, so that a publish without the limit does not hang here.
+    // More than is accepted. It ends, so that a publish without the limit does not hang here.
     let request = Request::new(StreamBody::new(frames.take(100)));
     let feed = Feed::new(Retention::default());
     assert_eq!(outcome(publish(&feed, LIMITS, "t", request).await), 413);

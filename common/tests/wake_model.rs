@@ -3,7 +3,7 @@
 //! three, every schedule of at most [`PREEMPTIONS`] preemptions: the bound that loom's documentation
 //! recommends, since bugs show within two or three.
 //!
-//! `wake.rs` imports nothing of the crate but its mutex. So it is compiled here once more, with loom's.
+//! `wake.rs` imports only its mutex from the crate. So it is compiled here again with loom's mutex.
 
 use std::{
     future::Future,
@@ -36,7 +36,7 @@ fn three_threads(model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// What `Feed` is to its waiters: a number that a publisher raises before it wakes.
+/// What waiters see of a feed: a number that a publisher raises before it wakes them.
 struct Log {
     published: loom::sync::Arc<AtomicUsize>,
     wakers: loom::sync::Arc<Wakers<&'static str>>,
@@ -159,7 +159,7 @@ fn a_waiter_that_leaves_at_any_moment_keeps_no_place_and_takes_nobody_elses() {
     });
 }
 
-/// A task that parks and does not care.
+/// A waker that does nothing.
 struct Nobody;
 
 impl Wake for Nobody {

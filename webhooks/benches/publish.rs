@@ -1,10 +1,9 @@
 //! What a durable 201 costs beside the bare store: `cargo bench -p webhooks --bench publish`.
 //!
-//! 64 publishers publish messages of 1 KiB to a feed in a file, each one at a time: once straight from
-//! this process's tasks, once over 64 connections to a sender in this process. Beside them, in turns, a
-//! loop that inserts the same rows into SQLite with the same pragmas, 64 to a transaction, and does
-//! nothing else. All on this machine's disk, in the folder for temporary files. Publishers, server and
-//! the thread that writes share the cores; the bare loop has them alone.
+//! 64 publishers publish messages of 1 KiB to a feed in a file, each one at a time: first from tasks of this
+//! process, then over 64 connections to a sender in this process. In turns with them, a bare loop inserts the
+//! same rows into SQLite with the same pragmas, 64 per transaction. All write to the folder for temporary
+//! files. Publishers, server and the writing thread share the cores; the bare loop has them alone.
 
 use std::{
     env, fs,
@@ -90,7 +89,7 @@ async fn open(path: PathBuf) -> Feed {
     feed.expect("a feed is created")
 }
 
-/// Rows per second of a loop that only stores.
+/// Rows per second of the bare loop.
 fn bare(path: &Path, draft: &Draft) -> f64 {
     let mut database = Connection::open(path).expect("a database is created");
     for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL")] {
@@ -118,7 +117,7 @@ fn bare(path: &Path, draft: &Draft) -> f64 {
     (MESSAGES * PUBLISHERS) as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Publishes per second that were answered.
+/// Publishes per second from tasks.
 async fn straight(feed: Feed, draft: &Draft) -> f64 {
     let mut publishers = JoinSet::new();
     let started = Instant::now();
@@ -138,7 +137,7 @@ async fn straight(feed: Feed, draft: &Draft) -> f64 {
     (PUBLISHERS * MESSAGES) as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Publishes per second that were answered with 201.
+/// Publishes per second over connections, answered with 201.
 async fn over_http(feed: Feed, draft: &Draft) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a port is free");

@@ -1,8 +1,8 @@
 //! What verifying costs beside the bare HMAC of the same bytes: `cargo bench -p webhooks --bench verify`.
 //!
-//! The ratio is verifications per second over HMACs per second, so 1 is "no cost". Each run measures the
-//! two in turns; shown is the median of the runs. Telegram's scheme has no MAC of the body: its ratio is
-//! for the record.
+//! The ratio is verifications per second divided by HMACs per second, so 1 means "no cost". Each run measures
+//! the two in turns, and the median of the runs is shown. Telegram's scheme has no MAC of the body, so its ratio
+//! compares nothing.
 
 use std::{
     hint::black_box,
@@ -68,7 +68,7 @@ fn main() {
 }
 
 fn pairs(fields: &Fields) -> impl Iterator<Item = (&str, &[u8])> {
-    // What else a request has: the fields are looked for among these.
+    // Other fields of a request, among which the signature's fields are found.
     let others = [
         ("host", "localhost"),
         ("content-type", "application/json"),

@@ -1,5 +1,5 @@
-//! What a feed promises that has a process to itself: a key outlives its message, and an idle topic its
-//! place. Time is paused, so it is none that lives on a network.
+//! Promises over time: a key outlives its message, and an idle topic loses its place. The clock is paused, so a
+//! feed on a network is not tested here.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn a_reclaimed_topic_leaves_its_mark_in_the_floor() {
     publish(&feed, "a").await;
     advance(Duration::from_secs(1)).await;
     publish(&feed, "b").await;
-    // Needlessly for a topic that never was, and truly for the reclaimed one: never silently not.
+    // A topic that never existed gets a needless gap, and the reclaimed one a real gap. No loss is silent.
     for name in ["a", "never"] {
         let page = feed
             .read(&topics(name), &at(&feed, 1), PageLimit::default())

@@ -1,5 +1,5 @@
-//! What the feed promises, one sentence a test, wherever its messages are. A file that includes this
-//! says which log is tested: by the type `Log`, and by a function `feed` that makes an empty one.
+//! What the feed promises, one sentence per test, wherever its messages are. A file that includes this module
+//! chooses the log under test: by the type `Log`, and by a function `feed` that makes an empty one.
 
 mod alone;
 mod model;

@@ -43,7 +43,7 @@ enum Step {
     Leave {
         reader: usize,
     },
-    /// Starts anew, from a word or from a cursor that no feed gave.
+    /// Starts again, from a word or from a cursor that no feed has given.
     Restart {
         reader: usize,
         after: After,
@@ -111,11 +111,11 @@ struct Reader {
     after: After,
     /// Whether it wants only the newest message of each topic.
     newest: bool,
-    /// Whether it is a client of a poll, which knows of a page's `next` and not of its `then`.
+    /// Whether it is a client of a poll, which sees a page's `next` but not its `then`.
     knows_next_only: bool,
     /// Up to here it wants only the newest message of each topic, because it began with `last`.
     state_end: u64,
-    /// Where it began in this feed; before it nothing is owed.
+    /// Where it began in this feed. Nothing before it is owed.
     owed_after: u64,
     given: BTreeSet<u64>,
     /// Named in a gap, or not owed: see `excuse`.
@@ -167,7 +167,7 @@ impl Reader {
         }
     }
 
-    /// Notes the moment that `last` means, before it is asked for.
+    /// Notes the head to which `last` refers, before the read.
     fn ask(&mut self, feed: &Log) {
         if self.after == After::Last {
             self.state_end = feed.head().seq;
@@ -215,7 +215,7 @@ impl Reader {
         let mut floor = position;
         if let Some(gap) = &page.gap {
             let requested = match &self.after {
-                // A wait fixes it, and then it is a position.
+                // A wait turns it into a position.
                 After::Last => format!("{}-0", page.next.epoch.as_str()),
                 after => after.to_string(),
             };
@@ -285,7 +285,7 @@ impl Reader {
         }
     }
 
-    /// Everything up to the cursor was given or is named in a gap.
+    /// Checks that everything up to the cursor was given or is named in a gap.
     fn settle(&self, truth: &Truth, feed: &Log) {
         let After::Cursor(cursor) = &self.after else {
             return;

@@ -1,5 +1,5 @@
-//! What a feed promises of each topic by itself: what it keeps, which readers it wakes, and that a key
-//! belongs to one topic.
+//! What a feed promises for each topic: what it keeps, which readers it wakes, and that a key belongs to one
+//! topic.
 
 use std::{
     pin::pin,

@@ -1,4 +1,4 @@
-//! What the verbs of any log promise that a pattern may be built on: read, next, position and close.
+//! The promises of the verbs read, next, position and close, for any log that a pattern is built on.
 
 use std::{
     pin::pin,
@@ -204,7 +204,7 @@ pub(super) async fn waiters(feed: &Log, wanted: usize) {
     in_time(counted).await;
 }
 
-/// A promise that is not kept fails the test, and does not hang it.
+/// Fails the test instead of waiting forever.
 pub(super) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it happens in time")
 }
@@ -271,7 +271,7 @@ async fn last_on_several_pages_is_each_topic_once_and_skips_nothing_that_comes_m
         publish(&feed, meanwhile).await;
     }
     assert_eq!(heard, [1, 4, 6, 7, 8]);
-    // A client knows only `next`. After it, what it already has does not come again.
+    // A client knows only `next`. After it, no message comes again that the client has.
     let page = feed.read(&wanted, &After::Last, limit(1, 1)).await.unwrap();
     let rest = feed
         .read(&wanted, &page.next.into(), PageLimit::default())
@@ -369,7 +369,7 @@ async fn under_stress_on_real_threads_everybody_gets_everything() {
             }
         });
     }
-    // Long, because a file syncs four thousand messages.
+    // A long limit, because a file syncs four thousand messages.
     let finished = timeout(6 * PATIENCE, readers.join_all()).await;
     finished.expect("no reader waits for what is there");
     assert_eq!(feed.waiters(), 0);
