@@ -122,7 +122,12 @@ impl Reader {
     /// # Errors
     /// If there was no answer, or one that is not 200. The cursor then stays where it is.
     pub async fn poll(&mut self, output: &mut impl Write) -> Result<(), Failure> {
-        let wait = self.args.wait;
+        // `latest` names a position only once there is an answer. If a poll that waits for one breaks, the next would
+        // skip what came in between.
+        let wait = match self.after.as_str() {
+            "latest" => 0,
+            _ => self.args.wait,
+        };
         let path = with(&self.args.url, &format!("after={}&wait={wait}", self.after));
         let time = Duration::from_secs(wait.into()) + SLACK;
         match self.server.get(&path, time).await? {

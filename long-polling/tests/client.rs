@@ -129,6 +129,26 @@ async fn a_connection_that_breaks_during_the_wait_is_one() {
 }
 
 #[tokio::test]
+async fn a_wait_that_begins_at_latest_loses_nothing_when_it_breaks() {
+    let listener = WireListener::bind().await;
+    let mut reader = reader(listener.addr(), &["--after", "latest"]);
+    tokio::spawn(async move { reader.run(&mut std::io::sink()).await });
+    let mut peer = listener.accept().await;
+    for parameters in ["after=latest&wait=0", "after=e-7&wait=25"] {
+        let request = peer.read_head().await;
+        let line = format!("GET /topics/news?{parameters} HTTP/1.1\r\n");
+        assert!(request.starts_with(&line), "{request}");
+        if parameters.starts_with("after=latest") {
+            answer(&mut peer, "200 OK", "", EMPTY).await;
+        }
+    }
+    drop(peer); // in the middle of the wait
+    let request = listener.accept().await.read_head().await;
+    let line = "GET /topics/news?after=e-7&wait=25 HTTP/1.1\r\n";
+    assert!(request.starts_with(line), "{request}");
+}
+
+#[tokio::test]
 async fn the_client_keeps_the_urls_query() {
     let listener = WireListener::bind().await;
     let url = format!("http://{}/topics/news?limit=1", listener.addr());
