@@ -208,16 +208,20 @@ impl<W: Write> Kept<W> {
 /// Registers, and registers again when the sender has forgotten us. A sender in memory does so at a restart.
 /// Returns only the reason of a refusal, because another attempt would not help.
 async fn stay_registered(sender: &Uri, registration: String) -> Box<dyn Error + Send + Sync> {
-    let (mut place, mut failures) = (None, 0);
+    let (mut place, mut failures) = (None::<Uri>, 0);
     loop {
         let request = match &place {
-            Some(place) => Request::get(place).body(Full::default()),
+            Some(place) => Request::get(place.clone()).body(Full::default()),
             None => Request::post("/endpoints")
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(Full::from(registration.clone())),
         };
-        let request = request.expect("what a server calls a location is one");
+        let request = request.expect("a URI and constant fields are a request");
         match ask(sender, request).await {
+            // Without a place it would register again and again.
+            Ok((StatusCode::CREATED, None, _)) => {
+                return "the sender gave no Location that is a URI".into();
+            }
             Ok((StatusCode::CREATED, location, _)) => place = location,
             Ok((StatusCode::OK, ..)) => failures = 0,
             Ok((StatusCode::NOT_FOUND, ..)) if place.take().is_some() => continue,
@@ -250,7 +254,7 @@ fn backoff(failures: u32, random: f64) -> Duration {
 async fn ask(
     sender: &Uri,
     mut request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Option<String>, String), Box<dyn Error + Send + Sync>> {
+) -> Result<(StatusCode, Option<Uri>, String), Box<dyn Error + Send + Sync>> {
     let authority = sender
         .authority()
         .ok_or("the sender is not http://HOST:PORT")?;
@@ -267,7 +271,7 @@ async fn ask(
         .into_parts();
     let body = timeout(LOOK, Limited::new(body, MAX_BODY).collect()).await??;
     let location = head.headers.get(header::LOCATION);
-    let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+    let location = location.and_then(|value| Uri::try_from(value.as_bytes()).ok());
     let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     Ok((head.status, location, body))
 }

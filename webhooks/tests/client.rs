@@ -9,7 +9,7 @@ mod setup;
 use std::io;
 
 use client::{Args, run};
-use harness::TestServer;
+use harness::{TestServer, WireListener};
 use serde_json::Value;
 use setup::{endpoint, local, publish, soon, start};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -41,13 +41,17 @@ fn spawn(
     sender: &TestServer,
     failing: usize,
 ) -> (mpsc::UnboundedReceiver<String>, JoinHandle<String>) {
+    spawn_at(&sender.url(""), failing)
+}
+
+fn spawn_at(sender: &str, failing: usize) -> (mpsc::UnboundedReceiver<String>, JoinHandle<String>) {
     let (lines, printed) = mpsc::unbounded_channel();
     let lines = Lines {
         printed: lines,
         failing,
     };
     let args = Args {
-        sender: sender.url("").parse().unwrap(),
+        sender: sender.parse().unwrap(),
         topics: vec!["a".into()],
         listen: "127.0.0.1:0".parse().unwrap(),
     };
@@ -72,6 +76,20 @@ async fn it_prints_each_message_once() {
             line.contains(&id) && line.ends_with(&format!("\"data\":\"{text}\"}}\n")),
             "{line}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_names_no_place_is_given_up() {
+    for location in ["", "Location: a b\r\n"] {
+        let sender = WireListener::bind().await;
+        let (_printed, client) = spawn_at(&format!("http://{}", sender.addr()), 0);
+        let mut peer = sender.accept().await;
+        peer.read_head().await;
+        let created = format!("HTTP/1.1 201 Created\r\n{location}Content-Length: 0\r\n\r\n");
+        peer.send(created).await;
+        let ended = soon(client).await.unwrap();
+        assert_eq!(ended, "the sender gave no Location that is a URI");
     }
 }
 
