@@ -1,7 +1,7 @@
 //! `verify` in a hyper server: GitHub's webhooks, one secret a line in `GITHUB_WEBHOOK_SECRET`.
 //! `cargo run -p webhooks --example verify_in_hyper -- 127.0.0.1:8007`
 
-use std::{convert::Infallible, env, error::Error};
+use std::{convert::Infallible, env, error::Error, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -9,11 +9,13 @@ use hyper::{
     Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use webhooks::verify::{Authentic, Unverified, Verified, github::Secret, github::verify};
 
 /// The largest body that GitHub sends.
 const MAX_BODY: usize = 25 << 20;
+/// How long to wait when the system has no descriptor or memory for one more connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,7 +27,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let service = service_fn(move |request| answer(request, secrets));
         tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
     }

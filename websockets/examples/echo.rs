@@ -11,6 +11,7 @@
 use std::{convert::Infallible, env, io};
 
 use bytes::Bytes;
+use common::accept_failed;
 use http_body_util::Full;
 use hyper::{
     Request, Response, body::Incoming, server::conn::http1, service::service_fn, upgrade::Upgraded,
@@ -41,18 +42,22 @@ async fn main() -> io::Result<()> {
 /// Serves at `address` for ever.
 ///
 /// # Errors
-/// If the address cannot be bound, or accepting fails.
+/// If the address cannot be bound.
 pub async fn run(address: &str) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(serve(stream));
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve(stream));
+            }
+            Err(error) => accept_failed(error).await,
+        }
     }
 }
 
 async fn serve(stream: TcpStream) {
+    let _ = stream.set_nodelay(true); // It fails only on a socket that is closed already.
     let connection = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(answer))
         .with_upgrades();
