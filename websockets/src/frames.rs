@@ -3,8 +3,8 @@
 //! The peer's bytes go into an [`Inbox`], and messages come out. A payload is unmasked in place and lent
 //! to the caller. Only fragments are copied, to join them.
 //!
-//! tungstenite has all of this in its `WebSocketContext`, which is not used here. It copies each payload twice
-//! more: an echo of 16 B took a fifth more CPU time, and one of 64 KiB twice as much
+//! tungstenite has all of this in its `WebSocketContext`, which is not used here. It copies each payload two
+//! more times: an echo of 16 B took a fifth more CPU time, and one of 64 KiB twice as much
 //! (`cargo bench -p websockets`). It keeps a read buffer for every idle connection. It answers close code
 //! 1014, which is registered, with 1002. It has no limit on the number of fragments.
 

@@ -100,8 +100,10 @@ fn require(holds: bool, status: StatusCode, reason: impl Into<String>) -> Result
 }
 
 fn refusal(status: StatusCode, reason: impl Into<String>) -> Refusal {
-    let reason = reason.into();
-    Refusal { status, reason }
+    Refusal {
+        status,
+        reason: reason.into(),
+    }
 }
 
 /// A browser fails a connection if the server chooses a subprotocol that it did not offer, and also if

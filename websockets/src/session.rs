@@ -145,12 +145,13 @@ where
     /// # Errors
     /// [`Stalled`], if the peer accepted no data.
     pub async fn run(&mut self, draining: &mut watch::Receiver<bool>) -> Result<(), Stalled> {
+        if self.slot.is_none() {
+            let refused = Ending::Ours(CloseCode::Again, "at the subscriber limit");
+            return Box::pin(close(&mut self.socket, refused)).await;
+        }
         let mut drain = pin!(draining.changed());
         let mut timer = pin!(sleep_until(self.tick_at()));
         let ending = loop {
-            if self.slot.is_none() {
-                break Ending::Ours(CloseCode::Again, "at the subscriber limit");
-            }
             // Sends what is queued, as far as the connection takes it now.
             if let Err(error) = self.socket.try_ready(false) {
                 break error.into();
@@ -234,9 +235,11 @@ where
         }
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + self.heartbeat.unwrap_or(self.shared.ping);
-            let text = self.subprotocol.heartbeat().await;
             // Heartbeats would pile up behind bytes that the peer does not accept.
-            if let (Some(_), Some(text), 0) = (self.heartbeat, text, self.socket.unsent()) {
+            if let Some(text) = self.subprotocol.heartbeat().await
+                && self.heartbeat.is_some()
+                && self.socket.unsent() == 0
+            {
                 self.socket.push(TEXT, text.as_bytes());
             }
         }

@@ -161,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(None)
     }
 
+    /// A whole message or control frame, for the caller. A close frame is answered.
     fn message_at(
         &mut self,
         opcode: Opcode,
@@ -206,8 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn poll_fill(&mut self, task: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = READ.saturating_sub(self.unsent()).max(LEAST_READ);
         let read = self.inbox.fill(|buffer| {
-            let mut buffer = buffer.limit(room);
-            pin!(self.io.read_buf(&mut buffer)).poll(task)
+            let mut limited = buffer.limit(room);
+            pin!(self.io.read_buf(&mut limited)).poll(task)
         });
         if read.is_pending() {
             self.inbox.shrink();

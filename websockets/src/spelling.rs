@@ -25,8 +25,8 @@ const NAMES: &str = "GET / HTTP/1.0\r\nUpgrade:\r\nConnection:\r\nSec-WebSocket-
 pub(crate) static SPELLING: LazyLock<Extensions> = LazyLock::new(|| {
     let kept = Mutex::new(Extensions::new());
     let keep = service_fn(|mut request: Request<Incoming>| {
-        let mut kept = kept.lock().expect("nothing panics under this lock");
-        *kept = std::mem::take(request.extensions_mut());
+        let extensions = std::mem::take(request.extensions_mut());
+        *kept.lock().expect("nothing panics under this lock") = extensions;
         ready(Ok::<_, Infallible>(Response::new(String::new())))
     });
     let io = TokioIo::new(join(NAMES.as_bytes(), sink()));
