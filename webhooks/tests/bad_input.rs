@@ -71,7 +71,7 @@ async fn half_a_body_is_not_published() {
 
 fn routes() -> Vec<Row> {
     vec![
-        // The technique is a push: nobody subscribes by a GET.
+        // The technique is a push, so there is no GET to subscribe.
         Row::head("GET /topics/a", &[], 405, "this path takes POST"),
         Row::head(
             "PUT /endpoints",
@@ -327,7 +327,7 @@ async fn the_receiver_refuses_what_no_sender_writes() {
     server.stop().await;
 }
 
-/// The receiver publishes nothing for just anybody, so the harness's round has no good request for it.
+/// The receiver accepts no unsigned messages, so the harness has no good request for it.
 async fn refused(server: &TestServer, row: Row) {
     let mut wire = server.wire().await;
     wire.send(&row.request).await;

@@ -1,4 +1,4 @@
-//! Bodies of the receiver that are large or slow: what they may hold, and what they may not take from others.
+//! Large or slow bodies at the receiver: how much memory they may hold, and that others are not delayed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -13,7 +13,7 @@ use webhooks::receiver::{self, BodyLimits};
 const BLOCK: usize = 64 << 10;
 const CHUNKED: &str = "POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
 
-/// A receiver of bodies up to 4 MiB that takes its time, and whose budget is this.
+/// A receiver that accepts slow bodies of up to 4 MiB, with this budget.
 async fn start(bodies: BodyLimits) -> TestServer {
     let scratch = Scratch::new();
     let mut config = receiving(&scratch);
@@ -38,7 +38,7 @@ fn one_at_a_time() -> BodyLimits {
     }
 }
 
-/// A stranger's chunked body that has begun with this many bytes, and goes on for ever.
+/// A stranger's chunked body that has begun with this many bytes and never ends.
 async fn stranger(server: &TestServer, bytes: usize) -> Wire {
     let mut wire = server.wire().await;
     let chunk = "x".repeat(bytes);
@@ -164,7 +164,7 @@ async fn large_bodies_do_not_wait_for_each_other_for_ever() {
     server.stop().await;
 }
 
-/// The time of a large body that goes on in time is bounded, too.
+/// A large body that keeps coming has a time limit, too.
 #[tokio::test]
 async fn a_body_that_keeps_its_pace_is_given_up_at_the_body_timeout() {
     let scratch = Scratch::new();

@@ -15,7 +15,7 @@ use setup::{endpoint, local, publish, soon, start};
 use tokio::{sync::mpsc, task::JoinHandle};
 use webhooks::Config;
 
-/// Sends each line to the test, after so many that fail.
+/// An output that fails this many times, and then sends each line to the test.
 struct Lines {
     printed: mpsc::UnboundedSender<String>,
     failing: usize,

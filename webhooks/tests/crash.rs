@@ -32,8 +32,8 @@ struct Progress {
     stored: Mutex<BTreeSet<String>>,
 }
 
-/// Sends until the receiver is gone. Says when there are `many` answers. What breaks off may be stored or
-/// not.
+/// Sends until the receiver is gone. Notifies when there are `many` answers. A request without an answer may be
+/// stored or not.
 async fn sender(
     addr: SocketAddr,
     progress: Arc<Progress>,
@@ -59,7 +59,7 @@ async fn what_was_answered_with_200_survives_fifty_kills_and_is_done_once() {
     for kill in 1..=KILLS {
         let receiver = Program::start(&scratch, |_| {});
         let many = progress.stored.lock().unwrap().len() + 10 + kill % 7 * 5;
-        // A new one for each kill: the last answers before a kill may notify when nobody waits any more.
+        // A new one for each kill, because the last answers before a kill may notify after the wait has ended.
         let enough = Arc::new(Notify::new());
         let mut senders = JoinSet::new();
         for _ in 0..SENDERS {
@@ -71,11 +71,11 @@ async fn what_was_answered_with_200_survives_fifty_kills_and_is_done_once() {
             progress.stored.lock().unwrap().len() >= many,
             "killed under load"
         );
-        // Not always at the same point of a commit.
+        // So that the kill is not always at the same point of a commit.
         tokio::time::sleep(Duration::from_micros(137 * kill as u64)).await;
         receiver.kill();
         while let Some(ended) = soon(senders.join_next()).await {
-            // A broken connection is no failure here.
+            // A broken connection is expected here.
             let _ = ended.expect("every answer was 200");
         }
     }

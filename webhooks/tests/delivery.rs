@@ -1,4 +1,4 @@
-//! What the sender promises to those who registered, and the receiver to the sender.
+//! What the sender promises to its endpoints, and the receiver to its senders.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -258,7 +258,7 @@ async fn after_the_schedule_a_delivery_is_dead_and_listed_with_its_reason() {
         );
         assert_eq!(attempt["next_attempt"].is_string(), number < 3);
     }
-    // What is dead is settled: nothing is owed any more.
+    // A dead message is settled: nothing is owed.
     sender.stop().await;
 }
 
@@ -390,7 +390,7 @@ async fn what_an_endpoint_has_not_got_is_kept_whatever_the_retention() {
     assert_eq!(got, ["1", "2", "3", "4", "5"]);
     let deliveries = sender.get(&format!("{path}/deliveries")).await.json();
     assert_eq!(deliveries["gaps"], json!([]));
-    // When it has them, they go.
+    // When the endpoint has them, they are dropped.
     soon(async {
         while feed.counts().messages > 2 {
             publish(&sender, "more").await;
@@ -429,7 +429,7 @@ async fn a_feed_that_is_full_of_what_is_owed_answers_503_until_there_is_room() {
     for _ in 0..accepted {
         sink.answers(OK).await;
     }
-    // The feed is told within a second.
+    // The pins are updated within a second.
     soon(async { while sender.post("/topics/a", "again").await.status != 201 {} }).await;
     assert_eq!(sink.answers(OK).await, "again");
     endpoint(&sender, &path, |endpoint| {
@@ -469,7 +469,7 @@ async fn the_last_hundred_attempts_are_listed_and_the_beginning_of_the_last_sixt
     );
 }
 
-/// How the operator is told.
+/// How the operator is notified.
 async fn told(sink: &Sink) -> Value {
     let mut called = sink.called().await;
     called.wire.send(OK).await;
@@ -512,7 +512,7 @@ async fn the_operator_is_told_of_what_fails_what_is_disabled_and_what_is_dead() 
     assert_eq!(forged.status, 403);
 }
 
-/// Otherwise each such message would bring about the next.
+/// Otherwise each such message would cause the next.
 #[tokio::test]
 async fn the_operator_is_not_told_that_it_was_not_told() {
     let config = Config {

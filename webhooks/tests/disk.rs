@@ -1,5 +1,5 @@
-//! A disk that is full and a disk on which a sync fails: real system calls that really fail, by a
-//! small library that the process is started with. The C compiler that built SQLite builds it.
+//! A full disk, and a disk on which a sync fails: the program's system calls really fail, because a small
+//! library is loaded into it. The C compiler that built SQLite builds the library.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -82,7 +82,7 @@ async fn after_a_failed_sync_nothing_is_accepted_and_the_process_says_so() {
     disk.begins("sync");
     assert_eq!(send(&client, "unsure").await.status, 503);
     disk.ends("sync");
-    // The disk is well again, and nobody knows what is on it. On a connection that was there already:
+    // The disk works again, and its contents are unknown. On a connection that was open already:
     if kept.try_send(setup::request("later")).await.is_ok() {
         let (_, answer) = kept.closed().await;
         let answer = String::from_utf8_lossy(&answer);
@@ -92,7 +92,7 @@ async fn after_a_failed_sync_nothing_is_accepted_and_the_process_says_so() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.log.contains("the inbox has failed"), "{}", ended.log);
 
-    // The next one reads what there really is, and the sender comes again.
+    // The next start reads what the disk really has, and the sender retries.
     let receiver = disk.start();
     let client = receiver.client();
     assert_eq!(send(&client, "unsure").await.status, 200);
@@ -105,7 +105,7 @@ async fn publish(client: &Client, text: &'static str) -> Reply {
     client.post("/topics/a", text).send().await
 }
 
-/// What is in the sender's feed once it has ended.
+/// What is in the sender's feed after it has ended.
 async fn published(disk: &Disk) -> Vec<String> {
     let source = FeedSource::File(disk.scratch.feed());
     let feed = source.open(Retention::default(), false).await.unwrap();
@@ -152,7 +152,7 @@ async fn after_a_failed_sync_nothing_is_published_until_a_restart() {
     disk.begins("sync");
     assert_eq!(publish(&client, "unsure").await.status, 503);
     disk.ends("sync");
-    // The disk is well again, and nobody knows what is on it.
+    // The disk works again, and its contents are unknown.
     for _ in 0..3 {
         assert_eq!(publish(&client, "later").await.status, 503);
     }
@@ -213,7 +213,7 @@ async fn after_a_failed_sync_nothing_is_called_done_and_the_next_start_repeats_i
     assert!(ended.log.contains("the feed has failed"), "{}", ended.log);
 
     let sender = disk.sender();
-    // The one that nobody knew of is there or not; if it is, it comes, and perhaps sooner.
+    // The message with an unknown outcome may be stored. Then it is delivered, perhaps before the others.
     let again = soon(async {
         loop {
             let mut called = sink.called().await;
@@ -229,7 +229,7 @@ async fn after_a_failed_sync_nothing_is_called_done_and_the_next_start_repeats_i
     delivered_all(&client, &path, &sink).await;
 }
 
-/// Answers whatever else comes, until nothing is owed.
+/// Answers all other requests, until nothing is owed.
 async fn delivered_all(client: &Client, path: &str, sink: &Sink) {
     let owed = async {
         loop {

@@ -1,5 +1,5 @@
-//! Kill -9, fifty times while messages are published: what was answered with 201 is in the feed, once
-//! and where the answer said.
+//! Kill -9, fifty times while messages are published: what was answered with 201 is in the feed, once and under
+//! the id that the answer gave.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -26,12 +26,12 @@ const PUBLISHERS: usize = 8;
 #[derive(Default)]
 struct Progress {
     next: AtomicUsize,
-    /// By the number that was published: the id that was answered.
+    /// For each published number, the id in the answer.
     ids: Mutex<BTreeMap<usize, u64>>,
 }
 
-/// Publishes one number after the other until the server is gone, first the one of which it does not
-/// know whether it was. Returns the one of which it does not know it now. Says when there are `many` answers.
+/// Publishes one number after the other until the server is gone, beginning with the one whose answer was lost
+/// last time. Returns the number whose answer is lost now. Notifies when there are `many` answers.
 async fn publisher(
     addr: SocketAddr,
     progress: Arc<Progress>,
@@ -108,7 +108,7 @@ async fn what_was_answered_with_201_survives_fifty_kills_and_is_there_once() {
         let sender = Program::sender(&scratch, |_| {});
         let before = progress.ids.lock().unwrap().clone();
         let many = before.len() + 10 + kill % 7 * 5;
-        // A new one for each kill: the last answers before a kill may notify when nobody waits any more.
+        // A new one for each kill, because the last answers before a kill may notify after the wait has ended.
         let enough = Arc::new(Notify::new());
         let repeats: BTreeSet<usize> = unsure.iter().copied().flatten().collect();
         let mut publishers = JoinSet::new();
@@ -125,7 +125,7 @@ async fn what_was_answered_with_201_survives_fifty_kills_and_is_there_once() {
             progress.ids.lock().unwrap().len() >= many,
             "killed under load"
         );
-        // Not always at the same point of a commit.
+        // So that the kill is not always at the same point of a commit.
         tokio::time::sleep(Duration::from_micros(137 * kill as u64)).await;
         sender.kill();
         while let Some(ended) = soon(publishers.join_next()).await {

@@ -1,4 +1,4 @@
-//! A bad network between the sender and the receiver: the webhooks column of the harness's table.
+//! A bad network between the sender and the receiver: the column for webhooks in the harness's table.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -21,12 +21,12 @@ struct Line {
 }
 
 impl Line {
-    /// Tries again soon and often, for as long as the fault is there.
+    /// Retries soon and often, as long as the fault lasts.
     async fn with(faults: impl Into<Faults>) -> Self {
         Self::within(SHORT, faults).await
     }
 
-    /// With so much time for an attempt.
+    /// With this time limit for an attempt.
     async fn within(time: Duration, faults: impl Into<Faults>) -> Self {
         let config = Config {
             attempt_timeout: time,
@@ -56,7 +56,7 @@ impl Line {
         .await;
         let class = self.attempts().await[0]["error"].clone();
         assert!(classes.contains(&class.as_str().unwrap()), "{class}");
-        // The rest of the server does not notice.
+        // The rest of the server still works.
         assert_eq!(self.sender.get("/healthz").await.status, 200);
         self.proxy.set(Fault::Pass);
         self.arrives_once().await;

@@ -1,6 +1,6 @@
-//! Every header grammar before bytes that nobody meant: the corpus in `corpus/` as an ordinary test, and
-//! its mutations for as long as `FUZZ_SECONDS` says (one second; CI takes more). A header that is
-//! believed has to be one that the grammar in this file, written a second time and naively, believes too.
+//! Every header grammar against arbitrary bytes: the corpus in `corpus/` as an ordinary test, and its mutations
+//! for `FUZZ_SECONDS` (default 1; CI sets more). A header that is accepted must also be accepted by the grammar
+//! in this file, which is written a second time and naively.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
@@ -24,7 +24,7 @@ fn tag(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The value of a genuine header, for the mutations to begin with.
+/// The value of a genuine header, from which the mutations begin.
 fn genuine(scheme: &str) -> Vec<u8> {
     let time = NOW.to_string();
     match scheme {
@@ -68,7 +68,7 @@ fn believed(scheme: &str, header: &[u8]) -> bool {
     }
 }
 
-/// What may be believed at most: the genuine value among what surrounds it.
+/// The most that may be accepted: the genuine value among other text.
 fn plausible(scheme: &str, header: &[u8]) -> bool {
     let good = genuine(scheme);
     match scheme {

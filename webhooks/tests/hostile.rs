@@ -1,4 +1,4 @@
-//! The receiver before those who forge, flood and lie, and what its log tells of them.
+//! The receiver against peers that forge, flood and lie, and what its log says about them.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -39,7 +39,7 @@ async fn an_endless_body_is_refused_at_the_limit_and_the_connection_ends() {
     wire.send(format!("{}Transfer-Encoding: chunked\r\n\r\n", head("m")))
         .await;
     let chunk = format!("400\r\n{}\r\n", "x".repeat(0x400));
-    // It throws away a mebibyte, so that the answer is read, and then no more.
+    // It discards up to a mebibyte so that the client can read the answer, and then closes.
     let mut sent = 0;
     while sent < 64 << 20 && wire.try_send(&chunk).await.is_ok() {
         sent += chunk.len();
@@ -66,7 +66,7 @@ async fn a_length_that_is_too_short_signs_another_body() {
     ))
     .await;
     assert_eq!(wire.read_response().await.status, 401);
-    // What is left over is no request.
+    // The rest is not read as a request.
     assert_eq!(wire.closed().await.0, End::Eof);
     assert_eq!(listed(&server.client()).await, [""; 0]);
     server.stop().await;
@@ -125,7 +125,7 @@ async fn a_thousand_replays_are_one_event() {
     server.stop().await;
 }
 
-/// A receiver for all four senders, in a process of its own whose log can be read.
+/// A receiver for all four senders, in its own process, so that its log can be read.
 fn program(scratch: &Scratch) -> Program {
     Program::start(scratch, |receiver| {
         receiver.args(["--stripe-secret", STRIPE, "--github-secret", GITHUB]);
@@ -181,7 +181,7 @@ fn standard_by_text(text: &str, body: &str) -> Fields {
     ]
 }
 
-/// Each mistake that is made in practice, and what the log says of it. The sender hears the same of all.
+/// Each mistake that occurs in practice, and what the log says about it. The sender gets the same answer for all.
 #[tokio::test]
 async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
     let key: Secret = SECRET.parse().unwrap();
@@ -355,7 +355,7 @@ fn forged(body: &str) -> Bytes {
     format!("{HEAD}{fields}Content-Length: {}\r\n\r\n{body}", body.len()).into()
 }
 
-/// Laid out with indentation, such a body would be as long as the square of its length.
+/// Printed with indentation, such a body would grow to the square of its length.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_a_forged_body_costs_is_bounded_by_its_size() {
@@ -389,9 +389,9 @@ async fn a_flood_of_forged_requests_fills_no_log_and_is_counted() {
             assert_eq!(wire.read_response().await.status, 401);
         }
     }
-    // Another sender's mistake is told all the same.
+    // The mistake of another sender is still logged.
     post(&program, "/webhook/github", vec![], EVENT).await;
-    // The count comes when its second is over.
+    // The count is logged when its second is over.
     let windows = started.elapsed().as_secs() as usize + 1;
     soon(async {
         while written(&program.log()) + omitted(&program.log()) < 2_000 {
@@ -422,7 +422,7 @@ fn written(log: &str) -> usize {
         .count()
 }
 
-/// How many requests have no line, as the log says.
+/// How many requests have no line, according to the log.
 fn omitted(log: &str) -> usize {
     let counts = log.lines().filter_map(|line| line.split_once("left_out="));
     let counts = counts.filter_map(|(_, count)| count.trim().parse::<usize>().ok());
@@ -449,7 +449,7 @@ async fn genuine(program: &Program, name: &str) -> Vec<Duration> {
     times
 }
 
-/// Its share of the flood, each tick's at once, until `stop`. Returns how many were answered 401.
+/// Sends its share of the flood at each tick, until `stop`. Returns how many were answered 401.
 async fn flood(addr: SocketAddr, one_is_large: bool, stop: watch::Receiver<bool>) -> u32 {
     let mut wire = Wire::connect(addr).await;
     let mut ticks = interval(Duration::from_millis(20));

@@ -171,7 +171,7 @@ async fn of_a_long_location_a_hundred_characters_are_kept() {
     sender.stop().await;
 }
 
-/// No encoding is asked for, and none is undone.
+/// The sender requests no encoding, and decodes none.
 #[tokio::test]
 async fn a_bomb_is_so_many_bytes_and_not_what_they_unpack_to() {
     let (sender, sink) = (start(hasty()).await, Sink::open().await);
@@ -256,7 +256,7 @@ async fn an_overload_of_different_messages_spends_no_other_messages_attempts() {
     }
 }
 
-/// What the hostile do to each request, and again for as long as they are let.
+/// What a hostile endpoint does to each request, as long as the connection is open.
 const HOSTILE: [(&str, &str); 9] = [
     ("HTTP/1.1 200 OK\r\n\r\n", "endless "),
     (
@@ -287,7 +287,7 @@ const HOSTILE: [(&str, &str); 9] = [
     ),
 ];
 
-/// Does it on each connection as soon as a request is there.
+/// Does it on each connection as soon as a request has come.
 async fn hostile(answer: &'static str, then: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -308,7 +308,7 @@ async fn hostile(answer: &'static str, then: &'static str) -> String {
     url
 }
 
-/// All of them at once, and beside them one who is well, in a process of its own.
+/// All of them at once, and one healthy endpoint. The sender is its own process.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hostile_take_no_memory_and_delay_nobody_else() {
@@ -337,7 +337,7 @@ async fn the_hostile_take_no_memory_and_delay_nobody_else() {
     }
     let grown = sender.resident().saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} KiB more");
-    // Only a whole head with 200 counts, whatever follows it.
+    // A whole head with 200 counts, whatever follows it. Nothing else does.
     for (path, (answer, then)) in paths[1..].iter().zip(HOSTILE) {
         let endpoint = client.get(path).send().await.json();
         let believed = endpoint["delivered"] != 0;
@@ -364,7 +364,7 @@ async fn a_connection_is_kept_for_the_next_delivery() {
     sender.stop().await;
 }
 
-/// As servers do whose idle limit is over just when the next request comes.
+/// Like a server whose idle limit ends just as the next request comes.
 #[tokio::test]
 async fn a_kept_connection_that_ends_without_an_answer_costs_no_attempt() {
     let (sender, sink) = (start(local()).await, Sink::open().await);
@@ -425,7 +425,7 @@ async fn what_follows_16_kib_is_left_unread_and_the_connection_is_not_kept() {
 /// How often a message was accepted, by its id.
 type Accepted = Arc<Mutex<BTreeMap<String, usize>>>;
 
-/// What an endpoint does that fails in every way, and whether it has the message then.
+/// How an endpoint that fails in every way treats a request, and whether it then has the message.
 const FICKLE: [(&str, bool); 6] = [
     (OK, true),
     ("HTTP/1.1 500 E\r\nContent-Length: 0\r\n\r\n", false),
@@ -434,7 +434,7 @@ const FICKLE: [(&str, bool); 6] = [
     ("HTTP/1.1 204 N\r\n\r\n", true),
     ("HTTP/1.1 2", false),
 ];
-/// It does this only once in a while, because each time costs a second.
+/// It does this rarely, because each time costs a second.
 const THROTTLED: &str = "HTTP/1.1 429 T\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n";
 
 async fn fickle(mut stream: TcpStream, accepted: Accepted) -> std::io::Result<()> {

@@ -87,7 +87,7 @@ async fn an_attempt_that_fails_is_repeated_with_the_same_id_until_the_schedule_e
         assert_eq!(message["data"]["amount"], 1);
         called.wire.send(answer).await;
     }
-    // That one is dead, and the next one is not.
+    // That message is dead, and the next one is delivered.
     order(&app, "2").await;
     let mut called = sink.called().await;
     assert_eq!(message(&called)["data"], 2);

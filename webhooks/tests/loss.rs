@@ -28,13 +28,13 @@ use tokio::{
 const KILLS: usize = 50;
 const LONG: Duration = Duration::from_millis(20);
 const PUBLISHERS: usize = 4;
-/// Attempts of one endpoint at one time.
+/// Concurrent attempts of one endpoint.
 const CONCURRENCY: usize = 8;
-/// The first attempt of every so many messages is answered with 500.
+/// The first attempt of each message whose number is a multiple of this is answered with 500.
 const FAILS: usize = 100;
-/// Every so many requests take long, and are forgotten if the sender is gone by then.
+/// One of this many requests takes long, and does not count if the sender is gone by then.
 const SLOW: usize = 5;
-/// The failed ones come again after 5 to 6 seconds, one at a time.
+/// Failed messages come again after 5 to 6 seconds, one at a time.
 const AT_THE_END: Duration = Duration::from_secs(60);
 
 /// What came to the endpoint.
@@ -46,7 +46,7 @@ struct Arrived {
 }
 
 impl Arrived {
-    /// Takes a message, and tells whether it is to be answered with 200.
+    /// Notes a message, and returns whether to answer with 200.
     fn take(&self, id: String, body: Vec<u8>) -> bool {
         let mut messages = self.messages.lock().unwrap();
         let count = messages.len();
@@ -73,7 +73,7 @@ async fn sink(listener: TcpListener, arrived: Arc<Arrived>) {
     }
 }
 
-/// Answers until the connection ends, which it may at any place.
+/// Answers until the connection ends, which may happen anywhere.
 async fn answer(stream: TcpStream, arrived: Arc<Arrived>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
@@ -120,7 +120,7 @@ struct Progress {
     ids: Mutex<BTreeSet<String>>,
 }
 
-/// Publishes until the sender is gone. Says when there are `many` answers.
+/// Publishes until the sender is gone. Notifies when there are `many` answers.
 async fn publisher(
     addr: SocketAddr,
     progress: Arc<Progress>,
@@ -164,7 +164,7 @@ async fn what_was_answered_with_201_arrives_over_fifty_kills_and_few_come_again(
             register(&sender.client(), &url).await;
         }
         let many = progress.ids.lock().unwrap().len() + 10 + kill % 7 * 5;
-        // A new one for each kill: the last answers before a kill may notify when nobody waits any more.
+        // A new one for each kill, because the last answers before a kill may notify after the wait has ended.
         let enough = Arc::new(Notify::new());
         let mut publishers = JoinSet::new();
         for _ in 0..PUBLISHERS {
@@ -176,11 +176,11 @@ async fn what_was_answered_with_201_arrives_over_fifty_kills_and_few_come_again(
             progress.ids.lock().unwrap().len() >= many,
             "killed under load"
         );
-        // Not always at the same point of a commit.
+        // So that the kill is not always at the same point of a commit.
         sleep(Duration::from_micros(137 * kill as u64)).await;
         sender.kill();
         while let Some(ended) = soon(publishers.join_next()).await {
-            // A broken connection is no failure here.
+            // A broken connection is expected here.
             let _ = ended.expect("every answer was 201");
         }
     }

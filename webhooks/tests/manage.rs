@@ -1,4 +1,4 @@
-//! What may be done with an endpoint that is registered.
+//! What can be done with a registered endpoint.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -38,7 +38,7 @@ async fn post(sender: &TestServer, path: &str, body: Value) -> Value {
     reply.json()
 }
 
-/// Does not try again.
+/// A schedule without retries.
 fn never_again() -> Config {
     Config {
         schedule: Schedule::new([]),
@@ -123,7 +123,7 @@ async fn who_answers_410_is_not_called_until_it_is_enabled_and_then_gets_what_it
     let enabled = post(&sender, &format!("{path}/enable"), json!({})).await;
     assert_eq!(enabled["disabled"], json!(null));
     assert_eq!(sink.answers(OK).await, "missed");
-    // The one that was refused is dead, and comes when it is asked for.
+    // The refused message is dead, and is sent when its retry is requested.
     post(&sender, &format!("{path}/dead/{first}/retry"), json!({})).await;
     assert_eq!(sink.answers(OK).await, "first");
     let last = endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 2).await;
@@ -220,7 +220,7 @@ async fn a_change_whose_asker_leaves_is_made_all_the_same() {
     let (sender, sink) = (start(local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
-    // The change waits for it, and cuts it.
+    // The change waits for the attempt, and then cuts it.
     let hangs = sink.called().await;
     let mut wire = sender.wire().await;
     let body = r#"{"topics":["a","b"]}"#;
@@ -405,7 +405,7 @@ async fn a_repeated_registration_with_the_same_key_is_the_same_endpoint() {
     let first = register(body.clone(), "k1").await;
     let again = register(body.clone(), "k1").await;
     assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 200));
-    // The first answer may be lost, and with it the secret.
+    // The first answer may be lost, and the secret with it.
     assert_eq!(first.json(), again.json());
     assert_eq!(first.header("location"), again.header("location"));
     let other = register(json!({"url": sink.url(), "topics": ["b"]}), "k1").await;

@@ -1,9 +1,9 @@
 //! Power cuts. A small library records what a program writes and syncs. Then the disk is built as a power cut may
-//! leave it: everything that was synced, and of the rest an arbitrary part, some of it torn. Every such disk must
-//! open, with everything that was acknowledged before.
+//! leave it: everything that was synced, and an arbitrary part of the rest, some of it torn. Every such disk must
+//! open and have everything that was acknowledged.
 //!
 //! The C compiler that built SQLite builds the library. `POWER_CUTS` says how many disks are tried, `POWER_SEED`
-//! tries others.
+//! tries other disks.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -72,7 +72,7 @@ impl Recorder {
         self.scratch.path().with_extension("log")
     }
 
-    /// How much is recorded.
+    /// How many bytes are recorded.
     fn recorded(&self) -> u64 {
         fs::metadata(self.log()).unwrap().len()
     }
@@ -101,7 +101,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        // A file that stays in the temporary folder harms nobody.
+        // After an error the file stays in the temporary folder.
         let _ = fs::remove_file(self.log());
     }
 }
@@ -195,7 +195,7 @@ async fn after_a_power_cut_the_feed_has_what_was_acknowledged_and_goes_on() {
     let recorder = Recorder::new();
     let sender = Program::sender(&recorder.scratch, |sender| recorder.prepare(sender));
     let (client, mut acknowledged) = (sender.client(), Vec::new());
-    // More than what is written between two checkpoints.
+    // More than is written between two checkpoints.
     for number in 1..=400 {
         let published = client.post("/topics/a", text(number)).send().await;
         assert_eq!(published.status, 201);

@@ -8,7 +8,7 @@ use std::process::Command;
 use harness::contract::{outlives_its_log, writes_few_and_short_lines};
 use setup::{SECRET, Scratch};
 
-/// What nobody has signed.
+/// A request without a signature.
 const UNSIGNED: &str = "POST /webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 #[tokio::test]

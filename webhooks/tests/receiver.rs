@@ -1,4 +1,4 @@
-//! What the receiver promises to senders, honest and other ones.
+//! What the receiver promises to honest senders, and how it treats others.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -101,7 +101,7 @@ async fn events_are_read_on_by_a_cursor() {
     server.stop().await;
 }
 
-/// A tunnel brings its own name. The signature proves more than a name could.
+/// A tunnel brings its own host name. The signature proves more than a name can.
 #[tokio::test]
 async fn only_the_signed_path_takes_a_foreign_host() {
     let (server, _) = receiver().await;
@@ -121,7 +121,7 @@ async fn only_the_signed_path_takes_a_foreign_host() {
     server.stop().await;
 }
 
-/// People set up a tunnel for webhooks, and need to learn the right path when theirs is wrong.
+/// People who set up a tunnel for webhooks need to learn the right path when theirs is wrong.
 #[tokio::test]
 async fn through_a_tunnel_a_wrong_path_is_answered_with_the_right_ones() {
     let (server, _) = receiver().await;

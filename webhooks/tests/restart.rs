@@ -1,5 +1,5 @@
-//! What the sender promises over its own end, with its feed in a file: who registered is still
-//! registered, and what was owed is still owed.
+//! What the sender promises across its own restart, with its feed in a file: endpoints stay registered, and
+//! what was owed is still owed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -16,7 +16,7 @@ use setup::{
 use tokio::task::yield_now;
 use webhooks::{Config, schedule::Schedule};
 
-/// The feed, as soon as the server before has closed it.
+/// The feed, as soon as the previous server has closed it.
 async fn open(scratch: &Scratch) -> Feed {
     let source = FeedSource::File(scratch.feed());
     let opening = async {
@@ -34,7 +34,7 @@ async fn start(scratch: &Scratch, config: Config) -> TestServer {
     start_with(open(scratch).await, config).await
 }
 
-/// Tries again after so many seconds, once.
+/// Retries once, after this many seconds.
 fn once(seconds: u64) -> Config {
     Config {
         schedule: Schedule::new([Duration::from_secs(seconds)]),
@@ -68,7 +68,7 @@ async fn what_waits_is_not_lost_and_comes_again_with_the_same_id_and_bytes() {
     let mut first = sink.called().await;
     first.wire.send(FAILED).await;
     endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
-    // To stop with it is no loss: it ends well.
+    // Stopping with it is no loss, so the server ends without an error.
     sender.stop().await;
 
     let sender = start(&scratch, once(1)).await;
@@ -98,7 +98,7 @@ async fn the_next_process_begins_where_this_one_ended() {
     endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
     sender.stop().await;
 
-    // Nobody delivers meanwhile.
+    // Nothing is delivered meanwhile.
     let feed = open(&scratch).await;
     let draft = common::Draft::new(common::Data::text("two"));
     feed.publish("a".parse().unwrap(), draft).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_slow_answer_holds_up_neither_newer_messages_nor_what_is_recorded_of_t
     let path = register(&sender, &slow.url()).await;
     publish(&sender, "slow").await;
     let hangs = slow.called().await;
-    // As many as there are other places, and then some.
+    // More than there are other slots.
     for n in 0..20 {
         publish(&sender, &n.to_string()).await;
         assert_eq!(slow.answers(OK).await, n.to_string());
@@ -174,7 +174,7 @@ async fn a_slow_answer_holds_up_neither_newer_messages_nor_what_is_recorded_of_t
     sender.stop().await;
     drop(hangs);
 
-    // The slow one comes again, and of the others no more than were not recorded.
+    // The slow one comes again. Of the others, only those that were not recorded may come again.
     let sender = start(&scratch, config).await;
     let mut again = Vec::new();
     soon(async {

@@ -1,4 +1,4 @@
-//! Secrets: where they come from, and that no line shows them.
+//! Secrets: where they come from, and that no output shows them.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -16,7 +16,7 @@ use setup::{Program, SECRET, Scratch, send};
 use webhooks::receiver;
 
 const RECEIVER: &str = env!("CARGO_BIN_EXE_receiver");
-/// Each flag with its variable and what it refuses.
+/// Each flag, its variable, and a value that it refuses.
 const MISTYPED: [(&str, &str, &str); 4] = [
     ("--secret", "WEBHOOK_SECRET", "whsec_S3CRET!"),
     ("--stripe-secret", "STRIPE_WEBHOOK_SECRET", "whsec S3CRET"),

@@ -1,4 +1,4 @@
-//! The four senders over HTTP: requests of their real shape, and what is wrong with some.
+//! The four senders over HTTP: requests as they send them, and wrong ones.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -203,7 +203,7 @@ async fn what_is_forged_is_401_and_what_no_sender_writes_is_400() {
             )
             .await,
         ),
-        // Genuine, but of which event?
+        // Genuine, but it does not say which event it is.
         (
             400,
             post(
@@ -257,7 +257,7 @@ async fn what_is_forged_is_401_and_what_no_sender_writes_is_400() {
     server.stop().await;
 }
 
-/// As its own libraries for Node, Python, Ruby and Go do.
+/// Like Stripe's libraries for Node, Python, Ruby and Go.
 #[tokio::test]
 async fn of_stripe_a_time_ahead_of_ours_is_taken_unless_it_has_a_bound() {
     let (server, _) = start_with(|config| config.future = Some(Duration::from_secs(60))).await;
@@ -278,7 +278,7 @@ async fn of_stripe_a_time_ahead_of_ours_is_taken_unless_it_has_a_bound() {
 async fn a_repeat_is_told_by_what_each_sender_repeats() {
     let (server, _) = start().await;
     for _ in 0..2 {
-        // Stripe counts down in the body: it is not the bytes that make a repeat.
+        // Stripe changes a counter in the body, so a repeat may have other bytes.
         let counted = PAYMENT.replace("\"pending_webhooks\": 1", "\"pending_webhooks\": 0");
         let sent = stripe(&server, &counted, STRIPE, now());
         assert_eq!(sent.await.status, 200);

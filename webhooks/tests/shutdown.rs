@@ -1,4 +1,4 @@
-//! What a signal ends, what it lets finish, and how loss is told.
+//! What a signal ends, what may finish, and how a loss is reported.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -15,7 +15,7 @@ use setup::{
 use tokio::sync::oneshot;
 use webhooks::{Config, Lost, run, schedule::Schedule};
 
-/// A server that may end with an error: the harness's fails its test then.
+/// A server that may end with an error. The harness's server would fail the test.
 async fn stop(
     server: TestServer,
     told: oneshot::Receiver<io::Result<Drained>>,
@@ -73,7 +73,7 @@ async fn an_attempt_in_flight_is_finished() {
     publish(&sender, "hello").await;
     let mut called = sink.called().await;
     sender.shut_down();
-    // The listener is gone, and the attempt is not.
+    // The listener is gone, but the attempt goes on.
     refuses(sender.addr()).await;
     called.wire.send(OK).await;
     assert!(stop(sender, told).await.is_ok());
@@ -105,7 +105,7 @@ async fn what_waits_in_memory_is_lost_and_counted() {
     publish(&sender, "one").await;
     sink.answers(FAILED).await;
     endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
-    // One is claimed and hangs, the other stays in the feed: the endpoint has one slot.
+    // One message is claimed and hangs. The other stays in the feed, because the endpoint has one slot.
     publish(&sender, "two").await;
     let mut called = sink.called().await;
     publish(&sender, "three").await;
@@ -164,7 +164,7 @@ async fn a_receiver_finishes_the_request_in_flight() {
     );
 }
 
-/// What `main` makes of a loss.
+/// How `main` reports a loss.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_ends_it_with_0_and_a_loss_with_1() {

@@ -1,4 +1,4 @@
-//! What an endpoint says of itself to who looks after it.
+//! What the sender tells an operator about an endpoint.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -12,7 +12,7 @@ use webhooks::{Config, schedule::Schedule};
 
 const DELAY: Duration = Duration::from_secs(3_600);
 
-/// A sender that tries again once, an hour later, and an endpoint that has failed.
+/// A sender that retries once, an hour later, and an endpoint that has failed.
 async fn failed() -> (TestServer, String) {
     let config = Config {
         schedule: Schedule::new([DELAY]),
@@ -53,7 +53,7 @@ async fn where_nothing_waits_nothing_is_due() {
     let (sender, sink) = (start(local()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     assert_eq!(sender.get(&path).await.json()["oldest_due"], Value::Null);
-    // What is dead is not due either.
+    // A dead message is not due.
     let attempts = 3;
     publish(&sender, "hello").await;
     for _ in 0..attempts {

@@ -1,4 +1,4 @@
-//! The vectors of the four schemes, true and false ones.
+//! The vectors of the four schemes, valid and invalid ones.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn vectors() -> Value {
     all()["standard_webhooks_v1"].clone()
 }
 
-/// The vectors in a list of a scheme. A list that is empty would prove nothing.
+/// The vectors in a list of a scheme. The list must not be empty.
 fn list(scheme: &str, name: &str) -> Vec<Value> {
     let list = all()[scheme][name].as_array().unwrap().clone();
     assert!(!list.is_empty());
@@ -131,7 +131,7 @@ fn headers(name: &'static str, value: &Value) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn stripe(vector: &Value, secret: &str, now: u64, tolerance: u64) -> Result<(), Refusal> {
-    // A secret that cannot be configured fits nothing.
+    // A secret that cannot be configured verifies nothing.
     let secret: stripe::Secret = secret.parse().map_err(|_| Refusal::Mismatch)?;
     let window = Duration::from_secs(tolerance);
     let tolerance = Tolerance {

@@ -1,4 +1,4 @@
-//! What the verification of Standard Webhooks decides where the specification leaves it open.
+//! What the verification of Standard Webhooks decides where the specification leaves a choice.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use proptest::prelude::*;
@@ -198,7 +198,7 @@ fn during_a_rotation_every_secret_signs_in_the_order_given() {
     assert_eq!(signature(&secrets), format!("{new} {old}"));
 }
 
-/// The reason is for the log. What is sent back tells an attacker nothing.
+/// The reason is for the log. The answer tells an attacker nothing.
 #[test]
 fn a_refusal_displays_no_reason() {
     for refusal in [Refusal::Mismatch, Refusal::TooOld(301), Refusal::Absent(ID)] {

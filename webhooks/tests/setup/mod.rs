@@ -34,10 +34,10 @@ use webhooks::{Config, receiver, schedule::Schedule, verify::standard::sign};
 
 /// The secret of the official example.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-/// An attempt's time where a test waits for its end.
+/// The time limit of an attempt, where a test waits for that limit.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-/// A sender that may call this machine, and tries again at once, twice.
+/// A sender that may call this machine, and retries twice at once.
 pub(crate) fn local() -> Config {
     Config {
         allow_http: true,
@@ -47,7 +47,7 @@ pub(crate) fn local() -> Config {
     }
 }
 
-/// Small bodies and short times, so that their limits are near.
+/// Small bodies and short times, so that a test reaches the limits.
 pub(crate) fn small() -> ServerConfig {
     ServerConfig {
         max_message: MAX_MESSAGE,
@@ -57,17 +57,17 @@ pub(crate) fn small() -> ServerConfig {
     }
 }
 
-/// A sender of its own feed.
+/// A sender with a new feed.
 pub(crate) async fn start(config: Config) -> TestServer {
     start_with(Feed::new(Retention::default()), config).await
 }
 
-/// A sender of this feed.
+/// A sender with this feed.
 pub(crate) async fn start_with(feed: Feed, config: Config) -> TestServer {
     TestServer::start(|listener, shutdown| webhooks::run(listener, feed, config, shutdown)).await
 }
 
-/// A folder of the test's own, gone with it.
+/// A folder for one test. Dropping it deletes it.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -94,7 +94,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A folder that stays in the temporary one harms nobody.
+        // After an error the folder stays in the temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -122,14 +122,14 @@ pub(crate) async fn receiver() -> (TestServer, Feed) {
     (TestServer::start(run).await, feed)
 }
 
-/// A program as it is shipped: the receiver with [`SECRET`], or the sender. Dropped, it is killed.
+/// A program as it is shipped: the receiver with [`SECRET`], or the sender. Dropping it kills it.
 pub(crate) struct Program {
     child: Child,
     pub(crate) addr: SocketAddr,
     log: Log,
 }
 
-/// What a program writes to standard error, read as it comes: a full pipe would stop the program.
+/// What a program writes to standard error. It is read at once, because a full pipe would stop the program.
 struct Log {
     text: Arc<Mutex<String>>,
     ended: oneshot::Receiver<()>,
@@ -157,7 +157,7 @@ impl Program {
         Self::launch(command)
     }
 
-    /// With its feed in a file, which keeps everything.
+    /// The sender with its feed in a file, which keeps everything.
     pub(crate) fn sender(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_webhooks"));
         command.arg(format!("--feed=file:{}", scratch.feed().display()));
@@ -191,12 +191,12 @@ impl Program {
         Wire::connect(self.addr).await
     }
 
-    /// Its memory in KiB, as Linux counts it.
+    /// Its resident memory in KiB.
     pub(crate) fn resident(&self) -> u64 {
         self.kib("VmRSS:")
     }
 
-    /// The most memory that it has had, in KiB.
+    /// The peak of its resident memory in KiB.
     pub(crate) fn peak(&self) -> u64 {
         self.kib("VmHWM:")
     }
@@ -211,7 +211,7 @@ impl Program {
             .unwrap()
     }
 
-    /// SIGKILL: nothing is written or said any more.
+    /// Kills it by SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -236,7 +236,7 @@ impl Program {
 
     /// Waits until it ends by itself. A program that does not is killed when the future is dropped.
     pub(crate) async fn ended(mut self) -> Ended {
-        // The end of its log is the end of the program, or near it.
+        // Its log ends when the program ends, or shortly before.
         let _ = (&mut self.log.ended).await;
         let code = self.child.wait().unwrap().code();
         Ended {
@@ -247,7 +247,7 @@ impl Program {
 }
 
 impl Log {
-    /// Reads in a thread, because the runtime would wait for a blocking task of its own for ever.
+    /// Reads in a thread, because the runtime would wait for its own blocking task forever.
     fn of(mut stderr: impl Read + Send + 'static) -> Self {
         let (text, (end, ended)) = (Arc::new(Mutex::new(String::new())), oneshot::channel());
         let log = text.clone();
@@ -317,7 +317,7 @@ pub(crate) async fn send_body(client: &Client, id: &str, body: &str) -> Reply {
     request.send().await
 }
 
-/// A payload of everyday shape.
+/// An ordinary payload.
 pub(crate) const EVENT: &str = r#"{"type":"payment.succeeded","data":{"status":"success"}}"#;
 
 /// All events of the list, page by page.
@@ -397,7 +397,7 @@ pub(crate) async fn publish(sender: &TestServer, text: &str) -> String {
     reply.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// The endpoint at `path`, as soon as it is as it should be.
+/// The endpoint at `path`, as soon as it is as expected.
 pub(crate) async fn endpoint(
     sender: &TestServer,
     path: &str,
@@ -417,7 +417,7 @@ pub(crate) async fn endpoint(
     last
 }
 
-/// What `future` gives, within patience.
+/// The output of `future`, which must be ready within a test's patience.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it comes in time")
 }
@@ -499,8 +499,8 @@ impl Called {
     }
 }
 
-/// A connection to a server that may be killed at any moment. That it breaks off is an error, and not a
-/// panic, so that a panic in a test's task always means a failed assertion.
+/// A connection to a server that may be killed at any moment. If it breaks, that is an error and not a panic, so
+/// a panic in a test's task always means a failed assertion.
 pub(crate) struct Killable(tokio::io::BufReader<TcpStream>);
 
 impl Killable {
@@ -530,7 +530,7 @@ impl Killable {
         Ok((status, body))
     }
 
-    /// A whole line. A part of one is the end too.
+    /// A whole line. An incomplete line counts as the end.
     async fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line).await?;
