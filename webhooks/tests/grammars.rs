@@ -1,4 +1,4 @@
-//! The grammars of the four header fields, each as a property over what may stand in them.
+//! The grammars of the four header fields, each as a property test.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -69,7 +69,7 @@ fn of_stripe_the_past_has_a_bound_and_the_future_none_unless_asked() {
 }
 
 proptest! {
-    /// Whatever stands beside them, as long as it is no second `t`.
+    /// Other members of the field, except a second `t`.
     #[test]
     fn of_stripe_one_t_and_one_v1_that_fits_are_enough(
         body: Vec<u8>, before in prop::collection::vec("(v0|v1|v2|x)=[0-9a-f]{0,64}", 0..7),

@@ -1,4 +1,4 @@
-//! The sender before an endpoint that means it harm, and its connections to one that does not.
+//! The sender against hostile endpoints, and its connections to ordinary ones.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod setup;
@@ -48,7 +48,7 @@ async fn again(wire: Wire) -> Called {
     called
 }
 
-/// The endpoint answers one delivery with `answer`, sends `then` for as long as that is taken, and the
+/// The endpoint answers one delivery with `answer`, and then sends `then` until the connection is closed. The
 /// delivery fails with `class`.
 async fn fails(answer: &str, then: &str, class: &str) {
     let (sender, sink) = (start(hasty()).await, Sink::open().await);

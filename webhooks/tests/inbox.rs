@@ -39,7 +39,7 @@ where
     }
 }
 
-/// A receiver that tries twice more, at once, and has these effects.
+/// A receiver with these effects, which retries twice at once.
 async fn start(
     scratch: &Scratch,
     adjust: impl FnOnce(&mut receiver::Config),
@@ -63,14 +63,14 @@ where
     Script(attempt, AtomicUsize::new(0))
 }
 
-/// One more row in `done`, inside the transaction.
+/// Adds a row to `done`, inside the transaction.
 fn row() -> InTransaction {
     Box::new(|database| {
         database.execute_batch("CREATE TABLE IF NOT EXISTS done (n); INSERT INTO done VALUES (1)")
     })
 }
 
-/// The rows in `done` once the receiver is gone.
+/// The rows in `done` after the receiver has ended.
 fn done(scratch: &Scratch) -> u32 {
     let database = Connection::open(scratch.inbox()).unwrap();
     database
@@ -85,8 +85,8 @@ fn settled(event: &serde_json::Value) -> bool {
 #[tokio::test]
 async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once() {
     let scratch = Scratch::new();
-    // Elsewhere, then inside after half of it was done, then by a panic inside, and each time nothing
-    // inside remains.
+    // It fails outside the transaction, then inside after half of the work, then by a panic inside. Each time
+    // nothing of the transaction remains.
     let effects = script(async |attempt| match attempt {
         0 => Err("the mail server is away".to_owned()),
         1 => Ok(Box::new(|database: &Connection| {
@@ -107,7 +107,7 @@ async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once(
     assert_eq!(send(&client, "m").await.status, 200);
     let events = when_all(&client, settled).await;
     assert_eq!(events[0]["state"], "handled");
-    // A repeat of what is handled is not handled again.
+    // A repeat of a handled event is not handled again.
     assert_eq!(send(&client, "m").await.status, 200);
     server.stop().await;
     assert_eq!(done(&scratch), 1);
@@ -132,7 +132,7 @@ async fn after_the_last_attempt_an_event_is_dead_and_listed_with_its_error() {
         let none = server.get(&format!("/events?state={state}")).await.json();
         assert_eq!(none["events"].as_array().unwrap().len(), 0);
     }
-    // To its sender it is stored, as it was.
+    // For its sender it is stored, as before.
     assert_eq!(send(&client, "m").await.status, 200);
     assert_eq!(server.get("/events?state=x").await.status, 400);
     server.stop().await;
@@ -148,7 +148,7 @@ async fn a_dead_event_is_tried_again_when_that_is_asked_for() {
     let server = start(&scratch, |_| {}, effects).await;
     let client = server.client();
     send(&client, "m").await;
-    // The schedule has three attempts, and each time it begins anew.
+    // The schedule has three attempts, and begins again each time.
     for _ in 0..2 {
         let events = when_all(&client, settled).await;
         assert_eq!(
@@ -222,7 +222,7 @@ async fn a_handled_event_is_handled_again_when_that_is_asked_for() {
     }
     assert_eq!(server.post("/events/1/retry", again).await.status, 415);
     server.stop().await;
-    // The other end would take the same key for a repeat.
+    // The other side would treat the same key as a repeat.
     let expected = ["m", "again-1-1", "again-2-0", "again-1-2"];
     assert_eq!(*keys.lock().unwrap(), expected);
 }
@@ -311,7 +311,7 @@ async fn a_store_that_takes_too_long_is_answered_503() {
     let effects = script(move |_| {
         let gate = gate.clone();
         let inside: InTransaction = Box::new(move |_| {
-            // Let go of by the sender's end.
+            // Ends when the sender is dropped.
             let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
             Ok(())
         });

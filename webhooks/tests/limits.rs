@@ -18,7 +18,7 @@ use setup::{
 use tokio::{net::TcpSocket, time::Instant};
 use webhooks::{Config, schedule::Schedule};
 
-/// One attempt, within a short time.
+/// One attempt with a short time limit.
 fn hasty() -> Config {
     Config {
         attempt_timeout: SHORT,
@@ -45,7 +45,7 @@ async fn at_the_endpoint_limit_one_more_is_refused_and_the_rest_goes_on() {
         refused.json()["detail"],
         "there are already 2 endpoints (--max-endpoints)"
     );
-    // Within a second. A busy machine may need several tries, a server that is blocked fails them all.
+    // Within a second. On a busy machine this may need several tries; a blocked server fails them all.
     soon(async {
         let mut took = Duration::MAX;
         while took > Duration::from_secs(1) {
@@ -80,7 +80,7 @@ async fn an_endpoint_has_eight_attempts_at_one_time_and_one_while_it_fails() {
     for _ in 0..8 {
         sink.called().await.wire.send(FAILED).await;
     }
-    // The first of the next has no company until it succeeds.
+    // The first attempt of the next group is alone until it succeeds.
     let mut only = sink.called().await;
     endpoint(&sender, &path, |endpoint| {
         endpoint["in_flight"] == 1 && endpoint["waiting"] != 0
@@ -90,7 +90,7 @@ async fn an_endpoint_has_eight_attempts_at_one_time_and_one_while_it_fails() {
     endpoint(&sender, &path, |endpoint| endpoint["in_flight"] == 8).await;
 }
 
-/// What is dead stays, and so it is bounded by taking no more.
+/// Dead messages stay, so the limit is that no more are accepted.
 #[tokio::test]
 async fn when_what_is_owed_and_dead_takes_the_whole_disk_nothing_is_published_until_there_is_room()
 {
@@ -122,7 +122,7 @@ async fn when_what_is_owed_and_dead_takes_the_whole_disk_nothing_is_published_un
 
 #[tokio::test]
 async fn the_deadline_holds_for_connecting() {
-    // A backlog that is full: the kernel drops what would connect.
+    // A full backlog: the kernel drops new connections.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -231,7 +231,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     let sender = start(config).await;
     let proxy = FaultProxy::start(sender.addr(), Faults::down(Fault::Stall)).await;
     let mut wire = harness::Wire::connect(proxy.addr()).await;
-    // Pages without end, none of them read.
+    // An endless number of pages, none of which is read.
     let requests = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
     send_until_cut(&mut wire, requests).await;
     sender.stop().await;
@@ -343,7 +343,7 @@ async fn endpoints_that_hang_take_no_attempt_from_another() {
     assert_eq!(good.answers(OK).await, "news");
 }
 
-/// A URL that nobody listens at.
+/// A URL at which nothing listens.
 async fn unreachable() -> String {
     Sink::open().await.url()
 }

@@ -16,8 +16,8 @@ fn play(args: &[&str]) -> String {
     printed
 }
 
-/// Cargo builds the examples for `cargo test`, though not for `cargo test --test NAME`, and says where the
-/// programs are, though not the examples.
+/// Cargo builds the examples for `cargo test`, but not for `cargo test --test NAME`. It says where the programs
+/// are, but not the examples.
 fn program() -> PathBuf {
     let programs = Path::new(env!("CARGO_BIN_EXE_webhooks")).parent().unwrap();
     let program = programs.join("examples").join("payment");
@@ -29,7 +29,7 @@ fn program() -> PathBuf {
     program
 }
 
-/// How many lines end so.
+/// How many lines end with this text.
 fn count(printed: &str, end: &str) -> usize {
     printed.lines().filter(|line| line.ends_with(end)).count()
 }
@@ -105,7 +105,7 @@ fn the_readme_shows_what_the_scene_prints() {
     }
 }
 
-/// The line without what changes from run to run: numbers, and the epoch in a message's id.
+/// The line without what differs between runs: numbers, and the epoch in a message's id.
 fn shape(line: &str) -> String {
     let mut words = Vec::new();
     for word in line.split_whitespace() {

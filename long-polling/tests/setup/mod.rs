@@ -50,8 +50,8 @@ pub(crate) async fn until_waiting(feed: &Feed, polls: usize) {
     waited.unwrap_or_else(|_| panic!("{} polls wait and not {polls}", feed.waiters()));
 }
 
-/// The output of `future`, which must be ready within a test's patience. For loops: each turn has a
-/// patience of its own, but the loop has none.
+/// The output of `future`, which must be ready within a test's patience. For a loop: each turn has a limit, but
+/// the loop as a whole has none.
 pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     let done = timeout(PATIENCE, future).await;
     done.expect("it happens in time")

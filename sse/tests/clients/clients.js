@@ -60,7 +60,7 @@ function listenWithClient(url, tell) {
   });
 }
 
-// What this client needs: `onclose`, because it takes the end of a 200 for the end of all; a look at `data`,
+// What this client needs: `onclose`, because it treats the end of a 200 as final; a look at `data`,
 // because it hands out blocks without any; and its own position, because the client's moves with the `id:`
 // line, so that a block that is cut after that line would be lost.
 async function listenWithFetch(url, tell) {

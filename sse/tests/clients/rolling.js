@@ -1,5 +1,5 @@
 // A rolling restart of two servers behind nginx, without affinity, under 1,000 EventSources: none
-// may die for good. The same is done to servers that answer 503 while they restart, as most do.
+// may end. The same is done to servers that answer 503 while they restart, as most do.
 
 import http from "node:http";
 import { EventSource } from "eventsource";
@@ -66,7 +66,7 @@ async function withUnavailable() {
 }
 
 // nginx in front of two servers. Its default would take a server that refused one connection out
-// of service for ten seconds, and with both out answer 502, which is an EventSource's end.
+// of service for ten seconds. With both out of service it answers 502, which ends an EventSource.
 async function balance(...ports) {
   const port = await freePort();
   const nginx = await startNginx(() => `

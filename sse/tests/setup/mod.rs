@@ -51,8 +51,8 @@ pub(crate) async fn live(stream: &mut EventReader) -> Block {
     opening
 }
 
-/// The output of `future`, which must be ready within a test's patience. For loops: each turn has a
-/// patience of its own, but the loop has none.
+/// The output of `future`, which must be ready within a test's patience. For a loop: each turn has a limit, but
+/// the loop as a whole has none.
 pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     let done = timeout(PATIENCE, future).await;
     done.expect("it happens in time")
