@@ -35,8 +35,10 @@ impl FromStr for Epoch {
     type Err = BadCursor;
 
     fn from_str(text: &str) -> Result<Self, BadCursor> {
-        let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        if !(1..=MAX_EPOCH).contains(&text.len()) || !text.bytes().all(valid) {
+        let is_valid = text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if !is_valid || !(1..=MAX_EPOCH).contains(&text.len()) {
             return Err(BadCursor);
         }
         let (mut bytes, len) = ([0; MAX_EPOCH], text.len() as u8);
@@ -143,7 +145,8 @@ impl After {
         Self::going_on(start, head.seq)
     }
 
-    /// After `next`, for a reader who wants only the newest messages up to `until`.
+    /// Where a reader of [`After::Last`] continues after a page that ends at `next`: with the rest of the state
+    /// up to `until`, or after it.
     pub fn going_on(next: Cursor, until: u64) -> Self {
         let Cursor { epoch, seq } = next;
         if seq < until {

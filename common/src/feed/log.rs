@@ -162,8 +162,8 @@ impl Log {
         let topic = message.topic.clone();
         self.head = message.id.seq;
         // Looked up once, because almost every publish to a full topic drops a message.
-        let ring = self.topics.entry(topic.clone());
-        let ring = ring.or_insert_with(|| Ring::new(self.floor, now));
+        let entry = self.topics.entry(topic.clone());
+        let ring = entry.or_insert_with(|| Ring::new(self.floor, now));
         self.totals.push(ring, message, now);
         while ring.is_over(&self.retention)
             && let Some(first) = ring.first()
@@ -225,6 +225,7 @@ impl Log {
         });
         for (topic, mut ring) in reclaimed {
             self.totals.bytes -= ring.bytes;
+            // Paged out only to learn how many of its bytes were in memory.
             self.totals.in_memory -= ring.page_out(u64::MAX);
             self.floor = self.floor.max(ring.last(head));
             if let Some(first) = ring.first() {
@@ -285,8 +286,8 @@ impl Log {
         let seq = message.id.seq;
         self.raise_head(seq);
         if seq > self.mark_of(&message.topic).unwrap_or(self.floor) {
-            let ring = self.topics.entry(message.topic.clone());
-            let ring = ring.or_insert_with(|| Ring::new(self.floor, published));
+            let entry = self.topics.entry(message.topic.clone());
+            let ring = entry.or_insert_with(|| Ring::new(self.floor, published));
             self.totals.push(ring, message, published);
             self.page_out();
         }

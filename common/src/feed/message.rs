@@ -80,9 +80,8 @@ impl Message {
 /// The time on the wire. A clock outside the years 1970 to 9999 counts as the nearest time in them:
 /// humantime panics for any other.
 pub fn timestamp(time: SystemTime) -> humantime::Rfc3339Timestamp {
-    let last = Duration::from_millis(253_402_300_799_999);
-    let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + last);
-    humantime::format_rfc3339_millis(time)
+    const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+    humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST))
 }
 
 /// A message that has no id yet.
@@ -112,12 +111,11 @@ impl FromStr for IdempotencyKey {
     type Err = BadKey;
 
     fn from_str(text: &str) -> Result<Self, BadKey> {
-        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if visible && (1..=MAX_KEY).contains(&text.len()) {
-            Ok(Self(text.into()))
-        } else {
-            Err(BadKey)
+        let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_visible || !(1..=MAX_KEY).contains(&text.len()) {
+            return Err(BadKey);
         }
+        Ok(Self(text.into()))
     }
 }
 
@@ -157,13 +155,16 @@ impl FromStr for Topic {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let word_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        let word = |word: &str| !word.is_empty() && word.bytes().all(word_byte);
-        if text.len() > MAX_TOPIC || !text.split('.').all(word) {
+        if text.len() > MAX_TOPIC || !text.split('.').all(is_word) {
             return Err(BadName::Topic(beginning(text)));
         }
         Ok(Self(text.into()))
     }
+}
+
+fn is_word(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    !text.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// What kind of message it is, `[A-Za-z0-9._-]{1,128}`, chosen by the publisher.
@@ -183,8 +184,10 @@ impl FromStr for MessageType {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if text.is_empty() || text.len() > MAX_TYPE || !text.bytes().all(valid) {
+        let is_valid = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !is_valid || !(1..=MAX_TYPE).contains(&text.len()) {
             return Err(BadName::Type(beginning(text)));
         }
         Ok(Self(text.into()))
@@ -349,8 +352,10 @@ fn hex(digits: &[u8]) -> Option<u16> {
 
 /// Returns the length of the number that `json` begins with.
 fn number(json: &[u8]) -> Result<usize, InvalidData> {
-    let part = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
-    let length = json.iter().take_while(|byte| part(byte)).count();
+    let digits = json
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte));
+    let length = digits.count();
     if length > MAX_NUMBER {
         return Err(InvalidData::LongNumber);
     }

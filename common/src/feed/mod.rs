@@ -124,7 +124,8 @@ impl Feed {
         }
     }
 
-    /// What is newer than `after`, now; the page may be empty.
+    /// What is newer than `after`, now; the page may be empty. The future borrows the feed and the topics, but
+    /// not `after`.
     ///
     /// # Errors
     /// None from memory; [`FeedError::Unreadable`] from a file; [`FeedError::Away`] from NATS.
@@ -160,7 +161,7 @@ impl Feed {
             feed: self,
             topics,
             after: match after {
-                // Fixed now: read again at each poll, they would skip the messages in between.
+                // Resolved now. If each poll resolved them, a message between two polls would be skipped.
                 After::Latest => self.head().into(),
                 After::Last => After::last(self.head()),
                 after => after.clone(),

@@ -58,13 +58,14 @@ impl FromStr for PageLimit {
 
     /// `limit=`: messages, from 1 to 500.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-        let messages = text.parse().ok().filter(|limit| canonical && *limit <= 500);
-        let messages = messages.ok_or("a limit is a whole number from 1 to 500")?;
-        Ok(Self {
-            messages,
-            ..Self::default()
-        })
+        let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        match text.parse() {
+            Ok(messages @ 1..=500) if is_canonical => Ok(Self {
+                messages,
+                ..Self::default()
+            }),
+            _ => Err("a limit is a whole number from 1 to 500"),
+        }
     }
 }
 
@@ -107,8 +108,11 @@ pub struct Page {
 impl PartialEq for Page {
     /// Compares all but `then` and `published`, which are this process's own view.
     fn eq(&self, other: &Self) -> bool {
-        let all = |page: &Self| (page.next, page.last, page.more);
-        all(self) == all(other) && self.gap == other.gap && self.messages == other.messages
+        self.next == other.next
+            && self.last == other.last
+            && self.more == other.more
+            && self.gap == other.gap
+            && self.messages == other.messages
     }
 }
 

@@ -27,9 +27,11 @@ pub struct PartialPage {
 impl PartialPage {
     /// The cursor that was asked for, if it is beyond the head.
     pub fn ahead(&self) -> Option<Cursor> {
-        let gap = self.page.gap.as_ref();
-        let gap = gap.filter(|gap| gap.reason == Reason::Ahead)?;
-        gap.requested.parse().ok()
+        let gap = self.page.gap.as_ref()?;
+        match gap.reason {
+            Reason::Ahead => gap.requested.parse().ok(),
+            Reason::Foreign | Reason::Trimmed => None,
+        }
     }
 
     /// Puts the missing messages in front: messages that only the store has are older.
@@ -72,13 +74,13 @@ impl<'a> View<'a> {
 
     /// What is newer than `after`.
     pub(super) fn read(&self, after: &After) -> PartialPage {
+        // The page covers (start, end]. Up to `newest_end` it has only each topic's newest message.
         let (start, gap) = self.start(after);
         let end = self.end(gap.as_ref());
         let state_end = self.state_end(after);
-        let newest_end = if self.limit.newest {
-            end
-        } else {
-            state_end.min(end)
+        let newest_end = match self.limit.newest {
+            true => end,
+            false => state_end.min(end),
         };
         let (entries, is_all) = self.collect(start, newest_end.max(start), end);
         let given = entries.last().map(|entry| entry.seq());
@@ -141,8 +143,8 @@ impl<'a> View<'a> {
         let resumed = self.first_loss_after(seq)?;
         let losses = self.topics.iter().zip(self.losses());
         let lost = losses.filter(|(_, loss)| *loss > seq);
-        let lost = Topics::from_sorted(lost.map(|(topic, _)| topic.clone()).collect());
-        Some(self.gap(Reason::Trimmed, lost, after, resumed))
+        let topics = lost.map(|(topic, _)| topic.clone()).collect();
+        Some(self.gap(Reason::Trimmed, Topics::from_sorted(topics), after, resumed))
     }
 
     fn gap(&self, reason: Reason, topics: Topics, after: &After, resumed: u64) -> Gap {
@@ -196,9 +198,9 @@ impl<'a> View<'a> {
             bytes += entry.cost() - size_of::<Message>();
             is_first || bytes <= limit.bytes
         });
-        let admitted = admitted.count();
-        let is_all = admitted == found.len();
-        found.truncate(admitted);
+        let count = admitted.count();
+        let is_all = count == found.len();
+        found.truncate(count);
         (found, is_all)
     }
 
@@ -206,8 +208,9 @@ impl<'a> View<'a> {
     /// A topic that was reclaimed counts with the floor.
     fn last(&self, end: u64) -> u64 {
         let floor = self.log.floor().min(end);
-        let last = |ring: &Option<&Ring>| ring.map_or(floor, |ring| ring.last(end));
-        self.rings.iter().map(last).max().unwrap_or_default()
+        let rings = self.rings.iter();
+        let lasts = rings.map(|ring| ring.map_or(floor, |ring| ring.last(end)));
+        lasts.max().unwrap_or_default()
     }
 
     fn first_loss_after(&self, seq: u64) -> Option<u64> {
@@ -217,14 +220,14 @@ impl<'a> View<'a> {
     /// In the order of `topics`: the number up to which a topic has lost what this reader wants. A reader
     /// of the newest messages has lost nothing of a topic that still has one.
     fn losses(&self) -> impl Iterator<Item = u64> {
-        let has_newest = |ring: &Option<&Ring>| ring.is_some_and(|ring| ring.first().is_some());
         let rings = self.rings.iter().zip(self.marks());
-        rings.map(
-            move |(ring, mark)| match self.limit.newest && has_newest(ring) {
+        rings.map(|(ring, mark)| {
+            let has_newest = ring.is_some_and(|ring| ring.first().is_some());
+            match self.limit.newest && has_newest {
                 true => 0,
                 false => mark,
-            },
-        )
+            }
+        })
     }
 
     fn marks(&self) -> impl Iterator<Item = u64> {

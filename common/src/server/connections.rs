@@ -7,7 +7,7 @@ use tokio::{
     task::{Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::http::{Activities, Activity};
 
@@ -49,7 +49,7 @@ struct Next {
     start: oneshot::Sender<()>,
 }
 
-/// Spawns tasks that serve open connections. They end with [`Connections`], and a panic is logged.
+/// Spawns tasks that serve open connections. They end with [`Connections`].
 #[derive(Debug, Clone)]
 pub struct Spawner(mpsc::UnboundedSender<Task>);
 
@@ -150,13 +150,10 @@ impl Connections {
         }
     }
 
+    /// A panic needs no log line here: the panic hook has written one.
     fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
-        let id = match &ended {
-            Ok((id, ())) => *id,
-            Err(error) => error.id(),
-        };
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
         self.served.remove(&id);
-        log_panic(ended.map(|_| ()));
     }
 
     fn make_room(&mut self) {
@@ -212,14 +209,6 @@ impl Connections {
         while self.activities.open() > 0 {
             self.event(true).await;
         }
-    }
-}
-
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        error!(%error, "a connection's task failed");
     }
 }
 

@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    commit::{Claim, CommitError, Commits, Job},
+    commit::{CommitError, Commits, Job},
+    database::Claim,
     tables::{self, BadFile},
 };
 use crate::feed::{
@@ -119,12 +120,12 @@ impl Store for Journal {
         let (reader, kept) = (self.reader.clone(), self.kept.clone());
         let seqs = mem::take(&mut partial.missing);
         // Its own task: a reader that is not polled would keep the connection from the others.
-        let read = tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             let reader = reader.lock_owned().await;
             spawn_blocking(move || kept.read(&reader, &seqs)).await
         });
         Box::pin(async {
-            let read = read.await.flatten();
+            let read = reading.await.flatten();
             let messages = read.map_err(|error| FeedError::Unreadable(error.to_string()))??;
             Ok(messages.map(|messages| partial.complete(messages)))
         })

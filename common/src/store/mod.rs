@@ -3,6 +3,8 @@
 #[cfg(feature = "file")]
 pub mod commit;
 #[cfg(feature = "file")]
+pub mod database;
+#[cfg(feature = "file")]
 pub(crate) mod journal;
 #[cfg(feature = "file")]
 mod tables;

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use tokio::time::Instant;
 
 use super::{
-    commit::{Kind, Unfit, configure},
+    database::{Kind, Unfit, configure},
     moment,
 };
 use crate::feed::{
@@ -105,14 +105,14 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Log
     let epoch = parsed(&saved)?;
     let mut log = Log::new(epoch, retention);
     log.raise_floor(floor);
-    let mut topics = database.prepare("SELECT topic, mark FROM topics")?;
-    let mut rows = topics.query([])?;
-    while let Some(row) = rows.next()? {
+    let mut select_topics = database.prepare("SELECT topic, mark FROM topics")?;
+    let mut topics = select_topics.query([])?;
+    while let Some(row) = topics.next()? {
         log.restore_topic(parsed(text(row, 0)?)?, row.get(1)?, Instant::now());
     }
-    let mut messages = database.prepare(&format!("{MESSAGE} ORDER BY seq"))?;
-    let mut rows = messages.query([])?;
-    while let Some(row) = rows.next()? {
+    let mut select_messages = database.prepare(&format!("{MESSAGE} ORDER BY seq"))?;
+    let mut messages = select_messages.query([])?;
+    while let Some(row) = messages.next()? {
         log.restore(message(row, epoch)?, moment(time(row.get(3)?)));
     }
     // The last message may be deleted, but its number is never used again. Its cursor stays valid.

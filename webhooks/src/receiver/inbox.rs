@@ -21,7 +21,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::store::commit::{Claim, CommitError, Commits, Kind, Unfit, configure, is_disk};
+use common::store::{
+    commit::{CommitError, Commits, is_disk},
+    database::{Claim, Kind, Unfit, configure},
+};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 

@@ -11,5 +11,6 @@ pub mod receiver {
 pub mod schedule;
 pub mod store {
     pub mod commit;
+    pub mod database;
 }
 pub mod verify;
