@@ -95,9 +95,14 @@ fn unbuffered(
     activity: Activity,
     draining: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> {
-    let timeouts = app.server.timeouts();
-    let http = |app: &Arc<App>| app.server.http1();
-    // Boxed, so that an idle connection does not reserve the memory of an answer.
-    let boxed = |app, request| Box::pin(route(app, request));
-    serve_unbuffered(stream, timeouts, activity, draining, app, http, boxed)
+    let (timeouts, settings) = (app.server.timeouts(), app.clone());
+    serve_unbuffered(
+        stream,
+        timeouts,
+        activity,
+        draining,
+        move || settings.server.http1(),
+        // Boxed, so that an idle connection does not reserve the memory of an answer.
+        move |request| Box::pin(route(app.clone(), request)),
+    )
 }

@@ -60,20 +60,18 @@ pub struct Timeouts {
 }
 
 /// Serves one connection from its first byte to its last. The client sees the same bytes as from plain
-/// hyper. `http` makes hyper's settings, `route` answers a request, and `app` is passed to both.
-pub fn serve_unbuffered<T, H, R, A>(
+/// hyper. `http` makes hyper's settings, and `route` answers a request.
+pub fn serve_unbuffered<H, R, A>(
     socket: TcpStream,
     timeouts: Timeouts,
     activity: Activity,
     draining: watch::Receiver<bool>,
-    app: T,
     http: H,
     route: R,
 ) -> impl Future<Output = ()>
 where
-    T: Clone,
-    H: Fn(&T) -> http1::Builder,
-    R: Fn(T, Request<Incoming>) -> A,
+    H: Fn() -> http1::Builder,
+    R: Fn(Request<Incoming>) -> A,
     A: Future<Output = Routed>,
 {
     let mut connection = Connection {
@@ -82,7 +80,6 @@ where
         timeouts,
         activity,
         draining,
-        app,
         http,
         route,
     };
@@ -96,23 +93,21 @@ where
 }
 
 /// A connection while hyper does not have it.
-struct Connection<T, H, R> {
+struct Connection<H, R> {
     socket: TcpStream,
     /// What was read and is not parsed yet.
     early: Vec<u8>,
     timeouts: Timeouts,
     activity: Activity,
     draining: watch::Receiver<bool>,
-    app: T,
     http: H,
     route: R,
 }
 
-impl<T, H, R, A> Connection<T, H, R>
+impl<H, R, A> Connection<H, R>
 where
-    T: Clone,
-    H: Fn(&T) -> http1::Builder,
-    R: Fn(T, Request<Incoming>) -> A,
+    H: Fn() -> http1::Builder,
+    R: Fn(Request<Incoming>) -> A,
     A: Future<Output = Routed>,
 {
     /// Serves one request after another. Short steps with large futures are boxed, so that a waiting client
@@ -125,11 +120,9 @@ where
             }
             // Keeps two facts and not the request, which would take memory until the answer is ready.
             let (version, closes, answer) = match Box::pin(self.parse(deadline)).await? {
-                Some(Parsed::Request { request, closes }) => (
-                    request.version(),
-                    closes,
-                    (self.route)(self.app.clone(), request),
-                ),
+                Some(Parsed::Request { request, closes }) => {
+                    (request.version(), closes, (self.route)(request))
+                }
                 Some(Parsed::Answered) => continue,
                 None => return Ok(()),
             };
@@ -165,14 +158,13 @@ where
 
     /// Makes a hyper connection for one request.
     async fn parse(&mut self, deadline: Instant) -> hyper::Result<Option<Parsed>> {
-        let mut http = (self.http)(&self.app);
+        let mut http = (self.http)();
         http.header_read_timeout(deadline - Instant::now());
         let (reader, writer) = self.socket.split();
         let writer = StallGuard::new(writer, self.timeouts.stall);
         let (early, draining) = (&mut self.early, &mut self.draining);
         parse(http, early, reader, writer, draining, &|request| {
-            let answer = |request| (self.route)(self.app.clone(), request);
-            self.activity.serve(request, answer)
+            self.activity.serve(request, &self.route)
         })
         .await
     }
