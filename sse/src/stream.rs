@@ -90,14 +90,10 @@ impl Streams {
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            let end_at = Instant::now() + shortened(self.limits.age);
             Either::Right(Subscriber {
                 reader: Reader::new(self.clone(), subscription, after),
+                slot,
                 state: State::Opening,
-                seat: Seat {
-                    end_at,
-                    _slot: slot,
-                },
             })
         } else {
             Either::Left(Full::from(self.refusal()))
@@ -178,10 +174,10 @@ pub struct Subscription {
 /// One open stream.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// Reads the feed. A group has one reader for all its streams.
+    /// Reads the feed.
     pub reader: Reader,
-    /// What it never shares with other streams.
-    pub seat: Seat,
+    /// Freed when the stream ends, however it ends.
+    pub slot: OwnedSemaphorePermit,
     state: State,
 }
 
@@ -192,32 +188,7 @@ enum State {
     Ended,
 }
 
-/// What a stream never shares with other streams, even in a group.
-#[derive(Debug)]
-pub struct Seat {
-    /// When it ends because of its age. Without this, a proxy that reads on after its own client has left
-    /// would keep the slot forever.
-    pub end_at: Instant,
-    /// Freed when the stream ends, however it ends.
-    _slot: OwnedSemaphorePermit,
-}
-
 impl Subscriber {
-    /// A stream that goes on where `reader` is.
-    pub fn resume(reader: Reader, seat: Seat) -> Self {
-        Self {
-            reader,
-            seat,
-            state: State::Open,
-        }
-    }
-
-    /// Whether it has sent all there is and now only waits for news. Such a stream can join a group.
-    pub fn waits(&self) -> bool {
-        let is_over = self.reader.streams.feed.is_closed() || Instant::now() >= self.seat.end_at;
-        self.reader.is_live && matches!(self.state, State::Open) && !is_over
-    }
-
     /// Waits for the next whole blocks. `None` ends the stream. Call it only when the previous blocks
     /// are written: that is the backpressure.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
@@ -235,7 +206,7 @@ impl Subscriber {
     }
 
     async fn read_on(&mut self) -> Vec<u8> {
-        match self.reader.next(self.seat.end_at).await {
+        match self.reader.next().await {
             Ok(Some(blocks)) => blocks,
             Ok(None) => self.farewell("the stream is at its greatest age"),
             // Boxed, so that a waiting stream does not reserve memory for it.
@@ -262,7 +233,7 @@ impl Subscriber {
     }
 }
 
-/// Reads the pages of a subscription, for one stream or for several.
+/// Reads the pages of a subscription.
 #[derive(Debug)]
 pub struct Reader {
     streams: Arc<Streams>,
@@ -275,6 +246,9 @@ pub struct Reader {
     /// Whether it has read all there was, and waits for news. Otherwise [`Reader::next`] reads a page without
     /// waiting, and the last such page ends with a heartbeat.
     pub is_live: bool,
+    /// When the stream ends because of its age. Without this, a proxy that reads on after its own client has
+    /// left would keep the slot forever.
+    pub end_at: Instant,
     /// When a heartbeat is due, if nothing is sent before.
     heartbeat_at: Instant,
     /// Wakes the reader for the heartbeat. It may fire too early, see `silence`.
@@ -283,38 +257,17 @@ pub struct Reader {
 
 impl Reader {
     fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
-        let heartbeat = streams.limits.heartbeat;
+        let StreamLimits { heartbeat, age, .. } = streams.limits;
+        let now = Instant::now();
         Self {
             streams,
             subscription,
             after,
             last: 0,
             is_live: false,
-            heartbeat_at: Instant::now() + heartbeat,
+            end_at: now + shortened(age),
+            heartbeat_at: now + heartbeat,
             timer: Box::pin(sleep(heartbeat)),
-        }
-    }
-
-    /// A second reader at the same position.
-    pub fn fork(&self) -> Self {
-        let (streams, subscription) = (self.streams.clone(), self.subscription.clone());
-        Self {
-            last: self.last,
-            is_live: self.is_live,
-            ..Self::new(streams, subscription, self.after.clone())
-        }
-    }
-
-    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if no
-    /// message of the subscription lies between them. Comparing the positions is not enough, because
-    /// messages of other topics move them too. Readers that cannot be compared count as behind.
-    pub fn order(&self, other: &Self) -> Ordering {
-        match (&self.after, &other.after) {
-            (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
-                let is_ahead = self.last > others.seq;
-                is_ahead.cmp(&(other.last > after.seq))
-            }
-            _ => Ordering::Less,
         }
     }
 
@@ -328,17 +281,17 @@ impl Reader {
         start
     }
 
-    /// The next blocks: what there is, then news, or a heartbeat after a long silence. `None` at the time
-    /// `until`. Cancel-safe: dropping the future loses nothing.
+    /// The next blocks: what there is, then news, or a heartbeat after a long silence. `None` once the stream is
+    /// at its greatest age. Cancel-safe: dropping the future loses nothing.
     ///
     /// # Errors
     /// Those of the feed.
-    pub async fn next(&mut self, until: Instant) -> Result<Option<Vec<u8>>, FeedError> {
-        if Instant::now() >= until {
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, FeedError> {
+        if Instant::now() >= self.end_at {
             return Ok(None);
         }
         if self.is_live {
-            let news = self.news(until).await;
+            let news = self.news().await;
             if news.is_some() || Instant::now() < self.heartbeat_at {
                 return news.transpose();
             }
@@ -347,14 +300,14 @@ impl Reader {
         Box::pin(self.all_there_is()).await.map(Some)
     }
 
-    /// Waits for a page and returns its blocks. `None` when a heartbeat is due, and at the time `until`.
-    async fn news(&mut self, until: Instant) -> Option<Result<Vec<u8>, FeedError>> {
+    /// Waits for a page and returns its blocks. `None` when a heartbeat is due, or the stream must end.
+    async fn news(&mut self) -> Option<Result<Vec<u8>, FeedError>> {
         let (topics, limit) = (&self.subscription.topics, self.limit());
         let news = self.streams.feed.next(topics, &self.after, limit);
         let page = tokio::select! {
             biased; // News first: it is the usual reason for a wake-up.
             page = news => page,
-            () = silence(&mut self.timer, self.heartbeat_at.min(until)) => return None,
+            () = silence(&mut self.timer, self.heartbeat_at.min(self.end_at)) => return None,
         };
         Some(page.map(|page| self.take(&page, None)))
     }
@@ -433,6 +386,52 @@ fn blocks(subscriber: Subscriber) -> impl Stream<Item = Result<Frame<Bytes>, Inf
         let blocks = subscriber.next().await?;
         Some((Ok(Frame::data(blocks.into())), subscriber))
     })
+}
+
+// The rest is for `takeover/`, where streams that wait for the same news share one reader.
+
+impl Subscriber {
+    /// A stream that goes on where `reader` is.
+    pub fn resume(reader: Reader, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            reader,
+            slot,
+            state: State::Open,
+        }
+    }
+
+    /// Whether it has sent all there is and now only waits for news.
+    pub fn waits(&self) -> bool {
+        let reader = &self.reader;
+        let is_over = reader.streams.feed.is_closed() || Instant::now() >= reader.end_at;
+        reader.is_live && matches!(self.state, State::Open) && !is_over
+    }
+}
+
+impl Reader {
+    /// A second reader at the same position.
+    pub fn fork(&self) -> Self {
+        let (streams, subscription) = (self.streams.clone(), self.subscription.clone());
+        Self {
+            last: self.last,
+            is_live: self.is_live,
+            end_at: self.end_at,
+            ..Self::new(streams, subscription, self.after.clone())
+        }
+    }
+
+    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if no
+    /// message of the subscription lies between them. Comparing the positions is not enough, because
+    /// messages of other topics move them too. Readers that cannot be compared count as behind.
+    pub fn order(&self, other: &Self) -> Ordering {
+        match (&self.after, &other.after) {
+            (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
+                let is_ahead = self.last > others.seq;
+                is_ahead.cmp(&(other.last > after.seq))
+            }
+            _ => Ordering::Less,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -566,8 +565,7 @@ mod tests {
         /// As `Group::run`, which waits if there is no news.
         fn read_in_the_group(&mut self) {
             self.group.is_live = true;
-            let end = Instant::now() + LIMITS.age;
-            let news = self.group.next(end).now_or_never();
+            let news = self.group.next().now_or_never();
             if let Some(Ok(Some(blocks))) = news
                 && self.alone.is_none()
             {
@@ -634,7 +632,7 @@ mod tests {
         for busy in [false, true] {
             let (feed, begun) = (Feed::new(Retention::default()), Instant::now());
             let mut subscriber = subscriber(&feed);
-            let end_at = subscriber.seat.end_at;
+            let end_at = subscriber.reader.end_at;
             let oldest = (LIMITS.age * 9 / 10)..=LIMITS.age;
             assert!(oldest.contains(&(end_at - begun)));
             subscriber.next().await.unwrap();

@@ -28,17 +28,22 @@ use bytes::Bytes;
 use common::{Activity, FeedError, Spawner, StallGuard};
 use mio::{Events, Interest, Poll, Registry, Token, Waker, net::TcpStream as MioStream};
 use slab::Slab;
-use tokio::{net::TcpStream, sync::Notify, task::yield_now, time::Instant};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, OwnedSemaphorePermit},
+    task::yield_now,
+    time::Instant,
+};
 use tracing::{debug, error};
 
 use super::{OpenStream, framed};
-use crate::stream::{Reader, Seat, Subscriber, Subscription};
+use crate::stream::{Reader, Subscriber, Subscription};
 
 /// After this many entries, a group's task yields to other tasks. A write takes about 8 µs, so they wait half a
 /// millisecond. With 10,000 streams, a delivery costs the same processor time with batches of 32, 64, 128 and
 /// 256 (`cargo bench -p sse`).
 const BATCH: usize = 64;
-/// How far ahead `end_at` is while a group has no entries. Any long time will do.
+/// How far ahead the reader's `end_at` is while a group has no entries. Any long time will do.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All groups of a server.
@@ -120,14 +125,13 @@ impl Groups {
         let mailbox = Mailbox::default();
         let new = mailbox.new.clone();
         let number = mail.boxes.insert(mailbox);
-        mail.numbers.insert(key.clone(), number);
+        mail.numbers.insert(key, number);
         Some(Group {
             groups: self.clone(),
             number,
-            key,
+            is_chunked: stream.is_chunked,
             reader: reader.fork(),
             entries: Slab::with_capacity(1),
-            end_at: Instant::now() + DAY,
             joiners: vec![stream],
             new,
         })
@@ -199,12 +203,10 @@ impl Drop for Groups {
 struct Group {
     groups: Arc<Groups>,
     number: usize,
-    key: Key,
-    /// Reads for all entries: its position is that of each entry.
+    is_chunked: bool,
+    /// Reads for all entries: its position is that of each entry. Its `end_at` is never after that of an entry.
     reader: Reader,
     entries: Slab<Entry>,
-    /// When to look for entries that must end. Never after the `end_at` of an entry.
-    end_at: Instant,
     /// Streams that are not entries yet.
     joiners: Vec<OpenStream>,
     /// Notified when there is mail.
@@ -214,7 +216,8 @@ struct Group {
 /// A stream that waits.
 struct Entry {
     socket: MioStream,
-    seat: Seat,
+    end_at: Instant,
+    slot: OwnedSemaphorePermit,
     activity: Activity,
 }
 
@@ -223,7 +226,7 @@ impl Group {
         while self.read_mail() {
             let next = tokio::select! {
                 biased; // News first, so that the group catches up with a joiner that has sent them already.
-                next = self.reader.next(self.end_at) => next,
+                next = self.reader.next() => next,
                 () = self.new.notified() => continue,
             };
             match next {
@@ -257,10 +260,14 @@ impl Group {
         self.joiners.append(&mut mailbox.joiners);
         let broken = mem::take(&mut mailbox.broken);
         if self.is_empty() {
-            mail.close(self.number, &self.key);
+            mail.close(self.number, &self.key());
             return None;
         }
         Some(broken)
+    }
+
+    fn key(&self) -> Key {
+        (self.reader.subscription.clone(), self.is_chunked)
     }
 
     fn is_empty(&self) -> bool {
@@ -303,11 +310,12 @@ impl Group {
         let token = Token(self.number << TOKEN_HALF | place.key());
         let registry = &self.groups.registry;
         registry.register(&mut socket, token, Interest::READABLE)?;
-        let seat = stream.subscriber.seat;
-        self.end_at = self.end_at.min(seat.end_at);
+        let Subscriber { reader, slot, .. } = stream.subscriber;
+        self.reader.end_at = self.reader.end_at.min(reader.end_at);
         place.insert(Entry {
             socket,
-            seat,
+            end_at: reader.end_at,
+            slot,
             activity: stream.activity,
         });
         Ok(())
@@ -315,7 +323,7 @@ impl Group {
 
     /// Writes the same bytes to all.
     async fn write(&mut self, blocks: Vec<u8>) {
-        let bytes = Bytes::from(framed(blocks, self.key.1));
+        let bytes = Bytes::from(framed(blocks, self.is_chunked));
         for index in 0..self.entries.capacity() {
             pace(index).await;
             let Some(entry) = self.entries.get_mut(index) else {
@@ -339,12 +347,12 @@ impl Group {
         let now = Instant::now();
         for index in 0..self.entries.capacity() {
             let entry = self.entries.get(index);
-            if entry.is_some_and(|entry| entry.seat.end_at <= now) {
+            if entry.is_some_and(|entry| entry.end_at <= now) {
                 self.release(index, Bytes::new());
             }
         }
-        let ends = self.entries.iter().map(|(_, entry)| entry.seat.end_at);
-        self.end_at = ends.min().unwrap_or(now + DAY);
+        let ends = self.entries.iter().map(|(_, entry)| entry.end_at);
+        self.reader.end_at = ends.min().unwrap_or(now + DAY);
     }
 
     /// Closes the group, because the feed has ended or failed. Each stream ends in its task. If the feed failed,
@@ -357,7 +365,7 @@ impl Group {
                 self.release(index, Bytes::new());
             }
         }
-        let late = self.groups.mail().close(self.number, &self.key).joiners;
+        let late = self.groups.mail().close(self.number, &self.key()).joiners;
         for mut stream in self.joiners.drain(..).chain(late) {
             stream.subscriber.reader.is_live = self.reader.is_live;
             self.groups.spawn(stream, Bytes::new());
@@ -366,19 +374,17 @@ impl Group {
 
     /// Gives an entry back to a task, which writes `rest` first.
     fn release(&mut self, index: usize, rest: Bytes) {
-        let Entry {
-            mut socket,
-            seat,
-            activity,
-        } = self.entries.remove(index);
-        let deregistered = self.groups.registry.deregister(&mut socket);
-        match deregistered.and_then(|()| TcpStream::from_std(socket.into())) {
+        let mut entry = self.entries.remove(index);
+        let mut reader = self.reader.fork();
+        reader.end_at = entry.end_at;
+        let deregistered = self.groups.registry.deregister(&mut entry.socket);
+        match deregistered.and_then(|()| TcpStream::from_std(entry.socket.into())) {
             Ok(socket) => {
                 let stream = OpenStream {
                     socket: StallGuard::new(socket, self.groups.stall),
-                    is_chunked: self.key.1,
-                    subscriber: Subscriber::resume(self.reader.fork(), seat),
-                    activity,
+                    is_chunked: self.is_chunked,
+                    subscriber: Subscriber::resume(reader, entry.slot),
+                    activity: entry.activity,
                 };
                 self.groups.spawn(stream, rest);
             }
@@ -394,7 +400,7 @@ impl Drop for Group {
                 streams = self.entries.len(),
                 "a group failed, and its streams end"
             );
-            self.groups.mail().close(self.number, &self.key);
+            self.groups.mail().close(self.number, &self.key());
         }
     }
 }
