@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use common::{Activity, FeedError, Spawner, StallGuard};
-use mio::{Events, Interest, Poll, Registry, Token, Waker, net::TcpStream as MioStream};
+use mio::{Events, Interest, Poll, Registry, Token, net::TcpStream as MioStream};
 use slab::Slab;
 use tokio::{
     net::TcpStream,
@@ -39,13 +39,6 @@ use tracing::{debug, error};
 use super::{OpenStream, framed};
 use crate::stream::{Reader, Subscriber, Subscription};
 
-/// After this many entries, a group's task yields to other tasks. A write takes about 8 µs, so they wait half a
-/// millisecond. With 10,000 streams, a delivery costs the same processor time with batches of 32, 64, 128 and
-/// 256 (`cargo bench -p sse`).
-const BATCH: usize = 64;
-/// How far ahead the reader's `end_at` is while a group has no entries. Any long time will do.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// All groups of a server.
 pub(crate) struct Groups {
     /// A client whose socket accepts no data for this long is disconnected.
@@ -53,8 +46,6 @@ pub(crate) struct Groups {
     spawner: Spawner,
     /// Reports broken connections to [`watch`].
     registry: Registry,
-    /// Ends [`watch`].
-    waker: Arc<Waker>,
     mail: Mutex<Mail>,
 }
 
@@ -83,22 +74,16 @@ impl Groups {
     /// Starts without a group, and with a thread that waits for broken connections.
     pub(crate) fn new(spawner: Spawner, stall: Duration) -> io::Result<Arc<Self>> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let groups = Arc::new(Self {
             stall,
             spawner,
             registry: poll.registry().try_clone()?,
-            waker: waker.clone(),
             mail: Mutex::default(),
         });
         let watched = Arc::downgrade(&groups);
         thread::Builder::new()
             .name(WATCH.to_owned())
-            .spawn(move || {
-                // The thread has a share of the waker: a waker that is dropped takes its wake-up back.
-                let _waker = waker;
-                watch(poll, &watched);
-            })?;
+            .spawn(move || watch(poll, &watched))?;
         Ok(groups)
     }
 
@@ -143,8 +128,8 @@ impl Groups {
     }
 
     /// Tells a group that the connection of an entry may be broken.
-    fn broke(&self, Token(token): Token) {
-        let (number, index) = (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1));
+    fn broke(&self, token: Token) {
+        let (number, index) = numbers(token);
         if let Some(mailbox) = self.mail().boxes.get_mut(number) {
             mailbox.broken.push(index);
             mailbox.new.notify_one();
@@ -156,12 +141,6 @@ impl Groups {
     }
 }
 
-/// The name of the thread.
-const WATCH: &str = "watch";
-
-/// The upper half of a token is the number of a group, the lower half the number of an entry.
-const TOKEN_HALF: u32 = usize::BITS / 2;
-
 impl Mail {
     fn close(&mut self, number: usize, key: &Key) -> Mailbox {
         self.numbers.remove(key);
@@ -169,13 +148,18 @@ impl Mail {
     }
 }
 
+/// The name of the thread.
+const WATCH: &str = "watch";
+/// How often the thread looks whether its server still exists.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The thread that waits for broken connections. It is here to save memory: tokio keeps several hundred bytes
 /// for each socket that it watches, and mio none. A client that only closes its sending side is not broken
 /// (RFC 9112 §9.6).
 fn watch(mut poll: Poll, groups: &Weak<Groups>) {
     let mut events = Events::with_capacity(1_024);
     loop {
-        match poll.poll(&mut events, None) {
+        match poll.poll(&mut events, Some(LOOK)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => {
                 return error!(%error, "broken connections are not seen until something is written");
             }
@@ -189,13 +173,6 @@ fn watch(mut poll: Poll, groups: &Weak<Groups>) {
                 groups.broke(event.token());
             }
         }
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        // It fails only if the thread has ended already.
-        let _ = self.waker.wake();
     }
 }
 
@@ -307,7 +284,7 @@ impl Group {
         let socket = stream.socket.into_inner().into_std()?;
         let mut socket = MioStream::from_std(socket);
         let place = self.entries.vacant_entry();
-        let token = Token(self.number << TOKEN_HALF | place.key());
+        let token = token(self.number, place.key());
         let registry = &self.groups.registry;
         registry.register(&mut socket, token, Interest::READABLE)?;
         let Subscriber { reader, slot, .. } = stream.subscriber;
@@ -405,11 +382,32 @@ impl Drop for Group {
     }
 }
 
+/// The upper half of a token is the number of a group, the lower half the number of an entry.
+const TOKEN_HALF: u32 = usize::BITS / 2;
+
+fn token(group: usize, entry: usize) -> Token {
+    Token(group << TOKEN_HALF | entry)
+}
+
+/// The numbers of the group and of the entry.
+fn numbers(Token(token): Token) -> (usize, usize) {
+    (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1))
+}
+
+/// How far ahead the reader's `end_at` is while a group has no entries. Any long time will do.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// After this many entries, a group's task yields to other tasks. A write takes about 8 µs, so they wait half a
+/// millisecond. With 10,000 streams, a delivery costs the same processor time with batches of 32, 64, 128 and
+/// 256 (`cargo bench -p sse`).
+const BATCH: usize = 64;
+
 async fn pace(index: usize) {
     if index % BATCH == BATCH - 1 {
         yield_now().await;
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::{future::ready, time::SystemTime};
