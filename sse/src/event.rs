@@ -40,12 +40,11 @@ pub fn heartbeat(position: Cursor) -> String {
     format!("event: heartbeat\nid: {position}\ndata: {{\"next\":\"{position}\"}}\n\n")
 }
 
-/// A page: its gap, then its messages, then a position. `heartbeat` writes the position. Without it the page
-/// has one only after a gap.
+/// A page: its gap, then its messages, then `heartbeat`. Without a heartbeat, a position follows only after a gap.
 ///
 /// Only the server's own events are named. A message has no `event:` line: with one it would not
 /// reach `onmessage`, and a message of type `gap` or `error` would look like the server's event.
-pub fn page(page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
+pub fn page(page: &Page, heartbeat: Option<String>) -> Vec<u8> {
     // Each message needs about 64 bytes more, for its `id:` and `data:`.
     let sizes = page.messages.iter().map(|message| message.json.len() + 64);
     let mut blocks = Vec::with_capacity(sizes.sum());
@@ -60,13 +59,8 @@ pub fn page(page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
         blocks.extend_from_slice(b"\n\n");
     }
     // After a gap a position is always needed: a client that is cut off later must not get the gap again.
-    let needed = page
-        .gap
-        .as_ref()
-        .map(|_| checkpoint as fn(Cursor) -> String);
-    if let Some(block) = heartbeat.or(needed) {
-        blocks.extend_from_slice(block(page.next).as_bytes());
-    }
+    let position = heartbeat.or_else(|| page.gap.is_some().then(|| checkpoint(page.next)));
+    blocks.extend_from_slice(position.unwrap_or_default().as_bytes());
     blocks
 }
 
@@ -127,15 +121,13 @@ mod tests {
             "\u{2028}",
             "\",\"resumed\":\"e-0\"}\n\n"
         );
-        for (heartbeat, position) in [
-            (None, checkpoint(cursor("e-3"))),
-            (
-                Some(checkpoint as fn(Cursor) -> String),
-                checkpoint(cursor("e-3")),
-            ),
-            (Some(heartbeat), heartbeat(cursor("e-3"))),
+        let (checkpoint, heartbeat) = (checkpoint(cursor("e-3")), heartbeat(cursor("e-3")));
+        for (given, position) in [
+            (None, &checkpoint),
+            (Some(&checkpoint), &checkpoint),
+            (Some(&heartbeat), &heartbeat),
         ] {
-            let blocks = String::from_utf8(super::page(&page, heartbeat)).unwrap();
+            let blocks = String::from_utf8(super::page(&page, given.cloned())).unwrap();
             assert_eq!(blocks, format!("{expected}{position}"));
         }
     }

@@ -33,8 +33,8 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             () = connections.changed() => {}
-            stream = accept(&listener, app.server.stall), if connections.has_room() => {
-                open(stream, app.clone(), &mut connections);
+            socket = accept(&listener, app.server.stall), if connections.has_room() => {
+                open(socket, app.clone(), &mut connections);
             }
         }
     }
@@ -47,36 +47,36 @@ pub(crate) async fn serve(
 async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                prepare(&stream, stall);
-                return stream;
+            Ok((socket, _)) => {
+                prepare(&socket, stall);
+                return socket;
             }
             Err(error) => accept_failed(error).await,
         }
     }
 }
 
-fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
+fn open(socket: TcpStream, app: Arc<App>, connections: &mut Connections) {
     let (activity, draining) = (connections.activity(), connections.draining());
     if let Some(groups) = app.groups.clone() {
-        let connection = takeover::connection(stream, app, groups, activity.clone(), draining);
+        let connection = takeover::connection(socket, app, groups, activity.clone(), draining);
         connections.spawn(activity, connection);
     } else {
         connections.spawn(
             activity.clone(),
-            connection(stream, app, activity, draining),
+            connection(socket, app, activity, draining),
         );
     }
 }
 
 /// One connection from its first byte to its last. A stream is a response body that hyper polls.
 async fn connection(
-    stream: TcpStream,
+    socket: TcpStream,
     app: Arc<App>,
     activity: Activity,
     mut draining: watch::Receiver<bool>,
 ) {
-    let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
+    let io = TokioIo::new(StallGuard::new(socket, app.server.stall));
     let service = service_fn(|mut request| {
         let busy = activity.busy_with(&mut request);
         route(app.clone(), request).map_ok(|answer| answer.map(|body| keep_busy(busy, body)))

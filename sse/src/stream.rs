@@ -86,7 +86,7 @@ impl Streams {
             newest: newest.is_some(),
             heartbeat_events: heartbeat_events(request)?,
         };
-        let after = after(request)?;
+        let after = requested_after(request)?;
         let body = if request.method() == Method::HEAD {
             Either::Left(Full::default())
         } else if let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -121,7 +121,7 @@ impl Streams {
 /// Without any of them the stream starts at the head.
 ///
 /// A malformed id is read leniently and becomes a gap: an error status would stop an EventSource for good.
-fn after<B>(request: &Request<B>) -> Result<After, Problem> {
+fn requested_after<B>(request: &Request<B>) -> Result<After, Problem> {
     let query = Query::of(request.uri());
     let queried = query.get("after")?;
     let field = request.headers().get("last-event-id");
@@ -297,7 +297,7 @@ impl Reader {
             }
         }
         // Boxed, because it is rare: a waiting stream does not reserve memory for it.
-        Box::pin(self.all_there_is()).await.map(Some)
+        Box::pin(self.read_now()).await.map(Some)
     }
 
     /// Waits for a page and returns its blocks. `None` when a heartbeat is due, or the stream must end.
@@ -309,24 +309,28 @@ impl Reader {
             page = news => page,
             () = silence(&mut self.timer, self.heartbeat_at.min(self.end_at)) => return None,
         };
-        Some(page.map(|page| self.take(&page, None)))
+        Some(page.map(|page| self.advance(&page, None)))
     }
 
     /// A page without waiting. If that is everything, a heartbeat with the feed's position follows. The first
     /// such heartbeat tells a client that it is live. After a silence the page is empty, unless news came
     /// at the same moment.
-    async fn all_there_is(&mut self) -> Result<Vec<u8>, FeedError> {
+    async fn read_now(&mut self) -> Result<Vec<u8>, FeedError> {
         let (topics, limit) = (&self.subscription.topics, self.limit());
         let page = self.streams.feed.read(topics, &self.after, limit).await?;
-        let heartbeat = match self.subscription.heartbeat_events {
-            true => event::heartbeat,
-            false => event::checkpoint,
-        };
-        Ok(self.take(&page, (!page.more).then_some(heartbeat)))
+        let heartbeat = (!page.more).then(|| self.heartbeat(page.next));
+        Ok(self.advance(&page, heartbeat))
     }
 
-    /// A page's blocks. The next read starts after them.
-    fn take(&mut self, page: &Page, heartbeat: Option<fn(Cursor) -> String>) -> Vec<u8> {
+    fn heartbeat(&self, position: Cursor) -> String {
+        match self.subscription.heartbeat_events {
+            true => event::heartbeat(position),
+            false => event::checkpoint(position),
+        }
+    }
+
+    /// Moves to the end of a page, and returns the page's blocks.
+    fn advance(&mut self, page: &Page, heartbeat: Option<String>) -> Vec<u8> {
         self.after = page.then.clone();
         self.last = page.last.seq;
         self.is_live |= !page.more;
@@ -508,7 +512,7 @@ mod tests {
         let feed = Feed::new(Retention::default());
         let mut subscriber = subscriber(&feed);
         let id = publish(&feed, "news").await;
-        let blocks = subscriber.reader.all_there_is().await.unwrap();
+        let blocks = subscriber.reader.read_now().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
         assert_eq!(subscriber.reader.after, id.into());
     }
@@ -558,7 +562,7 @@ mod tests {
 
         async fn read_alone(&mut self) {
             if let Some(alone) = &mut self.alone {
-                self.sent.extend(alone.all_there_is().await.unwrap());
+                self.sent.extend(alone.read_now().await.unwrap());
             }
         }
 
@@ -573,7 +577,7 @@ mod tests {
             }
         }
 
-        /// As `Group::admit`. A stream that is ahead stays until the group has read its news.
+        /// As `Group::add`. A stream that is ahead stays until the group has read its news.
         async fn join(&mut self) {
             let Some(alone) = self.alone.as_ref().filter(|alone| alone.is_live) else {
                 return;

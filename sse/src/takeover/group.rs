@@ -52,8 +52,9 @@ pub(crate) struct Groups {
 /// The mailboxes of all groups, behind one lock.
 #[derive(Default)]
 struct Mail {
+    /// Each group's number.
     numbers: HashMap<Key, usize>,
-    /// The keys are the groups' numbers.
+    /// By the group's number.
     boxes: Slab<Mailbox>,
 }
 
@@ -67,7 +68,7 @@ struct Mailbox {
     /// Entries whose connection may be broken.
     broken: Vec<usize>,
     /// Notified when something is added.
-    new: Arc<Notify>,
+    has_mail: Arc<Notify>,
 }
 
 impl Groups {
@@ -104,11 +105,11 @@ impl Groups {
         if let Some(number) = mail.numbers.get(&key).copied() {
             let mailbox = &mut mail.boxes[number];
             mailbox.joiners.push(stream);
-            mailbox.new.notify_one();
+            mailbox.has_mail.notify_one();
             return None;
         }
         let mailbox = Mailbox::default();
-        let new = mailbox.new.clone();
+        let has_mail = mailbox.has_mail.clone();
         let number = mail.boxes.insert(mailbox);
         mail.numbers.insert(key, number);
         Some(Group {
@@ -118,7 +119,7 @@ impl Groups {
             reader: reader.fork(),
             entries: Slab::with_capacity(1),
             joiners: vec![stream],
-            new,
+            has_mail,
         })
     }
 
@@ -129,10 +130,10 @@ impl Groups {
 
     /// Tells a group that the connection of an entry may be broken.
     fn broke(&self, token: Token) {
-        let (number, index) = numbers(token);
+        let (number, index) = group_and_entry(token);
         if let Some(mailbox) = self.mail().boxes.get_mut(number) {
             mailbox.broken.push(index);
-            mailbox.new.notify_one();
+            mailbox.has_mail.notify_one();
         }
     }
 
@@ -187,7 +188,7 @@ struct Group {
     /// Streams that are not entries yet.
     joiners: Vec<OpenStream>,
     /// Notified when there is mail.
-    new: Arc<Notify>,
+    has_mail: Arc<Notify>,
 }
 
 /// A stream that waits.
@@ -204,7 +205,7 @@ impl Group {
             let next = tokio::select! {
                 biased; // News first, so that the group catches up with a joiner that has sent them already.
                 next = self.reader.next() => next,
-                () = self.new.notified() => continue,
+                () = self.has_mail.notified() => continue,
             };
             match next {
                 Ok(Some(blocks)) => self.write(blocks).await,
@@ -220,7 +221,7 @@ impl Group {
         while let Some(broken) = self.take_mail() {
             self.drop_broken(&broken);
             for stream in mem::take(&mut self.joiners) {
-                self.admit(stream);
+                self.add(stream);
             }
             if !self.is_empty() {
                 return true;
@@ -263,10 +264,10 @@ impl Group {
 
     /// Adds a stream that is where the group is. If a message lay between them, it would be lost or be sent
     /// twice.
-    fn admit(&mut self, mut stream: OpenStream) {
+    fn add(&mut self, mut stream: OpenStream) {
         match stream.subscriber.reader.order(&self.reader) {
             Ordering::Equal => {
-                if let Err(error) = self.enter(stream) {
+                if let Err(error) = self.add_entry(stream) {
                     debug!(%error, "stream ended");
                 }
             }
@@ -280,7 +281,7 @@ impl Group {
         }
     }
 
-    fn enter(&mut self, stream: OpenStream) -> io::Result<()> {
+    fn add_entry(&mut self, stream: OpenStream) -> io::Result<()> {
         let socket = stream.socket.into_inner().into_std()?;
         let mut socket = MioStream::from_std(socket);
         let place = self.entries.vacant_entry();
@@ -389,8 +390,7 @@ fn token(group: usize, entry: usize) -> Token {
     Token(group << TOKEN_HALF | entry)
 }
 
-/// The numbers of the group and of the entry.
-fn numbers(Token(token): Token) -> (usize, usize) {
+fn group_and_entry(Token(token): Token) -> (usize, usize) {
     (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1))
 }
 
