@@ -37,10 +37,10 @@ impl Polls {
         let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
         let query = Query::of(request.uri());
         let after = query.get("after")?.unwrap_or(After::Earliest);
-        let limit: PageLimit = query.get("limit")?.unwrap_or_default();
+        let requested: PageLimit = query.get("limit")?.unwrap_or_default();
         let limit = PageLimit {
             newest: query.get::<Newest>("newest")?.is_some(),
-            ..limit.of_poll(&after)
+            ..requested.of_poll(&after)
         };
         let page = self.feed.read(&topics, &after, limit).await?;
         if conditional::is_precondition_failed(request.headers()) {
