@@ -1,9 +1,9 @@
-//! How long an HTTP/1.1 body is (RFC 9112 §6.3), and chunked transfer coding (§7.1), strictly: what
-//! is malformed fails the test.
+//! The length of an HTTP/1.1 body (RFC 9112 §6.3), and chunked transfer coding (§7.1). Malformed input fails the
+//! test.
 
 use bytes::BytesMut;
 
-/// What is still to come of a body.
+/// The part of a body that has not arrived yet.
 #[derive(Debug)]
 pub(super) enum Body {
     Length(usize),
@@ -11,7 +11,7 @@ pub(super) enum Body {
     UntilClose,
 }
 
-/// Where in the chunked coding the next byte stands.
+/// What comes next in the chunked coding.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Chunk {
     Size,
@@ -21,7 +21,7 @@ pub(super) enum Chunk {
 }
 
 impl Body {
-    /// As announced by the head of an answer to anything but `HEAD` and `CONNECT`.
+    /// The body that this head announces. Not for answers to `HEAD` or `CONNECT`.
     pub(super) fn announced_by(head: &str) -> Self {
         let coding = field(head, "transfer-encoding");
         match (status(head), coding, field(head, "content-length")) {
@@ -30,7 +30,7 @@ impl Body {
                 Self::Chunked(Chunk::Size)
             }
             (_, Some(coding), _) => {
-                panic!("transfer coding {coding:?}, which nobody asked for: {head:?}")
+                panic!("unknown transfer coding {coding:?}: {head:?}")
             }
             (_, None, Some(length)) => Self::Length(decimal(length)),
             (_, None, None) => Self::UntilClose,
@@ -45,7 +45,7 @@ impl Body {
         matches!(self, Self::UntilClose)
     }
 
-    /// Moves what belongs to the body from `wire` to `body`; what comes after it stays.
+    /// Moves the bytes of the body from `wire` to `body`. Later bytes stay in `wire`.
     pub(super) fn decode(&mut self, wire: &mut BytesMut, body: &mut BytesMut) {
         match self {
             Self::Length(left) => *left -= shift(*left, wire, body),
@@ -56,7 +56,7 @@ impl Body {
 }
 
 impl Chunk {
-    /// Whether there was enough to take a step.
+    /// Decodes one step. `false` if `wire` does not have enough bytes for it.
     fn advance(&mut self, wire: &mut BytesMut, body: &mut BytesMut) -> bool {
         match *self {
             Self::Done => return false,
@@ -82,7 +82,7 @@ impl Chunk {
             },
             Self::Payload(_) if line.is_empty() => Self::Size,
             Self::Trailer if line.is_empty() => Self::Done,
-            _ => panic!("in chunked coding an empty line was due, not {line:?}"),
+            _ => panic!("expected an empty line in chunked coding, not {line:?}"),
         }
     }
 }
@@ -99,7 +99,7 @@ pub(super) fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         .map(|(_, value)| value.trim())
 }
 
-/// These header fields as they go into a head.
+/// These header fields as lines of a head.
 pub(super) fn fields(headers: &[(&str, &str)]) -> String {
     headers
         .iter()
@@ -116,20 +116,20 @@ pub(super) fn status(head: &str) -> u16 {
     status.unwrap_or_else(|| panic!("not the head of an answer: {head:?}"))
 }
 
-/// Moves up to `most` bytes and says how many.
+/// Moves up to `most` bytes, and returns how many.
 fn shift(most: usize, wire: &mut BytesMut, body: &mut BytesMut) -> usize {
     let moved = most.min(wire.len());
     body.unsplit(wire.split_to(moved));
     moved
 }
 
-/// Takes a line off the front, without its CRLF, once it is complete.
+/// Takes the first line, without its CRLF, if it is complete.
 fn take_line(wire: &mut BytesMut) -> Option<String> {
     let line = wire.split_to(super::end_of(b"\r\n", wire)?);
     Some(String::from_utf8_lossy(&line[..line.len() - 2]).into_owned())
 }
 
-/// Hexadecimal digits, then perhaps extensions, which mean nothing to us.
+/// Hexadecimal digits, and perhaps extensions, which are ignored.
 fn chunk_size(line: &str) -> usize {
     let digits = line.split(';').next().unwrap_or_default().trim_end();
     assert!(

@@ -1,5 +1,5 @@
-//! A plain HTTP/1.1 client on hyper: one connection per request unless asked otherwise, and no
-//! opinion about any answer.
+//! A plain HTTP/1.1 client on hyper. It opens one connection per request, unless told otherwise, and accepts any
+//! answer.
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ pub struct Client {
     kept: Option<Arc<Mutex<Connection>>>,
 }
 
-/// A request being put together.
+/// A request that is being built.
 #[derive(Debug)]
 pub struct Request<'c> {
     client: &'c Client,
@@ -42,7 +42,7 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-/// An answer whose body is read as it comes. Dropping it closes the connection.
+/// An answer whose body is read while it arrives. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Streamed {
     /// The status.
@@ -50,12 +50,12 @@ pub struct Streamed {
     /// The header fields.
     pub headers: HeaderMap,
     body: Incoming,
-    /// Received and not yet asked for, by [`Streamed::read_until`].
+    /// Received, but not returned yet, by [`Streamed::read_until`].
     buffer: BytesMut,
     _connection: Connection,
 }
 
-/// hyper's half for requests, and the task of the half that does the work; dropped, it closes.
+/// hyper's sender of requests, and the task that drives the connection. Dropping it closes the connection.
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -68,12 +68,11 @@ impl Client {
         Self { addr, kept: None }
     }
 
-    /// One connection for all requests, made now and never again: when the server closed it, the
-    /// next request fails.
+    /// One connection for all requests. It is never reopened: after the server closes it, requests fail.
     ///
     /// # Panics
     ///
-    /// If that fails.
+    /// If the connection fails.
     pub async fn keep_alive(addr: SocketAddr) -> Self {
         let connection = Connection::open(addr)
             .await
@@ -88,7 +87,7 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// If `path` is not one.
+    /// If `path` is invalid.
     #[track_caller]
     pub fn request(&self, method: Method, path: &str) -> Request<'_> {
         let builder = hyper::Request::builder()
@@ -97,17 +96,17 @@ impl Client {
             .header(HOST, self.addr.to_string());
         Request {
             client: self,
-            request: builder.body(Full::default()).expect("the path is one"),
+            request: builder.body(Full::default()).expect("the path is valid"),
         }
     }
 
-    /// `GET`, one header field more or less being seldom the point.
+    /// A `GET`.
     #[track_caller]
     pub fn get(&self, path: &str) -> Request<'_> {
         self.request(Method::GET, path)
     }
 
-    /// `POST` of this body.
+    /// A `POST` of this body.
     #[track_caller]
     pub fn post(&self, path: &str, body: impl Into<Bytes>) -> Request<'_> {
         self.request(Method::POST, path).body(body)
@@ -115,23 +114,23 @@ impl Client {
 }
 
 impl Request<'_> {
-    /// Sets a header field, in place of any of that name.
+    /// Sets a header field. Replaces any field of that name.
     ///
     /// # Panics
     ///
-    /// If it is not one.
+    /// If it is invalid.
     #[must_use]
     #[track_caller]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        let name = HeaderName::try_from(name).expect("the name is one");
+        let name = HeaderName::try_from(name).expect("the name is valid");
         self.request.headers_mut().insert(
             name,
-            HeaderValue::try_from(value).expect("the value is one"),
+            HeaderValue::try_from(value).expect("the value is valid"),
         );
         self
     }
 
-    /// Sets the body, sent with its length.
+    /// Sets the body. It is sent with its length.
     #[must_use]
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         *self.request.body_mut() = Full::new(body.into());
@@ -142,7 +141,7 @@ impl Request<'_> {
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no answer.
     pub async fn send(self) -> Reply {
         let what = self.what();
         self.try_send()
@@ -167,11 +166,11 @@ impl Request<'_> {
         .await
     }
 
-    /// Sends it, on a connection of its own in any case, and reads the head of the answer.
+    /// Sends it on a new connection, and reads the head of the answer.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no answer.
     pub async fn open(self) -> Streamed {
         let what = self.what();
         self.try_open()
@@ -218,7 +217,7 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(as_io)?;
-        // Its error is told to whoever waits for an answer.
+        // An error also reaches the caller that waits for an answer.
         let task = tokio::spawn(async { drop(connection.await) });
         Ok(Self { sender, task })
     }
@@ -253,7 +252,7 @@ impl Reply {
     ///
     /// # Panics
     ///
-    /// If it is none.
+    /// If it is not UTF-8.
     #[track_caller]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is text")
@@ -263,7 +262,7 @@ impl Reply {
     ///
     /// # Panics
     ///
-    /// If it is none.
+    /// If it is not JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
@@ -282,7 +281,7 @@ impl Streamed {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The next piece of the body as hyper hands it over; `None` at its end.
+    /// The next frame of the body, as hyper returns it. `None` at the end.
     ///
     /// # Panics
     ///
@@ -303,11 +302,11 @@ impl Streamed {
         self.frame(&Wait::until("the next frame of the body")).await
     }
 
-    /// Reads up to and including `pattern`; what came with it stays for the next call.
+    /// Reads up to and including `pattern`. Later bytes stay for the next call.
     ///
     /// # Panics
     ///
-    /// If the body or patience ends before, or if it is not text.
+    /// If the body ends or patience ends first, or if the body is not text.
     pub async fn read_until(&mut self, pattern: &str) -> String {
         let wait = Wait::until(format!("{pattern:?} in the body"));
         loop {
@@ -324,7 +323,7 @@ impl Streamed {
         }
     }
 
-    /// All that is still to come, until the end of the body.
+    /// The rest of the body.
     ///
     /// # Panics
     ///
@@ -335,7 +334,7 @@ impl Streamed {
         self.buffer.split().freeze()
     }
 
-    /// Whether more came; `false` at the end.
+    /// Reads more. `false` at the end.
     async fn fill(&mut self, wait: &Wait) -> bool {
         let kept = self.buffer.split();
         let frame = match wait.for_event(next_frame_of(&mut self.body)).await {
@@ -350,7 +349,7 @@ impl Streamed {
         frame.is_some()
     }
 
-    /// What [`Streamed::read_until`] left, else what comes next.
+    /// The bytes that [`Streamed::read_until`] left, or the next frame.
     async fn frame(&mut self, wait: &Wait) -> io::Result<Option<Bytes>> {
         if !self.buffer.is_empty() {
             return Ok(Some(self.buffer.split().freeze()));
@@ -364,11 +363,11 @@ async fn next_frame_of(body: &mut Incoming) -> io::Result<Option<Bytes>> {
         return Ok(None);
     };
     Ok(Some(frame.into_data().unwrap_or_else(|trailers| {
-        panic!("trailers, which nobody sends: {trailers:?}")
+        panic!("unexpected trailers: {trailers:?}")
     })))
 }
 
-/// hyper's error, with the kind of the I/O error below it if there is one.
+/// hyper's error, with the kind of its underlying I/O error, if there is one.
 fn as_io(error: hyper::Error) -> io::Error {
     let below = error
         .source()

@@ -1,5 +1,5 @@
-//! What all five servers promise. About a request that is wrong: literal bytes in, a status and a named
-//! reason out, and a good request after each. About caches, vanished peers, and a log that nobody reads.
+//! What all five servers promise: about invalid requests, caches, peers that vanish, connection limits, and a log
+//! that nobody reads. Each member's tests call these functions.
 
 mod http11;
 #[cfg(unix)]
@@ -18,30 +18,30 @@ pub use self::log::{
 };
 use super::{End, RawResponse, TestServer, Wire};
 
-/// The knobs of the server that [`refuses_bad_input`] is given: small, so that limits are near.
+/// `--max-message` of the server that [`refuses_bad_input`] gets. Small, so that its limit is quickly reached.
 pub const MAX_MESSAGE: usize = 1_024;
-/// Seconds for a head or a body.
+/// Its `--read-timeout`, in seconds.
 pub const READ_TIMEOUT: f64 = 0.5;
-/// The one origin that the server allows.
+/// The only origin that the server allows.
 pub const ALLOWED_ORIGIN: &str = "app://page.example";
 
-/// The longest `detail`, in characters, whatever the request repeats into it.
+/// The longest `detail`, in characters. It may repeat a part of the request.
 const MAX_DETAIL: usize = 300;
 
-/// One wrong request.
+/// One invalid request.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// What goes over the wire; a `Host` and what ends the head included.
+    /// The whole request, as it is sent.
     pub request: Vec<u8>,
-    /// The status that comes back.
+    /// The status of the answer.
     pub status: u16,
-    /// The problem's `detail`, whole, or the beginning of it where the rest is another crate's
-    /// words. Empty where hyper itself refuses, with a bare head.
+    /// The problem's `detail`, or its beginning if the rest is another crate's text. Empty if hyper itself refuses,
+    /// with a bare head.
     pub detail: String,
 }
 
 impl Row {
-    /// A row of a head without body: `"GET /x"` becomes a whole HTTP/1.1 head with this `Host`.
+    /// A row without a body. `"GET /x"` becomes a whole HTTP/1.1 head with a `Host`.
     pub fn head(line: &str, fields: &[&str], status: u16, detail: impl Into<String>) -> Self {
         let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
         let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
@@ -52,7 +52,7 @@ impl Row {
         }
     }
 
-    /// A row of a POST with a body.
+    /// A POST with a body.
     pub fn post(
         target: &str,
         fields: &[&str],
@@ -72,11 +72,11 @@ impl Row {
     }
 }
 
-/// Sends each row on a connection of its own, compares what comes back, and publishes once after
-/// each to see that the server took no harm.
+/// Sends each row on its own connection, and compares the answer. After each row, publishes once to check that the
+/// server still works.
 ///
 /// # Panics
-/// If an answer differs, naming the row.
+/// If an answer differs. The message names the row.
 pub async fn refuses_bad_input(server: &TestServer, rows: impl IntoIterator<Item = Row>) {
     for row in rows {
         let mut wire = server.wire().await;
@@ -136,18 +136,18 @@ fn check(row: &Row, response: &RawResponse) {
     assert!(detail.starts_with(&row.detail), "{request}: {detail}");
 }
 
-/// What a cache in front must not answer in place of the server: its health, its page.
+/// No cache in front answers for the server: for its health, its page, or an error.
 ///
 /// # Panics
-/// If a cache may.
+/// If a cache may store an answer.
 pub async fn leaves_nothing_to_caches(server: &TestServer) {
     for (request, status, cache_control) in [
         ("GET /healthz", 200, "no-store"),
-        // What some load balancers ask by default.
+        // Some load balancers send it by default.
         ("OPTIONS /healthz", 200, "no-store"),
         ("PUT /healthz", 405, "no-store"),
         ("GET /nothing", 404, "no-store"),
-        // Each load asks the server. `no-store` would also keep a browser from going back to the page.
+        // A browser asks the server at each load. `no-store` would also disable its back button for the page.
         ("GET /", 200, "no-cache"),
     ] {
         let mut wire = server.wire().await;
@@ -160,7 +160,7 @@ pub async fn leaves_nothing_to_caches(server: &TestServer) {
     }
 }
 
-/// A peer that vanished is given up after `--stall`, although all that it was sent fits into the kernel's
+/// The server gives up a peer that vanished after `--stall`, even if everything sent to it fits into the kernel's
 /// buffer. `server` has a short `stall`, and a `read_timeout` that is longer than patience.
 ///
 /// # Panics
@@ -179,7 +179,7 @@ pub async fn notices_a_vanished_peer(server: &TestServer) {
 const TOPIC: &str = "a topic is words of [A-Za-z0-9_-] joined by single dots, at most 64 bytes";
 const JSON: &str = "Content-Type: application/json";
 
-/// What every server refuses: wrong publishes, bodies, paths, methods, hosts, heads.
+/// What every server refuses: invalid publishes, bodies, paths, methods, hosts, heads.
 pub fn rows_of_every_server() -> Vec<Row> {
     [
         topics(),
@@ -204,7 +204,7 @@ fn topics() -> Vec<Row> {
     named.chain([of_any_length()]).collect()
 }
 
-/// A peer's text is repeated to it, but not all of it.
+/// An error repeats only the beginning of a peer's text.
 fn of_any_length() -> Row {
     let name = "t".repeat(8_000);
     let detail = format!("topic {:?}: {TOPIC}", &name[..100]);
@@ -355,8 +355,8 @@ fn heads() -> Vec<Row> {
     ]
 }
 
-/// What every server that answers `GET /topics/{a,b}?after=C` refuses; `fields` complete the
-/// technique's request.
+/// What every server that answers `GET /topics/{a,b}?after=C` refuses. `fields` are header fields that the technique
+/// needs.
 pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
     let many = (0..65)
         .map(|n| format!("t{n}"))
@@ -401,7 +401,7 @@ pub fn rows_of_subscribing(fields: &[&str]) -> Vec<Row> {
     ]
 }
 
-/// What a server whose answer is a page refuses.
+/// What a server that answers with pages refuses.
 pub fn rows_of_pages() -> Vec<Row> {
     let row =
         |query: &str, detail: &str| Row::head(&format!("GET /topics/a?{query}"), &[], 400, detail);
@@ -427,8 +427,7 @@ pub fn rows_of_pages() -> Vec<Row> {
     ]
 }
 
-/// A page of the allowed origin may send credentials and any header field, and no page may frame the
-/// server's own.
+/// A page of the allowed origin may send credentials and any header field. No page may frame the server's page.
 ///
 /// # Panics
 /// If an answer lacks a field.
@@ -466,8 +465,8 @@ pub async fn trusts_the_allowed_origin(server: &TestServer) {
     }
 }
 
-/// A client that sends nothing after its request still wants the answer (RFC 9112 §9.6). Often enough to
-/// meet every order in which the server may see the request and the end.
+/// A client that half-closes after its request still gets its answer (RFC 9112 §9.6). Repeated, because the server
+/// may see the request and the FIN together or one after the other.
 ///
 /// # Panics
 /// If an answer does not come.
@@ -482,32 +481,32 @@ pub async fn answers_who_sends_no_more(server: &TestServer) {
     }
 }
 
-/// The same for a client that waits: it gets what is published after its last word. `request` asks for what
-/// the topic `late` has and will have.
+/// The same for a client that waits: it gets a message that is published after its FIN. `request` subscribes to the
+/// topic `late`.
 ///
 /// # Panics
-/// If the news does not come.
+/// If the message does not come.
 pub async fn tells_who_sends_no_more(server: &TestServer, request: &str) {
     for round in 0..10 {
         let topic = format!("/topics/late{round}");
         let mut wire = server.wire().await;
         wire.send(request.replace("/topics/late", &topic)).await;
         wire.half_close().await;
-        // Answered after the server saw the end, or most of the time.
+        // When this is answered, the server has most likely seen the FIN.
         assert_eq!(server.get("/healthz").await.status, 200);
         server.post(&topic, "after its last word").await;
         wire.read_until("\"data\":\"after its last word\"}").await;
     }
 }
 
-/// At the connection limit, health and publishing are answered at once, whatever silent, slow and refused
-/// clients do: the one that was idle longest is closed for the next. `refused` is what a client sends that is
-/// one subscriber too many, if there is a limit. Only one connection is left.
+/// At the connection limit, health checks and publishing are answered at once, even if other clients are silent,
+/// slow or refused. The connection that was idle longest is closed for the next one. `server` has one free
+/// connection. `refused` is the request of one subscriber too many, if the server has such a limit.
 ///
-/// Run it under a paused clock, which moves on only when every task waits: a busy machine does not matter.
+/// Run it under a paused clock. That moves only when every task waits, so a busy machine does not matter.
 ///
 /// # Panics
-/// If health or publishing are not answered within a second.
+/// If a health check or a publish is not answered within a second.
 pub async fn keeps_its_reserve(server: &TestServer, refused: Option<&str>) {
     let silent = ["", "GET / HTTP/1.1\r\nHost: loc"];
     let half = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
@@ -534,10 +533,10 @@ pub async fn keeps_its_reserve(server: &TestServer, refused: Option<&str>) {
     }
 }
 
-/// At the connection limit the client that was silent longest is closed. `server` has room for two.
+/// At the connection limit, the connection that was idle longest is closed. `server` has room for two.
 ///
 /// # Panics
-/// If another is closed.
+/// If another one is closed.
 pub async fn closes_the_longest_idle(server: &TestServer) {
     let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let (mut first, mut second) = (server.wire().await, server.wire().await);
@@ -553,8 +552,8 @@ pub async fn closes_the_longest_idle(server: &TestServer) {
     assert_eq!(first.read_response().await.status, 200);
 }
 
-/// A client that does not read its answer is cut after 30 s. `start` gives a server with room for one connection,
-/// whose answer to `GET /topics/news` fits into no buffer. Run it under a paused clock.
+/// A client that does not read its answer is cut after 30 s. `start` returns a server with room for one connection.
+/// Its answer to `GET /topics/news` is larger than all buffers. Run it under a paused clock.
 ///
 /// # Panics
 /// If it is cut earlier or later.
@@ -568,11 +567,11 @@ pub async fn cuts_an_unread_answer(start: impl AsyncFn() -> TestServer) {
     }
 }
 
-/// A client that does not read its answer gives its slot to the next one at once. `server` is like that of
+/// A client that does not read its answer loses its slot to the next client at once. `server` is as in
 /// [`cuts_an_unread_answer`].
 ///
 /// # Panics
-/// If the next one waits.
+/// If the next client waits.
 pub async fn closes_who_does_not_read(server: &TestServer) {
     let _stalled = does_not_read(server).await;
     let asked = Instant::now();
@@ -588,10 +587,10 @@ async fn does_not_read(server: &TestServer) -> Wire {
     wire
 }
 
-/// A head that never ends is closed without an answer, and so is a connection that sends nothing.
+/// A connection that sends nothing, or a head that never ends, is closed without an answer.
 ///
 /// # Panics
-/// If the server answers or keeps the connection.
+/// If the server answers, or keeps the connection.
 pub async fn closes_slow_heads(server: &TestServer) {
     for beginning in ["", "GET / HTTP/1.1\r\nHost: loc"] {
         let mut wire = server.wire().await;
@@ -602,10 +601,10 @@ pub async fn closes_slow_heads(server: &TestServer) {
     }
 }
 
-/// What follows a body whose `Content-Length` was too short is no request: hyper's bare 400.
+/// If `Content-Length` is too short, the rest of the body is not a valid request: hyper's bare 400.
 ///
 /// # Panics
-/// If it is taken for one, or the next connection suffers.
+/// If the rest is answered as a request, or if the next connection fails.
 pub async fn refuses_what_follows_a_short_length(server: &TestServer) {
     let mut wire = server.wire().await;
     wire.send("POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nfour and more\r\n\r\n").await;
@@ -615,10 +614,10 @@ pub async fn refuses_what_follows_a_short_length(server: &TestServer) {
     assert_eq!(server.post("/topics/good", "news").await.status, 201);
 }
 
-/// A body that breaks off, although `Content-Length` announced more, publishes nothing.
+/// A body that is shorter than its `Content-Length` publishes nothing.
 ///
 /// # Panics
-/// If it is answered as if it were whole.
+/// If it is answered like a whole body.
 pub async fn publishes_no_half_bodies(server: &TestServer) {
     let mut wire = server.wire().await;
     wire.send("POST /topics/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")

@@ -1,5 +1,5 @@
-//! A reader of event streams that shows their blocks as they stand, written from HTML §9.2.6 and
-//! from nothing of ours.
+//! A reader of event streams that returns their blocks unchanged. It follows HTML §9.2.6, and uses no code of the
+//! members.
 
 use std::{io, mem, net::SocketAddr};
 
@@ -18,28 +18,26 @@ pub struct EventReader {
     source: Source,
     head: String,
     lines: Lines,
-    /// Of the block that is not complete yet.
+    /// The lines of the block that is not complete yet.
     block: Vec<String>,
     ending: Option<Ending>,
 }
 
-/// What stands between two blank lines, in the order in which it came. One without anything (a
-/// blank line too many) is shown too.
+/// The lines between two blank lines, in their order. An empty block (a blank line too many) counts, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Block {
-    /// Name and value of each field, known or not; a single space after the colon is not part of
-    /// the value.
+    /// Name and value of each field, known or not. One space after the colon is not part of the value.
     pub fields: Vec<(String, String)>,
-    /// What follows the colon of each comment, including any space.
+    /// Each comment: what follows the colon, with any space.
     pub comments: Vec<String>,
 }
 
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// As its framing says: by the last chunk, by its length, or by a close if that is its framing.
+    /// As its framing says: by the last chunk, by its length, or by a close if the framing is that.
     Complete,
-    /// By a close before that.
+    /// By an earlier close.
     Cut,
     /// By a reset.
     Reset,
@@ -51,23 +49,22 @@ enum Source {
     Streamed(Streamed),
 }
 
-/// The text of a stream, being split into lines.
+/// The text of a stream, split into lines.
 #[derive(Debug, Default)]
 struct Lines {
     text: BytesMut,
-    /// A byte-order mark can only come first.
+    /// Whether a byte-order mark can no longer come.
     begun: bool,
-    /// A LF right after belongs to the CR that ended the last line.
+    /// Whether the last line ended with a CR. A LF that follows belongs to it.
     after_cr: bool,
 }
 
 impl EventReader {
-    /// Asks `addr` for the stream at `path` on a bare connection and reads the head of the answer,
-    /// whatever that is.
+    /// Requests the stream at `path` on a bare connection, and reads the head of the answer.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no answer.
     pub async fn connect(addr: SocketAddr, path: &str) -> Self {
         Self::connect_with(addr, path, &[]).await
     }
@@ -90,14 +87,14 @@ impl EventReader {
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no answer.
     pub async fn on_wire(mut wire: Wire) -> Self {
         let head = wire.read_head().await;
         let framing = Body::announced_by(&head);
         Self::new(Source::Wire { wire, framing }, head)
     }
 
-    /// Reads the body of this answer, from where it stands.
+    /// Reads the rest of this answer's body.
     pub fn on_stream(streamed: Streamed) -> Self {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}\r\n", value.as_bytes().escape_ascii())
@@ -117,8 +114,7 @@ impl EventReader {
         }
     }
 
-    /// The head of the answer: as it came from a wire, spelled out from the parts of a
-    /// [`Streamed`].
+    /// The head of the answer. For a [`Streamed`], it is rebuilt from the status and the fields.
     pub fn head(&self) -> &str {
         &self.head
     }
@@ -127,7 +123,7 @@ impl EventReader {
     ///
     /// # Panics
     ///
-    /// If the head has none.
+    /// If the head has no status.
     #[track_caller]
     pub fn status(&self) -> u16 {
         body::status(&self.head)
@@ -138,12 +134,12 @@ impl EventReader {
         body::field(&self.head, name)
     }
 
-    /// The next block; `None` at the end of the stream, of which [`EventReader::ending`] and
-    /// [`EventReader::unfinished`] tell more.
+    /// The next block. `None` at the end of the stream: see [`EventReader::ending`] and
+    /// [`EventReader::unfinished`].
     ///
     /// # Panics
     ///
-    /// At the end of patience.
+    /// If patience ends.
     pub async fn next(&mut self) -> Option<Block> {
         let wait = Wait::until("the next block of the event stream");
         loop {
@@ -154,22 +150,23 @@ impl EventReader {
         }
     }
 
-    /// The next line without its end, which then is in no block; `None` at the end of the stream.
+    /// The next line, without its line end. [`EventReader::next`] does not return it again. `None` at the end of
+    /// the stream.
     ///
     /// # Panics
     ///
-    /// At the end of patience.
+    /// If patience ends.
     pub async fn next_line(&mut self) -> Option<String> {
         self.line(&Wait::until("the next line of the event stream"))
             .await
     }
 
-    /// How the stream ended, if that was seen.
+    /// How the stream ended. `None` if it has not.
     pub fn ending(&self) -> Option<Ending> {
         self.ending
     }
 
-    /// What came after the last blank line: at the end of the stream, what a client discards.
+    /// What came after the last blank line. At the end of the stream, a client discards it.
     pub fn unfinished(&self) -> String {
         let lines = self.block.iter().map(|line| format!("{line}\n"));
         lines
@@ -177,17 +174,17 @@ impl EventReader {
             .collect()
     }
 
-    /// The connection: to reset it, to half-close it, to see it closed. What was read beyond the
-    /// last block is left behind.
+    /// The connection, for example to reset or half-close it. Bytes that were read beyond the last block are
+    /// lost.
     ///
     /// # Panics
     ///
-    /// If the stream is not read from one.
+    /// If the stream is read from a [`Streamed`].
     #[track_caller]
     pub fn into_wire(self) -> Wire {
         match self.source {
             Source::Wire { wire, .. } => wire,
-            Source::Streamed(_) => panic!("this stream is read from a client's answer"),
+            Source::Streamed(_) => panic!("this stream is read from a Streamed"),
         }
     }
 
@@ -206,7 +203,7 @@ impl EventReader {
 }
 
 impl Source {
-    /// Reads more, or says how the stream ended.
+    /// Reads more. At the end, returns how the stream ended.
     async fn read(&mut self, wait: &Wait, text: &mut BytesMut) -> Option<Ending> {
         match self {
             Self::Wire { wire, framing } => read_wire(wire, framing, wait, text).await,
@@ -247,7 +244,7 @@ async fn read_streamed(streamed: &mut Streamed, text: &mut BytesMut) -> Option<E
 }
 
 impl Lines {
-    /// The next line without its end (CRLF, LF or CR), once that is there.
+    /// The next line without its end (CRLF, LF or CR), if it is complete.
     fn next(&mut self) -> Option<String> {
         self.begin()?;
         if self.after_cr && !self.text.is_empty() {
@@ -263,8 +260,7 @@ impl Lines {
         Some(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// "UTF-8 decode" takes one byte-order mark off the front; `None` while it is not clear whether
-    /// there is one.
+    /// Removes a byte-order mark from the front, as "UTF-8 decode" does. `None` while it may still come.
     fn begin(&mut self) -> Option<()> {
         const MARK: &[u8] = "\u{feff}".as_bytes();
         if !self.begun && self.text.len() < MARK.len() && MARK.starts_with(&self.text) {
@@ -300,18 +296,17 @@ impl Block {
         self.fields.push((name.to_owned(), value.to_owned()));
     }
 
-    /// The last event ID that this block sets; one with a NUL sets none.
+    /// The event ID that this block sets. An ID with a NUL is ignored.
     pub fn id(&self) -> Option<&str> {
         self.values("id").rfind(|id| !id.contains('\0'))
     }
 
-    /// The event type as it stands; a client calls it `message` where there is none or an empty
-    /// one.
+    /// The event type. A client uses `message` if it is absent or empty.
     pub fn event(&self) -> Option<&str> {
         self.values("event").next_back()
     }
 
-    /// The lines of data, joined by LF; a client that finds `None` dispatches nothing.
+    /// The lines of data, joined by LF. With `None`, a client dispatches no event.
     pub fn data(&self) -> Option<String> {
         let lines: Vec<&str> = self.values("data").collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
@@ -321,14 +316,14 @@ impl Block {
     ///
     /// # Panics
     ///
-    /// If it is none.
+    /// If it is not JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         let data = self.data().unwrap_or_default();
         serde_json::from_str(&data).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// The reconnection time in milliseconds; a value of anything but digits sets none.
+    /// The reconnection time in milliseconds. A value with other characters than digits is ignored.
     pub fn retry(&self) -> Option<u64> {
         let digits =
             |value: &&str| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,5 +1,5 @@
-//! A websocket client that sees every frame and can send wrong ones, written from RFC 6455 and from
-//! nothing of ours.
+//! A websocket client that shows every frame and can send invalid ones. It follows RFC 6455, and uses no code of
+//! the members.
 
 use std::net::SocketAddr;
 
@@ -9,24 +9,24 @@ use super::{
     wire::Wire,
 };
 
-/// The key and the answer of RFC 6455 §1.3.
+/// The key of RFC 6455 §1.3, and its answer.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The masking key of the examples in RFC 6455 §5.7.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// "No status was in the close frame" (RFC 6455 §7.1.5).
+/// Stands for a close frame without a status (RFC 6455 §7.1.5).
 const NO_STATUS: u16 = 1005;
 
-/// An upgraded connection. It answers nothing by itself, neither a ping nor a close.
+/// An upgraded connection. It answers neither pings nor closes.
 #[derive(Debug)]
 pub struct WsWire {
     wire: Wire,
     head: String,
 }
 
-/// One frame (RFC 6455 §5.2), its payload without the mask.
+/// One frame (RFC 6455 §5.2), with its payload unmasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Whether it is the last of its message.
@@ -35,7 +35,7 @@ pub struct Frame {
     pub rsv: u8,
     /// 0 continuation, 1 text, 2 binary, 8 close, 9 ping, 10 pong.
     pub opcode: u8,
-    /// A client's frames are, a server's are not.
+    /// A client masks its frames, a server does not.
     pub masked: bool,
     /// The payload.
     pub payload: Vec<u8>,
@@ -89,7 +89,7 @@ impl WsWire {
         Self { wire, head }
     }
 
-    /// The head of the answer, as it came.
+    /// The head of the answer.
     pub fn head(&self) -> &str {
         &self.head
     }
@@ -108,7 +108,7 @@ impl WsWire {
         self.send_frame(Frame::text(text)).await;
     }
 
-    /// Sends this frame, right or wrong.
+    /// Sends this frame, valid or not.
     ///
     /// # Panics
     ///
@@ -126,7 +126,7 @@ impl WsWire {
         self.wire.send(bytes).await;
     }
 
-    /// Sends a close frame and waits for nothing.
+    /// Sends a close frame, and does not wait for the answer.
     ///
     /// # Panics
     ///
@@ -135,11 +135,11 @@ impl WsWire {
         self.send_frame(Frame::close(code, reason)).await;
     }
 
-    /// The next frame; `None` if the connection ended instead, of which [`Wire::closed`] tells how.
+    /// The next frame. `None` if the connection ended: [`Wire::closed`] says how.
     ///
     /// # Panics
     ///
-    /// If it ends within a frame, if the length is not in its shortest form, or if patience ends.
+    /// If the connection ends within a frame, if the length is not in its shortest form, or if patience ends.
     pub async fn next_frame(&mut self) -> Option<Frame> {
         let wait = Wait::until("the next frame");
         while self.wire.buffer.is_empty() {
@@ -165,14 +165,14 @@ impl WsWire {
     ///
     /// # Panics
     ///
-    /// If that is anything but a whole text message as a server sends it, or does not come.
+    /// If no frame comes, or if it is not a whole text message from a server.
     pub async fn next_text(&mut self) -> String {
         let frame = self
             .next_frame()
             .await
-            .expect("the connection ended where a text was due");
+            .expect("expected a text, but the connection ended");
         let plain = frame.fin && frame.rsv == 0 && frame.opcode == 1 && !frame.masked;
-        assert!(plain, "a text was due, not {frame:?}");
+        assert!(plain, "expected a text, not {frame:?}");
         String::from_utf8(frame.payload).expect("a text is UTF-8")
     }
 
@@ -186,11 +186,11 @@ impl WsWire {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text:?}"))
     }
 
-    /// Code and reason of the next frame, which closes; 1005 is for no code.
+    /// The code and reason of the next frame, a close frame. Without a code, the code is 1005.
     ///
     /// # Panics
     ///
-    /// If that is anything but a close frame as a server sends it, or does not come.
+    /// If no frame comes, or if it is not a close frame from a server.
     pub async fn expect_close(&mut self) -> (u16, String) {
         let frame = self
             .next_frame()
@@ -199,7 +199,7 @@ impl WsWire {
         let plain = frame.fin && frame.rsv == 0 && frame.opcode == 8 && !frame.masked;
         assert!(
             plain && frame.payload.len() != 1,
-            "a close frame was due, not {frame:?}"
+            "expected a close frame, not {frame:?}"
         );
         let Some((code, reason)) = frame.payload.split_first_chunk() else {
             return (NO_STATUS, String::new());
@@ -210,12 +210,12 @@ impl WsWire {
         )
     }
 
-    /// The connection below, for instance to half-close it or to see it closed.
+    /// The underlying connection, for example to half-close it or to wait until it is closed.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
 
-    /// The connection below, for instance to reset it.
+    /// The underlying connection, for example to reset it.
     pub fn into_wire(self) -> Wire {
         self.wire
     }
@@ -238,7 +238,7 @@ impl WsWire {
             .read_exact(N)
             .await
             .try_into()
-            .expect("as many as asked for")
+            .expect("it is as long as requested")
     }
 }
 
@@ -268,7 +268,7 @@ impl Frame {
         Self::client(10, payload)
     }
 
-    /// A final, masked frame of any opcode; for what else is wanted, set the fields.
+    /// A final, masked frame of any opcode. For other frames, change the fields.
     pub fn client(opcode: u8, payload: impl Into<Vec<u8>>) -> Self {
         Self {
             fin: true,
@@ -279,7 +279,7 @@ impl Frame {
         }
     }
 
-    /// The bytes of this frame, the length in its shortest form.
+    /// The bytes of this frame, with the length in its shortest form.
     pub fn encode(&self) -> Vec<u8> {
         let mask_bit = u8::from(self.masked) << 7;
         let mut bytes = vec![u8::from(self.fin) << 7 | (self.rsv & 7) << 4 | self.opcode & 0x0f];
@@ -301,7 +301,7 @@ impl Frame {
     }
 }
 
-/// The request that opens a websocket (RFC 6455 §4.1), for those that are to be refused too.
+/// The request that opens a websocket (RFC 6455 §4.1).
 pub fn handshake(host: &str, path: &str, headers: &[(&str, &str)]) -> String {
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
     let key = format!("Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n");
@@ -309,7 +309,7 @@ pub fn handshake(host: &str, path: &str, headers: &[(&str, &str)]) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{upgrade}{key}{more}\r\n")
 }
 
-/// Puts the mask on or takes it off (RFC 6455 §5.3).
+/// Adds or removes the mask (RFC 6455 §5.3).
 fn masking(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     payload
         .iter()

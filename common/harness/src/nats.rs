@@ -1,4 +1,4 @@
-//! Real `nats-server` processes: one, or a cluster of three, each with a store of its own.
+//! Real `nats-server` processes: one, or a cluster of three. Each has its own store.
 
 use std::{
     env, fs,
@@ -17,17 +17,16 @@ use tokio::{
 
 use super::{Client, Wait, Wire};
 
-/// Accounts that each has its own streams: user `u0` with password `p`, and so on. User `none` may have
-/// no streams.
+/// How many accounts there are, each with its own streams. Their users are `u0`, `u1` and so on, with password
+/// `p`. The user `none` may not have streams.
 const ACCOUNTS: usize = 400;
 
-/// So many servers, which are one cluster if there are several. Dropped, they are killed and their
-/// stores removed.
+/// A number of servers. Several are one cluster. Dropping them kills them and removes their stores.
 #[derive(Debug)]
 pub struct NatsServers {
     servers: Vec<Server>,
     folder: PathBuf,
-    /// Accounts that were given out.
+    /// How many accounts are in use.
     accounts: AtomicU32,
 }
 
@@ -36,12 +35,12 @@ struct Server {
     addr: SocketAddr,
     monitor: SocketAddr,
     config: PathBuf,
-    /// The shell that runs it, and its own number.
+    /// The shell that runs the server, and the server's process number.
     process: Option<(Child, String)>,
 }
 
 impl NatsServers {
-    /// Starts them, and waits until they work together.
+    /// Starts the servers, and waits until they work together.
     ///
     /// # Panics
     ///
@@ -81,16 +80,16 @@ impl NatsServers {
         started
     }
 
-    /// Where they are.
+    /// The addresses of the servers.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.servers.iter().map(|server| server.addr).collect()
     }
 
-    /// The user of an account that has nothing in it.
+    /// The user of an account that is still empty.
     ///
     /// # Panics
     ///
-    /// If all have been given out.
+    /// If all accounts are in use.
     pub fn user(&self) -> String {
         let account = self.accounts.fetch_add(1, Ordering::Relaxed);
         assert!(
@@ -100,7 +99,7 @@ impl NatsServers {
         format!("u{account}:p")
     }
 
-    /// The value of `--feed` for this user by way of these addresses, with a replica on each server.
+    /// The value of `--feed` for this user and these addresses, with a replica on each server.
     pub fn url(&self, user: &str, addrs: &[SocketAddr]) -> String {
         let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
         format!(
@@ -110,37 +109,36 @@ impl NatsServers {
         )
     }
 
-    /// A feed of its own.
+    /// The value of `--feed` for an empty account.
     pub fn feed(&self) -> String {
         self.url(&self.user(), &self.addrs())
     }
 
-    /// Starts a server that was killed, with the store that it had.
+    /// Starts a killed server again, with its old store.
     ///
     /// # Panics
     ///
     /// If it does not start.
     pub async fn run(&mut self, index: usize) {
         let server = &mut self.servers[index];
-        // A shell that ends it as soon as nobody holds the other end of its input: however a test
-        // ends, no server is left.
+        // The shell kills the server when its own input is closed. So no server stays, however a test ends.
         let script = "nats-server -c \"$1\" >/dev/null 2>&1 & echo $!; read -r _; kill -9 $!; wait $! 2>/dev/null";
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script, "sh"]).arg(&server.config);
-        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut shell = shell.spawn().expect("there is a shell");
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(&server.config);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.spawn().expect("there is a shell");
         let stdout = shell.stdout.take().expect("standard output is piped");
         let mut pid = String::new();
         let read = BufReader::new(stdout).read_line(&mut pid).await;
-        read.expect("the shell says something");
+        read.expect("the shell prints the process number");
         server.process = Some((shell, pid.trim().into()));
     }
 
-    /// Ends a server in the middle of whatever it does.
+    /// Kills a server.
     ///
     /// # Panics
     ///
-    /// If it cannot be waited for.
+    /// If waiting for its end fails.
     pub async fn kill(&mut self, index: usize) {
         if let Some((mut shell, _)) = self.servers[index].process.take() {
             drop(shell.stdin.take());
@@ -148,7 +146,7 @@ impl NatsServers {
         }
     }
 
-    /// Keeps a copy of what a server that was killed has stored.
+    /// Saves a copy of a killed server's store.
     ///
     /// # Panics
     ///
@@ -160,7 +158,7 @@ impl NatsServers {
         );
     }
 
-    /// Puts the copy in the place of what it has stored since.
+    /// Replaces the store by the saved copy.
     ///
     /// # Panics
     ///
@@ -187,7 +185,7 @@ impl NatsServers {
         &process.expect("it runs").1
     }
 
-    /// The memory that a server has resident, in bytes, as `/proc` tells.
+    /// The resident memory of a server in bytes, from `/proc`.
     ///
     /// # Panics
     ///
@@ -197,11 +195,11 @@ impl NatsServers {
         super::process::resident(self.pid(index))
     }
 
-    /// Waits until a server works: alone, or with the others.
+    /// Waits until a server works, alone or in its cluster.
     ///
     /// # Panics
     ///
-    /// If it does not come to it.
+    /// If patience ends.
     pub async fn healthy(&self, index: usize) {
         let monitor = self.servers[index].monitor;
         let healthy = async {
@@ -222,12 +220,12 @@ impl NatsServers {
 impl Drop for NatsServers {
     fn drop(&mut self) {
         self.servers.clear();
-        // What stays is in the temporary folder.
+        // If it fails, the files stay in the temporary folder.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// The configuration of one of them, but for the accounts.
+/// The configuration of one server, without the accounts.
 fn config_text(index: usize, addr: u16, monitor: u16, routes: &[u16], store: &Path) -> String {
     let store = store.display().to_string();
     let text = format!(
@@ -238,11 +236,11 @@ fn config_text(index: usize, addr: u16, monitor: u16, routes: &[u16], store: &Pa
         return text;
     }
     let own = routes[index];
-    let routes = routes.iter().map(|port| format!("nats://127.0.0.1:{port}"));
-    let routes: Vec<String> = routes.collect();
-    // Clients go where they are told, by way of a proxy perhaps, and nowhere else.
+    let urls = routes.iter().map(|port| format!("nats://127.0.0.1:{port}"));
+    let urls: Vec<String> = urls.collect();
+    // `no_advertise`: clients connect only to the addresses that the test gives them, perhaps of a proxy.
     let cluster = format!(
-        "cluster {{ name: c, listen: \"127.0.0.1:{own}\", routes: {routes:?}, no_advertise: true }}\n"
+        "cluster {{ name: c, listen: \"127.0.0.1:{own}\", routes: {urls:?}, no_advertise: true }}\n"
     );
     text + &cluster
 }
@@ -268,18 +266,20 @@ fn copy(from: &Path, to: &Path) {
     );
 }
 
-/// Ports that nobody listens on now, each another, and none that the system gives out by itself: a
-/// server that is killed is to come back to its own.
+/// Different ports that are free now. The system does not choose ports of this range by itself, so a killed server
+/// can come back to its port.
 ///
 /// # Panics
 ///
-/// Never: it goes on looking.
+/// Never.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     while listeners.len() < count {
         let port = rand::random_range(10_000..32_000);
         listeners.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
     }
-    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
-    listeners.iter().map(port).collect()
+    let addrs = listeners.iter().map(TcpListener::local_addr);
+    addrs
+        .map(|addr| addr.expect("it is bound").port())
+        .collect()
 }

@@ -1,4 +1,4 @@
-//! A server as it is shipped: a process with a first line, signals and an exit code.
+//! A built server: a process with a first line, signals and an exit code.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Client, Wait, Wire, free_ports};
 
-/// A built program that serves on a free port. Dropped, it is killed.
+/// A built program that serves on a free port. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -24,17 +24,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `program`, in a member's tests `env!("CARGO_BIN_EXE_…")`, and reads its first line.
+    /// Runs `program` (in a member's tests `env!("CARGO_BIN_EXE_…")`) and reads its first line.
     ///
     /// # Panics
     ///
-    /// If it does not start, or says anything before `listening on http://ADDR`.
+    /// If it does not start, or if its first line is not `listening on http://ADDR`.
     pub async fn start(program: &str, args: &[&str]) -> Self {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self::start_at(anywhere, program, args).await
     }
 
-    /// The same at an address that is free, such as the one that it had before.
+    /// The same at a free address, such as the one that it had before.
     ///
     /// # Panics
     ///
@@ -61,17 +61,19 @@ impl Process {
             .patiently(BufReader::new(stdout).read_line(&mut line))
             .await;
         read.unwrap_or_else(|error| panic!("reading the first line of {program}: {error}"));
-        let addr = line.trim_end().strip_prefix("listening on http://");
-        let addr = addr.and_then(|addr| addr.parse().ok());
-        let addr = addr.unwrap_or_else(|| panic!("the first line of {program} is {line:?}"));
-        Self { child, addr }
+        let authority = line.trim_end().strip_prefix("listening on http://");
+        let addr = authority.and_then(|authority| authority.parse().ok());
+        Self {
+            child,
+            addr: addr.unwrap_or_else(|| panic!("the first line of {program} is {line:?}")),
+        }
     }
 
-    /// Runs `program` where nobody reads its first line, because standard output is closed.
+    /// Runs `program` with a closed standard output, so nobody reads its first line.
     ///
     /// # Panics
     ///
-    /// If it does not listen in the end.
+    /// If it does not listen before patience ends.
     pub async fn start_unheard(program: &str, args: &[&str]) -> Self {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_ports(1)[0]));
         let (closed, stdout) = io::pipe().expect("a pipe");
@@ -88,7 +90,7 @@ impl Process {
         Self { child, addr }
     }
 
-    /// Runs `program` at an address that is taken.
+    /// Runs `program` at an address that is in use.
     pub fn start_in_vain(
         addr: SocketAddr,
         program: &str,
@@ -109,7 +111,7 @@ impl Process {
         Client::new(self.addr)
     }
 
-    /// The memory that it has resident, in bytes, as `/proc` tells.
+    /// Its resident memory in bytes, from `/proc`.
     ///
     /// # Panics
     ///
@@ -119,7 +121,7 @@ impl Process {
         resident(&self.pid())
     }
 
-    /// The processor time that it has used so far, to a hundredth of a second, as `/proc` tells.
+    /// The processor time that it has used so far, in steps of 10 ms, from `/proc`.
     ///
     /// # Panics
     ///
@@ -129,8 +131,8 @@ impl Process {
         let stat = proc(&self.pid(), "stat");
         // The second field is a name in parentheses; user and system time are the 14th and 15th.
         let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks
+        let times = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = times
             .map(|ticks| ticks.parse::<u64>().expect("ticks are a number"))
             .sum();
         Duration::from_millis(10 * ticks) // USER_HZ is 100
@@ -141,8 +143,8 @@ impl Process {
         self.child.id().expect("it was not waited for").to_string()
     }
 
-    /// A connection on which the server has `request`, or the half of one: it went with another,
-    /// whose answer has come.
+    /// A connection on which the server has read `request`, which may be incomplete. It is sent behind another
+    /// request, and the answer to that one shows that the server has read both.
     ///
     /// # Panics
     ///
@@ -155,7 +157,7 @@ impl Process {
         wire
     }
 
-    /// Sends it a signal: `TERM`, `INT`.
+    /// Sends a signal: `TERM` or `INT`.
     ///
     /// # Panics
     ///
@@ -163,19 +165,19 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it was not waited for");
         let mut kill = Command::new("kill");
-        let kill = kill.args([format!("-{name}"), pid.to_string()]);
+        kill.args([format!("-{name}"), pid.to_string()]);
         let sent = kill
             .status()
             .unwrap_or_else(|error| panic!("kill: {error}"));
         assert!(sent.success(), "kill -{name} {pid}: {sent}");
     }
 
-    /// Comes back when it takes no more connections: the first signal has arrived, and the next one
-    /// is a second.
+    /// Waits until it accepts no more connections. Then the first signal has arrived, and the next signal is the
+    /// second one.
     ///
     /// # Panics
     ///
-    /// If it goes on.
+    /// If it still accepts when patience ends.
     pub async fn refuses(&self) {
         let refused = async {
             while Wire::try_connect(self.addr).await.is_ok() {
@@ -187,7 +189,7 @@ impl Process {
             .await;
     }
 
-    /// Its exit code, `None` if a signal ended it.
+    /// Waits until it exits, and returns its exit code. `None` if a signal ended it.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! A TCP proxy that breaks the network on command, each direction in its own way.
+//! A TCP proxy that breaks the network on command, in each direction separately.
 
 use std::{
     collections::VecDeque,
@@ -26,54 +26,54 @@ use tokio::{
 
 use super::wire::{abort_on_close, socket_for};
 
-/// The most that one read takes.
+/// The most bytes of one read.
 const CHUNK: usize = 16 * 1024;
 
-/// The most that a delayed direction holds; beyond, its sender feels it.
+/// The most bytes that a delayed direction holds. Beyond that, it reads no more.
 const IN_FLIGHT: usize = 1024 * 1024;
 
-/// Receive buffers, small so that a sender into a stalled proxy soon notices.
+/// The size of receive buffers: small, so that a sender soon notices that the proxy does not read.
 const RECEIVE: u32 = 64 * 1024;
 
 /// What the network does to the bytes of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Everything arrives, half-closes and resets included.
+    /// Everything arrives, including half-closes and resets.
     #[default]
     Pass,
-    /// Everything arrives, each byte in a write of its own.
+    /// Everything arrives, one byte per write.
     ByteAtATime,
-    /// Everything arrives in order, each read this much after it came in.
+    /// Everything arrives in order, but this much later.
     Delay(Duration),
-    /// Nothing is read and nothing forwarded, until another fault is set.
+    /// Nothing is read or forwarded until another fault is set.
     Stall,
-    /// Both connections are torn down (RST).
+    /// Both connections are reset (RST).
     Reset,
-    /// The receiving side is told that no more will come (FIN), and what does come is discarded,
-    /// for good. The other direction goes on.
+    /// The receiver gets a FIN. Everything that comes after it is discarded, even under a later fault. The
+    /// other direction goes on.
     HalfClose,
-    /// This many bytes more arrive, then both connections are closed; a peer that goes on sending
-    /// is answered by a reset.
+    /// This many more bytes arrive. Then both connections are closed, and a peer that still sends gets a
+    /// reset.
     CutAfter(u64),
-    /// Everything is read and nothing arrives, not even the end.
+    /// Everything is read and nothing arrives, not even a FIN.
     Blackhole,
 }
 
-/// What the network does, by direction.
+/// The fault of each direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// From the connecting side to the upstream.
+    /// From the client to the upstream.
     pub up: Fault,
-    /// From the upstream to the connecting side.
+    /// From the upstream to the client.
     pub down: Fault,
 }
 
-/// A proxy before one upstream. Dropped, it drops all its connections.
+/// A proxy in front of one upstream. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     addr: SocketAddr,
     faults: watch::Sender<Faults>,
-    /// Changes when the connections of that time are to be dropped.
+    /// Changes when all open connections must close.
     dropped: watch::Sender<()>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
@@ -86,7 +86,7 @@ struct Counters {
     connections: AtomicU64,
 }
 
-/// What every connection gets to see.
+/// What all connections share.
 #[derive(Debug, Clone)]
 struct Network {
     upstream: SocketAddr,
@@ -102,18 +102,18 @@ struct Direction<'a> {
     to: WriteHalf<'a>,
     way: Way,
     faults: watch::Receiver<Faults>,
-    /// The one in force.
+    /// The fault that applies now.
     fault: Fault,
     delivered: &'a AtomicU64,
-    /// Read, and when to deliver it; an empty one stands for the end.
+    /// What was read, and when to deliver it. An empty entry stands for the FIN.
     queue: VecDeque<(Instant, Bytes)>,
-    /// What is left to deliver under [`Fault::CutAfter`].
+    /// How many bytes [`Fault::CutAfter`] still lets through.
     allowance: u64,
-    /// The source ended.
+    /// The sender has ended.
     source_ended: bool,
-    /// The end is queued or delivered, so nothing more may be.
+    /// The FIN is queued or delivered, so nothing more may follow.
     ending: bool,
-    /// The end is delivered.
+    /// The FIN is delivered.
     ended: bool,
 }
 
@@ -123,7 +123,7 @@ enum Way {
     Down,
 }
 
-/// Why a connection ended before both of its directions did.
+/// Why a connection ended before both directions had their FIN.
 #[derive(Debug, Clone, Copy)]
 enum Severed {
     Cut,
@@ -131,7 +131,7 @@ enum Severed {
 }
 
 impl From<Fault> for Faults {
-    /// In both directions.
+    /// The same fault in both directions.
     fn from(fault: Fault) -> Self {
         Self {
             up: fault,
@@ -141,7 +141,7 @@ impl From<Fault> for Faults {
 }
 
 impl Faults {
-    /// On the way to the upstream only.
+    /// A fault only on the way to the upstream.
     pub fn up(fault: Fault) -> Self {
         Self {
             up: fault,
@@ -149,7 +149,7 @@ impl Faults {
         }
     }
 
-    /// On the way back only.
+    /// A fault only on the way back.
     pub fn down(fault: Fault) -> Self {
         Self {
             up: Fault::Pass,
@@ -159,14 +159,14 @@ impl Faults {
 }
 
 impl FaultProxy {
-    /// Listens on a free port. Each connection is led to a new one to `upstream`; where that is
-    /// refused, it is reset.
+    /// Listens on a free port. Forwards each connection over a new connection to `upstream`. If `upstream`
+    /// refuses, the client is reset.
     ///
     /// # Panics
     ///
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn start(upstream: SocketAddr, faults: impl Into<Faults>) -> Self {
-        let listener = listen().expect("a port is to be had");
+        let listener = listen().expect("a port is free");
         let addr = listener
             .local_addr()
             .expect("a bound socket has an address");
@@ -194,13 +194,12 @@ impl FaultProxy {
         self.addr
     }
 
-    /// From now on, for connections that are open and for those to come. One [`Fault`] means both
-    /// directions.
+    /// Sets the faults of all connections, open and future. A single [`Fault`] applies to both directions.
     pub fn set(&self, faults: impl Into<Faults>) {
         self.faults.send_replace(faults.into());
     }
 
-    /// Closes all connections there are; new ones are welcome.
+    /// Closes all open connections. New ones are accepted.
     pub fn drop_all(&self) {
         self.dropped.send_replace(());
     }
@@ -210,7 +209,7 @@ impl FaultProxy {
         self.counters.up.load(Relaxed)
     }
 
-    /// Bytes delivered to the connecting side, over all connections.
+    /// Bytes delivered to clients, over all connections.
     pub fn bytes_down(&self) -> u64 {
         self.counters.down.load(Relaxed)
     }
@@ -237,14 +236,14 @@ fn listen() -> io::Result<TcpListener> {
 async fn accept_all(listener: TcpListener, network: Network) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(lead(client, network.fresh()));
-        // Only so that they do not pile up.
+        connections.spawn(forward(client, network.for_new_connection()));
+        // Frees the tasks that have ended.
         while connections.try_join_next().is_some() {}
     }
 }
 
-/// The life of one connection.
-async fn lead(mut client: TcpStream, network: Network) {
+/// One connection, from its first byte to its last.
+async fn forward(mut client: TcpStream, network: Network) {
     let Ok(mut server) = connect(network.upstream, &client).await else {
         return reset(&client);
     };
@@ -269,7 +268,7 @@ async fn connect(upstream: SocketAddr, client: &TcpStream) -> io::Result<TcpStre
     Ok(server)
 }
 
-/// Ends when both directions have, or when either severs the connection.
+/// Ends when both directions have ended, or when one of them severs the connection.
 async fn both_ways(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -282,20 +281,20 @@ async fn both_ways(
     tokio::try_join!(up.run(), down.run()).map(drop)
 }
 
-/// What is unread would turn the close into a reset, and a reset may destroy what was delivered.
+/// Unread bytes would turn the close into a reset, and a reset may destroy bytes that were delivered.
 fn discard_unread(stream: &TcpStream) {
     let mut unread = [0; CHUNK];
     while matches!((&*SockRef::from(stream)).read(&mut unread), Ok(1..)) {}
 }
 
-/// If the socket is already gone, it is as good as reset.
 fn reset(stream: &TcpStream) {
-    drop(abort_on_close(stream));
+    // It fails only on a socket that is closed already.
+    let _ = abort_on_close(stream);
 }
 
 impl Network {
-    /// For a connection that begins now, and so is not concerned by what was dropped before.
-    fn fresh(&self) -> Self {
+    /// For a connection that begins now: an earlier [`FaultProxy::drop_all`] does not close it.
+    fn for_new_connection(&self) -> Self {
         self.counters.connections.fetch_add(1, Relaxed);
         let mut network = self.clone();
         network.dropped.mark_unchanged();
@@ -304,7 +303,7 @@ impl Network {
 }
 
 impl Way {
-    fn of<T>(self, up: T, down: T) -> T {
+    fn pick<T>(self, up: T, down: T) -> T {
         match self {
             Self::Up => up,
             Self::Down => down,
@@ -320,7 +319,7 @@ impl<'a> Direction<'a> {
             way,
             faults: network.faults.clone(),
             fault: Fault::Pass,
-            delivered: way.of(&network.counters.up, &network.counters.down),
+            delivered: way.pick(&network.counters.up, &network.counters.down),
             queue: VecDeque::new(),
             allowance: 0,
             source_ended: false,
@@ -331,11 +330,11 @@ impl<'a> Direction<'a> {
 
     async fn run(mut self) -> Result<(), Severed> {
         let mut chunk = vec![0; CHUNK];
-        self.obey()?;
+        self.apply_fault()?;
         while !(self.source_ended && self.ended) {
             let (reads, most) = (self.reads(), self.writes());
             tokio::select! {
-                Ok(()) = self.faults.changed() => self.obey()?,
+                Ok(()) = self.faults.changed() => self.apply_fault()?,
                 read = self.from.read(&mut chunk), if reads => self.take(&chunk[..read?]),
                 sent = deliver(&mut self.to, self.queue.front(), most), if most > 0 => self.sent(sent?)?,
                 else => return Err(Severed::Cut),
@@ -344,10 +343,10 @@ impl<'a> Direction<'a> {
         Ok(())
     }
 
-    /// Puts the fault that is set into force, if it is another than before.
-    fn obey(&mut self) -> Result<(), Severed> {
+    /// Applies the fault that is set, if it has changed.
+    fn apply_fault(&mut self) -> Result<(), Severed> {
         let Faults { up, down } = *self.faults.borrow_and_update();
-        let fault = self.way.of(up, down);
+        let fault = self.way.pick(up, down);
         if fault == self.fault {
             return Ok(());
         }
@@ -363,23 +362,22 @@ impl<'a> Direction<'a> {
         Ok(())
     }
 
-    /// Only a delay reads ahead, so that all others push back as a bare connection would.
+    /// Whether to read more. Only a delay reads ahead. Otherwise a slow receiver slows the sender down, as on
+    /// a bare connection.
     fn reads(&self) -> bool {
-        let queued = || {
-            self.queue
-                .iter()
-                .map(|(_, bytes)| bytes.len())
-                .sum::<usize>()
-        };
         match self.fault {
             _ if self.source_ended => false,
             Fault::Stall | Fault::Reset => false,
             Fault::Blackhole | Fault::HalfClose => true,
-            Fault::Delay(_) => queued() < IN_FLIGHT,
+            Fault::Delay(_) => self.queued() < IN_FLIGHT,
             Fault::Pass | Fault::ByteAtATime | Fault::CutAfter(_) => {
                 self.queue.is_empty() || self.ending
             }
         }
+    }
+
+    fn queued(&self) -> usize {
+        self.queue.iter().map(|(_, bytes)| bytes.len()).sum()
     }
 
     /// How many bytes may be delivered at once.
@@ -421,7 +419,10 @@ impl<'a> Direction<'a> {
 
     fn sent(&mut self, count: usize) -> Result<(), Severed> {
         self.delivered.fetch_add(count as u64, Relaxed);
-        let (_, front) = self.queue.front_mut().expect("what was sent is in front");
+        let (_, front) = self
+            .queue
+            .front_mut()
+            .expect("what was sent is at the front");
         self.ended = front.is_empty();
         front.advance(count);
         if front.is_empty() {
@@ -434,13 +435,13 @@ impl<'a> Direction<'a> {
 }
 
 impl From<io::Error> for Severed {
-    /// A side that is gone without a word is gone for the other one too.
+    /// A broken connection on one side is a reset on the other.
     fn from(_: io::Error) -> Self {
         Self::Reset
     }
 }
 
-/// Sends some of what is in front, once that is due. May be dropped at any await without loss.
+/// Sends a part of the first entry when it is due. Cancel-safe.
 async fn deliver(
     to: &mut WriteHalf<'_>,
     front: Option<&(Instant, Bytes)>,
@@ -450,7 +451,7 @@ async fn deliver(
         return Ok(0);
     };
     if *due > Instant::now() {
-        // Not otherwise: the timer rounds up to a millisecond, which would be a delay of its own.
+        // Only then: the timer rounds up to a millisecond, which would add a delay.
         sleep_until(*due).await;
     }
     if bytes.is_empty() {
@@ -458,7 +459,7 @@ async fn deliver(
         return Ok(0);
     }
     if most == 1 {
-        // Lets the receiver have the byte before this one by itself.
+        // Lets the receiver read the previous byte separately.
         yield_now().await;
     }
     to.write(&bytes[..most.min(bytes.len())]).await

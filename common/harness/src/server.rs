@@ -1,4 +1,4 @@
-//! A server on a free port, which fails its test unless it drains when asked.
+//! A server on a free port. Its test fails if the server does not drain when asked.
 
 use std::{
     future::Future,
@@ -22,26 +22,25 @@ use tokio::{
 use super::{Client, EventReader, Reply, Streamed, Wait, Wire, WsWire, wire::socket_for};
 use common::Drained;
 
-/// A server that runs in a task of its own. End it by [`TestServer::stop`]; dropped without, it is
-/// aborted.
+/// A server that runs in its own task. End it with [`TestServer::stop`]. Dropping it aborts the task.
 #[derive(Debug)]
 pub struct TestServer {
     addr: SocketAddr,
-    /// Gone once shutdown was asked for.
+    /// `None` after shutdown was requested.
     shutdown: Mutex<Option<oneshot::Sender<()>>>,
     task: JoinHandle<io::Result<Drained>>,
 }
 
-/// Resolves when the server is to drain.
+/// Resolves when the server must drain.
 #[derive(Debug)]
 pub struct Shutdown(oneshot::Receiver<()>);
 
 impl TestServer {
-    /// Binds `127.0.0.1:0` and runs what `start` makes of the listener.
+    /// Binds `127.0.0.1:0`, and runs the server that `start` returns for the listener.
     ///
     /// # Panics
     ///
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn start<S, F>(start: S) -> Self
     where
         S: FnOnce(TcpListener, Shutdown) -> F,
@@ -50,7 +49,7 @@ impl TestServer {
         Self::start_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), start).await
     }
 
-    /// The same on `addr`, for restarts: as long as the address is in use it tries again.
+    /// The same on `addr`, for restarts. It retries while the address is in use.
     ///
     /// # Panics
     ///
@@ -92,7 +91,7 @@ impl TestServer {
         Client::new(self.addr)
     }
 
-    /// One `GET`, read to its end.
+    /// One `GET`, with the whole answer.
     ///
     /// # Panics
     ///
@@ -101,7 +100,7 @@ impl TestServer {
         self.client().get(path).send().await
     }
 
-    /// One `POST`, its answer read to the end.
+    /// One `POST`, with the whole answer.
     ///
     /// # Panics
     ///
@@ -110,7 +109,7 @@ impl TestServer {
         self.client().post(path, body).send().await
     }
 
-    /// One `GET`, its body left to be read as it comes.
+    /// One `GET`. The body is read while it arrives.
     ///
     /// # Panics
     ///
@@ -146,19 +145,19 @@ impl TestServer {
         WsWire::connect(self.addr, path).await
     }
 
-    /// Asks for shutdown and does not wait for it.
+    /// Requests shutdown, and does not wait.
     pub fn shut_down(&self) {
         let mut shutdown = self.shutdown.lock().unwrap_or_else(PoisonError::into_inner);
-        // A server that has ended already does not hear it; `stop` says so.
+        // It fails if the server has ended already. `stop` reports that.
         let _ = shutdown.take().map(|shutdown| shutdown.send(()));
     }
 
-    /// Asks for shutdown and waits for it.
+    /// Requests shutdown, and waits until the server has drained.
     ///
     /// # Panics
     ///
-    /// If the server had ended unasked, does not end in time, or ended with an error. A panic of
-    /// its own is raised again.
+    /// If the server ended before shutdown was requested, does not end in time, or ended with an error. A panic of
+    /// the server is raised again.
     pub async fn stop(mut self) -> Drained {
         let asked = self
             .shutdown
@@ -190,13 +189,13 @@ impl Drop for TestServer {
 impl Future for Shutdown {
     type Output = ();
 
-    /// That nobody is left to ask counts as being asked.
+    /// Also resolves when the sender is dropped.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.0).poll(cx).map(drop)
     }
 }
 
-/// Nothing tells when an address becomes free, so this is the one place that asks again and again.
+/// Polls, because the system does not report when an address becomes free.
 async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     loop {
         match try_bind(addr) {
@@ -208,7 +207,7 @@ async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// `SO_REUSEADDR`, since connections of the server before may still be in TIME-WAIT.
+/// Sets `SO_REUSEADDR`, because connections of the previous server may still be in TIME-WAIT.
 fn try_bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket_for(addr)?;
     socket.set_reuseaddr(true)?;

@@ -1,4 +1,4 @@
-//! A bare TCP connection: literal bytes in, literal bytes out, and every way of ending it.
+//! A bare TCP connection: literal bytes in, literal bytes out, and every way to end it.
 
 use std::{
     io,
@@ -22,44 +22,44 @@ use super::{
     end_of,
 };
 
-/// Room for at least this much is made before each read.
+/// The free space in the buffer before each read, at least.
 const CHUNK: usize = 16 * 1024;
 
-/// How much of what came last a failing wait shows.
+/// How many of the last bytes a failed wait shows.
 const TAIL: usize = 4096;
 
-/// A raw connection, on which the test writes every byte itself.
+/// A raw connection. The test writes every byte itself.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
-    /// Received and not yet asked for.
+    /// Received, but not returned yet.
     pub(super) buffer: BytesMut,
-    /// The last bytes received, asked for or not: what a failing wait shows.
+    /// The last bytes received, returned or not. A failed wait shows them.
     tail: Vec<u8>,
     ended: Option<End>,
 }
 
-/// A listening socket, where the test plays the server and writes every byte itself.
+/// A listening socket. The test plays the server, and writes every byte itself.
 #[derive(Debug)]
 pub struct WireListener(TcpListener);
 
 /// How the other side ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It said that it would send no more (FIN).
+    /// By a FIN: it sends no more.
     Eof,
-    /// It tore the connection down (RST).
+    /// By a reset (RST).
     Reset,
 }
 
-/// One answer, its head as it came.
+/// One answer, with its unchanged head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawResponse {
-    /// Status line and header fields with their line ends, up to and including the empty line.
+    /// The status line and header fields with their line ends, including the empty line.
     pub head: String,
     /// The status code.
     pub status: u16,
-    /// The body, without transfer coding.
+    /// The body, without its transfer coding.
     pub body: Vec<u8>,
 }
 
@@ -75,11 +75,11 @@ impl Wire {
             .unwrap_or_else(|error| panic!("connecting to {addr}: {error}"))
     }
 
-    /// Connects, or says why not: for servers that are meant to be gone.
+    /// Connects to a server that may be gone.
     ///
     /// # Errors
     ///
-    /// As by `connect(2)`.
+    /// Those of `connect(2)`.
     pub async fn try_connect(addr: SocketAddr) -> io::Result<Self> {
         let stream = Wait::until(format!("a connection to {addr}"))
             .patiently(TcpStream::connect(addr))
@@ -87,8 +87,8 @@ impl Wire {
         Self::over(stream)
     }
 
-    /// Connects with a receive buffer of about `receive` bytes, so that a peer soon notices that
-    /// nobody reads.
+    /// Connects with a receive buffer of about `receive` bytes, so that the peer soon notices when the test does
+    /// not read.
     ///
     /// # Panics
     ///
@@ -120,11 +120,11 @@ impl Wire {
         })
     }
 
-    /// Our address.
+    /// The address of this side.
     ///
     /// # Panics
     ///
-    /// If the socket has none.
+    /// If the socket has no address.
     #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
         self.stream
@@ -132,7 +132,7 @@ impl Wire {
             .expect("a connected socket has an address")
     }
 
-    /// The other side's address.
+    /// The address of the other side.
     ///
     /// # Panics
     ///
@@ -144,15 +144,15 @@ impl Wire {
             .expect("a connected socket has a peer")
     }
 
-    /// From now on nothing arrives here, not even what acknowledges: for the other side, we vanished
-    /// without a word. What we send still goes out.
+    /// From now on nothing arrives here, not even acknowledgements. The other side sees a peer that vanished without
+    /// a FIN or RST. Bytes sent from here still arrive there.
     ///
     /// # Panics
     ///
     /// If the socket takes no filter.
     #[cfg(target_os = "linux")]
     pub fn vanish(&self) {
-        const RETURN_CONSTANT: u16 = 0x06; // of each packet, 0 bytes
+        const RETURN_CONSTANT: u16 = 0x06; // keep 0 bytes of each packet
         let nothing = SockFilter::new(RETURN_CONSTANT, 0, 0, 0);
         SockRef::from(&self.stream)
             .attach_filter(&[nothing])
@@ -163,18 +163,18 @@ impl Wire {
     ///
     /// # Panics
     ///
-    /// If they are not taken.
+    /// If the peer does not accept them.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes)
             .await
             .unwrap_or_else(|error| panic!("sending: {error}"));
     }
 
-    /// Sends these bytes to a peer that may refuse them.
+    /// Sends these bytes to a peer that may be gone.
     ///
     /// # Errors
     ///
-    /// If the peer is gone; part of them may have been sent.
+    /// If the peer is gone. A part of the bytes may have been sent.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         let bytes = bytes.as_ref();
         let wait = Wait::until(format!("the peer to take {} bytes", bytes.len()));
@@ -184,11 +184,11 @@ impl Wire {
         }
     }
 
-    /// Sends each byte in a segment of its own, and lets the other side run in between.
+    /// Sends each byte in its own segment, and lets other tasks run in between.
     ///
     /// # Panics
     ///
-    /// If they are not taken.
+    /// If the peer does not accept them.
     pub async fn send_bytewise(&mut self, bytes: impl AsRef<[u8]>) {
         for byte in bytes.as_ref() {
             self.send([*byte]).await;
@@ -196,11 +196,11 @@ impl Wire {
         }
     }
 
-    /// Reads as many bytes as `literal` has and compares.
+    /// Reads as many bytes as `literal` has, and compares.
     ///
     /// # Panics
     ///
-    /// At the first read that differs, at an early end, and at the end of patience.
+    /// If they differ, or if the connection or patience ends first.
     pub async fn expect(&mut self, literal: impl AsRef<[u8]>) {
         let literal = literal.as_ref();
         let wait = Wait::until(format!("\"{}\"", literal.escape_ascii()));
@@ -209,14 +209,12 @@ impl Wire {
             && self.fill(&wait).await
         {}
         let came = self.buffer.split_to(literal.len().min(self.buffer.len()));
-        let (due, came) = (
-            literal.escape_ascii().to_string(),
-            came.escape_ascii().to_string(),
-        );
         assert!(
-            due == came,
-            "other bytes than due{}\n  due: \"{due}\"\n came: \"{came}\"",
-            self.ending()
+            *came == *literal,
+            "unexpected bytes{}\n expected: \"{}\"\n received: \"{}\"",
+            self.ending(),
+            literal.escape_ascii(),
+            came.escape_ascii()
         );
     }
 
@@ -224,7 +222,7 @@ impl Wire {
     ///
     /// # Panics
     ///
-    /// If the connection or patience ends before.
+    /// If the connection or patience ends first.
     pub async fn read_until(&mut self, pattern: impl AsRef<[u8]>) -> Vec<u8> {
         let pattern = pattern.as_ref();
         let wait = Wait::until(format!("\"{}\"", pattern.escape_ascii()));
@@ -242,7 +240,7 @@ impl Wire {
     ///
     /// # Panics
     ///
-    /// If the connection or patience ends before.
+    /// If the connection or patience ends first.
     pub async fn read_exact(&mut self, count: usize) -> Vec<u8> {
         let wait = Wait::until(format!("{count} bytes"));
         while self.buffer.len() < count {
@@ -251,8 +249,7 @@ impl Wire {
         self.buffer.split_to(count).to_vec()
     }
 
-    /// Reads the head of an answer, up to and including the empty line: all there is to an answer
-    /// to `HEAD`.
+    /// Reads the head of an answer, including the empty line. An answer to `HEAD` has no more.
     ///
     /// # Panics
     ///
@@ -261,12 +258,11 @@ impl Wire {
         String::from_utf8(self.read_until("\r\n\r\n").await).expect("the head is text")
     }
 
-    /// Reads one whole answer; one that has its end by closing, until the close. An interim answer
-    /// (1xx) is one like any other.
+    /// Reads one whole answer, up to the close if that ends its body. An interim answer (1xx) counts as an answer.
     ///
     /// # Panics
     ///
-    /// If it is malformed, or the connection or patience ends before it is complete.
+    /// If it is malformed, or if the connection or patience ends before it is complete.
     pub async fn read_response(&mut self) -> RawResponse {
         let head = self.read_head().await;
         let (mut framing, mut body) = (Body::announced_by(&head), BytesMut::new());
@@ -297,7 +293,7 @@ impl Wire {
         framing.ends_by_closing() && self.ended.is_some()
     }
 
-    /// Says that nothing more will be sent (FIN), and goes on reading.
+    /// Closes the sending side (FIN). Reading goes on.
     ///
     /// # Panics
     ///
@@ -309,7 +305,7 @@ impl Wire {
             .expect("a connected socket can be shut for writing");
     }
 
-    /// Tears the connection down (RST).
+    /// Resets the connection (RST).
     ///
     /// # Panics
     ///
@@ -319,11 +315,11 @@ impl Wire {
         abort_on_close(&self.stream).expect("an open socket takes SO_LINGER");
     }
 
-    /// Waits until the other side ends, and gives how it did and what came before that.
+    /// Waits until the other side ends. Returns how it ended, and the bytes that came before.
     ///
     /// # Panics
     ///
-    /// At the end of patience.
+    /// If patience ends first.
     pub async fn closed(&mut self) -> (End, Vec<u8>) {
         let wait = Wait::until("the other side to close");
         while self.fill(&wait).await {}
@@ -333,16 +329,16 @@ impl Wire {
         )
     }
 
-    /// Waits until the other side has given this connection up. It is not read here: reading would let the
-    /// other side go on. So the kernel's list of connections says it.
+    /// Waits until the other side has given up this connection. Looks at the kernel's list of connections instead
+    /// of reading, because reading would let the other side go on.
     ///
     /// # Panics
     ///
-    /// If it is still open at the end of patience.
+    /// If it is still open when patience ends.
     #[cfg(target_os = "linux")]
     pub async fn given_up(&self) {
         const ESTABLISHED: &str = "01";
-        // As the kernel writes it: an address, and the port in hexadecimal.
+        // The kernel writes an address, and the port in hexadecimal.
         let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
         let (theirs, ours) = (port(self.peer_addr()), port(self.local_addr()));
         let is_open = |line: &str| {
@@ -362,12 +358,12 @@ impl Wire {
         wait.patiently(gone).await;
     }
 
-    /// How the other side ended, if that was seen.
+    /// How the other side ended. `None` if it has not.
     pub(super) fn ended(&self) -> Option<End> {
         self.ended
     }
 
-    /// Whether more came; `false` at the end.
+    /// Reads more. `false` at the end.
     pub(super) async fn fill(&mut self, wait: &Wait) -> bool {
         if self.ended.is_some() {
             return false;
@@ -420,17 +416,17 @@ impl WireListener {
     ///
     /// # Panics
     ///
-    /// If there is no port to be had.
+    /// If no port is free.
     pub async fn bind() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        Self(listener.expect("there is a port to be had"))
+        Self(listener.expect("a port is free"))
     }
 
     /// Where it listens.
     ///
     /// # Panics
     ///
-    /// Never: a bound socket has an address.
+    /// Never.
     pub fn addr(&self) -> SocketAddr {
         self.0.local_addr().expect("a bound socket has an address")
     }
@@ -439,7 +435,7 @@ impl WireListener {
     ///
     /// # Panics
     ///
-    /// If none comes.
+    /// If no connection comes.
     pub async fn accept(&self) -> Wire {
         let wait = Wait::until(format!("a connection to our {}", self.addr()));
         let (stream, _) = wait
@@ -460,7 +456,7 @@ impl RawResponse {
     ///
     /// # Panics
     ///
-    /// If it is none.
+    /// If it is not UTF-8.
     #[track_caller]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is text")
@@ -475,13 +471,12 @@ pub(super) fn socket_for(addr: SocketAddr) -> io::Result<TcpSocket> {
     }
 }
 
-/// From now on closing sends RST.
+/// Closing will send a RST.
 pub(super) fn abort_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
-/// A write to a connection that is gone may be told of it by a broken pipe, depending on who comes
-/// first.
+/// Whether the other side is gone. A write may fail with a broken pipe instead of a reset, depending on the timing.
 fn torn_down(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     matches!(

@@ -145,7 +145,7 @@ async fn texts_and_closes_are_read_by_name() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "a text was due, not Frame { fin: true, rsv: 0, opcode: 9")]
+#[should_panic(expected = "expected a text, not Frame { fin: true, rsv: 0, opcode: 9")]
 async fn a_ping_where_a_text_was_due_is_not_skipped() {
     let (mut socket, mut far) = upgraded().await;
     far.send(b"\x89\x00\x81\x00").await;

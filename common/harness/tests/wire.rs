@@ -25,13 +25,13 @@ async fn expected_bytes_are_taken_and_no_more() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "  due: \"a\\r\\nb\"\n came: \"a\\n")]
-async fn other_bytes_are_shown_beside_those_due() {
+#[should_panic(expected = " expected: \"a\\r\\nb\"\n received: \"a\\n")]
+async fn unexpected_bytes_are_shown_beside_the_expected_ones() {
     receiving("a\nb!").await.expect("a\r\nb").await;
 }
 
 #[tokio::test]
-#[should_panic(expected = "other bytes than due, and then the other side closed")]
+#[should_panic(expected = "unexpected bytes, and then the other side closed")]
 async fn an_early_end_is_named() {
     receiving("on").await.expect("one").await;
 }
@@ -82,7 +82,7 @@ async fn a_malformed_chunk_fails_the_test() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "in chunked coding an empty line was due, not \"c\"")]
+#[should_panic(expected = "expected an empty line in chunked coding, not \"c\"")]
 async fn a_chunk_longer_than_its_size_fails_the_test() {
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n";
     receiving(answer).await.read_response().await;

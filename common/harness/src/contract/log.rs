@@ -14,15 +14,15 @@ use crate::{Process, Wire};
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const HALF: &str = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha";
-/// The longest line in bytes that a stranger can cause.
+/// The longest line that a stranger can cause, in bytes.
 const MAX_LINE: usize = 200;
-/// The most lines a second from one place in the code.
+/// The most lines in a second from one place in the code.
 const LINES: f64 = 40.0;
-/// The free port that the system chooses.
+/// A free port, which the system chooses.
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Whatever becomes of standard error or output, `program` serves, and stops at a signal. `noise` is a
-/// request that makes it log a line.
+/// `program` serves and stops at a signal, even if standard error or standard output is full or closed. `noise` is
+/// a request that makes it log a line.
 ///
 /// # Panics
 /// If it stops serving, does not stop, or stops with an error.
@@ -43,10 +43,10 @@ pub async fn outlives_its_log(program: &str, args: &[&str], noise: &str) {
     ends_with_an_error(program, args).await;
 }
 
-/// Starts to drain, which half a request holds up, and does not wait for it after a second signal.
+/// A second signal ends the drain at once. Half a request keeps the drain waiting until then.
 ///
 /// # Panics
-/// If it does not exit at once, with 1.
+/// If the program does not exit with 1.
 pub async fn exits_at_a_second_signal(program: &str) {
     let server = Process::start(program, &["--drain", "60"]).await;
     let _stuck = server.in_flight(HALF).await;
@@ -67,19 +67,19 @@ async fn serves_and_stops(server: Process, noise: &str) {
     assert_eq!(server.exit_code().await, Some(0));
 }
 
-/// The program starts at an address that is in use, and cannot write its error.
+/// A program that cannot bind its address exits with 1, even if it cannot write its error.
 async fn ends_with_an_error(program: &str, args: &[&str]) {
     let first = Process::start(program, args).await;
     let (unread, full) = full();
     let second = Process::start_in_vain(first.addr(), program, args, full);
     assert_eq!(second.exit_code().await, Some(1));
     drop(unread);
-    // What it has locked is free again only when it has ended.
+    // Its files stay locked until it has ended.
     first.signal("TERM");
     assert_eq!(first.exit_code().await, Some(0));
 }
 
-/// A full standard error, and its other end, which is never read.
+/// A standard error that is full, and its other end, which is never read.
 fn full() -> (UnixStream, Stdio) {
     let (unread, mut full) = UnixStream::pair().expect("a pair of sockets");
     full.set_nonblocking(true).expect("a socket is open");
@@ -89,13 +89,13 @@ fn full() -> (UnixStream, Stdio) {
     (unread, OwnedFd::from(full).into())
 }
 
-/// Asks for what another epoch had: the answer begins with a gap, and a gap is logged. `fields` complete
-/// the technique's request.
+/// A request with a cursor of another epoch. Its answer begins with a gap, and the server logs gaps. `fields` are
+/// header fields that the technique needs.
 pub fn gap(topics: &str, fields: &str) -> String {
     format!("GET /topics/{topics}?after=foreign-1 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
 }
 
-/// [`writes_few_and_short_lines`] about gaps of as many and as long topics as there may be.
+/// [`writes_few_and_short_lines`] with gaps of 64 topics with the longest names.
 ///
 /// # Panics
 /// If a line is long, there are many of them, or there is no count.
@@ -106,8 +106,8 @@ pub async fn writes_few_and_short_lines_about_gaps(program: &str, fields: &str) 
     writes_few_and_short_lines(program, &[], &gap(&topics.join(","), fields)).await;
 }
 
-/// A flood of `noise`, a request that makes it log a long line, is cut to short lines, and to few of
-/// them. The lines that are left out are counted.
+/// A flood of `noise`, a request that makes the program log a long line, causes only a few short lines. The omitted
+/// lines are counted.
 ///
 /// # Panics
 /// If a line is long, there are many of them, or there is no count.
@@ -121,7 +121,7 @@ pub async fn writes_few_and_short_lines(program: &str, args: &[&str], noise: &st
         wire.send(noise).await;
         wire.read_head().await;
     }
-    // The count comes when the second is over.
+    // The count is logged when the second is over.
     let last = Instant::now();
     while last.elapsed() < Duration::from_secs(20) && !read(&path).contains("left_out=") {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -136,7 +136,7 @@ pub async fn writes_few_and_short_lines(program: &str, args: &[&str], noise: &st
     assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
 }
 
-/// How many lines the place in the code has written that wrote most: they have its module in the third word.
+/// How many lines the busiest place in the code has written. The third word of a line is its module.
 fn most_of_a_place(log: &str) -> usize {
     let mut places = HashMap::new();
     for place in log

@@ -1,4 +1,4 @@
-//! Whole requests, mutated.
+//! Mutated requests.
 
 use std::{
     env, fs,
@@ -10,13 +10,13 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::answers;
 use crate::TestServer;
 
-/// Every status that a README, `common/src/http` or hyper's documentation names.
+/// Every status that a README, `common/src/http` or hyper documents.
 const DOCUMENTED: [&str; 21] = [
     "100", "101", "200", "201", "204", "304", "400", "403", "404", "405", "408", "409", "412",
     "413", "414", "415", "421", "422", "426", "431", "503",
 ];
 
-/// What mutations insert: the words of framing.
+/// What mutations insert: pieces of heads and framing.
 const WORDS: [&[u8]; 24] = [
     b"\r\n",
     b"\r\n\r\n",
@@ -76,15 +76,15 @@ fn pieces<'i>(mut input: &'i [u8], random: &mut StdRng) -> Vec<&'i [u8]> {
     pieces
 }
 
-/// The corpus in `harness/corpus`, and then its mutations, for as long as `FUZZ_SECONDS` says. Each is sent whole to
-/// the first server, and in pieces to each. The answers must be documented ones and the same, and none may be to
-/// the request for `/smuggled` that some inputs carry in their bodies.
+/// Sends the corpus in `harness/corpus`, and then mutations of it for `FUZZ_SECONDS`. Each input is sent whole to the
+/// first server, and in pieces to every server. The answers must be the same, with documented statuses. Some inputs
+/// carry a request for `/smuggled` in their bodies, which must not be answered.
 ///
-/// `servers` are as for [`speaks_http`](super::speaks_http). `FUZZ_SEED` chooses other mutations. A failing input is printed; add it to
-/// the corpus as a file.
+/// `servers` are as for [`speaks_http`](super::speaks_http). `FUZZ_SEED` chooses other mutations. A failing input is
+/// printed. Add it to the corpus as a file.
 ///
 /// # Panics
-/// If an answer is not as said.
+/// If an answer is wrong.
 pub async fn is_not_confused(servers: Vec<TestServer>) {
     let seconds = number("FUZZ_SECONDS").unwrap_or(1);
     let seed = number("FUZZ_SEED").unwrap_or(7);
@@ -132,8 +132,8 @@ async fn check(servers: &[TestServer], input: &[u8], random: &mut StdRng) {
     }
 }
 
-/// Whether the request for `/smuggled` lies in a body, by a second and strict reading: the head is well-formed, and
-/// one field says how long the body is.
+/// Whether the request for `/smuggled` is inside a body. A second, strict parser: the head is well-formed, and one
+/// field says how long the body is.
 fn is_hidden(input: &[u8]) -> bool {
     let Some(end) = crate::end_of(b"\r\n\r\n", input) else {
         return false;
@@ -176,7 +176,8 @@ fn is_hidden(input: &[u8]) -> bool {
     }
 }
 
-/// The same answers. After a refusal a server may close, if the body of what it refused has not come yet.
+/// Whether the answers are the same. After a refusal, a server may close early if the rest of the refused body has
+/// not arrived yet.
 fn agree(one: &str, other: &str) -> bool {
     let (short, long) = if one.len() < other.len() {
         (one, other)
@@ -195,7 +196,7 @@ fn corpus() -> Vec<Vec<u8>> {
     let files = fs::read_dir(folder).expect("there is a corpus");
     let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
     paths.sort();
-    assert!(paths.len() > 10, "or nothing is tried");
+    assert!(paths.len() > 10, "the corpus has files");
     paths
         .into_iter()
         .map(|path| fs::read(path).expect("a file"))

@@ -1,5 +1,4 @@
-//! HTTP/1.1 as wrong, hostile and unusual clients speak it: a table of requests in `rows.rs`, and random ones in
-//! `fuzz.rs`.
+//! HTTP/1.1 from wrong, hostile and unusual clients: a table of requests in `rows.rs`, and random ones in `fuzz.rs`.
 
 mod fuzz;
 mod rows;
@@ -10,16 +9,16 @@ use crate::TestServer;
 
 pub use self::fuzz::is_not_confused;
 
-/// Follows what is sent. Its answer shows where the server thinks that it begins.
+/// Sent after each case. Its answer shows where the server thinks that this request begins.
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Each row of `rows.rs` is answered as it may be, and the next request is not confused.
+/// Each row of `rows.rs` gets one of its allowed answers, and the next request is not confused.
 ///
-/// `servers` is one server, or the same with and without its takeover. They have the default limits and no room for
-/// a subscriber, and are stopped at the end. Run it under a paused clock: some rows wait for a timeout.
+/// `servers` is one server, or one with and one without the takeover. They have the default limits and no room for a
+/// subscriber, and are stopped at the end. Run it under a paused clock, because some rows wait for a timeout.
 ///
 /// # Panics
-/// If an answer is another one. The text names all such rows of a server.
+/// If an answer is not allowed. The message names all such rows of a server.
 pub async fn speaks_http(servers: Vec<TestServer>) {
     for (number, server) in servers.into_iter().enumerate() {
         let mut wrong = Vec::new();
@@ -34,19 +33,19 @@ pub async fn speaks_http(servers: Vec<TestServer>) {
     }
 }
 
-/// What comes back for `pieces` and a request for `/next`, until the connection ends.
+/// Sends `pieces` and a request for `/next`, and returns all answers until the connection ends.
 async fn answers(server: &TestServer, pieces: &[&[u8]]) -> String {
     let mut wire = server.wire().await;
     for piece in pieces.iter().chain([&NEXT.as_bytes()]) {
         if wire.try_send(piece).await.is_err() {
-            break; // It has refused the rest.
+            break; // The server has closed the connection.
         }
         yield_now().await;
     }
     shown(&wire.closed().await.1)
 }
 
-/// The answers in short, as `rows.rs` describes.
+/// The answers in the short form that `rows.rs` describes.
 fn shown(mut bytes: &[u8]) -> String {
     let mut answers = Vec::new();
     while !bytes.is_empty() {

@@ -1,14 +1,14 @@
-//! What is sent, and what may come back. Restated from the cases of public suites (Http11Probe, h1spec, Cowboy's
-//! and llhttp's tests) and RFC 9110, 9112.
+//! Requests and their allowed answers. The cases come from public suites (Http11Probe, h1spec, the tests of Cowboy
+//! and llhttp) and from RFC 9110 and 9112.
 //!
-//! After each row's bytes the driver sends a request for `/next`. An answer is shown as its status, or as `next`
-//! or `smuggled` if it is the 404 for that path. So `201 next` is a publish, then the next request: the framing
-//! was understood. `400` is a refusal, and then the end of the connection. No row may ever show `smuggled`.
+//! After each row, the test sends a request for `/next`. An answer is shown as its status, or as `next` or
+//! `smuggled` if it is the 404 for that path. So `201 next` is a publish and then the next request: the server
+//! understood the framing. `400` is a refusal and then the end of the connection. No row may show `smuggled`.
 //!
-//! Every answer that a row names is safe. Where RFC 9112 asks for another one, the row's `note` says what hyper does
-//! instead and why nothing can be smuggled by it.
+//! Every allowed answer is safe. Where RFC 9112 asks for another one, a comment says what hyper does instead, and why
+//! nothing can be smuggled.
 
-/// One case.
+/// One request, and the answers that are allowed.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) bytes: Vec<u8>,
@@ -16,10 +16,10 @@ pub(super) struct Row {
 }
 
 const REFUSED: &[&str] = &["400"];
-/// Understood, and the connection goes on.
+/// The request is served, and the connection goes on.
 const SERVED: &[&str] = &["200 next"];
 const PUBLISHED: &[&str] = &["201 next"];
-/// Either is right.
+/// Both are allowed.
 const EITHER: &[&str] = &["400", "200 next"];
 const GET_SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -52,7 +52,7 @@ fn chunked(name: &'static str, body: &str, answers: &'static [&'static str]) -> 
     post(name, "Transfer-Encoding: chunked\r\n", body, answers)
 }
 
-/// A publish whose framing is doubtful: a request for `/smuggled` follows where one of two readings ends.
+/// A publish with ambiguous framing. A request for `/smuggled` stands where the body ends in one of two readings.
 fn doubtful(name: &'static str, fields: &str, body: &str) -> Row {
     let body = format!("{body}{GET_SMUGGLED}");
     post(name, fields, &body, REFUSED)
@@ -235,7 +235,7 @@ fn targets() -> Vec<Row> {
             "localhost",
             SERVED,
         ),
-        // RFC 9112 §3.2.2: the target's host counts, and not the field's. No browser sends this form to a server.
+        // RFC 9112 §3.2.2: the host of the target counts, not the field. Browsers never send this form to a server.
         absolute(
             "absolute form, another Host",
             "http://localhost/healthz",
@@ -423,7 +423,7 @@ fn hosts() -> Vec<Row> {
 }
 
 fn line_ends() -> Vec<Row> {
-    const BARE_LF: &[&str] = &["400", "200 next"]; // RFC 9112 §2.2: a recipient may take a bare LF for a line end.
+    const BARE_LF: &[&str] = &["400", "200 next"]; // RFC 9112 §2.2: a bare LF may count as a line end.
     vec![
         raw(
             "a bare LF after the request line",
@@ -586,7 +586,7 @@ fn lengths() -> Vec<Row> {
         length("a length of 21 digits", " 100000000000000000005"),
         length("2^64 + 5", " 18446744073709551621"),
         length("a NUL", " 5\0"),
-        // RFC 9110 §8.6: a list of equal lengths may be one length, or refused.
+        // RFC 9110 §8.6: a list of equal lengths counts as one length, or is refused.
         post(
             "two equal lengths in a list",
             "Content-Length: 5, 5\r\n",
@@ -617,7 +617,7 @@ fn lengths() -> Vec<Row> {
             LATE,
         ),
         get("a GET with a length of 0", "Content-Length: 0\r\n", SERVED),
-        // It is answered, and its body is not taken for a request.
+        // It is answered, and its body is not parsed as a request.
         raw(
             "a GET with a body",
             "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
@@ -689,7 +689,7 @@ fn codings() -> Vec<Row> {
             CHUNKS,
             PUBLISHED,
         ),
-        // RFC 9112 §6.1 asks for 501 for a coding that is not understood, and allows 400.
+        // For an unknown coding, RFC 9112 §6.1 asks for 501 and allows 400.
         post(
             "gzip, chunked",
             "Transfer-Encoding: gzip, chunked\r\n",
@@ -768,8 +768,8 @@ fn codings() -> Vec<Row> {
 }
 
 fn conflicts() -> Vec<Row> {
-    // RFC 9112 §6.1: the coding counts, the length is dropped, and the connection is closed after the answer; or
-    // the request is refused.
+    // RFC 9112 §6.1: the server refuses the request, or uses the coding, ignores the length, and closes the
+    // connection after the answer.
     const BOTH: &[&str] = &["400", "201", "201 next"];
     let long = format!("0\r\n\r\n{GET_SMUGGLED}");
     let length = format!("Content-Length: {}\r\n", long.len());
@@ -870,7 +870,7 @@ fn chunk_sizes() -> Vec<Row> {
         size("no hexadecimal digit", "g"),
         size("no size", ""),
         size("a size of 17 digits", "10000000000000005"),
-        // hyper waits for that much.
+        // hyper waits for that many bytes.
         chunked(
             "a size of 2^64 - 1",
             "ffffffffffffffff\r\nhello\r\n0\r\n\r\n",
@@ -878,7 +878,7 @@ fn chunk_sizes() -> Vec<Row> {
         ),
         size("a NUL in the size", "5\0"),
         size("a size in quotes", "\"5\""),
-        // RFC 9112 §7.1.1: whitespace may stand before an extension's semicolon, so hyper takes it here too.
+        // RFC 9112 §7.1.1: whitespace may precede an extension's semicolon. hyper also accepts it here.
         chunked(
             "spaces after the size",
             "5  \r\nhello\r\n0\r\n\r\n",
@@ -894,7 +894,7 @@ fn chunk_sizes() -> Vec<Row> {
 }
 
 fn chunk_extensions() -> Vec<Row> {
-    // hyper reads an extension to its line end without a look at its grammar. It refuses a CR or LF within, so
+    // hyper skips an extension up to its line end, and does not check its grammar. It refuses a CR or LF inside, so
     // an extension cannot hide a line end.
     const TAKEN: &[&str] = &["400", "201 next"];
     let extension = |name, extension: &str, answers| {
@@ -962,7 +962,7 @@ fn chunk_ends() -> Vec<Row> {
 }
 
 fn trailers() -> Vec<Row> {
-    // hyper reads trailers to the empty line and does not make fields of them, so that what they name changes nothing.
+    // hyper reads trailers up to the empty line, and does not treat them as fields. So they change nothing.
     const READ: &[&str] = &["400", "201 next"];
     let trailer = |name, trailer: &str, answers| {
         chunked(name, &format!("5\r\nhello\r\n0\r\n{trailer}\r\n"), answers)
@@ -1039,7 +1039,7 @@ fn connections() -> Vec<Row> {
         ),
         get("an unknown option", "Connection: x\r\nX: y\r\n", SERVED),
         old("HTTP/1.0 closes", "", &["200"]),
-        // With the takeover the connection is closed: RFC 9112 §9.3 lets a server not persist.
+        // With the takeover the connection is closed. RFC 9112 §9.3 allows that.
         old(
             "HTTP/1.0 with keep-alive",
             "Connection: keep-alive\r\n",
@@ -1085,7 +1085,7 @@ fn expectations() -> Vec<Row> {
             &["201 next", "100 201 next"],
         ),
         get("Expect without a body", "Expect: 100-continue\r\n", SERVED),
-        // RFC 9110 §10.1.1: 417 may answer another expectation.
+        // RFC 9110 §10.1.1: another expectation may get a 417.
         post(
             "an unknown expectation",
             "Expect: x\r\nContent-Length: 5\r\n",
