@@ -305,7 +305,9 @@ async fn a_peer_has_5_s_for_its_part_of_the_closing() {
     })
     .await;
     assert_eq!(peer.next_close().await, (1002, 0));
+    // No close frame can be found behind a broken frame, so the FIN does not wait for one.
     assert_eq!(peer.io.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(peer.begun.elapsed().as_secs(), 0);
     assert_eq!(peer.ended().await, 5);
 }
 
