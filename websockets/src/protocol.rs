@@ -80,29 +80,30 @@ impl<'a> Ref<'a> {
 /// Reads one text message: the command's `ref`, if that can be read, and the command, or what is wrong
 /// with it.
 pub(crate) fn parse(text: &str) -> (Option<Ref<'_>>, Result<Command, Problem>) {
-    match Members::of_command(text) {
-        Ok(members) => (members.reference(), members.command()),
+    match RawCommand::parse(text) {
+        Ok(command) => (command.reference(), command.check()),
         Err(problem) => (None, Err(problem)),
     }
 }
 
-/// A command's name, and its members that were not taken yet.
-struct Members<'a> {
-    command: String,
+/// A command as JSON.
+struct RawCommand<'a> {
+    name: String,
+    /// The members that were not taken yet.
     left: Vec<Member<'a>>,
 }
 
 type Member<'a> = (String, &'a RawValue);
 
-impl<'a> Members<'a> {
-    fn of_command(text: &'a str) -> Result<Self, Problem> {
+impl<'a> RawCommand<'a> {
+    fn parse(text: &'a str) -> Result<Self, Problem> {
         let mut frame = object(text).map_err(not_a_command)?;
-        let (Some((command, body)), None) = (frame.pop(), frame.pop()) else {
+        let (Some((name, body)), None) = (frame.pop(), frame.pop()) else {
             return Err(not_a_command("expected an object with one member"));
         };
         match object(body.get()) {
-            Ok(left) => Ok(Self { command, left }),
-            Err(error) => Err(not_a_command(format!("{command}: {error}"))),
+            Ok(left) => Ok(Self { name, left }),
+            Err(error) => Err(not_a_command(format!("{name}: {error}"))),
         }
     }
 
@@ -111,8 +112,8 @@ impl<'a> Members<'a> {
         Ref::new(refs.next()?.1.get())
     }
 
-    fn command(mut self) -> Result<Command, Problem> {
-        let command = match &*self.command {
+    fn check(mut self) -> Result<Command, Problem> {
+        let command = match &*self.name {
             "publish" => {
                 Command::Publish(self.text("topic")?, self.draft()?, self.optional("key")?)
             }
@@ -123,7 +124,7 @@ impl<'a> Members<'a> {
             _ => return Err(self.wrong("no such command")),
         };
         if !matches!(command, Command::Received(_) | Command::Ping)
-            && Ref::new(self.required("ref")?).is_none()
+            && Ref::new(self.json("ref")?).is_none()
         {
             let reason = format!("ref: a ref is a string or a number of at most {MAX_REF} bytes");
             return Err(self.wrong(reason));
@@ -138,13 +139,13 @@ impl<'a> Members<'a> {
     fn draft(&mut self) -> Result<Draft, Problem> {
         let kind = self.optional("type")?.unwrap_or_default();
         // Checked once more, because serde takes some JSON that breaks other parsers.
-        let checked = Data::json(self.required("data")?.as_bytes());
+        let checked = Data::json(self.json("data")?.as_bytes());
         let data = checked.map_err(Problem::bad_request)?;
         Ok(Draft { kind, data })
     }
 
     fn topics(&mut self) -> Result<Topics, Problem> {
-        let json = self.required("topics")?;
+        let json = self.json("topics")?;
         let names = self.read::<Vec<String>>("topics", json)?;
         Topics::named(names.iter().map(String::as_str)).map_err(Problem::bad_request)
     }
@@ -168,7 +169,7 @@ impl<'a> Members<'a> {
         text.ok_or_else(|| self.wrong(format!("{name} is missing")))
     }
 
-    /// `null` counts as absent.
+    /// A text member. `null` counts as absent.
     fn optional<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, Problem> {
         let json = self.take(name).unwrap_or("null");
         let text = self.read::<Option<String>>(name, json)?;
@@ -180,7 +181,7 @@ impl<'a> Members<'a> {
         serde_json::from_str(json).map_err(|error| self.wrong(format!("{name}: {error}")))
     }
 
-    fn required(&mut self, name: &str) -> Result<&'a str, Problem> {
+    fn json(&mut self, name: &str) -> Result<&'a str, Problem> {
         let json = self.take(name);
         json.ok_or_else(|| self.wrong(format!("{name} is missing")))
     }
@@ -192,7 +193,7 @@ impl<'a> Members<'a> {
     }
 
     fn wrong(&self, why: impl Display) -> Problem {
-        not_a_command(format!("{}: {why}", self.command))
+        not_a_command(format!("{}: {why}", self.name))
     }
 }
 
