@@ -24,6 +24,7 @@ mod process;
 mod readme;
 mod report;
 mod server;
+mod socket;
 mod table;
 mod technique;
 mod traffic;

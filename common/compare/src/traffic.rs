@@ -1,9 +1,6 @@
 //! Counts what clients put on the wire and take off it.
 
-use std::sync::{Arc, Mutex, MutexGuard};
-
-use tokio::net::TcpStream;
-use tokio_util::io::{InspectReader, InspectWriter};
+use std::sync::{Mutex, MutexGuard};
 
 /// Counts over all connections of a client, or of several.
 #[derive(Debug, Default)]
@@ -18,14 +15,16 @@ pub struct Counts {
     pub requests: u64,
     /// Answers with nothing new in them.
     pub empty: u64,
-    /// Connections opened.
-    pub connections: u64,
 }
 
 impl Traffic {
     /// The counts up to now.
     pub fn counts(&self) -> Counts {
         *self.now()
+    }
+
+    pub(crate) fn bytes(&self, count: usize) {
+        self.now().bytes += count as u64;
     }
 
     pub(crate) fn request(&self) {
@@ -59,22 +58,6 @@ impl Counts {
             bytes: count(self.bytes, other.bytes),
             requests: count(self.requests, other.requests),
             empty: count(self.empty, other.empty),
-            connections: count(self.connections, other.connections),
         }
     }
-}
-
-/// A socket that counts what was read from it and written to it.
-pub(crate) type Counted = InspectWriter<InspectReader<TcpStream, Count>, Count>;
-type Count = Box<dyn FnMut(&[u8]) + Send + Sync>;
-
-/// Counts the bytes of a new connection.
-pub(crate) fn counted(stream: TcpStream, traffic: &Arc<Traffic>) -> Counted {
-    traffic.now().connections += 1;
-    InspectWriter::new(InspectReader::new(stream, count(traffic)), count(traffic))
-}
-
-fn count(traffic: &Arc<Traffic>) -> Count {
-    let traffic = traffic.clone();
-    Box::new(move |bytes| traffic.now().bytes += bytes.len() as u64)
 }

@@ -1,6 +1,6 @@
 //! Requests on hyper's client half.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -14,11 +14,11 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::expect;
-use crate::traffic::{Counted, Traffic, counted};
+use crate::{Traffic, socket::connect};
 
 /// One kept connection. Dropped, it closes.
 #[derive(Debug)]
@@ -27,18 +27,25 @@ pub(super) struct Connection {
     /// The `Host` field, which HTTP/1.1 requires (RFC 9112 §3.2).
     host: String,
     traffic: Arc<Traffic>,
+    /// How long each step may take: to connect, to the head of an answer, to its end.
+    patience: Duration,
     /// Reads and writes for the sender: hyper's client half does nothing by itself.
     _driver: AbortOnDropHandle<hyper::Result<()>>,
 }
 
 impl Connection {
-    pub(super) async fn open(addr: SocketAddr, traffic: &Arc<Traffic>) -> io::Result<Self> {
-        let io = TokioIo::new(connect(addr, traffic).await?);
+    pub(super) async fn open(
+        addr: SocketAddr,
+        traffic: &Arc<Traffic>,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let io = TokioIo::new(timeout(patience, connect(addr, traffic)).await??);
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         Ok(Self {
             sender,
             host: addr.to_string(),
             traffic: traffic.clone(),
+            patience,
             _driver: AbortOnDropHandle::new(tokio::spawn(connection)),
         })
     }
@@ -54,9 +61,12 @@ impl Connection {
             .body(Full::new(body.into()))
             .map_err(io::Error::other)?;
         self.traffic.request();
-        self.sender.ready().await.map_err(io::Error::other)?;
-        let response = self.sender.send_request(request).await;
-        response.map_err(io::Error::other)
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        let answer = timeout(self.patience, answer).await?;
+        answer.map_err(io::Error::other)
     }
 
     /// Sends a request and reads the whole answer.
@@ -66,8 +76,8 @@ impl Connection {
         body: impl Into<Bytes>,
     ) -> io::Result<(response::Parts, Bytes)> {
         let (head, body) = self.send(request, body).await?.into_parts();
-        let collected = body.collect().await.map_err(io::Error::other)?;
-        Ok((head, collected.to_bytes()))
+        let collected = timeout(self.patience, body.collect()).await?;
+        Ok((head, collected.map_err(io::Error::other)?.to_bytes()))
     }
 
     /// The JSON at a path.
@@ -88,16 +98,4 @@ impl Connection {
         expect(StatusCode::CREATED, head.status, &body)?;
         Ok(serde_json::from_slice(&body)?)
     }
-}
-
-/// A socket whose bytes are counted. `TCP_NODELAY`, because Nagle's algorithm would hold small requests
-/// back and add to the latency.
-pub(super) async fn connect(addr: SocketAddr, traffic: &Arc<Traffic>) -> io::Result<Counted> {
-    let connected = TcpStream::connect(addr).await.map_err(|error| {
-        let text = format!("a client cannot connect to {addr}: {error}");
-        io::Error::new(error.kind(), text)
-    });
-    let stream = connected?;
-    stream.set_nodelay(true)?;
-    Ok(counted(stream, traffic))
 }

@@ -18,6 +18,9 @@ use self::http::Connection;
 pub use self::webhooks::Receiver;
 use crate::{Technique, traffic::Traffic};
 
+/// Longer than a long poll waits (25 s), and than a stream is silent between two heartbeats (20 s).
+const PATIENCE: Duration = Duration::from_secs(40);
+
 /// What a client needs to know.
 #[derive(Debug, Clone)]
 pub struct Subscription {
@@ -36,6 +39,9 @@ pub struct Subscription {
     pub check: Duration,
     /// Whether a WebSocket client says `received` for each message. The others have nothing to say it with.
     pub acknowledges: bool,
+    /// How long the server may be silent when it owes an answer or a heartbeat. Then the client fails, 40 s by
+    /// default.
+    pub patience: Duration,
     /// Counts what the client sends and receives.
     pub traffic: Arc<Traffic>,
 }
@@ -51,6 +57,7 @@ impl Subscription {
             receiver: None,
             check: Duration::MAX,
             acknowledges: false,
+            patience: PATIENCE,
             traffic: Arc::default(),
         }
     }
@@ -60,7 +67,7 @@ impl Subscription {
     }
 
     async fn connect(&self) -> io::Result<Connection> {
-        Connection::open(self.server, &self.traffic).await
+        Connection::open(self.server, &self.traffic, self.patience).await
     }
 }
 
@@ -152,7 +159,7 @@ impl Publisher {
     pub async fn publish(&mut self, topic: &str, data: &Value) -> io::Result<String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(self.server, &Arc::default()).await?,
+            None => Connection::open(self.server, &Arc::default(), PATIENCE).await?,
         };
         let path = format!("/topics/{topic}");
         let published: Published = connection.post(&path, data).await?;

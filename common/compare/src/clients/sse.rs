@@ -1,11 +1,12 @@
 //! Asks once and reads on.
 
-use std::io;
+use std::{io, time::Duration};
 
 use futures_util::{StreamExt, stream::try_unfold};
 use http_body_util::BodyExt;
 use hyper::{Request, StatusCode, body::Incoming};
 use sse::parse::{Event, Parser};
+use tokio::time::timeout;
 
 use super::{Client, Connection, Heard, News, Subscription, expect};
 
@@ -13,6 +14,7 @@ struct Sse {
     body: Incoming,
     /// Also keeps the last `id`, from which a client resumes.
     parser: Parser,
+    patience: Duration,
     /// Open as long as the body is read.
     _connection: Connection,
 }
@@ -24,6 +26,7 @@ pub(super) async fn open(to: Subscription) -> io::Result<Client> {
     let sse = Sse {
         body: response.into_body(),
         parser: Parser::resuming(&to.after),
+        patience: to.patience,
         _connection: connection,
     };
     Ok(try_unfold(sse, Sse::next).boxed())
@@ -32,7 +35,7 @@ pub(super) async fn open(to: Subscription) -> io::Result<Client> {
 impl Sse {
     /// `None` if the response has ended.
     async fn next(mut self) -> io::Result<Option<(News, Self)>> {
-        while let Some(frame) = self.body.frame().await {
+        while let Some(frame) = timeout(self.patience, self.body.frame()).await? {
             let bytes = frame.map_err(io::Error::other)?.into_data();
             let events = self.parser.feed(&bytes.unwrap_or_default());
             let heard: io::Result<Vec<Heard>> = events.iter().filter_map(heard).collect();

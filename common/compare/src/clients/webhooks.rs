@@ -31,7 +31,10 @@ use webhooks::verify::{
 };
 
 use super::{Client, Connection, Gap, Heard, Message, News, Subscription};
-use crate::traffic::{Traffic, counted};
+use crate::{
+    Traffic,
+    socket::{accept, counted},
+};
 
 /// Chosen here, not by the sender: a call that comes before the registration's answer can be verified.
 const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
@@ -45,7 +48,7 @@ pub struct Receiver {
     shared: Arc<Shared>,
     /// Outlives a registration: after a restart of the sender the same receiver registers again.
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
-    _listening: AbortOnDropHandle<io::Result<()>>,
+    _listening: AbortOnDropHandle<()>,
 }
 
 /// What each of its connections shares.
@@ -104,10 +107,9 @@ impl Receiver {
 }
 
 /// Connections outlive it, until the sender closes them.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        let stream = accept(&listener).await;
         let io = TokioIo::new(counted(stream, &shared.traffic));
         let shared = shared.clone();
         let service = service_fn(move |request| answer(shared.clone(), request));
@@ -165,6 +167,7 @@ struct Webhooks {
     /// Where the sender has its own API. It is not counted.
     sender: SocketAddr,
     check: Duration,
+    patience: Duration,
     endpoint: String,
     /// Everything up to here was delivered, as the sender last said.
     after: String,
@@ -199,12 +202,13 @@ pub(super) async fn register(to: Subscription) -> io::Result<Client> {
     let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
     let url = format!("http://{}/webhook", receiver.public);
     let body = json!({ "url": url, "topics": topics, "secret": SECRET });
-    let mut api = Connection::open(to.server, &Arc::default()).await?;
+    let mut api = Connection::open(to.server, &Arc::default(), to.patience).await?;
     let endpoint: Endpoint = api.post("/endpoints", &body).await?;
     let webhooks = Webhooks {
         receiver,
         sender: to.server,
         check: to.check,
+        patience: to.patience,
         gap: between(topics, &to.after, &endpoint.after),
         endpoint: endpoint.id,
         after: endpoint.after,
@@ -236,7 +240,7 @@ impl Webhooks {
     /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
     async fn look(&mut self) -> io::Result<Vec<Heard>> {
         let path = format!("/endpoints/{}", self.endpoint);
-        let mut api = Connection::open(self.sender, &Arc::default()).await?;
+        let mut api = Connection::open(self.sender, &Arc::default(), self.patience).await?;
         let endpoint: Endpoint = api.get(&path).await?;
         // Until then some deliveries up to there may still fail.
         if endpoint.in_flight + endpoint.waiting == 0 {

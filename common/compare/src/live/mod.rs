@@ -24,7 +24,7 @@ use sse::stream::{StreamLimits, Streams};
 use tokio::{net::TcpStream, task::JoinSet};
 
 use self::{lane::Lane, log::Log};
-use crate::Technique;
+use crate::{Technique, socket::accept};
 
 /// Messages that each feed keeps: few, so that a burst trims what a paused client has not read.
 const RETAIN: usize = 50;
@@ -67,10 +67,7 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
             Some(_) = tasks.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tasks.spawn(connection(stream, stage.clone()))),
-                Err(error) => common::accept_failed(error).await,
-            },
+            stream = accept(&listener) => drop(tasks.spawn(connection(stream, stage.clone()))),
         }
     }
 }

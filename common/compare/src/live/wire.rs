@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::log::LaneLog;
+use crate::socket::accept;
 
 /// The most that is passed on, and reported, at one time.
 const CHUNK: usize = 16 * 1_024;
@@ -50,11 +51,8 @@ impl Wire {
         let addr = listener.local_addr()?;
         tokio::spawn(async move {
             for number in 1_u64.. {
-                match listener.accept().await {
-                    Ok((near, _)) => drop(tokio::spawn(self.clone().connection(near, number))),
-                    // Out of descriptors: the next attempt may succeed.
-                    Err(_) => sleep(Duration::from_millis(50)).await,
-                }
+                let near = accept(&listener).await;
+                tokio::spawn(self.clone().connection(near, number));
             }
         });
         Ok(addr)
