@@ -80,8 +80,8 @@ impl Follower {
         Ok((follower, hearing))
     }
 
-    /// Leaves, or comes back after what it has. A receiver of webhooks stays registered and answers
-    /// 503 while it is paused.
+    /// Leaves, or comes back after what it has. A receiver of webhooks stays registered, and refuses
+    /// deliveries while it is paused.
     pub fn pause(&self, paused: bool) {
         if let Some(receiver) = &self.receiver {
             receiver.pause(paused);

@@ -56,7 +56,7 @@ pub struct Receiver {
 struct Shared {
     secret: Secret,
     traffic: Arc<Traffic>,
-    /// Answers 503: nothing is received.
+    /// Answers 500, and receives nothing. Several 503 in a row would make the sender pause for seconds.
     paused: AtomicBool,
     /// Ids that were received; a repeated delivery is dropped.
     seen: Mutex<HashSet<String>>,
@@ -124,7 +124,7 @@ async fn answer(
     shared.traffic.request();
     let mut response = Response::default();
     if shared.paused.load(Relaxed) {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return Ok(response);
     }
     match shared.verified(request).await {
