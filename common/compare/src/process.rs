@@ -107,12 +107,7 @@ impl Process {
 
     /// Its resident memory in bytes. `None` where there is no `/proc`.
     pub fn resident(&self) -> Option<u64> {
-        let status = fs::read_to_string(self.proc("status")?).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib * 1_024)
+        bytes_in(&self.proc("status")?, "VmRSS:")
     }
 
     /// The processor time of its threads so far. `None` where there is no `/proc`.
@@ -134,4 +129,12 @@ impl Process {
     fn proc(&self, file: &str) -> Option<PathBuf> {
         Some(format!("/proc/{}/{file}", self.child.id()?).into())
     }
+}
+
+/// The value of a line such as `VmRSS:  1234 kB`, in bytes.
+pub(crate) fn bytes_in(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1_024)
 }

@@ -11,12 +11,11 @@ use std::{
     collections::BTreeSet,
     env,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use common::Cursor;
-use compare::{Follower, Heard, Knobs, Process, Publisher, Receiver, Subscription, Technique};
+use compare::{Follower, Heard, Knobs, Process, Publisher, Subscription, Technique};
 use harness::{Fault, FaultProxy, PATIENCE};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
@@ -93,30 +92,26 @@ impl Siege {
 
     async fn listener(&self) -> Listener {
         let server = self.process.addr();
-        let mut to = Subscription {
+        let to = Subscription {
             interval: Duration::from_millis(50),
             check: Duration::from_millis(100),
             ..Subscription::new(server, "soak")
         };
-        let proxy;
-        if self.technique == Technique::Webhooks {
-            let receiver = Receiver::listen(Arc::default()).await;
-            let receiver = receiver.expect("a port is to be had");
-            proxy = FaultProxy::start(receiver.addr(), Fault::Pass).await;
-            to.receiver = Some(Arc::new(receiver.called_at(proxy.addr())));
-        } else {
-            proxy = FaultProxy::start(server, Fault::Pass).await;
-            to.server = proxy.addr();
-        }
+        let mut proxy = None;
+        let to = to.through(self.technique, async |addr| {
+            let started = FaultProxy::start(addr, Fault::Pass).await;
+            Ok(proxy.insert(started).addr())
+        });
+        let to = to.await.expect("a port is free");
         let follower = Follower::start(self.technique, to).await;
-        let (mut follower, hearing) = follower.expect("a port is to be had");
+        let (mut follower, hearing) = follower.expect("it starts");
         if self.technique == Technique::Webhooks {
             let open = timeout(PATIENCE, follower.reaches(compare::State::Open)).await;
             open.expect("it registers");
         }
         Listener {
             _follower: follower,
-            proxy,
+            proxy: proxy.expect("it was started"),
             hearing,
             received: BTreeSet::new(),
             gaps: Vec::new(),

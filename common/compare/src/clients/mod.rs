@@ -62,6 +62,26 @@ impl Subscription {
         }
     }
 
+    /// Puts a proxy in front of what is called: the server, or the receiver of webhooks. `proxy` takes the
+    /// address of that and returns its own.
+    ///
+    /// # Errors
+    /// If a receiver of webhooks cannot listen, and what `proxy` says.
+    pub async fn through(
+        mut self,
+        technique: Technique,
+        proxy: impl AsyncFnOnce(SocketAddr) -> io::Result<SocketAddr>,
+    ) -> io::Result<Self> {
+        if technique == Technique::Webhooks {
+            let mut receiver = Receiver::listen(self.traffic.clone()).await?;
+            receiver.addr = proxy(receiver.addr).await?;
+            self.receiver = Some(Arc::new(receiver));
+        } else {
+            self.server = proxy(self.server).await?;
+        }
+        Ok(self)
+    }
+
     fn path(&self, more: &str) -> String {
         format!("/topics/{}?after={}{more}", self.topics, self.after)
     }

@@ -33,6 +33,7 @@ struct Page {
     gap: Option<Gap>,
 }
 
+/// Only connects. The first poll comes when the client is first asked for news.
 pub(super) async fn short(to: Subscription) -> io::Result<Client> {
     // tokio panics at an interval of zero.
     let mut polls = interval(to.interval.max(Duration::from_millis(1)));
@@ -41,11 +42,11 @@ pub(super) async fn short(to: Subscription) -> io::Result<Client> {
     open(to, Some(polls)).await
 }
 
+/// Only connects, like [`short`].
 pub(super) async fn long(to: Subscription) -> io::Result<Client> {
     open(to, None).await
 }
 
-/// Only connects. The first poll comes when the client is first asked for news.
 async fn open(to: Subscription, polls: Option<Interval>) -> io::Result<Client> {
     let polling = Polling {
         connection: to.connect().await?,

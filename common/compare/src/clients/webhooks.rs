@@ -42,9 +42,8 @@ const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
 /// A small HTTP server that takes deliveries. Dropped, it stops listening.
 #[derive(Debug)]
 pub struct Receiver {
-    addr: SocketAddr,
-    /// The address to register; a proxy's, if there is one.
-    public: SocketAddr,
+    /// The address to register: where it listens, or a proxy's.
+    pub(super) addr: SocketAddr,
     shared: Arc<Shared>,
     /// Outlives a registration: after a restart of the sender the same receiver registers again.
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
@@ -68,7 +67,7 @@ impl Receiver {
     ///
     /// # Errors
     /// If no port is free.
-    pub async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
+    pub(crate) async fn listen(traffic: Arc<Traffic>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let (deliveries, delivered) = mpsc::unbounded_channel();
@@ -82,26 +81,14 @@ impl Receiver {
         let listening = tokio::spawn(serve(listener, shared.clone()));
         Ok(Self {
             addr,
-            public: addr,
             shared,
             deliveries: tokio::sync::Mutex::new(delivered),
             _listening: AbortOnDropHandle::new(listening),
         })
     }
 
-    /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Registers with this address, which leads to it.
-    pub fn called_at(mut self, addr: SocketAddr) -> Self {
-        self.public = addr;
-        self
-    }
-
     /// While it is paused it takes nothing, and the sender has to try again.
-    pub fn pause(&self, paused: bool) {
+    pub(crate) fn pause(&self, paused: bool) {
         self.shared.paused.store(paused, Relaxed);
     }
 }
@@ -200,7 +187,7 @@ pub(super) async fn register(to: Subscription) -> io::Result<Client> {
         None => Arc::new(Receiver::listen(to.traffic).await?),
     };
     let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
-    let url = format!("http://{}/webhook", receiver.public);
+    let url = format!("http://{}/webhook", receiver.addr);
     let body = json!({ "url": url, "topics": topics, "secret": SECRET });
     let mut api = Connection::open(to.server, &Arc::default(), to.patience).await?;
     let endpoint: Endpoint = api.post("/endpoints", &body).await?;

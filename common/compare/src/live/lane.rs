@@ -7,10 +7,10 @@ use tokio::sync::{Mutex, mpsc::UnboundedReceiver, watch};
 
 use super::{
     RETAIN,
-    log::{LaneLog, Log},
+    log::Log,
     wire::{Mode, Wire},
 };
-use crate::{Follower, Heard, Knobs, Process, Publisher, Receiver, State, Subscription, Technique};
+use crate::{Follower, Heard, Knobs, Process, Publisher, State, Subscription, Technique};
 
 const TOPIC: &str = "live";
 /// How long until an endpoint is called again.
@@ -28,7 +28,7 @@ pub(super) struct Lane {
     process: Mutex<Process>,
     follower: Follower,
     wire: watch::Sender<Mode>,
-    log: Arc<LaneLog>,
+    log: Arc<Log>,
 }
 
 impl Lane {
@@ -40,15 +40,19 @@ impl Lane {
         };
         let process = Process::start(program, technique, knobs).await?;
         let addr = process.addr();
-        let log = Arc::new(log.lane(technique));
+        let log = Arc::new(log.of_lane(technique));
         let (wire, mode) = watch::channel(Mode::Passes);
-        let mut to = Subscription {
+        let to = Subscription {
             check: CHECK,
             acknowledges: true,
             ..Subscription::new(addr, TOPIC)
         };
-        let wired = |to, ends| {
-            let (mode, log) = (mode, log.clone());
+        let ends = match technique {
+            Technique::Webhooks => ["server", "client"],
+            _ => ["client", "server"],
+        };
+        let wired = to.through(technique, async |to| {
+            let log = log.clone();
             Wire {
                 to,
                 ends,
@@ -56,15 +60,9 @@ impl Lane {
                 log,
             }
             .listen()
-        };
-        if technique == Technique::Webhooks {
-            let receiver = Receiver::listen(Arc::default()).await?;
-            let addr = wired(receiver.addr(), ["server", "client"]).await?;
-            to.receiver = Some(Arc::new(receiver.called_at(addr)));
-        } else {
-            to.server = wired(addr, ["client", "server"]).await?;
-        }
-        let (mut follower, hearing) = Follower::start(technique, to).await?;
+            .await
+        });
+        let (mut follower, hearing) = Follower::start(technique, wired.await?).await?;
         // A receiver begins at the feed's head, and would miss messages that were published before.
         follower.reaches(State::Open).await;
         tokio::spawn(gaps(hearing, log.clone()));
@@ -117,7 +115,7 @@ impl Lane {
 }
 
 /// Reports the gaps that a client is told of.
-async fn gaps(mut hearing: UnboundedReceiver<Heard>, log: Arc<LaneLog>) {
+async fn gaps(mut hearing: UnboundedReceiver<Heard>, log: Arc<Log>) {
     while let Some(heard) = hearing.recv().await {
         if let Heard::Gap(gap) = heard {
             log.tell("gap", json!(gap)).await;

@@ -58,7 +58,7 @@ pub async fn run(program: &Path, listen: SocketAddr) -> io::Result<()> {
         browsers: Browsers::new(Vec::new(), listener.local_addr()?, ""),
         lanes,
         published: AtomicU64::new(0),
-        streams: Arc::new(Streams::new(log.0.handle(), limits())),
+        streams: Arc::new(Streams::new(log.feed.handle(), limits())),
         log,
     });
     // Dropped at shutdown, it ends all tasks: nothing here has to be drained.

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::log::LaneLog;
+use super::log::Log;
 use crate::socket::accept;
 
 /// The most that is passed on, and reported, at one time.
@@ -41,7 +41,7 @@ pub(super) struct Wire {
     /// The end that connects and the end that accepts: `client` or `server`.
     pub(super) ends: [&'static str; 2],
     pub(super) mode: watch::Receiver<Mode>,
-    pub(super) log: Arc<LaneLog>,
+    pub(super) log: Arc<Log>,
 }
 
 impl Wire {

@@ -1,12 +1,14 @@
 //! Many clients that wait: the server's memory for each, the kernel's, and what the server keeps when
 //! they have gone.
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{Bench, waiting};
-use crate::{Figure, Knobs, News, Process, Receiver, Row, Subscription, Technique};
+use crate::{
+    Figure, Knobs, News, Process, Receiver, Row, Subscription, Technique, process::bytes_in,
+};
 
 /// Clients that subscribe at one time: the listen backlog is bounded.
 const GROUP: usize = 100;
@@ -128,12 +130,7 @@ fn per_client(used: Option<u64>, empty: Option<u64>, clients: usize) -> Option<f
 
 /// What the kernel's objects take, sockets among them. `None` where there is no `/proc`.
 fn slab() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("Slab:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib * 1_024)
+    bytes_in(Path::new("/proc/meminfo"), "Slab:")
 }
 
 /// The server's memory, once it has stopped changing.

@@ -6,14 +6,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::Arc,
     time::Duration,
 };
 
 use common::{After, Cursor, Drained, Feed, FeedSource, PageLimit};
-use compare::{
-    Follower, Gap, Heard, Knobs, Publisher, Receiver, State, Subscription, Technique, run,
-};
+use compare::{Follower, Gap, Heard, Knobs, Publisher, State, Subscription, Technique, run};
 use harness::{Fault, FaultProxy, PATIENCE, TestServer};
 use serde_json::json;
 use tokio::{
@@ -237,26 +234,22 @@ impl World {
 
     async fn listener(&self, technique: Technique) -> io::Result<Listener> {
         let server = self.servers[&technique].addr();
-        let mut to = Subscription {
+        let to = Subscription {
             interval: RETRY,
             check: CHECK,
             after: self.feed.head().to_string(),
             ..Subscription::new(server, TOPICS.join(","))
         };
-        let proxy;
-        if technique == Technique::Webhooks {
-            let receiver = Receiver::listen(Arc::default()).await?;
-            proxy = FaultProxy::start(receiver.addr(), Fault::Pass).await;
-            to.receiver = Some(Arc::new(receiver.called_at(proxy.addr())));
-        } else {
-            proxy = FaultProxy::start(server, Fault::Pass).await;
-            to.server = proxy.addr();
-        }
-        let (follower, hearing) = Follower::start(technique, to).await?;
+        let mut proxy = None;
+        let through = to.through(technique, async |addr| {
+            let started = FaultProxy::start(addr, Fault::Pass).await;
+            Ok(proxy.insert(started).addr())
+        });
+        let (follower, hearing) = Follower::start(technique, through.await?).await?;
         Ok(Listener {
             technique,
             follower,
-            proxy,
+            proxy: proxy.expect("it was started"),
             hearing,
             received: Vec::new(),
             named: BTreeSet::new(),
