@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use harness::{Client, EventReader, PATIENCE, Process};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 const LANES: [&str; 5] = [
     "short-polling",
@@ -26,7 +26,7 @@ async fn start() -> (Process, EventReader) {
     (process, events)
 }
 
-async fn order(client: &Client, path: &str) {
+async fn press(client: &Client, path: &str) {
     let reply = client.post(path, "").send().await;
     assert_eq!(reply.status, 200, "{path}: {}", reply.text());
 }
@@ -39,8 +39,9 @@ async fn until(
 ) -> Vec<Value> {
     let mut missing: BTreeSet<&str> = lanes.iter().copied().collect();
     let mut others = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
     while !missing.is_empty() {
-        let next = timeout(PATIENCE, events.next()).await;
+        let next = timeout_at(deadline, events.next()).await;
         let block = next.unwrap_or_else(|_| panic!("{missing:?} lack it: {others:#?}"));
         let block = block.expect("the stream goes on");
         if block.data().is_none() {
@@ -69,18 +70,18 @@ fn is(kind: &str) -> impl Fn(&Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_message_is_seen_on_every_wire_and_a_restart_is_survived() {
+async fn a_message_passes_every_wire_before_and_after_a_restart() {
     let (process, mut events) = start().await;
     let client = process.client();
-    order(&client, "/publish").await;
+    press(&client, "/publish").await;
     until(&mut events, &LANES, carries(1)).await;
-    order(&client, "/restart").await;
+    press(&client, "/restart").await;
     until(&mut events, &LANES, is("up")).await;
     until(&mut events, &LANES, |event| {
         event["data"]["reason"] == "foreign"
     })
     .await;
-    order(&client, "/publish").await;
+    press(&client, "/publish").await;
     until(&mut events, &LANES, carries(2)).await;
     process.signal("TERM");
     assert_eq!(process.exit_code().await, Some(0));
@@ -90,12 +91,12 @@ async fn a_message_is_seen_on_every_wire_and_a_restart_is_survived() {
 async fn a_paused_client_resumes_and_its_gap_is_an_event() {
     let (process, mut events) = start().await;
     let client = process.client();
-    order(&client, "/publish").await;
+    press(&client, "/publish").await;
     until(&mut events, &["sse"], carries(1)).await;
-    order(&client, "/pause?lane=sse").await;
+    press(&client, "/pause?lane=sse").await;
     until(&mut events, &["sse"], is("close")).await;
-    order(&client, "/publish?count=60").await;
-    order(&client, "/resume?lane=sse").await;
+    press(&client, "/publish?count=60").await;
+    press(&client, "/resume?lane=sse").await;
     let others = until(&mut events, &["sse"], is("gap")).await;
     assert!(!others.iter().any(is("gap")), "the others have none");
     let lost = |event: &Value| event["data"]["lane"] == "sse" && carries(11)(event);
@@ -106,14 +107,14 @@ async fn a_paused_client_resumes_and_its_gap_is_an_event() {
 async fn a_cut_wire_breaks_and_refuses_until_it_is_mended() {
     let (process, mut events) = start().await;
     let client = process.client();
-    order(&client, "/publish").await;
+    press(&client, "/publish").await;
     until(&mut events, &LANES, carries(1)).await;
-    order(&client, "/cut").await;
+    press(&client, "/cut").await;
     until(&mut events, &LANES, is("broken")).await;
-    order(&client, "/publish").await;
+    press(&client, "/publish").await;
     let cut = until(&mut events, &LANES, is("refused")).await;
     assert!(!cut.iter().any(is("bytes")), "nothing passes a cut wire");
-    order(&client, "/mend").await;
+    press(&client, "/mend").await;
     until(&mut events, &LANES, carries(2)).await;
 }
 
@@ -121,8 +122,8 @@ async fn a_cut_wire_breaks_and_refuses_until_it_is_mended() {
 async fn a_slow_reader_has_its_message_later() {
     let (process, mut events) = start().await;
     let client = process.client();
-    order(&client, "/slow?lane=sse").await;
-    order(&client, "/publish").await;
+    press(&client, "/slow?lane=sse").await;
+    press(&client, "/publish").await;
     let slow = |event: &Value| event["data"]["took"].as_f64() > Some(1_000.0);
     let others = until(&mut events, &["sse"], slow).await;
     assert!(!others.iter().any(slow), "only where the button says");
@@ -131,7 +132,7 @@ async fn a_slow_reader_has_its_message_later() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_foreign_is_refused() {
+async fn unknown_paths_wrong_values_and_foreign_origins_are_refused() {
     let (process, _) = start().await;
     let client = process.client();
     for (path, status) in [

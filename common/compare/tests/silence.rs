@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use compare::{Follower, Subscription, Technique};
+use compare::{Follower, Heard, Subscription, Technique};
 use harness::PATIENCE;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc::UnboundedReceiver,
     time::timeout,
 };
 
@@ -23,14 +24,30 @@ impl Server {
     }
 
     async fn follower(&self, technique: Technique) -> Follower {
+        self.listening(technique).await.0
+    }
+
+    async fn listening(&self, technique: Technique) -> (Follower, UnboundedReceiver<Heard>) {
         let server = self.0.local_addr().expect("it listens");
         let to = Subscription {
             check: Duration::from_millis(10),
             patience: SHORT,
             ..Subscription::new(server, "a")
         };
-        let (follower, _) = Follower::start(technique, to).await.expect("it starts");
-        follower
+        let started = Follower::start(technique, to).await;
+        started.expect("it starts")
+    }
+
+    /// Accepts a registration, and answers that the endpoint begins at this cursor.
+    async fn register(&self, after: &str) -> TcpStream {
+        let (mut stream, head) = self.request().await;
+        assert!(head.starts_with("POST /endpoints "), "{head}");
+        let endpoint = format!(r#"{{"id":"ep_1","after":"{after}","in_flight":0,"waiting":0}}"#);
+        let length = endpoint.len();
+        let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {length}\r\n\r\n{endpoint}");
+        let answered = stream.write_all(answer.as_bytes()).await;
+        answered.expect("it is open");
+        stream
     }
 
     async fn accept(&self) -> TcpStream {
@@ -81,18 +98,16 @@ async fn a_web_socket_that_falls_silent_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_receiver_whose_sender_falls_silent_registers_again() {
+async fn a_receiver_whose_sender_falls_silent_registers_again_and_names_the_gap() {
     let server = Server::start().await;
-    let _follower = server.follower(Technique::Webhooks).await;
-    let (mut registration, head) = server.request().await;
-    assert!(head.starts_with("POST /endpoints "), "{head}");
-    let endpoint = r#"{"id":"ep_1","after":"a-0","in_flight":0,"waiting":0}"#;
-    let length = endpoint.len();
-    let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {length}\r\n\r\n{endpoint}");
-    let answered = registration.write_all(answer.as_bytes()).await;
-    answered.expect("it is open");
+    let (_follower, mut hearing) = server.listening(Technique::Webhooks).await;
+    let _registered = server.register("a-1").await;
     let (_unanswered, head) = server.request().await;
     assert!(head.starts_with("GET /endpoints/ep_1 "), "{head}");
-    let (_, head) = server.request().await;
-    assert!(head.starts_with("POST /endpoints "), "{head}");
+    let _registered = server.register("b-2").await;
+    let heard = timeout(PATIENCE, hearing.recv()).await;
+    match heard.expect("it names the gap") {
+        Some(Heard::Gap(gap)) => assert_eq!([gap.requested, gap.resumed], ["a-1", "b-2"]),
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,4 +1,4 @@
-//! Registers an endpoint and is called: here the client is the one that listens.
+//! Registers an endpoint and is called: here the client is a server too.
 
 use std::{
     collections::HashSet,
@@ -6,7 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -36,8 +36,10 @@ use crate::{
     socket::{accept, counted},
 };
 
-/// Chosen here, not by the sender: a call that comes before the registration's answer can be verified.
+/// Chosen here and not by the sender. So a call that comes before the answer to the registration can be verified.
 const SECRET: &str = "whsec_Y29tcGFyZSBhbGwgZml2ZSBvZiB0aGVtIGhlcmU=";
+
+const UNPOISONED: &str = "nothing panics under this lock";
 
 /// A small HTTP server that takes deliveries. Dropped, it stops listening.
 #[derive(Debug)]
@@ -45,7 +47,9 @@ pub struct Receiver {
     /// The address to register: where it listens, or a proxy's.
     pub(super) addr: SocketAddr,
     shared: Arc<Shared>,
-    /// Outlives a registration: after a restart of the sender the same receiver registers again.
+    /// Everything up to here was delivered, as a sender last said. Like the deliveries it outlives a registration:
+    /// after a restart of the sender, the same receiver registers again.
+    after: Mutex<Option<String>>,
     deliveries: tokio::sync::Mutex<mpsc::UnboundedReceiver<Message>>,
     _listening: AbortOnDropHandle<()>,
 }
@@ -82,6 +86,7 @@ impl Receiver {
         Ok(Self {
             addr,
             shared,
+            after: Mutex::default(),
             deliveries: tokio::sync::Mutex::new(delivered),
             _listening: AbortOnDropHandle::new(listening),
         })
@@ -90,6 +95,10 @@ impl Receiver {
     /// While it is paused it takes nothing, and the sender has to try again.
     pub(crate) fn pause(&self, paused: bool) {
         self.shared.paused.store(paused, Relaxed);
+    }
+
+    fn after(&self) -> MutexGuard<'_, Option<String>> {
+        self.after.lock().expect(UNPOISONED)
     }
 }
 
@@ -138,9 +147,9 @@ impl Shared {
         Ok(serde_json::from_slice(&event.body)?)
     }
 
-    /// Once: after an answer that was lost the sender calls again.
+    /// Passes a message on, once. After a lost answer the sender calls again.
     fn take(&self, message: Message) {
-        let mut seen = self.seen.lock().expect("nothing panics under this lock");
+        let mut seen = self.seen.lock().expect(UNPOISONED);
         if seen.insert(message.id.clone()) {
             // It fails only when the client is gone.
             let _ = self.deliveries.send(message);
@@ -151,24 +160,22 @@ impl Shared {
 /// A registered receiver.
 struct Webhooks {
     receiver: Arc<Receiver>,
-    /// Where the sender has its own API. It is not counted.
+    /// The address of the sender's API. Its bytes are not counted.
     sender: SocketAddr,
     check: Duration,
     patience: Duration,
     endpoint: String,
-    /// Everything up to here was delivered, as the sender last said.
-    after: String,
-    /// Returned first.
+    /// The gap before the first delivery. It is returned first.
     gap: Option<Gap>,
-    /// How many of the endpoint's gaps were returned.
+    /// How many of the gaps that the sender lists were returned.
     told: usize,
 }
 
-/// What the sender says of an endpoint.
+/// What the sender says about an endpoint.
 #[derive(Debug, Deserialize)]
 struct Endpoint {
     id: String,
-    /// Deliveries up to here exist.
+    /// The sender has read the feed up to here.
     after: String,
     in_flight: usize,
     waiting: usize,
@@ -191,14 +198,14 @@ pub(super) async fn register(to: Subscription) -> io::Result<Client> {
     let body = json!({ "url": url, "topics": topics, "secret": SECRET });
     let mut api = Connection::open(to.server, &Arc::default(), to.patience).await?;
     let endpoint: Endpoint = api.post("/endpoints", &body).await?;
+    let ended = receiver.after().replace(endpoint.after.clone());
     let webhooks = Webhooks {
         receiver,
         sender: to.server,
         check: to.check,
         patience: to.patience,
-        gap: between(topics, &to.after, &endpoint.after),
+        gap: between(topics, &ended.unwrap_or(to.after), &endpoint.after),
         endpoint: endpoint.id,
-        after: endpoint.after,
         told: 0,
     };
     Ok(try_unfold(webhooks, Webhooks::next).boxed())
@@ -210,30 +217,30 @@ impl Webhooks {
             Some(gap) => vec![Heard::Gap(gap)],
             None => self.delivered().await?,
         };
-        let after = self.after.clone();
+        let after = self.receiver.after().clone().unwrap_or_default();
         Ok(Some((News { heard, after }, self)))
     }
 
-    /// The next delivery, or after some silence what the sender says.
+    /// The next delivery, or after some silence what the sender says about the endpoint.
     async fn delivered(&mut self) -> io::Result<Vec<Heard>> {
         let delivery = async { self.receiver.deliveries.lock().await.recv().await };
         match timeout(self.check, delivery).await {
             Ok(Some(message)) => Ok(vec![Heard::Message(message)]),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(_) => self.look().await,
+            Err(_) => self.ask().await,
         }
     }
 
     /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
-    async fn look(&mut self) -> io::Result<Vec<Heard>> {
+    async fn ask(&mut self) -> io::Result<Vec<Heard>> {
         let path = format!("/endpoints/{}", self.endpoint);
         let mut api = Connection::open(self.sender, &Arc::default(), self.patience).await?;
         let endpoint: Endpoint = api.get(&path).await?;
-        // Until then some deliveries up to there may still fail.
-        if endpoint.in_flight + endpoint.waiting == 0 {
-            self.after = endpoint.after;
-        }
         let deliveries: Deliveries = api.get(&(path + "/deliveries")).await?;
+        // Otherwise some deliveries up to there may still fail.
+        if endpoint.in_flight + endpoint.waiting == 0 {
+            *self.receiver.after() = Some(endpoint.after);
+        }
         let gaps = deliveries.gaps.into_iter().skip(self.told);
         let new: Vec<Heard> = gaps.map(Heard::Gap).collect();
         self.told += new.len();
