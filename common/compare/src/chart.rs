@@ -10,7 +10,7 @@ use plotters::prelude::{
 use crate::{Figure, Report, Row, measure::GAP, report::Unit, table::value};
 
 const SIZE: (u32, u32) = (760, 440);
-/// One for each row. They differ also for people who cannot tell red from green.
+/// One for each row. People who cannot tell red from green can tell them apart.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
     RGBColor(120, 120, 120),
@@ -112,7 +112,7 @@ fn svg(title: &str, unit: Unit, lines: &[Line]) -> Result<String, Box<dyn Error>
     Ok(svg)
 }
 
-/// A range around the values above zero, with a little room: a logarithm needs more than zero.
+/// A range around the values, with a little room. Without zero, which has no logarithm.
 fn around(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (mut low, mut high) = (f64::MAX, f64::MIN_POSITIVE);
     for value in values.filter(|value| *value > 0.0) {

@@ -1,8 +1,7 @@
 //! Copy sets: the files of a technique that go into another project.
 //!
-//! They are read from the `## Copy set` sections of the READMEs: those of the packages, and those of the
-//! folders below `src`. So what a reader sees, what `compare -- copy` copies and what the test compiles are
-//! the same list.
+//! They are read from the `## Copy set` sections of the READMEs of the packages, and of the folders below
+//! `src`. So a reader sees the list that `compare -- copy` copies and that the test compiles.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +54,7 @@ pub struct CopySet {
 /// A file of a copy set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyFile {
-    /// Where it is.
+    /// Where it is now.
     pub source: PathBuf,
     /// Where it goes, below the new crate's `src`.
     pub target: PathBuf,
@@ -149,8 +148,8 @@ impl fmt::Display for CopySet {
     }
 }
 
-/// A measure of complexity: how many lines of code a technique's copy sets have together. A file that is in two of them
-/// counts once.
+/// A measure of complexity: how many lines of code the copy sets of a technique have together. A file that is in
+/// two of them counts once.
 pub(crate) fn lines(technique: Technique) -> Option<usize> {
     let sets = CopySet::of(&technique.to_string()).ok()?;
     let files = sets.iter().flat_map(|set| &set.files);
@@ -167,7 +166,7 @@ fn parse(package: &str, folder: &Path, readme: &str) -> io::Result<Vec<CopySet>>
     sets.map(|text| section(package, folder, text)).collect()
 }
 
-/// `text` begins behind the words of the heading, with the set's own name if it has one.
+/// `text` begins after `Copy set` in the heading, with the set's own name if it has one.
 fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
     let (own_name, body) = text.split_once('\n').unwrap_or((text, ""));
     let name = match own_name.trim_start_matches(':').trim() {
@@ -203,7 +202,7 @@ fn file(folder: &Path, path: &str, rest: &str) -> io::Result<CopyFile> {
     })
 }
 
-/// The path with each `..` taken back.
+/// The path with every `..` resolved.
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -215,7 +214,7 @@ fn without_dots(path: &Path) -> PathBuf {
     plain
 }
 
-/// The entries of `[dependencies]`, which are the code in the line that begins with `Crates:`.
+/// The entries of `[dependencies]`: the code spans in the line that begins with `Crates:`.
 fn dependencies(body: &str) -> String {
     let line = body.lines().find(|line| line.starts_with("Crates: "));
     let entries = line.unwrap_or_default().split('`').skip(1).step_by(2);

@@ -1,4 +1,4 @@
-//! A client that reconnects: whatever breaks, it subscribes again after what it has.
+//! A client that reconnects: whatever breaks, it subscribes again after the last message that it has.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     clients::{Heard, Receiver, Subscription, subscribe},
 };
 
-/// The pause before subscribing again. It doubles with each connection that breaks sooner than that.
+/// The pause before subscribing again. It doubles when a connection lasts less than twice the pause.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -43,14 +43,14 @@ pub struct Follower {
 /// What the task works with.
 struct Following {
     technique: Technique,
-    /// Its `after` is where the next subscription begins.
+    /// Where to subscribe. Its `after` follows what was received.
     to: Subscription,
     state: watch::Sender<State>,
     heard: mpsc::UnboundedSender<Heard>,
 }
 
 impl Follower {
-    /// Subscribes; what it hears comes from the second value.
+    /// Subscribes. The second value receives what it hears.
     ///
     /// # Errors
     /// If a receiver of webhooks cannot listen.
@@ -118,7 +118,7 @@ impl Following {
             };
             if left {
                 self.state.send_replace(State::Paused);
-                // It fails only when the follower is gone, and this task with it.
+                // It fails only if the follower is dropped, which ends this task too.
                 let _ = paused.wait_for(|paused| !paused).await;
             } else {
                 // However the connection ended: subscribe again after the last position.
@@ -139,7 +139,7 @@ impl Following {
             // Before it is passed on: what was received is not asked for again.
             self.to.after = news.after;
             for heard in news.heard {
-                // It fails only when the run is over.
+                // It fails only if nobody listens any more.
                 let _ = self.heard.send(heard);
             }
         }

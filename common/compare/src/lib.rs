@@ -1,16 +1,16 @@
-//! The five techniques side by side, over real sockets: shown on a page, measured, and tested for
-//! telling every client the same.
+//! The five techniques side by side, over real sockets. They are shown on a page, measured, and tested: all
+//! five must tell a client the same.
 //!
 //! Each server runs in its own process, so that its memory and processor time are its own. From
 //! the top:
 //!
 //! - `main.rs` is the command: the page, `--measure`, `copy`, or one server;
 //! - [`Technique`] names the five; [`run`] runs one here, [`Process`] in its own process;
-//! - `clients/` has a small [`Client`] for each, a stream of [`News`]; a [`Follower`] is a client that
-//!   reconnects; [`Traffic`] counts their bytes and requests;
+//! - `clients/` has a small [`Client`] for each: a stream of [`News`]. A [`Follower`] is a client that
+//!   reconnects. [`Traffic`] counts their bytes and requests;
 //! - [`live`] is the page, with a lane for each technique;
 //! - [`measure`] takes the figures, [`Report`] holds them, `table.rs` and `chart.rs` show them;
-//! - [`CopySet`] is what a README says about copying a technique.
+//! - [`CopySet`] is the list of files in a README that are copied together.
 //!
 //! `tests/story` tests that all five tell a client the same.
 

@@ -50,7 +50,7 @@ impl Process {
         if let Some(retry) = knobs.retry {
             command.args(["--retry", &retry.as_secs_f64().to_string()]);
         }
-        // The pipe ends with this process, however it ends, and the server drains.
+        // However this process ends, the pipe ends with it, and then the server drains.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
@@ -60,7 +60,7 @@ impl Process {
         let listening = line.trim_end().strip_prefix("listening on http://");
         let Some(addr) = listening.and_then(|addr| addr.parse().ok()) else {
             return Err(io::Error::other(format!(
-                "{technique} does not listen: {line:?}"
+                "the server of {technique} does not listen: {line:?}"
             )));
         };
         Ok(Self {
@@ -77,7 +77,7 @@ impl Process {
         self.addr
     }
 
-    /// Lets it drain, and starts it again at its address after a while. Its feed is in memory, so a new
+    /// Lets it drain, and starts it again at its address after `away`. Its feed is in memory, so a new
     /// epoch begins.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Process {
         self.replace(Duration::ZERO).await
     }
 
-    /// At the same address, so that its clients find it.
+    /// Waits for its end, and starts another one at the same address, so that clients find it.
     async fn replace(&mut self, away: Duration) -> io::Result<()> {
         self.child.wait().await?;
         sleep(away).await;

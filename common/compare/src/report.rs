@@ -7,7 +7,7 @@ use crate::Technique;
 /// A row: a technique, and for short polling the interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {
-    /// Of the five.
+    /// One of the five.
     pub technique: Technique,
     /// Seconds between two polls; 0 for the other techniques.
     pub interval: u64,
@@ -38,7 +38,7 @@ impl Row {
         matches!(self.technique, ShortPolling | LongPolling)
     }
 
-    /// Between two polls.
+    /// The time between two polls.
     pub fn interval(self) -> Duration {
         Duration::from_secs(self.interval.max(1))
     }
@@ -155,7 +155,7 @@ impl Spread {
 pub struct Report {
     /// Where and how, in one line.
     pub origin: String,
-    /// Each with its row and the messages a second. 0 is the table's run, with a message every few
+    /// By figure, row, and messages a second. 0 stands for the table's run, with a message every few
     /// seconds.
     pub figures: BTreeMap<(Figure, Row, u32), Spread>,
 }
@@ -167,7 +167,7 @@ impl Report {
     }
 }
 
-/// Cores, kernel and commit, no more: it is published.
+/// Cores, kernel and commit. No more, because it is published.
 pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let system = output("uname", &["-sr"]);

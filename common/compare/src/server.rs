@@ -16,16 +16,16 @@ const ENDPOINTS: usize = 10_000;
 /// More attempts than any run here can reach.
 const RETRIES: usize = 10_000;
 
-/// The knobs that matter here. All others have the member's defaults.
+/// The knobs that are set here. All others have the member's defaults.
 #[derive(Debug, Clone, Args)]
 pub struct Knobs {
     /// Messages kept per topic.
     #[arg(long, default_value_t = Self::default().retain, value_name = "N")]
     pub retain: usize,
-    /// Whether a waiting client costs no buffers of hyper, where the member can do that.
+    /// Free hyper's buffers while a client waits, where the member can do that.
     #[arg(long, default_value_t = Self::default().takeover, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub takeover: bool,
-    /// Seconds until an endpoint is called again [default: the member's schedule].
+    /// Seconds until a webhook that failed is sent again [default: the member's schedule].
     #[arg(long, value_parser = positive_seconds, value_name = "SECONDS")]
     pub retry: Option<Duration>,
 }
@@ -50,7 +50,7 @@ impl Knobs {
     }
 }
 
-/// One server in its own process, so that its memory and processor time can be measured.
+/// `compare serve NAME`: one server in its own process.
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Which technique.

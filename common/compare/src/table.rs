@@ -2,10 +2,10 @@
 
 use crate::{Figure, Report, Row, Spread, report::Unit};
 
-/// A word of the usual comparison, and how many times the least of all rows it may be.
+/// Words of the usual comparison. Each holds up to this multiple of the least value of all rows.
 type Scale = &'static [(&'static str, f64)];
 
-/// What the usual comparison has words for, in the order of `Technique::said`.
+/// The figures for which the usual comparison has words, in the order of `Technique::said`.
 const SAID: [(&str, Figure, Scale); 2] = [
     (
         "latency, as usually said",
@@ -24,7 +24,7 @@ const SAID: [(&str, Figure, Scale); 2] = [
     ),
 ];
 
-/// Both tables, and what the machine was.
+/// Both tables, and where they were measured.
 pub fn markdown(report: &Report) -> String {
     format!("{}\n{}", choice(report), rest(report))
 }
@@ -42,7 +42,7 @@ pub(crate) fn choice(report: &Report) -> String {
     table
 }
 
-/// A line for each other figure with a column for each row of the comparison, and what the machine was.
+/// A line for each other figure, with a column for each row of the comparison, and where it was measured.
 pub(crate) fn rest(report: &Report) -> String {
     let mut table = line("figure", Row::ALL.map(|row| Some(row.to_string())))
         + &line(":---", Row::ALL.map(|_| Some("---:".to_owned())));
@@ -80,13 +80,13 @@ fn judged(report: &Report, row: Row, word: &str, figure: Figure, scale: Scale) -
     Some(format!("{word}: {not}confirmed"))
 }
 
-/// The word whose range has this many times the least.
+/// The word for this multiple of the least value.
 fn word_for(times: f64, scale: Scale) -> &'static str {
     let found = scale.iter().find(|(_, most)| times <= *most);
     found.map_or("", |(word, _)| *word)
 }
 
-/// The median, and how far the runs were apart if that is over 5 %. A value that varies by more than
+/// The median, and how far the runs were apart if that is over 5 %. A value whose spread is larger than
 /// itself is not shown.
 fn shown(spread: Spread, unit: Unit) -> String {
     let median = value(spread.median, unit);

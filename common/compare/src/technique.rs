@@ -1,4 +1,4 @@
-//! The five techniques, and the words by which they are usually compared.
+//! The five techniques, and the words with which articles and courses usually compare them.
 
 use std::{fmt, str::FromStr};
 
@@ -22,7 +22,7 @@ pub enum Technique {
 }
 
 impl Technique {
-    /// In the order of the usual comparison, which leaves SSE out.
+    /// In the order of the usual comparison, and SSE, which it leaves out.
     pub const ALL: [Self; 5] = [
         Self::ShortPolling,
         Self::LongPolling,
@@ -42,7 +42,7 @@ impl Technique {
         }
     }
 
-    /// The usual comparison's words for its latency and its complexity.
+    /// The words of the usual comparison for its latency and its complexity.
     pub fn said(self) -> Option<[&'static str; 2]> {
         match self {
             Self::ShortPolling => Some(["high", "low"]),
@@ -54,7 +54,7 @@ impl Technique {
     }
 
     /// Whether messages arrive in the order in which they were published. Webhooks do not promise
-    /// it: several requests are under way at one time.
+    /// it, because several requests are in flight at the same time.
     pub fn keeps_order(self) -> bool {
         self != Self::Webhooks
     }

@@ -27,7 +27,7 @@ pub(super) struct Connection {
     /// The `Host` field, which HTTP/1.1 requires (RFC 9112 §3.2).
     host: String,
     traffic: Arc<Traffic>,
-    /// How long each step may take: to connect, to the head of an answer, to its end.
+    /// The timeout of each step: the connection, the head of an answer, and its body.
     patience: Duration,
     /// Reads and writes for the sender: hyper's client half does nothing by itself.
     _driver: AbortOnDropHandle<hyper::Result<()>>,
@@ -50,7 +50,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and returns the answer as soon as its head is there.
+    /// Sends a request and returns the answer once its head has arrived.
     pub(super) async fn send(
         &mut self,
         request: request::Builder,
@@ -87,7 +87,7 @@ impl Connection {
         Ok(serde_json::from_slice(&body)?)
     }
 
-    /// Creates what `json` says.
+    /// Posts JSON and reads the JSON of what was created.
     pub(super) async fn post<T: DeserializeOwned>(
         &mut self,
         path: &str,

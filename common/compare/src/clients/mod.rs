@@ -1,4 +1,4 @@
-//! A small client for each technique: a stream of what comes, with the position to resume from.
+//! A small client for each technique: a stream of what arrives, with the position to resume from.
 
 mod http;
 mod polling;
@@ -30,14 +30,14 @@ pub struct Subscription {
     pub topics: String,
     /// Where to begin: a cursor, or `earliest`. A webhook endpoint always begins at the feed's head.
     pub after: String,
-    /// Between two polls of short polling.
+    /// The time between two polls of short polling.
     pub interval: Duration,
     /// What the sender of webhooks calls; `None` starts a new one.
     pub receiver: Option<Arc<Receiver>>,
-    /// After how much silence to ask the sender of webhooks about the endpoint: a receiver cannot see
+    /// After this much silence a receiver of webhooks asks the sender about its endpoint. It cannot see otherwise
     /// that a call is missing.
     pub check: Duration,
-    /// Whether a WebSocket client says `received` for each message. The others have nothing to say it with.
+    /// Whether a WebSocket client says `received` for each message. The other techniques have no such message.
     pub acknowledges: bool,
     /// How long the server may be silent when it owes an answer or a heartbeat. Then the client fails, 40 s by
     /// default.
@@ -98,7 +98,7 @@ pub type Client = BoxStream<'static, io::Result<News>>;
 /// What came in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
-    /// Empty only if a receiver of webhooks has asked for its position.
+    /// Empty only if a receiver of webhooks asked for its position.
     pub heard: Vec<Heard>,
     /// The position to resume from.
     pub after: String,
@@ -151,7 +151,7 @@ pub async fn subscribe(technique: Technique, to: Subscription) -> io::Result<Cli
     }
 }
 
-/// Publishes over one connection. It is not counted: what is measured is how news arrives.
+/// Publishes over one connection. Its bytes are not counted, because only the arrival of news is measured.
 #[derive(Debug)]
 pub struct Publisher {
     server: SocketAddr,
@@ -172,7 +172,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes, and returns the message's id. A connection that failed is not used again.
+    /// Publishes, and returns the message's id. A connection that failed is replaced at the next call.
     ///
     /// # Errors
     /// If the server is not there, or refuses.

@@ -12,15 +12,15 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Client, Connection, Gap, Heard, Message, News, Subscription, expect};
 
-/// How long the server may hold its answer, in seconds.
+/// How long the server may hold its answer to a long poll, in seconds.
 const WAIT: u32 = 25;
 
 struct Polling {
     connection: Connection,
     to: Subscription,
-    /// Of the last page of short polling; a long poll has none.
+    /// The ETag of the last page of short polling. A long poll has none.
     etag: Option<HeaderValue>,
-    /// When to ask next; `None` is long polling. The server's `X-Poll-Interval` is ignored.
+    /// When short polling asks next; long polling asks at once. The server's `X-Poll-Interval` is ignored.
     polls: Option<Interval>,
 }
 
@@ -88,7 +88,7 @@ impl Polling {
         let page: Page = serde_json::from_slice(&body)?;
         if let Some(polls) = &mut self.polls {
             self.etag = head.headers.get(ETAG).cloned();
-            // A page was full: the rest is there already.
+            // The page was full, so there is more already.
             if page.more {
                 polls.reset_immediately();
             }

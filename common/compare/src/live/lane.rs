@@ -13,7 +13,7 @@ use super::{
 use crate::{Follower, Heard, Knobs, Process, Publisher, State, Subscription, Technique};
 
 const TOPIC: &str = "live";
-/// How long until an endpoint is called again.
+/// How long until a webhook that failed is sent again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a receiver checks that its endpoint still exists.
 const CHECK: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ impl Lane {
         }
     }
 
-    /// Does what a button says. Returns whether there is such a button.
+    /// Does what a button is for. Returns whether there is such a button.
     ///
     /// # Errors
     /// If the server does not start again.
@@ -114,7 +114,7 @@ impl Lane {
     }
 }
 
-/// Reports the gaps that a client is told of.
+/// Reports the gaps that the client receives.
 async fn gaps(mut hearing: UnboundedReceiver<Heard>, log: Arc<Log>) {
     while let Some(heard) = hearing.recv().await {
         if let Heard::Gap(gap) = heard {

@@ -1,8 +1,8 @@
 //! The page: publish, and watch the message arrive through five techniques side by side.
 //!
 //! Every message goes to all five servers, each its own process with a feed in memory. Each lane
-//! is a client that reconnects, behind a wire that reports every byte. The page reads these events
-//! from a stream and draws them. Its buttons are POSTs.
+//! is a client that reconnects, behind a wire that reports every byte. The page reads these reports
+//! from an event stream and draws them. Its buttons are POSTs.
 
 mod lane;
 mod log;
@@ -26,7 +26,7 @@ use tokio::{net::TcpStream, task::JoinSet};
 use self::{lane::Lane, log::Log};
 use crate::{Technique, socket::accept};
 
-/// Messages that each feed keeps: few, so that a burst trims what a paused client has not read.
+/// Messages that each feed keeps. Few, so that a burst trims what a paused client has not read.
 const RETAIN: usize = 50;
 
 /// What every connection shares.

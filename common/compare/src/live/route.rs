@@ -34,17 +34,22 @@ async fn answer(stage: &Stage, request: &Request<Incoming>) -> Result<Answer, Pr
     // Pages of other origins must not press these buttons.
     stage.browsers.check(request, posts)?;
     let path = request.uri().path();
-    let query = Query::of(request.uri());
-    match (path, path.strip_prefix("/topics/")) {
-        ("/publish", _) if posts => publish(stage, query).await?,
-        (_, None) if posts => control(stage, path, query).await?,
-        ("/", _) => return Ok(common::html(include_str!("page.html")).map(Either::Left)),
-        (_, Some(topics)) if !posts => {
-            return Ok(stage.streams.subscribe(topics, request)?.map(body));
-        }
-        _ => return Err(Problem::not_found(path)),
+    if posts {
+        press(stage, path, Query::of(request.uri())).await?;
+        return Ok(Response::new(Either::Left(Full::default())));
     }
-    Ok(Response::new(Either::Left(Full::default())))
+    match path.strip_prefix("/topics/") {
+        Some(topics) => Ok(stage.streams.subscribe(topics, request)?.map(body)),
+        None if path == "/" => Ok(common::html(include_str!("page.html")).map(Either::Left)),
+        None => Err(Problem::not_found(path)),
+    }
+}
+
+async fn press(stage: &Stage, path: &str, query: Query<'_>) -> Result<(), Problem> {
+    match path {
+        "/publish" => publish(stage, query).await,
+        _ => control(stage, path, query).await,
+    }
 }
 
 /// Publishes to all five at the same time.

@@ -18,12 +18,12 @@ use tokio::{
 use super::log::Log;
 use crate::socket::accept;
 
-/// The most that is passed on, and reported, at one time.
+/// The most bytes that are passed on, and reported, at one time.
 const CHUNK: usize = 16 * 1_024;
 /// How long a slow reader takes for one chunk.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// What a wire does.
+/// What a wire does with what comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Passes,

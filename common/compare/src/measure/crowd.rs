@@ -1,5 +1,5 @@
-//! Many clients that wait: the server's memory for each, the kernel's, and what the server keeps when
-//! they have gone.
+//! Many clients that wait: the memory of the server and of the kernel for each, and what the server keeps
+//! when they have gone.
 
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
@@ -10,9 +10,9 @@ use crate::{
     Figure, Knobs, News, Process, Receiver, Row, Subscription, Technique, process::bytes_in,
 };
 
-/// Clients that subscribe at one time: the listen backlog is bounded.
+/// Clients that subscribe at the same time. The listen backlog is bounded.
 const GROUP: usize = 100;
-/// Between two polls: every client polls once and then only keeps its connection.
+/// The time between two polls: every client polls once, and then only keeps its connection.
 const INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// One task for each client, in groups.
@@ -39,10 +39,10 @@ impl Bench {
         let mut to = Subscription::new(server.addr(), "crowd");
         to.interval = INTERVAL;
         if technique == Technique::Webhooks {
-            // One for all endpoints. Nothing is published, so it is never called.
+            // One receiver for all endpoints. Nothing is published, so it is never called.
             to.receiver = Some(Arc::new(Receiver::listen(to.traffic.clone()).await?));
         }
-        // The first pay for what is allocated once: threads, tables, the allocator's first pages.
+        // The first group is not counted: it pays for what is allocated once, such as threads and tables.
         let mut crowd = vec![waiting(technique, &to, GROUP, Duration::ZERO).await?];
         let (empty, kernel) = (settled(&server).await, slab());
         for _ in 1..self.crowd / GROUP {
@@ -50,7 +50,7 @@ impl Bench {
         }
         let clients = (crowd.len() - 1) * GROUP;
         if clients == 0 {
-            return Ok(()); // the process may open too few files
+            return Ok(()); // The process may open too few files.
         }
         let used = per_client(settled(&server).await, empty, clients);
         if !takeover {
@@ -67,7 +67,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The processor time of the waiting clients, and the memory that the server keeps without them.
+    /// The server's processor time while the clients wait, and the memory that it keeps when they have gone.
     async fn wait_and_leave(
         &self,
         technique: Technique,
@@ -88,7 +88,7 @@ impl Bench {
         self.note_technique(Figure::Kept, technique, kept);
     }
 
-    /// Notes a figure, if there is one, that is the same for all intervals of a technique.
+    /// Notes a figure, if there is one, in all rows of a technique: it does not depend on the interval.
     fn note_technique(&self, figure: Figure, technique: Technique, value: Option<f64>) {
         for row in Row::ALL {
             if row.technique == technique
@@ -111,8 +111,8 @@ fn period(technique: Technique) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// How many ports the system has for clients. Every connection to one server needs its own. Without `/proc` as many
-/// as needed: Windows and macOS have 16,384 by default.
+/// How many ports the system has for clients. Every connection to one server needs its own. Unlimited if there is no
+/// `/proc`, because Windows and macOS have 16,384 by default, which is enough.
 pub(super) fn free_ports() -> usize {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     ports_in(&range).unwrap_or(usize::MAX)
@@ -128,7 +128,7 @@ fn per_client(used: Option<u64>, empty: Option<u64>, clients: usize) -> Option<f
     Some(used?.saturating_sub(empty?) as f64 / clients as f64)
 }
 
-/// What the kernel's objects take, sockets among them. `None` where there is no `/proc`.
+/// The memory of the kernel's objects, sockets among them. `None` where there is no `/proc`.
 fn slab() -> Option<u64> {
     bytes_in(Path::new("/proc/meminfo"), "Slab:")
 }

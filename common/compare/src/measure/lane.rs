@@ -1,7 +1,7 @@
 //! One lane: messages published to one server, and what arrived at its clients.
 //!
-//! The first message is for warming up. A client counts from its arrival to that of the last message.
-//! So connecting is not counted, and a value per message does not depend on the run's length.
+//! The first message only warms up. A client counts from its arrival to the arrival of the last message.
+//! So connecting is not counted, and a value per message does not depend on the number of messages.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use crate::{
     traffic::{Counts, Traffic},
 };
 
-/// How long to wait for a message beyond the gap between two messages and the interval of polls.
+/// How late a message may be, beyond the gap between two messages and the interval of polls.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A run of messages.
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Plan {
     /// How many, after the one for warming up; at least one.
     pub messages: usize,
-    /// Between two of them, on average.
+    /// The average time between two messages.
     pub gap: Duration,
     /// When the first is due. It waits until all clients have subscribed.
     pub start: time::Instant,
@@ -57,14 +57,14 @@ impl Plan {
     }
 }
 
-/// What came of a run, over all clients.
+/// The result of a run, over all clients.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
     /// From before the publishing POST is written until a client has the message; sorted.
     pub latencies: Vec<Duration>,
     /// Messages that were counted.
     pub counted: u64,
-    /// What the clients counted with them.
+    /// What the clients counted while these arrived.
     pub steady: Counts,
     /// The server's processor time per delivery, publishing included.
     pub cpu: Option<Duration>,
@@ -77,7 +77,7 @@ impl Measured {
         self.latencies[rank.max(1) - 1]
     }
 
-    /// A count for each message.
+    /// This count, divided by the messages.
     pub fn per_message(&self, count: u64) -> f64 {
         count as f64 / self.counted.max(1) as f64
     }
@@ -103,17 +103,17 @@ impl Measured {
     }
 }
 
-/// What one client has.
+/// What one client received and counted.
 #[derive(Debug, Default)]
 struct Arrivals {
-    /// The numbers of the messages and when they came, in their order.
+    /// The numbers of the messages in the order of their arrival, and when they came.
     came: Vec<(usize, Instant)>,
     counted: u64,
     steady: Counts,
 }
 
-/// Publishes by `plan` to `server` and receives through clients made like `to`. A test may put a
-/// proxy between the two.
+/// Publishes to `server` by `plan`, and receives with clients that subscribe by `to`. So a test can put a
+/// proxy in between.
 ///
 /// # Errors
 /// If a connection fails, or a message was missing, repeated or, where order is kept, out of it.
@@ -152,7 +152,7 @@ pub async fn measure(
     Ok(measured)
 }
 
-/// Counts with `to` if there is only one client, so that a test can see all counts.
+/// Each of several clients counts by itself. A single one counts in `to.traffic`, where a test can read it.
 async fn subscribed(
     technique: Technique,
     mut to: Subscription,
@@ -186,7 +186,7 @@ async fn publish(
     Ok((sent, cpu))
 }
 
-/// Until there are enough messages, or nothing more comes.
+/// Receives until there are enough messages, or nothing more comes.
 async fn listen(
     (mut client, traffic): (Client, Arc<Traffic>),
     messages: usize,

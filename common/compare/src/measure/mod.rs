@@ -1,9 +1,9 @@
-//! All figures. A run measures the latencies first, with the machine to itself. Then what takes long
-//! (30 seconds between two polls, a minute of silence) waits in the background, where it costs
-//! next to nothing, while the rest is measured one after the other.
+//! All figures. A run measures the latencies first, while nothing else runs. Then the long measurements
+//! (30 seconds between two polls, a minute of silence) run in the background. They use almost no processor
+//! time, so the rest is measured at the same time, one after the other.
 //!
-//! Short polling at 30 s needs no hours: many clients poll at times spread evenly over the interval,
-//! so each message meets every distance from the next poll. One interval has the whole distribution.
+//! Short polling at 30 s does not need hours. Many clients poll, at times that are spread evenly over the
+//! interval, so each message meets every distance from the next poll. One interval has the whole distribution.
 
 mod crowd;
 mod lane;
@@ -29,17 +29,17 @@ use crate::{
     copy, report::machine,
 };
 
-/// Between two messages of the table's run. All of them together take longer than any interval of polls.
+/// The time between two messages of the table's run. All messages together take longer than any interval of polls.
 pub(crate) const GAP: Duration = Duration::from_secs(4);
 /// Messages of that run. A Fibonacci number, because the spread of [`Plan`] is even after such a number.
 const MESSAGES: usize = 13;
-/// Clients of each row in that run; a few where a process may open few files.
+/// Clients of each row in that run, and fewer where a process may open few files.
 const CLIENTS: [usize; 2] = [20, 4];
-/// Messages whose latency is taken, one by one, and the gap between two.
+/// The messages whose latency is measured, and the time between two of them.
 const LATENCIES: (usize, Duration) = (150, Duration::from_millis(100));
-/// Messages a second, and how many.
+/// The loads: messages a second, and how many messages.
 const LOADS: [(u32, usize); 4] = [(1, 4), (5, 20), (25, 100), (100, 400)];
-/// The rows under load. Short polling has only its shortest interval there, for the time it takes.
+/// The rows under load. Of short polling only the shortest interval, because the others would take long.
 const LOADED: [Row; 5] = [
     Row::ALL[0],
     Row::ALL[3],
@@ -51,15 +51,14 @@ const LOADED: [Row; 5] = [
 const LOADING: usize = 5;
 /// Clients of each row in silence.
 const IDLE: usize = 4;
-/// How long nothing is published: whole waits of a long poll, and whole pauses between two heartbeats.
+/// How long nothing is published. About a whole number of long polls, and of pauses between two heartbeats.
 const SILENCE: Duration = Duration::from_secs(76);
-/// Clients that wait while the server's memory is read; fewer if it is to be quick.
+/// Clients that wait while the server's memory is read, and fewer with `--quick`.
 const CROWD: [usize; 2] = [10_000, 1_000];
 /// Descriptors and ports for the other connections of a run, which are open at the same time.
 const SPARE: usize = 512;
 
-/// Measures everything with servers run by `program`, which is this command: three times, or once if
-/// it is to be quick.
+/// Measures everything three times, or once if `quick`. `program` is this command: it runs the servers.
 ///
 /// # Errors
 /// What the system refuses, and a message that was missing, repeated or out of order.
@@ -106,7 +105,7 @@ struct Bench {
     program: PathBuf,
     /// Clients of each row: one of [`CLIENTS`].
     clients: usize,
-    /// How many clients wait: one of [`CROWD`], or what descriptors and ports allow.
+    /// How many clients wait for the memory: one of [`CROWD`], or as many as descriptors and ports allow.
     crowd: usize,
     /// The values of all runs.
     values: Mutex<BTreeMap<(Figure, Row, u32), Vec<f64>>>,
@@ -168,22 +167,22 @@ impl Bench {
         try_join_all(lanes).await
     }
 
-    /// A new server for each measurement: none inherits memory or connections from another.
+    /// A new server for each measurement, so that none inherits memory or connections from another.
     async fn lane(&self, row: Row, plan: &Plan) -> io::Result<Measured> {
         let server = Process::start(&self.program, row.technique, Knobs::default()).await?;
         let to = subscription(row, &server);
         lane(row.technique, server.addr(), to, Some(&server), plan).await
     }
 
-    /// What takes long: the table's run with its few messages, and silence. All rows at the same time:
-    /// together they use the processor for a few milliseconds a second.
+    /// The long measurements: the table's run with its few messages, and the silence. All rows at the same time,
+    /// because together they use the processor for only a few milliseconds a second.
     async fn background(self: Arc<Self>) -> io::Result<()> {
         let seldom = try_join_all(Row::ALL.map(|row| self.seldom(row)));
         let idle = try_join_all(Row::ALL.map(|row| self.idle(row)));
         tokio::try_join!(seldom, idle).map(drop)
     }
 
-    /// A message now and then, to many clients.
+    /// The table's run: a message now and then, to many clients.
     async fn seldom(&self, row: Row) -> io::Result<()> {
         let plan = Plan {
             messages: MESSAGES,
@@ -206,7 +205,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Bytes of clients that hear nothing.
+    /// The bytes of clients while nothing is published.
     async fn idle(&self, row: Row) -> io::Result<()> {
         let server = Process::start(&self.program, row.technique, Knobs::default()).await?;
         let to = subscription(row, &server);
@@ -264,8 +263,8 @@ fn subscription(row: Row, server: &Process) -> Subscription {
     }
 }
 
-/// Clients that wait, each in a task that ends when its client hears something. The first requests of
-/// polls are spread over this time, so that a window of any length has its share of polls.
+/// Clients that wait, each in a task that ends when its client receives something. Their first polls are
+/// spread over `spread`, so that a window of any length has its share of polls.
 async fn waiting(
     technique: Technique,
     to: &Subscription,
