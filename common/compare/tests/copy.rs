@@ -111,7 +111,7 @@ impl NewCrate {
         new
     }
 
-    /// What `cargo check` has to say against it.
+    /// The errors and warnings of `cargo check`.
     fn check(&self) -> String {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["check", "--quiet", "--offline"]);
@@ -125,7 +125,7 @@ impl NewCrate {
         }
     }
 
-    /// Cargo may only have taken packages off the lock file.
+    /// Cargo may have removed packages from the lock file, but nothing else.
     fn has_the_workspaces_versions(&self) {
         let workspace = packages(&here().join("../../Cargo.lock"));
         let others = packages(&self.0.join("Cargo.lock"));
@@ -151,7 +151,7 @@ fn packages(lock: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Lines with a token of the language on them. Comments and the tests at the end of a file are none.
+/// Lines with a token of the language on them, without comments and without the tests at the end of a file.
 fn lines_of_code(source: &str) -> usize {
     let mut rest = source.split("#[cfg(test)]\nmod ").next().unwrap_or(source);
     let (mut lines, mut line) = (BTreeSet::new(), 0);
@@ -174,7 +174,7 @@ fn is_code(kind: TokenKind) -> bool {
 }
 
 #[test]
-fn comments_blank_lines_and_tests_are_no_code() {
+fn comments_blank_lines_and_tests_are_not_counted() {
     let source = "//! A file.\n\nuse a; // why\n\n/// What.\nfn b() {\n    /* so */\n    \"two\n\n    lines\"\n}\n\n\
                   #[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
     assert_eq!(lines_of_code(source), 6);

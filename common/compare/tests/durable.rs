@@ -1,4 +1,4 @@
-//! One feed in a file, opened by one program after the other: each continues it.
+//! One feed in a file, opened by one server after the other. Each continues it.
 
 use std::{env, fs, process};
 
@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use harness::TestServer;
 
 #[tokio::test]
-async fn any_of_the_five_goes_on_in_the_file_of_another() {
+async fn each_server_continues_the_file_of_the_one_before() {
     let folder = env::temp_dir().join(format!("durable-{}", process::id()));
     fs::create_dir_all(&folder).expect("there is a folder for temporary files");
     let source = FeedSource::File(folder.join("feed.sqlite"));

@@ -20,10 +20,9 @@ const DELAY: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Messages of one run. An odd number has one in the middle.
 const MESSAGES: usize = 21;
-/// What is measured wrongly is wrong in every run.
+/// A wrong measurement is wrong in every run, and a busy machine is not busy in every run.
 const ATTEMPTS: usize = 5;
-/// A machine is busy if the latest timer of a run is late by more than this. The median is then late
-/// by much less.
+/// The machine is busy if a timer of the run was late by more than this. The median is late by much less.
 const BUSY: Duration = Duration::from_millis(50);
 
 /// Far enough apart that a long poll is back at the server before the next message.
@@ -106,7 +105,7 @@ fn delayed(technique: Technique) -> Faults {
     }
 }
 
-/// All five at one time: they mostly wait.
+/// All five at the same time, because they mostly wait.
 async fn all(faults: fn(Technique) -> Faults, plan: fn() -> Plan) -> Vec<Run> {
     let mut runs = JoinSet::new();
     for technique in Technique::ALL {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Arg, Command, CommandFactory};
 
-/// Without help, version, and what is done only once.
+/// The most knobs of a program, without help, version, and what is done only once.
 const MOST_KNOBS: usize = 13;
 
-/// What is done at one start.
+/// A knob for a single start.
 const DONE_ONCE: &str = "new-epoch";
 
 /// Knobs with their own help text in each program.
@@ -103,7 +103,7 @@ fn every_program_listens_on_loopback_at_its_own_port() {
 }
 
 #[test]
-fn every_program_listens_on_localhost_and_takes_no_limit_of_nothing() {
+fn every_program_listens_on_localhost_and_refuses_a_limit_of_0() {
     for program in programs() {
         let takes = |knob: &str, value: &str| {
             let arguments = ["program".to_owned(), format!("--{knob}={value}")];

@@ -1,4 +1,4 @@
-//! The most memory that one hostile peer can hold, per technique: the table in `common/README.md`.
+//! The most memory that one hostile peer can hold, per technique. The limits are the table in `common/README.md`.
 //!
 //! Many peers ask for the largest answers, or send what is never complete, and never read. Each server is a
 //! process whose resident memory is measured. The receiver of webhooks runs in this process: its peers cost
@@ -19,7 +19,7 @@ use tokio::{
 };
 use webhooks::receiver;
 
-/// Enough that what the server itself needs more of does not count.
+/// So many that the growth of the server itself does not count.
 const PEERS: usize = 100;
 /// How long a server's memory stays the same when its peers can do no more.
 const QUIET: Duration = Duration::from_millis(300);
@@ -33,7 +33,7 @@ struct Attack {
     /// How many messages there are, and how large each is.
     feed: (usize, usize),
     once: Vec<u8>,
-    /// Again and again, for as long as the server takes it.
+    /// Sent again and again, as long as the server reads it.
     then: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ fn get(target: &str, fields: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n").into_bytes()
 }
 
-/// A request whose last byte does not come.
+/// A request whose last byte is missing.
 fn post(path: &str) -> Vec<u8> {
     let fields = "webhook-id: a\r\nwebhook-timestamp: 1\r\nwebhook-signature: v1,a\r\n";
     let head =

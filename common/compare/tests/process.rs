@@ -1,4 +1,4 @@
-//! A server in its own process: it starts again at its address, and ends with its parent.
+//! A server in its own process: it restarts at its address, and ends with its parent.
 
 #![cfg(target_os = "linux")]
 
@@ -23,7 +23,7 @@ async fn publish(process: &Process) -> Cursor {
 }
 
 #[tokio::test]
-async fn a_restart_and_a_kill_begin_another_life_at_the_same_address() {
+async fn a_restart_and_a_kill_begin_a_new_epoch_at_the_same_address() {
     for technique in Technique::ALL {
         let mut process = start(technique).await;
         let addr = process.addr();
@@ -42,7 +42,7 @@ async fn a_restart_and_a_kill_begin_another_life_at_the_same_address() {
 }
 
 #[tokio::test]
-async fn what_it_uses_is_told() {
+async fn its_processor_time_memory_and_descriptors_are_read() {
     let process = start(Technique::Sse).await;
     let before = process.cpu_time().expect("there is a /proc");
     for _ in 0..20 {

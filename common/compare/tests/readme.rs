@@ -166,7 +166,7 @@ struct Session {
 impl Session {
     fn run(&mut self, step: &Step) {
         let command = self.in_this_run(&step.command);
-        match step.kind().expect("another test sees to that") {
+        match step.kind().expect("another test checks that") {
             Kind::Listed => {}
             Kind::Curl => self.curl(step, &command),
             Kind::Background => {
@@ -245,7 +245,7 @@ impl Program {
         let command = match command.split_once(' ') {
             Some(("curl", rest)) => limit + rest,
             Some(("cargo", rest)) => cargo + rest.trim_start_matches("run "),
-            _ => panic!("another test sees to that"),
+            _ => panic!("another test checks that"),
         };
         let mut child = Command::new("sh");
         child.args(["-c", &command]).current_dir(root());
@@ -457,7 +457,7 @@ second
 }
 
 #[test]
-fn what_changes_from_run_to_run_is_taken_for_equal() {
+fn what_changes_from_run_to_run_counts_as_equal() {
     for (one, other) in [
         (r#"{"id":"2utstibevf0d-1"}"#, r#"{"id":"0qnjo29vklqq-1"}"#),
         ("ETag: W/\"2utstibevf0d-1\"", "ETag: W/\"0qnjo29vklqq-1\"\r"),

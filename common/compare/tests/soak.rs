@@ -1,9 +1,9 @@
-//! For hours, each server in its own process publishes, is cut off and is killed again and again.
-//! At the end every client has each acknowledged message or knows that it is missing, and the
-//! servers use no more memory and descriptors than before.
+//! For minutes or hours, messages are published to each server while its connections are cut and its process
+//! is killed, again and again. At the end every client has each acknowledged message or knows that it is
+//! missing. The servers use no more memory and descriptors than before.
 //!
-//! `SOAK_SECONDS=3600 cargo test --release -p compare --test soak -- --ignored --nocapture` is the
-//! hour. Without the variable it takes two minutes.
+//! `SOAK_SECONDS=3600 cargo test --release -p compare --test soak -- --ignored --nocapture` runs for
+//! an hour. Without the variable it takes two minutes.
 
 #![cfg(target_os = "linux")]
 
@@ -27,24 +27,24 @@ use tokio::{
 
 /// The duration without `SOAK_SECONDS`.
 const SECONDS: u64 = 120;
-/// Of each server.
+/// Clients of each server.
 const CLIENTS: usize = 5;
 /// Messages between two disturbances.
 const BURST: usize = 50;
-/// The share of the time that has kills. The rest has only cuts, so that a process lives long enough
-/// to show growth.
+/// The share of the time in which servers are killed. After that connections are only cut, so that a process
+/// lives long enough to show growth.
 const KILLS: f64 = 0.4;
-/// What a process may grow by: an allocator's caches, and a feed that fills.
+/// How much a process may grow, in bytes: the allocator keeps some memory, and the feed fills.
 const GROWTH: u64 = 4 << 20;
 
 /// A client, its proxy, and all that it received.
 struct Listener {
-    /// Listens as long as this lives.
+    /// Dropped, the client leaves.
     _follower: Follower,
     proxy: FaultProxy,
     hearing: UnboundedReceiver<Heard>,
     received: BTreeSet<Id>,
-    /// From and to, in one epoch or in two.
+    /// The ends of each gap, in one epoch or in two.
     gaps: Vec<(Id, Id)>,
     twice: usize,
 }
@@ -130,11 +130,11 @@ impl Siege {
         Some((life, cursor.seq))
     }
 
-    /// Publishes. While the server is down nothing is acknowledged.
+    /// Publishes a message. While the server is down, it is not acknowledged.
     async fn publish(&mut self, publisher: &mut Publisher) {
         let number: u32 = self.random.random();
         if let Ok(id) = publisher.publish("soak", &json!(number)).await {
-            let id = self.position(&id).expect("a server knows its ids");
+            let id = self.position(&id).expect("a server answers with an id");
             self.acknowledged.insert(id);
         }
         sleep(Duration::from_micros(self.random.random_range(0..4_000))).await;
@@ -206,7 +206,7 @@ impl Siege {
                 return;
             }
             let late = time::Instant::now() >= deadline;
-            assert!(!late, "{}: {unheard} are lost", self.technique);
+            assert!(!late, "{}: {unheard} messages are lost", self.technique);
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -218,7 +218,7 @@ impl Siege {
             self.disturb(true).await;
         }
         self.catch_up().await;
-        // From here on it is one process. Its feed is full before its memory is read.
+        // From here on the process stays the same. Its feed is full before its memory is read.
         let (mut weight, mut rounds) = (None, 0);
         while started.elapsed() < duration || rounds < 2 {
             self.burst().await;
@@ -233,7 +233,7 @@ impl Siege {
         self.tell(weight.unwrap_or_default(), self.weigh().await);
     }
 
-    /// Memory and descriptors, when all is quiet. What the feed keeps is no growth.
+    /// Memory and descriptors while nothing happens. The feed is full, so it does not grow.
     async fn weigh(&self) -> (u64, usize) {
         sleep(Duration::from_secs(1)).await;
         let process = &self.process;
@@ -274,6 +274,6 @@ async fn nothing_is_lost_and_nothing_grows() {
         sieges.spawn(siege.run(Duration::from_secs(seconds)));
     }
     while let Some(siege) = sieges.join_next().await {
-        siege.expect("it holds");
+        siege.expect("nothing is lost");
     }
 }

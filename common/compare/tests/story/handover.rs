@@ -10,7 +10,7 @@ use harness::PATIENCE;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 
-/// From poll to stream to socket and back.
+/// The techniques, in the order in which the client uses them.
 const WAY: [Technique; 5] = [
     Technique::LongPolling,
     Technique::Sse,
@@ -20,11 +20,11 @@ const WAY: [Technique; 5] = [
 ];
 /// Messages read with each technique before the client changes to the next.
 const AT_EACH: usize = 20;
-/// Published in all: more than the client reads on its way.
+/// The most messages that are published: more than the client reads.
 const MESSAGES: usize = 4 * WAY.len() * AT_EACH;
 
-/// Reads through one technique, and returns the cursor to resume from.
-async fn stay(world: &World, technique: Technique, after: &str, heard: &mut Vec<String>) -> String {
+/// Reads [`AT_EACH`] messages with one technique, and returns the cursor to resume from.
+async fn read(world: &World, technique: Technique, after: &str, heard: &mut Vec<String>) -> String {
     let server = world.servers[&technique].addr();
     let mut to = Subscription::new(server, "a");
     to.after = after.to_owned();
@@ -35,7 +35,9 @@ async fn stay(world: &World, technique: Technique, after: &str, heard: &mut Vec<
     while heard.len() < enough {
         let news = timeout(PATIENCE, client.try_next()).await;
         let news = news.expect("more is published");
-        let news = news.expect("the connection holds").expect("it goes on");
+        let news = news
+            .expect("the connection holds")
+            .expect("it does not end");
         for news in news.heard {
             match news {
                 Heard::Message(message) => heard.push(message.id),
@@ -53,7 +55,7 @@ async fn one_cursor_serves_all_techniques_in_turn() {
     let (mut heard, mut after) = (Vec::new(), "earliest".to_owned());
     let (arrived, way) = (Cell::new(false), async {
         for technique in WAY {
-            after = stay(&world, technique, &after, &mut heard).await;
+            after = read(&world, technique, &after, &mut heard).await;
         }
     });
     let mut random = StdRng::seed_from_u64(1);

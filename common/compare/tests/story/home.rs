@@ -1,5 +1,5 @@
-//! Where the story's feed is kept, by `STORY_FEED`: in `memory`, in a `file`, or on `nats`, where each
-//! server has its own connection to the stream, as if on another machine.
+//! Where the story's feed is kept, by `STORY_FEED`: in `memory`, in a `file`, or on `nats`. On NATS each
+//! server has its own connection to the stream, as if it ran on another machine.
 
 use std::{
     env, fs,
@@ -25,7 +25,7 @@ pub(crate) enum Home {
 }
 
 impl Home {
-    pub(crate) async fn of_the_environment() -> Self {
+    pub(crate) async fn from_env() -> Self {
         match env::var("STORY_FEED").as_deref() {
             Err(_) | Ok("memory") => Self::Memory,
             Ok("file") => Self::File,
@@ -34,7 +34,7 @@ impl Home {
         }
     }
 
-    /// A place for a new feed.
+    /// A new and empty place for a feed.
     pub(crate) fn place(&self) -> FeedSource {
         let value = match self {
             Self::Memory => "memory".into(),
@@ -45,13 +45,13 @@ impl Home {
         source.unwrap_or_else(|error| panic!("{value}: {error}"))
     }
 
-    /// Where the servers listen. The connections to NATS come from ports of 127.0.0.1, and one of them
-    /// could take that of a server that restarts.
+    /// Where the servers listen. The connections to NATS use ports of 127.0.0.1. One of them could take the
+    /// port of a server that restarts.
     pub(crate) fn host(&self) -> Ipv4Addr {
         Ipv4Addr::new(127, 0, 0, if self.is_shared() { 2 } else { 1 })
     }
 
-    /// Whether every server opens the feed for itself.
+    /// Whether every server opens the feed by itself.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Nats(_))
     }
@@ -65,7 +65,7 @@ fn new_file() -> String {
     folder.join("feed.sqlite").display().to_string()
 }
 
-/// Opens it as soon as its last holder has closed it.
+/// Opens a feed as soon as its last holder has closed it.
 pub(crate) async fn open(source: &FeedSource) -> Feed {
     let retention = Retention {
         messages: RETAIN,

@@ -1,7 +1,7 @@
 //! One story, five wires: whatever is published, trimmed, cut and restarted, the clients of all five
-//! techniques receive the same. A seed makes each schedule. A seed that fails is printed, and
-//! `STORY_SEED=N cargo test -p compare --test story` repeats it. `STORY_SEEDS` is the number of seeds,
-//! and `STORY_FEED` says where the feed is kept.
+//! techniques receive the same. Each seed makes a schedule. A seed that fails is printed, and
+//! `STORY_SEED=N cargo test -p compare --test story` repeats it. `STORY_SEEDS` sets the number of seeds,
+//! and `STORY_FEED` where the feed is kept.
 
 mod handover;
 mod home;
@@ -21,21 +21,21 @@ use world::{RETAIN, World};
 
 /// The number of seeds without `STORY_SEEDS`.
 const SEEDS: u64 = 100;
-/// Played at one time, so that 256 descriptors are enough.
+/// Stories that are played at the same time. Few, so that 256 descriptors are enough.
 const AT_ONE_TIME: usize = 2;
-/// Of one schedule.
+/// Steps of one schedule.
 const STEPS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Publish this many, to topics and by servers that the seed picks. Never more than the feed
-    /// keeps while clients are there.
+    /// Publish this many messages, to topics and through servers that the seed picks. While clients are
+    /// there, never more than the feed keeps.
     Publish(usize),
     /// Cut all connections.
     Cut,
     /// All clients leave.
     Leave,
-    /// They come back.
+    /// All clients come back.
     Return,
     /// All servers are started again over their feed.
     Restart,
@@ -108,11 +108,11 @@ async fn all_five_tell_the_same_story() {
         Some(seed) => seed..seed + 1,
         None => 0..number("STORY_SEEDS").unwrap_or(SEEDS),
     };
-    let home = Home::of_the_environment().await;
+    let home = Home::from_env().await;
     let (mut playing, mut gaps) = (JoinSet::new(), 0);
     for seed in seeds {
         if playing.len() == AT_ONE_TIME {
-            gaps += told(playing.join_next().await);
+            gaps += gaps_of(playing.join_next().await);
         }
         let home = home.clone();
         playing.spawn(async move {
@@ -123,28 +123,28 @@ async fn all_five_tell_the_same_story() {
         });
     }
     while let Some(played) = playing.join_next().await {
-        gaps += told(Some(played));
+        gaps += gaps_of(Some(played));
     }
-    // A story without any loss would prove little.
+    // Stories without any loss would prove little.
     assert!(gaps > 0 || number("STORY_SEED").is_some());
 }
 
-/// A finished story: how many messages clients know to be missing, or what went wrong.
+/// A finished story: the number of messages that clients know to be missing, or what went wrong.
 struct Played {
     seed: u64,
     gaps: Result<usize, String>,
 }
 
-fn told(played: Option<Result<Played, JoinError>>) -> usize {
-    let played = played.expect("there is one").expect("it does not panic");
+fn gaps_of(played: Option<Result<Played, JoinError>>) -> usize {
+    let played = played.expect("one is playing").expect("it does not panic");
     let seed = played.seed;
     let again = format!("STORY_SEED={seed} cargo test -p compare --test story");
     let gaps = played.gaps;
-    gaps.unwrap_or_else(|wrong| panic!("{wrong}\nplay it again: {again}"))
+    gaps.unwrap_or_else(|wrong| panic!("{wrong}\nto repeat it: {again}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_that_loses_what_it_has_acknowledged_is_found_out() {
+async fn a_feed_that_loses_an_acknowledged_message_is_noticed() {
     let mut world = World::with_listeners(Home::Memory).await;
     (world.loses, world.patience) = (Some(4), Duration::from_secs(2));
     for _ in 0..RETAIN {
@@ -152,11 +152,11 @@ async fn a_feed_that_loses_what_it_has_acknowledged_is_found_out() {
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let wrong = world.catch_up().await.expect_err("one is lost");
+        let wrong = world.catch_up().await.expect_err("one message is lost");
         if wrong.contains("neither came nor is named: [(0, 5)]") {
             return;
         }
-        // On a busy machine others may still be under way.
+        // On a busy machine others may still be on their way.
         assert!(Instant::now() < deadline, "{wrong}");
     }
 }

@@ -1,6 +1,5 @@
-//! All five servers on one feed, a client of each behind its own proxy, and the truth: what
-//! was published. The rule for every client: each message came once or is named by a gap, never both
-//! and never neither.
+//! All five servers on one feed, a client of each behind its own proxy, and the truth: what was
+//! published. The rule for every client: each message either arrives once, or is named by a gap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,11 +21,11 @@ use crate::home::{self, Home};
 
 /// Messages kept per topic.
 pub(crate) const RETAIN: usize = 8;
-/// What the clients subscribe to. Others are published as well.
+/// What the clients subscribe to. There are messages in another topic, too.
 pub(crate) const TOPICS: [&str; 2] = ["a", "b"];
-/// How often a receiver asks after its endpoint.
+/// How often a receiver of webhooks asks about its endpoint.
 const CHECK: Duration = Duration::from_millis(20);
-/// Until an endpoint is called again.
+/// How long until a failed webhook is sent again.
 const RETRY: Duration = Duration::from_millis(10);
 
 const NOTHING_OPEN: Drained = Drained {
@@ -34,14 +33,14 @@ const NOTHING_OPEN: Drained = Drained {
     cut: 0,
 };
 
-/// What was published to the clients' topics, in the feed's order, and the epochs in their order.
+/// What was published to the clients' topics, in the order of the feed, and the epochs in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     epochs: Vec<String>,
     topics: BTreeMap<Id, String>,
 }
 
-/// The index of the epoch, and the number in it.
+/// The index of an epoch, and a message's number in it.
 pub(crate) type Id = (usize, u64);
 
 impl Truth {
@@ -75,7 +74,7 @@ impl Truth {
     }
 }
 
-/// One client and all that it heard.
+/// One client, and all that it received.
 pub(crate) struct Listener {
     pub(crate) technique: Technique,
     pub(crate) follower: Follower,
@@ -89,14 +88,14 @@ impl Listener {
     fn take(&mut self, heard: Heard, truth: &Truth) {
         match heard {
             Heard::Message(message) => {
-                let id = truth.id(&message.id).expect("no epoch is unknown");
+                let id = truth.id(&message.id).expect("its epoch is known");
                 self.received.push(id);
             }
             Heard::Gap(gap) => self.named.extend(truth.named(&gap)),
         }
     }
 
-    /// Messages that it neither received nor knows to be missing.
+    /// The messages that it neither received nor knows to be missing.
     fn unheard(&self, truth: &Truth) -> Vec<Id> {
         let received: BTreeSet<Id> = self.received.iter().copied().collect();
         let ids = truth.topics.keys();
@@ -104,7 +103,7 @@ impl Listener {
         unheard.copied().collect()
     }
 
-    /// Waits until all of these are gone.
+    /// Waits until it received each message or knows that it is missing.
     async fn catch_up(&mut self, truth: &Truth, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -127,7 +126,7 @@ impl Listener {
         }
     }
 
-    /// Nothing twice, nothing out of order, and nothing both given and named.
+    /// It received nothing twice, nothing out of order, and nothing that a gap names.
     fn is_exact(&self) -> Result<(), String> {
         let name = self.technique;
         let received: BTreeSet<Id> = self.received.iter().copied().collect();
@@ -137,15 +136,15 @@ impl Listener {
         if name.keeps_order() && !self.received.is_sorted() {
             return Err(format!("{name}: out of order: {:?}", self.received));
         }
-        // A receiver of webhooks names a whole range, from which some messages may have come.
+        // A receiver of webhooks names a whole range, and may have received some of its messages.
         let both: Vec<&Id> = received.intersection(&self.named).collect();
         if name.keeps_order() && !both.is_empty() {
-            return Err(format!("{name}: given and yet named missing: {both:?}"));
+            return Err(format!("{name}: received, and named as missing: {both:?}"));
         }
         Ok(())
     }
 
-    /// The ids that it has, and those that it knows to be missing.
+    /// The ids that it received, and those that it knows to be missing.
     fn end(&self) -> (BTreeSet<Id>, BTreeSet<Id>) {
         let received: BTreeSet<Id> = self.received.iter().copied().collect();
         let missing = self.named.difference(&received).copied().collect();
@@ -157,20 +156,20 @@ pub(crate) struct World {
     home: Home,
     source: FeedSource,
     pub(crate) feed: Feed,
-    /// Of each server.
+    /// The feed of each server.
     feeds: BTreeMap<Technique, Feed>,
     pub(crate) servers: BTreeMap<Technique, TestServer>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) truth: Truth,
-    /// How long a client may take to have everything.
+    /// How long a client may take to catch up.
     pub(crate) patience: Duration,
-    /// The message of this number is acknowledged and lost.
+    /// The message with this number is lost, although it is acknowledged.
     pub(crate) loses: Option<usize>,
     published: usize,
 }
 
 impl World {
-    /// The servers, without any client. Nothing is trimmed before there are `messages` of a topic.
+    /// The servers, without clients. A topic keeps `messages` messages.
     pub(crate) async fn roomy(messages: usize) -> Self {
         let roomy = Knobs {
             retain: messages,
@@ -201,7 +200,7 @@ impl World {
         world
     }
 
-    /// The servers, and a client of each.
+    /// The servers, and a client for each.
     pub(crate) async fn with_listeners(home: Home) -> Self {
         let source = home.place();
         let feed = home::open(&source).await;
@@ -223,7 +222,7 @@ impl World {
         let server = TestServer::start_on(addr, |listener, shutdown| async move {
             let drained = run(technique, listener, feed, knobs(), shutdown).await;
             match drained {
-                // What the sender owed is lost with a feed in memory, and it says so.
+                // With a feed in memory the sender loses what it has not delivered, and says so.
                 Err(_) if technique == Technique::Webhooks => Ok(NOTHING_OPEN),
                 drained => drained,
             }
@@ -266,7 +265,7 @@ impl World {
         }
     }
 
-    /// Publishes to `topic` by the server of `technique`: they share the feed.
+    /// Publishes to `topic` through the server of `technique`. All servers share the feed.
     pub(crate) async fn publish(&mut self, technique: Technique, topic: &str) {
         let lost = self.loses == Some(self.published);
         self.published += 1;
@@ -277,11 +276,11 @@ impl World {
         }
     }
 
-    /// Publishes without a record.
+    /// The same, but not recorded in the truth.
     pub(crate) async fn publish_by(&self, technique: Technique, topic: &str) -> String {
         let mut publisher = Publisher::new(self.servers[&technique].addr());
         let id = publisher.publish(topic, &json!(self.published)).await;
-        id.expect("a server that is up takes it")
+        id.expect("the server is up")
     }
 
     /// Cuts every connection between clients and servers.
@@ -308,8 +307,8 @@ impl World {
         }
     }
 
-    /// Waits until all servers have the same head. A server that lags still has messages that another
-    /// has dropped.
+    /// Waits until all servers have the same head. Otherwise a server that lags would still have messages that
+    /// another one has dropped.
     async fn level(&self) {
         let head = |feed: &Feed| feed.head().seq;
         let deadline = Instant::now() + PATIENCE;
@@ -333,7 +332,7 @@ impl World {
         }
     }
 
-    /// Opens the feed again. A feed in memory stays open, because it would be another one.
+    /// Opens the feed again. A feed in memory stays open, because its messages would be lost.
     async fn reopen(&mut self, new_life: bool) {
         if new_life {
             self.source = self.home.place();
@@ -359,7 +358,7 @@ impl World {
         Ok(())
     }
 
-    /// What each server holds and each client heard last, for a failed story.
+    /// What each server has and each client received last, for a failed story.
     pub(crate) async fn state(&self) -> String {
         let topics = TOPICS.join(",").parse().expect("they are topics");
         let mut lines = Vec::new();
@@ -372,18 +371,18 @@ impl World {
         }
         for listener in &self.listeners {
             let last = listener.received.last();
-            lines.push(format!("{}: last heard {last:?}", listener.technique));
+            lines.push(format!("{}: last received {last:?}", listener.technique));
         }
         lines.join("\n")
     }
 
-    /// Messages that clients know to be missing.
+    /// The number of messages that clients know to be missing.
     pub(crate) fn gaps(&self) -> usize {
         self.listeners.iter().map(|one| one.end().1.len()).sum()
     }
 
-    /// Every client has the same ids and misses the same. Webhooks differ: the sender keeps a queue,
-    /// which outlives what the feed keeps and ends with the process.
+    /// Every client received the same messages, and misses the same. Not so with webhooks: the sender's queue
+    /// keeps messages that the feed has dropped, and is lost with the process.
     pub(crate) fn tell_the_same(&self) -> Result<(), String> {
         let ends = self
             .listeners
