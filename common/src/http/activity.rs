@@ -27,7 +27,7 @@ pub struct Activity(Arc<Connection>);
 #[derive(Debug)]
 struct Connection {
     state: Mutex<State>,
-    server: Arc<Server>,
+    server: Arc<Activities>,
 }
 
 #[derive(Debug)]
@@ -40,26 +40,6 @@ struct State {
     task: Waker,
 }
 
-/// An activity that a test watches.
-#[cfg(test)]
-#[derive(Debug)]
-pub(crate) struct Watched(std::sync::Weak<Connection>);
-
-#[cfg(test)]
-impl Watched {
-    pub(crate) fn is(&self, activity: &Activity) -> bool {
-        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&activity.0))
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.strong_count() == 0
-    }
-
-    pub(crate) fn activity(&self) -> Activity {
-        Activity(self.0.upgrade().expect("the connection is open"))
-    }
-}
-
 /// While it exists, the connection is busy.
 #[derive(Debug)]
 pub struct Busy(Option<Activity>);
@@ -68,12 +48,9 @@ pub struct Busy(Option<Activity>);
 #[derive(Debug)]
 pub struct Idle(Activity);
 
-/// Makes the activities of all connections of a server.
-#[derive(Debug, Clone, Default)]
-pub struct Activities(Arc<Server>);
-
+/// What the connections of a server share.
 #[derive(Debug, Default)]
-struct Server {
+pub struct Activities {
     /// How many connections are open.
     open: AtomicUsize,
     /// How often a connection became idle. It orders idle connections without reading a clock.
@@ -155,12 +132,6 @@ impl Activity {
         state.closes
     }
 
-    /// Tells connections apart, and does not keep this one open.
-    #[cfg(test)]
-    pub(crate) fn watch(&self) -> Watched {
-        Watched(Arc::downgrade(&self.0))
-    }
-
     pub(super) fn set_busy(&self) {
         let mut state = self.state();
         state.idle_since = None;
@@ -209,33 +180,60 @@ impl Drop for Idle {
 
 impl Activities {
     /// The activity of one more open connection, which is idle from now on.
-    pub fn add(&self) -> Activity {
-        self.0.open.fetch_add(1, Ordering::SeqCst);
+    pub fn add(self: &Arc<Self>) -> Activity {
+        self.open.fetch_add(1, Ordering::SeqCst);
         let state = State {
-            idle_since: Some(self.0.next()),
+            idle_since: Some(self.next()),
             closes: false,
             task: Waker::noop().clone(),
         };
         Activity(Arc::new(Connection {
             state: Mutex::new(state),
-            server: self.0.clone(),
+            server: self.clone(),
         }))
     }
 
     /// How many connections are open.
     pub fn open(&self) -> usize {
-        self.0.open.load(Ordering::SeqCst)
+        self.open.load(Ordering::SeqCst)
     }
 
     /// Resolves when a connection has closed, has become idle, or stays open although it was told to close.
     /// A change that comes before the call counts, too.
     pub fn changed(&self) -> impl Future<Output = ()> {
-        self.0.changed.notified()
+        self.changed.notified()
+    }
+
+    fn next(&self) -> u64 {
+        self.count.fetch_add(1, Ordering::SeqCst)
     }
 }
 
-impl Server {
-    fn next(&self) -> u64 {
-        self.count.fetch_add(1, Ordering::SeqCst)
+#[cfg(test)]
+pub(crate) mod watched {
+    use std::sync::Weak;
+
+    use super::*;
+
+    /// Tells a connection from others, and does not keep it open.
+    #[derive(Debug)]
+    pub(crate) struct Watched(Weak<Connection>);
+
+    impl Watched {
+        pub(crate) fn new(activity: &Activity) -> Self {
+            Self(Arc::downgrade(&activity.0))
+        }
+
+        pub(crate) fn is(&self, activity: &Activity) -> bool {
+            std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&activity.0))
+        }
+
+        pub(crate) fn is_closed(&self) -> bool {
+            self.0.strong_count() == 0
+        }
+
+        pub(crate) fn activity(&self) -> Activity {
+            Activity(self.0.upgrade().expect("the connection is open"))
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The open connections, their tasks, a limit, and the drain.
 
-use std::{collections::HashMap, io, pin::Pin, time::Duration};
+use std::{collections::HashMap, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -33,7 +33,7 @@ pub struct Connections {
     served: HashMap<Id, Activity>,
     /// The connection that was accepted at the limit.
     next: Option<Next>,
-    activities: Activities,
+    activities: Arc<Activities>,
     /// Further tasks to spawn.
     further: mpsc::UnboundedReceiver<Task>,
     spawner: Spawner,
@@ -80,7 +80,7 @@ impl Connections {
             tasks: JoinSet::new(),
             served: HashMap::new(),
             next: None,
-            activities: Activities::default(),
+            activities: Arc::default(),
             further,
             spawner: Spawner(spawner),
             draining: watch::Sender::new(false),
@@ -286,7 +286,7 @@ mod tests {
     /// One more connection, which never ends by itself.
     fn open(connections: &mut Connections) -> Watched {
         let activity = connections.activity();
-        let watched = activity.watch();
+        let watched = Watched::new(&activity);
         connections.spawn(activity, pending());
         watched
     }
@@ -411,7 +411,7 @@ mod tests {
             let mut connections = Connections::new(1);
             let (activity, spawner) = (connections.activity(), connections.spawner());
             let (inner, mut draining) = (activity.clone(), connections.draining());
-            let watched = activity.watch();
+            let watched = Watched::new(&activity);
             connections.spawn(activity, async move {
                 draining.changed().await.unwrap();
                 spawner.spawn(async move {
