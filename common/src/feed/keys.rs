@@ -18,6 +18,7 @@ use super::{
 pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How many keys are remembered. Beyond that the feed forgets the oldest key.
 pub const MAX_KEYS: usize = 100_000;
+
 /// What makes a publish happen at most once.
 #[derive(Debug, Clone)]
 pub struct Once {
@@ -29,7 +30,7 @@ pub struct Once {
 
 impl Once {
     /// The answer to a key that was used before, for message `id` with this fingerprint.
-    pub fn again(&self, used: &Fingerprint, id: Cursor) -> Result<Published, FeedError> {
+    pub fn answer_repeat(&self, used: &Fingerprint, id: Cursor) -> Result<Published, FeedError> {
         if *used == self.fingerprint {
             Ok(Published::duplicate(id))
         } else {
@@ -68,7 +69,7 @@ impl Keys {
         self.forget(now, MAX_KEYS);
         match self.used.get(&(topic.clone(), once.key.clone())) {
             None => Ok(None),
-            Some((used, id)) => once.again(used, *id).map(Some),
+            Some((used, id)) => once.answer_repeat(used, *id).map(Some),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
         log::{Changes, Log},
         store::LiveLog,
     },
-    store::moment,
+    store::instant_of,
 };
 
 use super::{
@@ -100,15 +100,15 @@ impl Follower {
     /// Tries until it succeeds. `None` if the stream stays behind the log for longer than [`SETTLE`]: then it
     /// has lost acknowledged messages.
     async fn resume(&mut self, jumped: bool) -> Option<Tail> {
-        let (mut behind, mut said) = (None, String::new());
+        let (mut behind_since, mut last_warning) = (None, String::new());
         loop {
             let error = match self.try_resume(jumped).await {
                 Ok(tail) => return Some(tail),
                 Err(error) => error,
             };
             if !matches!(error, Broken::WentBack(_)) {
-                behind = None;
-            } else if behind.get_or_insert_with(Instant::now).elapsed() > SETTLE {
+                behind_since = None;
+            } else if behind_since.get_or_insert_with(Instant::now).elapsed() > SETTLE {
                 error!(
                     "the feed's stream: {error}, up to {}: nothing is published until a restart, with --new-epoch",
                     self.head()
@@ -116,9 +116,10 @@ impl Follower {
                 return None;
             }
             // Once per cause, not once per attempt.
-            if error.to_string() != said {
-                said = error.to_string();
-                warn!("the feed's stream: {said}");
+            let warning = error.to_string();
+            if warning != last_warning {
+                warn!("the feed's stream: {warning}");
+                last_warning = warning;
             }
             sleep(RETRY).await;
         }
@@ -214,7 +215,7 @@ fn decode(id: Cursor, message: &jetstream::Message) -> Option<(Message, Instant)
     let record = Record::decode(&message.subject, &message.payload)
         .inspect_err(|why| warn!("message {} of the stream is skipped: {why}", id.seq))
         .ok()?;
-    let published = moment(record.published);
+    let published = instant_of(record.published);
     Some((record.message(id), published))
 }
 

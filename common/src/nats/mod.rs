@@ -241,7 +241,7 @@ impl Nats {
         }
         match self.stored(id.seq).await? {
             Some(first) if first.topic != *topic => Err(FeedError::KeyReused(once.key.clone())),
-            Some(first) => once.again(&fingerprint(&first.draft), id),
+            Some(first) => once.answer_repeat(&fingerprint(&first.draft), id),
             None => Ok(Published::duplicate(id)),
         }
     }

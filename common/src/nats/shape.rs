@@ -134,8 +134,8 @@ async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
 /// found by the name that the error shows.
 fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(), BadStream> {
     let [ours, theirs] = [wanted, found].map(|config| json!(config));
-    let said = replicas.map(|_| "num_replicas");
-    for field in FIXED.into_iter().chain(said) {
+    let chosen = replicas.map(|_| "num_replicas");
+    for field in FIXED.into_iter().chain(chosen) {
         if theirs[field] != ours[field] {
             return Err(unfit(field, &theirs[field], &ours[field]));
         }

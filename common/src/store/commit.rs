@@ -77,9 +77,9 @@ impl Commits {
         let (jobs, received) = mpsc::channel();
         let (failed, failure) = watch::channel(None);
         let committed = Arc::new(Notify::new());
-        let told = committed.clone();
+        let notify = committed.clone();
         let thread = thread::Builder::new().name(name.into());
-        let spawned = thread.spawn(move || run(name, database, &received, &told, &failed))?;
+        let spawned = thread.spawn(move || run(name, database, &received, &notify, &failed))?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(spawned),
@@ -174,10 +174,10 @@ fn run(
     name: &str,
     database: Connection,
     jobs: &mpsc::Receiver<Box<dyn Job>>,
-    done: &Notify,
+    committed: &Notify,
     failed: &watch::Sender<Option<String>>,
 ) {
-    let (error, group) = match catch_unwind(AssertUnwindSafe(|| write(database, jobs, done))) {
+    let (error, group) = match catch_unwind(AssertUnwindSafe(|| write(database, jobs, committed))) {
         Ok(Ok(())) => return,
         Ok(Err((error, group))) => (error.to_string(), group),
         Err(_) => ("it panicked".to_owned(), Group::new()),
@@ -192,7 +192,7 @@ fn run(
 fn write(
     mut database: Connection,
     jobs: &mpsc::Receiver<Box<dyn Job>>,
-    done: &Notify,
+    committed: &Notify,
 ) -> Result<(), (rusqlite::Error, Group)> {
     let mut since_checkpoint = 0;
     while let Ok(first) = jobs.recv() {
@@ -208,11 +208,11 @@ fn write(
                 vec![Err(CommitError::NoRoom); group.len()]
             }
             Err(error) => {
-                done.notify_one();
+                committed.notify_one();
                 return Err((error, group));
             }
         };
-        done.notify_one();
+        committed.notify_one();
         for (job, outcome) in group.into_iter().zip(outcomes) {
             job.settle(outcome);
         }

@@ -198,7 +198,7 @@ impl Publish {
         if let Some(once) = &self.once
             && let Some((used, seq)) = tables::find_key(transaction, topic, &once.key, self.time)?
         {
-            return Ok(once.again(&used, kept.at(seq)));
+            return Ok(once.answer_repeat(&used, kept.at(seq)));
         }
         if let Err(refused) = kept.admit(topic, self.now) {
             return Ok(Err(refused));

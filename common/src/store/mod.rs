@@ -18,7 +18,7 @@ pub use journal::commits;
 
 /// A publish time as an `Instant`. An `Instant` may not reach back before the machine's start; then it
 /// is now, which only makes the topic look busier.
-pub(crate) fn moment(published: SystemTime) -> Instant {
+pub(crate) fn instant_of(published: SystemTime) -> Instant {
     let (now, age) = (Instant::now(), SystemTime::now().duration_since(published));
     now.checked_sub(age.unwrap_or_default()).unwrap_or(now)
 }

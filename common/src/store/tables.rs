@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     database::{Kind, Unfit, configure},
-    moment,
+    instant_of,
 };
 use crate::feed::{
     Cursor, Data, Draft, Epoch, IdempotencyKey, Message, Retention, Topic,
@@ -113,7 +113,7 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Log
     let mut select_messages = database.prepare(&format!("{MESSAGE} ORDER BY seq"))?;
     let mut messages = select_messages.query([])?;
     while let Some(row) = messages.next()? {
-        log.restore(message(row, epoch)?, moment(time(row.get(3)?)));
+        log.restore(message(row, epoch)?, instant_of(time(row.get(3)?)));
     }
     // The last message may be deleted, but its number is never used again. Its cursor stays valid.
     let last = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";

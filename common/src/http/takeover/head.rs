@@ -4,8 +4,9 @@ use std::{io::Write, time::SystemTime};
 
 use hyper::{StatusCode, Version, http::response};
 
-/// The head's bytes, with the date and the framing. `length` is the body's length. Without a length the body is a stream: in chunks (RFC 9112 §7.1), and to a client of
-/// HTTP/1.0, which knows no chunks, until the connection ends (§6.3, rule 8).
+/// The head's bytes, with the date and the framing. `length` is the body's length. Without it, the body is a stream:
+/// in chunks (RFC 9112 §7.1), or up to the end of the connection (§6.3, rule 8) for a client of HTTP/1.0, which knows
+/// no chunks.
 pub fn encode_head(version: Version, head: &response::Parts, length: Option<usize>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
     // Not `write!`: it costs 800 more instructions, and a whole poll costs 29,000.
