@@ -57,15 +57,17 @@ impl FromStr for Origin {
 
 /// A scheme of RFC 3986 §3.1 in lower case.
 fn is_scheme(text: &str) -> bool {
-    let byte =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
-    text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(byte)
+    text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-' | b'.'))
 }
 
 impl Origin {
     /// Whether a page of this origin found the server under `host`. `http` and `https` count as equal:
     /// the server cannot know which, because a proxy may have ended TLS. No app is served from here.
     fn is_host(&self, host: &str) -> bool {
+        // Parsed as an origin, which drops the scheme's default port.
         matches!(self.scheme.as_str(), "http" | "https")
             && Self::from_str(&format!("{}://{host}", self.scheme)).as_ref() == Ok(self)
     }

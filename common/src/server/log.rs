@@ -170,30 +170,30 @@ impl Places {
 }
 
 impl MakeWriter<'_> for Places {
-    type Writer = Entry;
+    type Writer = LineWriter;
 
-    fn make_writer(&self) -> Entry {
-        Entry { max: MAX_INFO }
+    fn make_writer(&self) -> LineWriter {
+        LineWriter { max: MAX_INFO }
     }
 
-    fn make_writer_for(&self, event: &Metadata<'_>) -> Entry {
+    fn make_writer_for(&self, event: &Metadata<'_>) -> LineWriter {
         let place = event.name(); // "event FILE:LINE"
         let max = match *event.level() {
             _ if !self.quota(place).take(place) => 0,
             Level::ERROR | Level::WARN => MAX_ERROR,
             _ => MAX_INFO,
         };
-        Entry { max }
+        LineWriter { max }
     }
 }
 
-/// One line on its way to the queue. The subscriber writes it in one call.
-struct Entry {
-    /// Its greatest length in bytes, or 0 if the line is left out.
+/// Queues one line. The subscriber writes it in one call.
+struct LineWriter {
+    /// The greatest length of the line in bytes, or 0 if it is left out.
     max: usize,
 }
 
-impl Write for Entry {
+impl Write for LineWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.max > 0 {
             stderr().push(one_line(&String::from_utf8_lossy(line), self.max));

@@ -26,7 +26,7 @@ pub fn shutdown_signal() -> impl Future<Output = ()> {
     let built = Builder::new_current_thread().enable_io().build();
     let runtime = built.expect("a new process has descriptors left");
     let mut signals = {
-        let _inside = runtime.enter();
+        let _entered = runtime.enter(); // Signals belong to the runtime that is entered.
         Signals::new()
     };
     let (first, shutdown) = oneshot::channel();

@@ -22,17 +22,20 @@ const BACKLOG: u32 = 4_096;
 /// # Errors
 /// If the address cannot be bound, or if what systemd has passed is not a socket. The error names the address.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match passed().transpose().unwrap_or_else(|| bind(address)) {
-        Ok(listener) => {
-            let bound = listener.local_addr()?;
-            // The server serves even if standard output is closed.
-            let _ = writeln!(io::stdout(), "listening on http://{bound}");
-            Ok(listener)
-        }
-        Err(error) => {
-            let text = format!("cannot listen on {address}: {error}");
-            Err(io::Error::new(error.kind(), text))
-        }
+    let listener = passed_or_bound(address).map_err(|error| {
+        let text = format!("cannot listen on {address}: {error}");
+        io::Error::new(error.kind(), text)
+    })?;
+    let bound = listener.local_addr()?;
+    // The server serves even if standard output is closed.
+    let _ = writeln!(io::stdout(), "listening on http://{bound}");
+    Ok(listener)
+}
+
+fn passed_or_bound(address: SocketAddr) -> io::Result<TcpListener> {
+    match passed()? {
+        Some(listener) => Ok(listener),
+        None => bind(address),
     }
 }
 

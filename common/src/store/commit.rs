@@ -106,7 +106,7 @@ impl Commits {
         size: usize,
         work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
-        self.once(size, true, work).await
+        self.submit_work(size, true, work).await
     }
 
     /// The same without a sync: a power cut may undo it, until the next job that syncs. For what can be
@@ -119,17 +119,17 @@ impl Commits {
         size: usize,
         work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
-        self.once(size, false, work).await
+        self.submit_work(size, false, work).await
     }
 
-    async fn once<T: Send + 'static>(
+    async fn submit_work<T: Send + 'static>(
         &self,
         size: usize,
         syncs: bool,
         work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
         let (reply, done) = oneshot::channel();
-        self.submit(Once {
+        self.submit(Work {
             work: Some(work),
             size,
             syncs,
@@ -312,7 +312,7 @@ pub fn is_disk(error: &rusqlite::Error) -> bool {
 }
 
 /// A function as a job.
-struct Once<F, T> {
+struct Work<F, T> {
     work: Option<F>,
     size: usize,
     syncs: bool,
@@ -320,7 +320,7 @@ struct Once<F, T> {
     reply: oneshot::Sender<Result<T, CommitError>>,
 }
 
-impl<F, T> Job for Once<F, T>
+impl<F, T> Job for Work<F, T>
 where
     F: FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     T: Send + 'static,

@@ -203,7 +203,8 @@ where
 
 /// Waits until the client sends something, and appends it to `early`. `false` if it leaves.
 fn reads(socket: &mut TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io::Result<bool>> {
-    // `poll_fn` is smaller than an async block, and ten thousand clients wait here.
+    // `poll_fn` is smaller than an async block, and its buffer exists only during a poll: ten thousand clients wait
+    // here.
     poll_fn(move |task| {
         let mut bytes = [MaybeUninit::uninit(); 1_024];
         let room = bytes.len().min(MAX_EARLY - early.len());
@@ -247,6 +248,7 @@ async fn parse<A: Future<Output = Routed>>(
     let Some(taken) = taken.await? else {
         return Ok(None);
     };
+    // The reader is a chain of `sent` and the socket: this is what hyper has not read of `sent`.
     let (unread, _) = taken.io.into_inner().0.into_inner();
     // Copied, because a slice of hyper's buffer would keep the whole buffer alive.
     *early = [&taken.read_beyond[..], unread].concat();
