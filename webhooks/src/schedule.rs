@@ -60,11 +60,10 @@ mod tests {
 
     #[test]
     fn the_default_is_the_standard_webhooks_text() {
-        let hours = |schedule: &Schedule| {
-            let delays = (1..).map_while(|failed| schedule.delay(failed, 0.0));
-            delays.collect::<Vec<_>>()
-        };
-        let delays = hours(&Schedule::default());
+        let schedule = Schedule::default();
+        let delays: Vec<_> = (1..)
+            .map_while(|failed| schedule.delay(failed, 0.0))
+            .collect();
         assert_eq!(delays.len() + 1, 10, "attempts");
         let span: Duration = delays.iter().sum();
         assert_eq!(span.as_secs(), 75 * 3_600 + 35 * 60 + 5);

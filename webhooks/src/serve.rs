@@ -44,10 +44,11 @@ where
             () = &mut shutdown => break,
             () = connections.changed() => {}
             stream = accept(&listener), if connections.has_room() => {
-                let (activity, draining) = (connections.activity(), connections.draining());
-                let (http, route) = (http.clone(), route.clone());
-                let connection = connection(stream, config.stall, http, route, activity.clone(), draining);
-                connections.spawn(activity, connection);
+                let activity = connections.activity();
+                let served = connection(
+                    stream, config.stall, http.clone(), route.clone(), activity.clone(), connections.draining(),
+                );
+                connections.spawn(activity, served);
             }
         }
     }

@@ -53,7 +53,7 @@ impl FromStr for Secret {
     type Err = BadSecret;
 
     fn from_str(text: &str) -> Result<Self, BadSecret> {
-        if text.is_empty() {
+        if text.trim().is_empty() {
             return Err(BadSecret("GitHub's secret is empty"));
         }
         if text.contains(['\r', '\n']) {

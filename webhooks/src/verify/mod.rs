@@ -32,13 +32,12 @@
 //!     keys: &[Key],
 //!     now: u64,
 //! ) -> Result<Verified<Authentic<B>>, Refusal> {
-//!     let [time, signature] = fields(headers, [TIME, SIGNATURE])?;
-//!     let time = time.ok_or(Refusal::Absent(TIME))?;
+//!     let [Some(time), Some(signature)] = fields(headers, [TIME, SIGNATURE])? else {
+//!         return Err(Refusal::Absent(SIGNATURE));
+//!     };
 //!     let seconds = timestamp(time).ok_or(Refusal::Malformed("the time is not a number of seconds"))?;
 //!     check_time(seconds, now, Tolerance::default())?;
-//!     let signature = signature.ok_or(Refusal::Absent(SIGNATURE))?;
-//!     let tag = signature.strip_prefix(b"v0=").and_then(hex_tag);
-//!     let tag = tag.ok_or(Refusal::NoSignature)?;
+//!     let tag = signature.strip_prefix(b"v0=").and_then(hex_tag).ok_or(Refusal::NoSignature)?;
 //!     authenticate(body, &[b"v0:", time, b":"], &[tag], keys)
 //! }
 //!
@@ -49,8 +48,7 @@
 //! let headers = [
 //!     (TIME, "1531420618"),
 //!     (SIGNATURE, "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"),
-//! ];
-//! let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+//! ].map(|(name, value)| (name, value.as_bytes()));
 //! let keys = [Key::new("8f742231b10e8888abcd99yyyzzz85a5")];
 //! assert!(verify(Unverified::new(body), headers, &keys, 1_531_420_620).is_ok());
 //! let other = verify(Unverified::new("token=other"), headers, &keys, 1_531_420_620);
@@ -325,8 +323,8 @@ pub fn hex_tag(digits: &[u8]) -> Option<Tag> {
 
 /// A MAC as the canonical base64 of 32 bytes.
 pub fn base64_tag(encoded: &[u8]) -> Option<Tag> {
-    let mut bytes = [0; 33]; // what 44 characters could hold
-    let length = STANDARD.decode_slice(encoded, &mut bytes).ok()?;
-    let bytes: [u8; 32] = bytes[..length].try_into().ok()?;
+    let mut decoded = [0; 33]; // what 44 characters could hold
+    let length = STANDARD.decode_slice(encoded, &mut decoded).ok()?;
+    let bytes: [u8; 32] = decoded[..length].try_into().ok()?;
     Some(Tag::new(bytes.into()))
 }

@@ -31,7 +31,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
     Authentic, BadSecret, Key, MAX_SIGNATURES, Refusal, Tag, Tolerance, Unverified, Verified,
-    authenticate, base64_tag, check_time,
+    authenticate, base64_tag, check_time, timestamp,
 };
 
 /// The event's id: the same at every attempt. A receiver uses it to recognize a repeat.
@@ -41,8 +41,10 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// `v1,BASE64`, several separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
-/// Svix's names for the same fields, because its scheme became the standard.
-const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", "svix-signature"];
+/// Svix's name for [`SIGNATURE`]. Its scheme became the standard, so its own names for the fields are accepted too.
+pub const SVIX_SIGNATURE: &str = "svix-signature";
+/// Svix's names for the three fields.
+const SVIX: [&str; 3] = ["svix-id", "svix-timestamp", SVIX_SIGNATURE];
 
 /// The longest id in bytes.
 const MAX_ID: usize = 255;
@@ -73,23 +75,22 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     now: u64,
     tolerance: Tolerance,
 ) -> Result<Verified<Event<B>>, Refusal> {
-    let [id, timestamp, signature] = fields(headers)?;
+    let [id, time, signature] = fields(headers)?;
     let event_id = checked_id(id)?;
-    let time = super::timestamp(timestamp).ok_or(Refusal::Malformed(
+    let seconds = timestamp(time).ok_or(Refusal::Malformed(
         "webhook-timestamp is not a whole number of seconds",
     ))?;
-    let signatures = signatures(signature)?;
-    check_time(time, now, tolerance)?;
+    let claimed = v1_signatures(signature)?;
+    check_time(seconds, now, tolerance)?;
     let keys = secrets.iter().map(|secret| &secret.0);
-    let signed = authenticate(body, &[id, b".", timestamp, b"."], &signatures, keys)?;
-    signed.and_then(|Authentic { body, secret }| {
-        Ok(Event {
-            id: event_id.to_owned(),
-            timestamp: time,
-            body,
-            secret,
-        })
-    })
+    let signed = authenticate(body, &[id, b".", time, b"."], &claimed, keys)?;
+    let Authentic { body, secret } = signed.into_inner();
+    Ok(Verified(Event {
+        id: event_id.to_owned(),
+        timestamp: seconds,
+        body,
+        secret,
+    }))
 }
 
 /// The header fields of one attempt at `timestamp`, in seconds since 1970. The id is the same at all
@@ -144,7 +145,7 @@ fn checked_id(field: &[u8]) -> Result<&str, Refusal> {
 }
 
 /// The `v1` signatures among the tokens.
-fn signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
+fn v1_signatures(field: &[u8]) -> Result<Vec<Tag>, Refusal> {
     let tokens = field.split(|byte| *byte == b' ');
     let mut signatures = Vec::new();
     for (at, token) in tokens.filter(|token| !token.is_empty()).enumerate() {

@@ -59,20 +59,19 @@ pub fn verify<'h, B: AsRef<[u8]>>(
     tolerance: Tolerance,
 ) -> Result<Verified<Event<B>>, Refusal> {
     let [field] = fields(headers, [SIGNATURE])?;
-    let (t, signatures) = parse(field.ok_or(Refusal::Absent(SIGNATURE))?)?;
-    let timestamp = timestamp(t).ok_or(Refusal::Malformed(
+    let (time, signatures) = parse(field.ok_or(Refusal::Absent(SIGNATURE))?)?;
+    let seconds = timestamp(time).ok_or(Refusal::Malformed(
         "t of Stripe-Signature is not a whole number of seconds",
     ))?;
-    check_time(timestamp, now, tolerance)?;
+    check_time(seconds, now, tolerance)?;
     let keys = secrets.iter().map(|secret| &secret.0);
-    let signed = authenticate(body, &[t, b"."], &signatures, keys)?;
-    signed.and_then(|Authentic { body, secret }| {
-        Ok(Event {
-            timestamp,
-            body,
-            secret,
-        })
-    })
+    let signed = authenticate(body, &[time, b"."], &signatures, keys)?;
+    let Authentic { body, secret } = signed.into_inner();
+    Ok(Verified(Event {
+        timestamp: seconds,
+        body,
+        secret,
+    }))
 }
 
 /// The single `t` and the `v1` signatures. Other items belong to other versions and are skipped.
