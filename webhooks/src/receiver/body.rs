@@ -50,34 +50,34 @@ impl Default for BodyLimits {
 /// The bodies that are being read.
 pub(super) struct Bodies {
     limits: BodyLimits,
-    /// The size of one body, and its whole time.
-    each: PublishLimits,
+    /// The largest size of one body, and its whole time.
+    per_body: PublishLimits,
     /// Blocks.
     budget: Semaphore,
     /// One body may exceed the budget. Without it, bodies that each hold a part could all wait for each other.
     overdraft: Semaphore,
 }
 
-/// A whole body. Its room in the budget is free again when this is dropped.
-pub(super) struct Whole<'b> {
+/// A whole body. Its share of the budget is free again when this is dropped.
+pub(super) struct WholeBody<'b> {
     pub(super) bytes: Bytes,
-    _room: Room<'b>,
+    _share: Share<'b>,
 }
 
+/// What one body has taken from the budget, or beyond it.
 #[derive(Default)]
-struct Room<'b> {
-    blocks: Option<SemaphorePermit<'b>>,
-    overdraft: Option<SemaphorePermit<'b>>,
+struct Share<'b> {
+    permits: Vec<SemaphorePermit<'b>>,
+    overdrawn: bool,
 }
 
 impl Bodies {
-    pub(super) fn new(limits: BodyLimits, each: PublishLimits) -> Self {
-        let budget = Semaphore::new(limits.budget / BLOCK);
+    pub(super) fn new(limits: BodyLimits, per_body: PublishLimits) -> Self {
         Self {
-            limits,
-            each,
-            budget,
+            budget: Semaphore::new(limits.budget / BLOCK),
             overdraft: Semaphore::new(1),
+            limits,
+            per_body,
         }
     }
 
@@ -85,58 +85,62 @@ impl Bodies {
     ///
     /// # Errors
     /// 400 if it breaks off, 408 if it is slow, 413 if it is too large, 503 if there is no room for it.
-    pub(super) async fn read(&self, request: Request<Incoming>) -> Result<Whole<'_>, Problem> {
+    pub(super) async fn read(&self, request: Request<Incoming>) -> Result<WholeBody<'_>, Problem> {
         let expects_continue = request.headers().contains_key(EXPECT);
         // The connection counts as idle until the body is here: at the limit it may be closed for another one.
         let _idle = request.extensions().get().map(Activity::idle);
         let mut body = pin!(request.into_body());
-        if body.size_hint().lower() > self.each.max_message as u64 {
-            return Err(too_large(body, expects_continue, self.each).await);
+        if body.size_hint().lower() > self.per_body.max_message as u64 {
+            return Err(too_large(body, expects_continue, self.per_body).await);
         }
-        match timeout(self.each.body_timeout, self.read_all(body.as_mut())).await {
+        match timeout(self.per_body.body_timeout, self.read_all(body.as_mut())).await {
             Ok(Ok(Some(whole))) => Ok(whole),
-            Ok(Ok(None)) => Err(too_large(body, false, self.each).await),
+            Ok(Ok(None)) => Err(too_large(body, false, self.per_body).await),
             Ok(Err(problem)) => Err(problem),
             Err(_) => {
-                let seconds = self.each.body_timeout.as_secs_f64();
+                let seconds = self.per_body.body_timeout.as_secs_f64();
                 Err(too_slow(format!("the body took longer than {seconds} s")))
             }
         }
     }
 
     /// `None` once it is too large.
-    async fn read_all(&self, mut body: Pin<&mut Incoming>) -> Result<Option<Whole<'_>>, Problem> {
-        let (mut read, mut room) = (BytesMut::new(), Room::default());
-        let (mut held, mut due) = (BLOCK, None);
-        while let Some(frame) = self.in_time(due, body.frame()).await? {
-            let frame = frame
+    async fn read_all(
+        &self,
+        mut body: Pin<&mut Incoming>,
+    ) -> Result<Option<WholeBody<'_>>, Problem> {
+        let (mut read, mut share) = (BytesMut::new(), Share::default());
+        // How much may be read before the next block is taken, and until when it must be here.
+        let (mut allowed, mut deadline) = (BLOCK, None);
+        while let Some(received) = self.in_time(deadline, body.frame()).await? {
+            let frame = received
                 .map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))?;
             read.extend_from_slice(&frame.into_data().unwrap_or_default());
-            if read.len() > self.each.max_message {
+            if read.len() > self.per_body.max_message {
                 return Ok(None);
             }
-            if read.len() > held {
-                let blocks = (read.len() - held).div_ceil(BLOCK);
-                self.hold(&mut room, blocks as u32).await?;
-                held += blocks * BLOCK;
-                due = Some(Instant::now() + self.limits.pace);
+            if read.len() > allowed {
+                let blocks = (read.len() - allowed).div_ceil(BLOCK);
+                self.take(&mut share, blocks as u32).await?;
+                allowed += blocks * BLOCK;
+                deadline = Some(Instant::now() + self.limits.pace);
             }
         }
-        Ok(Some(Whole {
+        Ok(Some(WholeBody {
             bytes: read.freeze(),
-            _room: room,
+            _share: share,
         }))
     }
 
-    /// The next frame, by the time when the next block is due.
+    /// The next frame, unless it comes after the deadline.
     async fn in_time<F: Future>(
         &self,
-        due: Option<Instant>,
+        deadline: Option<Instant>,
         frame: F,
     ) -> Result<F::Output, Problem> {
-        match due {
+        match deadline {
             None => Ok(frame.await),
-            Some(due) => timeout_at(due, frame).await.map_err(|_| {
+            Some(deadline) => timeout_at(deadline, frame).await.map_err(|_| {
                 let seconds = self.limits.pace.as_secs_f64();
                 too_slow(format!(
                     "less than {BLOCK} bytes of the body came in {seconds} s"
@@ -146,21 +150,22 @@ impl Bodies {
     }
 
     /// Takes blocks from the budget, or else the overdraft.
-    async fn hold<'b>(&'b self, room: &mut Room<'b>, blocks: u32) -> Result<(), Problem> {
-        if room.overdraft.is_some() {
+    async fn take<'b>(&'b self, share: &mut Share<'b>, blocks: u32) -> Result<(), Problem> {
+        if share.overdrawn {
             return Ok(());
         }
         let taken = async {
             tokio::select! {
                 biased;
-                taken = self.budget.acquire_many(blocks) => match (&mut room.blocks, taken) {
-                    (Some(held), Ok(more)) => held.merge(more),
-                    (held, taken) => *held = taken.ok(),
-                },
-                overdraft = self.overdraft.acquire() => room.overdraft = overdraft.ok(),
+                blocks = self.budget.acquire_many(blocks) => (blocks, false),
+                overdraft = self.overdraft.acquire() => (overdraft, true),
             }
         };
-        let in_time = timeout(self.limits.patience, taken).await;
-        in_time.map_err(|_| Problem::unavailable("too many large bodies", retry_after()))
+        let (permit, overdrawn) = timeout(self.limits.patience, taken)
+            .await
+            .map_err(|_| Problem::unavailable("too many large bodies", retry_after()))?;
+        share.permits.extend(permit); // never an error: the semaphores are not closed
+        share.overdrawn = overdrawn;
+        Ok(())
     }
 }
