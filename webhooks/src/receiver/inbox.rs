@@ -16,7 +16,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -79,7 +79,8 @@ ON CONFLICT DO NOTHING RETURNING seq, suspect
 ";
 /// What to do with an inbox of another version.
 const OTHER_VERSION: &str = "run the program that wrote it until no event is waiting (GET /events?state=waiting), \
-    then start this one with a new file (--inbox)";
+    then start this one with a new file (--inbox). The new file knows no old event: dead ones stay behind, and a \
+    repeat is handled again";
 /// `suspect` of an event whose id came before with other content.
 const SAME_ID: i64 = 2;
 /// Why such an event is dead without an attempt.
@@ -187,7 +188,7 @@ impl Inbox {
 
     fn try_open(path: &Path, timeout: Duration) -> Result<Self, Box<dyn Error>> {
         let claim = Claim::new(path)?;
-        let database = open(claim.path())?;
+        let database = open_database(claim.path())?;
         // WAL lets it read while the thread writes.
         let reader = Connection::open_with_flags(claim.path(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         Ok(Self {
@@ -204,10 +205,10 @@ impl Inbox {
     /// If it is not stored, or not in time.
     pub async fn store(
         &self,
-        arrival: Verified<Arrival>,
+        verified: Verified<Arrival>,
         received: SystemTime,
     ) -> Result<Stored, StoreError> {
-        let arrival = arrival.into_inner();
+        let arrival = verified.into_inner();
         let size = arrival.payload.len() + ROW;
         let stored = self
             .commits
@@ -244,13 +245,21 @@ impl Inbox {
             .await
     }
 
-    /// Deletes handled events that were received more than 30 days before `now`.
+    /// Deletes handled events that were received more than 30 days before `now`. Waiting and dead events still have
+    /// a `work` row, and stay.
     ///
     /// # Errors
     /// If nothing was deleted.
     pub async fn trim(&self, now: SystemTime) -> Result<usize, CommitError> {
+        let oldest = millis(now) - KEEP.as_millis() as i64;
         self.commits
-            .run(ROW, move |database| trim(database, now))
+            .run(ROW, move |database| {
+                database
+                    .prepare_cached(
+                        "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
+                    )?
+                    .execute([oldest])
+            })
             .await
     }
 
@@ -269,19 +278,25 @@ impl Inbox {
     ///
     /// # Errors
     /// Those of the query.
+    ///
+    /// # Panics
+    /// If the query does.
     pub async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
         let reader = self.reader.clone();
-        let read = move || query(&reader.lock().expect("no query panics"));
-        spawn_blocking(read).await.expect("no query panics")
+        // A query that panics leaves the connection as it was, so the next one may use it.
+        let read = move || query(&reader.lock().unwrap_or_else(PoisonError::into_inner));
+        spawn_blocking(read)
+            .await
+            .expect("the query does not panic")
     }
 }
 
 /// Opens the file, and makes the tables of a new one. A database that is not an inbox, or is of another
 /// version, is left alone. A conversion would need to know what each sender counts as the same content.
-fn open(path: &Path) -> Result<Connection, Box<dyn Error>> {
+fn open_database(path: &Path) -> Result<Connection, Box<dyn Error>> {
     let mut database = Connection::open(path)?;
     let is_new = KIND.is_new(&database).map_err(|unfit| match unfit {
         Unfit::Version(..) => format!("{unfit}: {OTHER_VERSION}").into(),
@@ -303,12 +318,20 @@ fn insert(
     arrival: &Arrival,
     received: SystemTime,
 ) -> rusqlite::Result<Stored> {
-    let (source, received) = (arrival.source.name(), millis(received));
-    let (id, kind, payload) = (&arrival.id, &arrival.kind, &arrival.payload[..]);
-    let event = params![source, id, kind, received, arrival.digest, payload];
+    let received = millis(received);
     let inserted: Option<(i64, i64)> = transaction
         .prepare_cached(INSERT)?
-        .query_row(event, |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(
+            params![
+                arrival.source.name(),
+                arrival.id,
+                arrival.kind,
+                received,
+                arrival.digest,
+                &arrival.payload[..],
+            ],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .optional()?;
     let Some((seq, suspect)) = inserted else {
         return redelivered(transaction, arrival, received);
@@ -402,15 +425,6 @@ fn retry(
     Ok(handled > 0)
 }
 
-/// Never deletes waiting or dead events: they still have a `work` row.
-fn trim(transaction: &Transaction<'_>, now: SystemTime) -> rusqlite::Result<usize> {
-    transaction
-        .prepare_cached(
-            "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
-        )?
-        .execute([millis(now) - KEEP.as_millis() as i64])
-}
-
 /// Runs an effect in a savepoint. An effect that fails or panics is undone, and the others of the group
 /// are still committed. The outer error is the disk's.
 fn apply(
@@ -444,27 +458,22 @@ pub fn due(
     limit: usize,
 ) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
     let now = millis(now);
-    // Claimed events are still due and may all come first, so the query must read that many more.
-    let mut first = database
-        .prepare_cached("SELECT seq FROM work WHERE due <= ?1 ORDER BY due, seq LIMIT ?2")?;
-    let seqs: Vec<i64> = first
-        .query_map([now, (limit + claimed.len()) as i64], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    let mut event = database.prepare_cached(
-        "SELECT seq, source, id, type, payload, suspect, again, attempts
-         FROM events JOIN work USING (seq) WHERE seq = ?1",
-    )?;
-    let events: Vec<Option<StoredEvent>> = seqs
-        .iter()
-        .filter(|seq| !claimed.contains(seq))
-        .take(limit)
-        .map(|seq| event.query_row([seq], stored_event).optional())
+    let claimed = serde_json::to_string(claimed).expect("numbers are JSON");
+    // CROSS JOIN: SQLite must begin with `work`, which has few rows, and whose index is in this order.
+    let events = database
+        .prepare_cached(
+            "SELECT seq, source, id, type, payload, suspect, again, attempts
+             FROM work CROSS JOIN events USING (seq)
+             WHERE due <= ?1 AND seq NOT IN (SELECT value FROM json_each(?2))
+             ORDER BY due, seq LIMIT ?3",
+        )?
+        .query_map(params![now, claimed, limit], stored_event)?
         .collect::<Result<_, _>>()?;
     let next_due: Option<i64> = database
         .prepare_cached("SELECT min(due) FROM work WHERE due > ?1")?
         .query_row([now], |row| row.get(0))?;
     let next = next_due.map(|due| UNIX_EPOCH + Duration::from_millis(due.unsigned_abs()));
-    Ok((events.into_iter().flatten().collect(), next))
+    Ok((events, next))
 }
 
 fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
