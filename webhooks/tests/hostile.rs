@@ -113,6 +113,163 @@ async fn two_lengths_are_one_too_many() {
     server.stop().await;
 }
 
+/// `body` in chunks of this size.
+fn chunked(body: &str, size: usize) -> String {
+    let pieces = body.as_bytes().chunks(size);
+    let chunks = pieces.map(|piece| {
+        format!(
+            "{:x}\r\n{}\r\n",
+            piece.len(),
+            str::from_utf8(piece).unwrap()
+        )
+    });
+    chunks.collect::<String>() + "0\r\n\r\n"
+}
+
+#[tokio::test]
+async fn a_genuine_event_is_received_however_http_allows_to_write_it() {
+    let (server, _) = receiver().await;
+    let length = format!("Content-Length: {}\r\n\r\n", EVENT.len());
+    let (both, chunks) = ("Transfer-Encoding: chunked\r\n", chunked(EVENT, 1));
+    let whole = |id: &str| format!("{}{length}{EVENT}", head(id));
+    let many: String = (0..90).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let rows = [
+        whole("case").replace("webhook-", "WEBHOOK-"),
+        whole("space").replace("webhook-signature: ", "webhook-signature:\t "),
+        whole("absolute").replace("POST /webhook", "POST http://tunnel.example/webhook"),
+        whole("page").replace(
+            "Host: localhost",
+            "Host: a.example\r\nOrigin: http://b.example",
+        ),
+        whole("many").replace("Host:", &format!("{many}Host:")),
+        whole("old").replace("HTTP/1.1\r\nHost: localhost", "HTTP/1.0"),
+        format!("{}{both}\r\n{chunks}", head("chunks")),
+        format!("{}{both}{length}{chunks}", head("both")),
+        format!(
+            "{}{both}\r\n{}webhook-id: other\r\n\r\n",
+            head("trailer"),
+            chunks.strip_suffix("\r\n").unwrap()
+        ),
+    ];
+    for request in &rows {
+        let mut wire = server.wire().await;
+        wire.send(request).await;
+        assert_eq!(wire.read_response().await.status, 200, "{request}");
+    }
+    let mut wire = server.wire().await;
+    let binary = whole("binary").replace("Host:", "X: ?\r\nHost:");
+    let binary = binary.bytes().map(|byte| match byte {
+        b'?' => 0xff,
+        byte => byte,
+    });
+    wire.send(binary.collect::<Vec<_>>()).await;
+    assert_eq!(wire.read_response().await.status, 200);
+    // It sends no more, but reads.
+    wire.send(whole("half")).await;
+    wire.half_close().await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(listed(&server.client()).await.len(), rows.len() + 2);
+    server.stop().await;
+}
+
+/// RFC 9112 §6.1: what follows may be a smuggled request.
+#[tokio::test]
+async fn after_a_length_and_chunks_the_connection_is_closed() {
+    let (server, _) = receiver().await;
+    let mut wire = server.wire().await;
+    let both = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n";
+    let first = format!("{}{both}{}", head("m"), chunked(EVENT, 7));
+    wire.send(first + &request("smuggled")).await;
+    assert_eq!(wire.read_response().await.status, 200);
+    assert_eq!(wire.closed().await.1, b"");
+    assert_eq!(listed(&server.client()).await, ["m"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_genuine_event_with_one_byte_wrong_is_not_stored() {
+    let (server, _) = receiver().await;
+    let genuine = request("m");
+    let with = |from: &str, to: &[u8]| {
+        let (before, after) = genuine.split_once(from).unwrap();
+        [before.as_bytes(), to, after.as_bytes()].concat()
+    };
+    let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
+    for (status, detail, request) in [
+        (
+            400,
+            "webhook-signature is repeated",
+            with("Host:", b"Webhook-Signature: v1,AAAA\r\nHost:"),
+        ),
+        (
+            400,
+            "webhook-id is repeated",
+            with("Host:", b"WEBHOOK-ID: m\r\nHost:"),
+        ),
+        (
+            400,
+            "webhook-id is not 1 to 255 visible",
+            with("webhook-id: m", b"webhook-id: m\xff"),
+        ),
+        (
+            400,
+            "webhook-timestamp is not a whole number",
+            with("webhook-timestamp: ", b"webhook-timestamp: +"),
+        ),
+        (
+            401,
+            "not genuine",
+            with("webhook-signature: v1,", b"webhook-signature: v1,\xff"),
+        ),
+        (
+            401,
+            "not genuine",
+            with("webhook-signature: v1,", b"webhook-signature: V1,"),
+        ),
+        (
+            415,
+            "Content-Type is not",
+            with("application/json", b"application/json\xff"),
+        ),
+        (
+            415,
+            "Content-Type is not",
+            with("Host:", b"content-type: application/json\r\nHost:"),
+        ),
+        (400, "Host is missing", with("Host: localhost\r\n", b"")),
+        (
+            400,
+            "Host is repeated",
+            with("Host:", b"Host: localhost\r\nHost:"),
+        ),
+        // hyper's own refusals have no body.
+        (
+            400,
+            "",
+            with("webhook-signature: v1,", b"webhook-signature: v1,\r\n "),
+        ),
+        (400, "", with("Host:", b"X: a\0b\r\nHost:")),
+        (431, "", with("Host:", format!("{many}Host:").as_bytes())),
+    ] {
+        let mut wire = server.wire().await;
+        wire.send(&request).await;
+        let response = wire.read_response().await;
+        let request = request.escape_ascii();
+        assert_eq!(response.status, status, "{request}");
+        assert!(
+            response.text().contains(detail),
+            "{request}: {}",
+            response.text()
+        );
+    }
+    let mut wire = server.wire().await;
+    wire.send(&genuine[..genuine.len() - 1]).await;
+    wire.half_close().await;
+    assert_eq!(wire.read_response().await.status, 400);
+    assert_eq!(listed(&server.client()).await, [""; 0]);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_thousand_replays_are_one_event() {
     let (server, _) = receiver().await;
@@ -412,6 +569,30 @@ async fn a_flood_of_forged_requests_fills_no_log_and_is_counted() {
         "{lines} in {windows} s"
     );
     assert_eq!(lines + omitted(&log), 2_000, "{log}");
+}
+
+/// `Content-Type` is not signed: anybody who has seen a genuine request can send it again with another one.
+#[tokio::test]
+async fn a_flood_of_replays_with_another_type_fills_no_log() {
+    let scratch = Scratch::new();
+    let program = program(&scratch);
+    let mut wire = program.wire().await;
+    let started = Instant::now();
+    let replay = request("m").replace("application/json", "text/plain");
+    wire.send(replay.repeat(100)).await;
+    for _ in 0..100 {
+        assert_eq!(wire.read_response().await.status, 415);
+    }
+    let windows = started.elapsed().as_secs() as usize + 1;
+    let lines = |log: &str| log.matches("genuine, but refused").count();
+    soon(async {
+        while lines(&program.log()) + omitted(&program.log()) < 100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let log = soon(program.stop()).await.log;
+    assert!((10..=10 * (windows + 1)).contains(&lines(&log)), "{log}");
 }
 
 /// Lines about single requests.

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use common::{Feed, Retention};
@@ -20,7 +20,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use webhooks::{
     receiver::{
         self,
-        inbox::{InTransaction, StoredEvent},
+        inbox::{InTransaction, Inbox, StoredEvent},
         work::{Attempts, Effects},
     },
     schedule::Schedule,
@@ -52,7 +52,10 @@ async fn start(
     };
     adjust(&mut config);
     let feed = Feed::new(Retention::default());
-    let run = |listener, shutdown| receiver::run_with(listener, feed, effects, config, shutdown);
+    let run = async move |listener, shutdown| {
+        let inbox = config.open_inbox()?;
+        receiver::run_with(inbox, listener, feed, effects, config, shutdown).await
+    };
     TestServer::start(run).await
 }
 
@@ -114,10 +117,43 @@ async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once(
 }
 
 #[tokio::test]
+async fn a_panic_before_there_is_a_future_is_an_attempt_that_failed() {
+    let scratch = Scratch::new();
+    let effects = script(|attempt| {
+        assert_ne!(attempt, 0, "a panic in the call");
+        async { Ok(row()) }
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    send(&server.client(), "m").await;
+    let events = when_all(&server.client(), settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn after_a_query_that_panics_the_inbox_is_still_read() {
+    let scratch = Scratch::new();
+    let inbox = Inbox::open(&scratch.inbox(), PATIENCE).unwrap();
+    let other = inbox.clone();
+    let panics = async move {
+        let query = |_: &Connection| -> rusqlite::Result<()> { panic!("a query") };
+        other.read(query).await
+    };
+    assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
+    let count = "SELECT count(*) FROM events";
+    let events = inbox.read(move |database| database.query_row(count, [], |row| row.get(0)));
+    assert_eq!(events.await, Ok(0));
+}
+
+#[tokio::test]
 async fn after_the_last_attempt_an_event_is_dead_and_listed_with_its_error() {
     let scratch = Scratch::new();
     let effects = script(async |attempt| match attempt {
-        1 => panic!("a panic outside"),
+        1 => {
+            tokio::task::yield_now().await;
+            panic!("a panic outside")
+        }
         _ => Err(format!("attempt {attempt} failed")),
     });
     let server = start(&scratch, |_| {}, effects).await;
@@ -350,6 +386,28 @@ async fn what_is_not_handled_at_the_end_is_handled_by_the_next_start() {
     assert_eq!(listed(&server.client()).await, ["m"]);
     server.stop().await;
     assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn a_handled_event_is_deleted_after_30_days_and_a_dead_one_is_kept() {
+    let scratch = Scratch::new();
+    let effects = script(async |attempt| match attempt {
+        0 => Ok(row()),
+        _ => Err("away".to_owned()),
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    for id in ["handled", "dead"] {
+        send(&server.client(), id).await;
+        when_all(&server.client(), settled).await;
+    }
+    server.stop().await;
+    let inbox = Inbox::open(&scratch.inbox(), PATIENCE).unwrap();
+    let day = |number: u64| SystemTime::now() + Duration::from_secs(number * 24 * 3_600);
+    assert_eq!(inbox.trim(day(29)).await, Ok(0));
+    assert_eq!(inbox.trim(day(31)).await, Ok(1));
+    let left =
+        inbox.read(|database| database.query_row("SELECT id FROM events", [], |row| row.get(0)));
+    assert_eq!(left.await, Ok("dead".to_owned()));
 }
 
 #[tokio::test]

@@ -55,6 +55,23 @@ async fn a_genuine_event_is_answered_200_and_listed_as_it_came() {
     server.stop().await;
 }
 
+/// Common parsers fail on the first two, and then on the whole page.
+#[tokio::test]
+async fn a_payload_that_others_could_not_read_is_listed_as_a_string() {
+    let (server, _) = receiver().await;
+    let nested = "[".repeat(65) + &"]".repeat(65);
+    let payloads = [nested.as_str(), r#""\ud800""#, "no JSON"];
+    for (id, payload) in payloads.iter().enumerate() {
+        let reply = send(&server, &id.to_string(), SECRET, now(), payload).await;
+        assert_eq!(reply.status, 200);
+    }
+    let events = server.get("/events").await.json();
+    for (at, payload) in payloads.into_iter().enumerate() {
+        assert_eq!(events["events"][at]["payload"], payload);
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_repeat_is_answered_200_and_listed_once() {
     let (server, _) = receiver().await;
@@ -183,11 +200,11 @@ async fn through_a_tunnel_a_wrong_path_is_answered_with_the_right_ones() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_its_own_time() {
-    assert_eq!(receiver::Config::default().idle.as_secs(), 75);
+    let default = receiver::Config::default().server.read_timeout;
+    assert_eq!(default.as_secs(), 75);
     let scratch = Scratch::new();
     let mut config = receiving(&scratch);
-    config.server.read_timeout = harness::PATIENCE * 2;
-    config.idle = setup::SHORT;
+    config.server.read_timeout = setup::SHORT;
     let feed = Feed::new(Retention::default());
     let run = |listener, shutdown| receiver::run(listener, feed, config, shutdown);
     let server = TestServer::start(run).await;
@@ -240,6 +257,50 @@ async fn a_refusal_of_what_is_genuine_is_logged_with_its_reason_and_counted() {
         "genuine, but refused source=\"standard\" reason=Content-Type is not application/json refused=1",
         "a webhook for no source reason=\"nothing is at /webhook/stripe: webhooks are taken at /webhook, /webhook/github\"",
         "refused unverified source=\"standard\" reason=\"the body is over 1000 bytes\"",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+}
+
+/// Their names differ, and so do the ways in which they could be overlooked.
+#[tokio::test]
+async fn requests_with_svixs_names_and_unsigned_ones_are_logged_and_counted_like_others() {
+    let scratch = Scratch::new();
+    let program = Program::start(&scratch, |receiver| {
+        receiver.args(["--github-secret", "k"]);
+    });
+    let client = program.client();
+    let post = async |path: &str, kind: &str, is_signed: bool| {
+        let mut request = client.post(path, BODY);
+        for (name, value) in signed("m", BODY).into_iter().filter(|_| is_signed) {
+            request = request.header(&name.replace("webhook", "svix"), &value);
+        }
+        request.header("content-type", kind).send().await.status
+    };
+    let json = "application/json";
+    assert_eq!(post("/webhook", json, true).await, 200);
+    assert_eq!(post("/webhook", "text/plain", true).await, 415);
+    assert_eq!(post("/webhook", "text/plain", false).await, 415);
+    assert_eq!(post("/webhook/github", json, true).await, 401);
+    assert_eq!(post("/webhooks", json, true).await, 404);
+    let sources = client.get("/sources").send().await.json();
+    let expected = serde_json::json!({
+        "source": "standard", "path": "/webhook", "enabled": true, "received": 1, "refused": 1, "unverified": 1,
+    });
+    assert_eq!(sources[0], expected);
+    let cause = "it has svix-signature, which belongs to /webhook";
+    // Found in the background.
+    soon(async {
+        while !program.log().contains(cause) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let log = soon(program.stop()).await.log;
+    for line in [
+        "genuine, but refused source=\"standard\" reason=Content-Type is not application/json refused=1",
+        "refused unverified source=\"standard\" reason=\"Content-Type is not application/json\"",
+        "a webhook for no source reason=\"nothing is at /webhooks: ",
     ] {
         assert!(log.contains(line), "{line}: {log}");
     }

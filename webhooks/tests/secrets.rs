@@ -24,8 +24,9 @@ const MISTYPED: [(&str, &str, &str); 4] = [
     ("--telegram-secret", "TELEGRAM_SECRET_TOKEN", "S3CRET!"),
 ];
 
+/// Such an inbox cannot be opened, so a receiver that accepts its arguments ends, too.
 fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
+    command.args(["--inbox", "/"]).output().unwrap()
 }
 
 fn says_nothing_secret(output: &Output) {
@@ -36,7 +37,8 @@ fn says_nothing_secret(output: &Output) {
 
 #[test]
 fn a_mistyped_secret_is_refused_and_not_repeated() {
-    for (flag, variable, value) in MISTYPED {
+    let blank = [("--github-secret", "GITHUB_WEBHOOK_SECRET", " ")];
+    for (flag, variable, value) in MISTYPED.into_iter().chain(blank) {
         for refused in [
             run(Command::new(RECEIVER).args([flag, value])),
             run(Command::new(RECEIVER).env(variable, value)),
@@ -135,16 +137,49 @@ async fn secrets_are_read_from_a_file_which_the_command_line_only_names() {
     assert_eq!(client.get("/webhook/stripe").send().await.status, 404);
 }
 
+#[tokio::test]
+async fn a_byte_order_mark_and_white_space_around_a_line_are_no_part_of_a_secret() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("secrets");
+    let text = format!("\u{feff}WEBHOOK_SECRET={SECRET}\r\n\tTELEGRAM_SECRET_TOKEN=S3CRET \n");
+    fs::write(&path, text).unwrap();
+    let program = Program::start_with(&scratch, |receiver| {
+        receiver.arg("--secret-file").arg(&path);
+    });
+    let client = program.client();
+    assert_eq!(send(&client, "e-1").await.status, 200);
+    let update = client
+        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
+        .header("content-type", "application/json")
+        .header("x-telegram-bot-api-secret-token", "S3CRET");
+    assert_eq!(update.send().await.status, 200);
+}
+
 #[test]
 fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
     let scratch = Scratch::new();
     let path = scratch.path().join("secrets");
-    fs::write(&path, "\nSTRIPE_WEBHOOK_SECRET=whsec S3CRET\n").unwrap();
-    let path = path.to_str().unwrap();
-    for (value, reason) in [
-        (path, "line 2: Stripe's secret must not contain white space"),
-        ("whsec_S3CRET", "cannot read the file: "), // the secret itself instead of a file's name
+    let file = path.to_str().unwrap();
+    let neither =
+        "line 1: it is neither VARIABLE=SECRET with one of the four variables, nor whsec_BASE64";
+    for (text, value, reason) in [
+        (
+            "\nSTRIPE_WEBHOOK_SECRET=whsec S3CRET\n",
+            file,
+            "line 2: Stripe's secret must not contain white space",
+        ),
+        (
+            "GITHUB_WEBHOOK_SECRET= \n",
+            file,
+            "line 1: GitHub's secret is empty",
+        ),
+        ("WEBHOOK_SECRET=", file, "line 1: a secret is whsec_BASE64"),
+        ("SECRET=S3CRET", file, neither),
+        ("export WEBHOOK_SECRET=whsec_S3CRET", file, neither),
+        // The secret itself instead of a file's name.
+        ("", "whsec_S3CRET", "cannot read the file: "),
     ] {
+        fs::write(&path, text).unwrap();
         let refused = run(Command::new(RECEIVER).args(["--secret-file", value]));
         assert_eq!(refused.status.code(), Some(2));
         says_nothing_secret(&refused);

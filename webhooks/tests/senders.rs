@@ -9,10 +9,17 @@ use bytes::Bytes;
 use common::{After, Feed, PageLimit, Retention};
 use harness::{Reply, TestServer};
 use hmac::{Hmac, KeyInit, Mac};
+use hyper::header::{HeaderMap, HeaderName};
 use serde_json::Value;
-use setup::{Scratch, events, now, receiving, soon};
+use setup::{SECRET, Scratch, events, now, receiving, soon};
 use sha2::Sha256;
-use webhooks::receiver::Config;
+use webhooks::{
+    receiver::{
+        Config,
+        source::{Secrets, Source},
+    },
+    verify::standard::sign,
+};
 
 const STRIPE: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
 const GITHUB: &str = "It's a Secret to Everybody";
@@ -272,6 +279,44 @@ async fn of_stripe_a_time_ahead_of_ours_is_taken_unless_it_has_a_bound() {
     let ahead = stripe(&server, PAYMENT, STRIPE, now() + 100_000).await;
     assert_eq!(ahead.status, 200, "{}", ahead.text());
     server.stop().await;
+}
+
+#[test]
+fn a_signed_time_passes_up_to_the_tolerance_and_not_a_second_more() {
+    const TIME: u64 = 1_700_000_000;
+    let sixty = Duration::from_secs(60);
+    let signature = hex(STRIPE, &[format!("{TIME}.{PAYMENT}").as_bytes()]);
+    let signature = format!("t={TIME},v1={signature}");
+    let standard = sign(&[SECRET.parse().unwrap()], "m", TIME, PAYMENT.as_bytes());
+    let fields = [("content-type", JSON), ("stripe-signature", &signature)];
+    let fields = fields.into_iter();
+    let fields = fields.chain(standard.iter().map(|(name, value)| (*name, value.as_str())));
+    let headers: HeaderMap = fields
+        .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+        .collect();
+    for (source, future, now, passes) in [
+        (Source::Standard, None, TIME + 60, true),
+        (Source::Standard, None, TIME + 61, false),
+        (Source::Standard, None, TIME - 300, true),
+        (Source::Standard, None, TIME - 301, false),
+        (Source::Standard, Some(sixty), TIME - 60, true),
+        (Source::Standard, Some(sixty), TIME - 61, false),
+        (Source::Stripe, None, TIME + 60, true),
+        (Source::Stripe, None, TIME + 61, false),
+        (Source::Stripe, None, 0, true),
+        (Source::Stripe, Some(sixty), TIME - 60, true),
+        (Source::Stripe, Some(sixty), TIME - 61, false),
+    ] {
+        let secrets = Secrets {
+            standard: vec![SECRET.parse().unwrap()],
+            stripe: vec![STRIPE.parse().unwrap()],
+            past: sixty,
+            future,
+            ..Secrets::default()
+        };
+        let verified = secrets.verify(source, &headers, PAYMENT.into(), now);
+        assert_eq!(verified.is_ok(), passes, "{source:?} {future:?} {now}");
+    }
 }
 
 #[tokio::test]

@@ -31,9 +31,10 @@ pub(crate) async fn run(
         inbox: folder.join("inbox.sqlite"),
         ..Config::default()
     };
+    let inbox = config.open_inbox()?;
     let feed = Feed::new(Retention::default());
     let listener = listen(([127, 0, 0, 1], 0).into()).await?;
-    run_with(listener, feed, Orders, config, shutdown).await?;
+    run_with(inbox, listener, feed, Orders, config, shutdown).await?;
     Ok(())
 }
 

@@ -26,21 +26,26 @@ pub(crate) fn likely_cause(
     now: u64,
     refusal: Refusal,
 ) -> String {
+    let fits = |secrets: &Secrets, now| {
+        let verified = secrets.verify(source, headers, body.clone(), now);
+        !matches!(verified, Err(Rejection::NotGenuine(_)))
+    };
     let cause = match refusal {
         Refusal::Absent(_) => another_source(source, headers),
+        _ if body.len() > MAX_BODY => None,
         // With the signed time as `now` the age passes. If the signature matches too, only the age was wrong.
-        Refusal::TooOld(age) => fits(secrets, source, headers, body, now - age).then(|| {
+        Refusal::TooOld(age) if fits(secrets, now - age) => Some(
             "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
-                .to_owned()
-        }),
-        Refusal::TooNew(ahead) => fits(secrets, source, headers, body, now + ahead).then(|| {
-            "the signature fits: this machine's clock is behind, or the sender's ahead".to_owned()
-        }),
-        Refusal::Mismatch => fits(&confused(secrets), source, headers, body, now).then(|| {
+                .to_owned(),
+        ),
+        Refusal::TooNew(ahead) if fits(secrets, now + ahead) => Some(
+            "the signature fits: this machine's clock is behind, or the sender's ahead".to_owned(),
+        ),
+        Refusal::Mismatch if fits(&confused(secrets), now) => Some(
             "the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
              Webhooks' the base64 after it; it fits as the other"
-                .to_owned()
-        }),
+                .to_owned(),
+        ),
         _ => None,
     };
     match (refusal, cause) {
@@ -50,22 +55,13 @@ pub(crate) fn likely_cause(
     }
 }
 
-/// Whether the request would be genuine with these secrets or at this time. A large body is not looked at.
-fn fits(secrets: &Secrets, source: Source, headers: &HeaderMap, body: &Bytes, now: u64) -> bool {
-    if body.len() > MAX_BODY {
-        return false;
-    }
-    let verified = secrets.verify(source, headers, body.clone(), now);
-    !matches!(verified, Err(Rejection::NotGenuine(_)))
-}
-
 /// A request that has the field of another source came to the wrong path.
 fn another_source(source: Source, headers: &HeaderMap) -> Option<String> {
-    let other = Source::ALL
-        .into_iter()
-        .find(|other| *other != source && headers.contains_key(other.proof()))?;
-    let (field, path) = (other.proof(), other.path());
-    Some(format!("it has {field}, which belongs to {path}"))
+    let mut others = Source::ALL.into_iter().filter(|other| *other != source);
+    others.find_map(|other| {
+        let field = other.proof_in(headers)?;
+        Some(format!("it has {field}, which belongs to {}", other.path()))
+    })
 }
 
 /// Every secret read both ways: for Stripe the key is the whole text `whsec_TEXT`, for Standard Webhooks it is

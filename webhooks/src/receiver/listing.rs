@@ -7,43 +7,36 @@ use std::{
 
 use rusqlite::{Connection, Row};
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
+
+use super::publish::payload_json;
 
 /// The most events on a page.
 const PAGE: usize = 100;
 /// A page ends after this many bytes of payload, but always has at least one event.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Which events to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Filter {
-    All,
-    Waiting,
-    Dead,
-    Handled,
+/// Which events to list, as a condition in SQL. See `SCHEMA` in `inbox.rs`: a handled event has no `work` row, and
+/// the row of a dead one has no `due` time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filter(&'static str);
+
+impl Default for Filter {
+    /// All events.
+    fn default() -> Self {
+        Self("TRUE")
+    }
 }
 
 impl FromStr for Filter {
     type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "waiting" => Ok(Self::Waiting),
-            "dead" => Ok(Self::Dead),
-            "handled" => Ok(Self::Handled),
+    fn from_str(state: &str) -> Result<Self, Self::Err> {
+        match state {
+            "waiting" => Ok(Self("due IS NOT NULL")),
+            "dead" => Ok(Self("work.seq IS NOT NULL AND due IS NULL")),
+            "handled" => Ok(Self("work.seq IS NULL")),
             _ => Err("state must be waiting, dead or handled"),
-        }
-    }
-}
-
-impl Filter {
-    /// See `SCHEMA` in `inbox.rs`: no `work` row is handled, and one without `due` is dead.
-    fn condition(self) -> &'static str {
-        match self {
-            Self::All => "TRUE",
-            Self::Waiting => "work.due IS NOT NULL",
-            Self::Dead => "work.seq IS NOT NULL AND work.due IS NULL",
-            Self::Handled => "work.seq IS NULL",
         }
     }
 }
@@ -76,7 +69,7 @@ pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlit
         "SELECT events.seq, source, id, type, received, suspect, work.seq, due, attempts, error, payload
          FROM events LEFT JOIN work USING (seq)
          WHERE events.seq > ?1 AND {} ORDER BY events.seq",
-        filter.condition()
+        filter.0
     ))?;
     let mut rows = statement.query([after])?;
     let (mut events, mut bytes, mut more) = (Vec::<EventView>::new(), 0, false);
@@ -98,6 +91,7 @@ pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlit
 fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
     // Both are NULL without a `work` row; `work.seq` tells that apart from a dead event.
     let (work, due): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    let payload = payload_json(&row.get::<_, Vec<u8>>(10)?);
     let received = Duration::from_millis(row.get::<_, i64>(4)?.unsigned_abs());
     Ok(EventView {
         seq: row.get(0)?,
@@ -113,13 +107,6 @@ fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
         },
         attempts: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
         error: row.get(9)?,
-        payload: json(row.get(10)?),
+        payload: RawValue::from_string(payload.as_str().to_owned()).expect("the payload is JSON"),
     })
-}
-
-/// A JSON payload unchanged: parsing and printing it could change numbers. Any other payload as a string.
-fn json(payload: Vec<u8>) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(&payload).into_owned();
-    RawValue::from_string(text.clone())
-        .unwrap_or_else(|_| to_raw_value(&text).expect("text is JSON"))
 }

@@ -13,22 +13,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser};
-use common::{Drained, Feed, ServerConfig, address, seconds};
+use clap::{
+    Arg, CommandFactory, FromArgMatches, Parser,
+    error::{ContextKind, ContextValue},
+};
+use common::{Drained, Feed, PublishLimits, ServerConfig, address, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
 
 use self::{
     body::Bodies,
     inbox::Inbox,
-    publish::Publish,
     receive::Receiver,
-    route::App,
+    route::{App, MAX_COMMAND},
     source::Secrets,
     tally::Tally,
     work::{Attempts, Effects, work},
 };
-pub use self::{body::BodyLimits, masked::SecretFile};
+pub use self::{body::BodyLimits, publish::Publish, secret_file::SecretFile};
 use crate::{
     serve::serve,
     verify::{github, standard, stripe, telegram},
@@ -38,19 +40,16 @@ mod body;
 mod cause;
 pub mod inbox;
 mod listing;
-mod masked;
 mod publish;
 pub mod receive;
 mod route;
+mod secret_file;
 pub mod source;
 mod tally;
 pub mod work;
 
 /// After this time the answer is 503, because GitHub closes the connection after 10 s.
 const STORE_TIMEOUT: Duration = Duration::from_secs(8);
-/// Load balancers keep idle connections for 60 s. The side that closes first must be the sender's: a request that
-/// meets a closed connection is lost.
-const IDLE: Duration = Duration::from_secs(75);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 ///
@@ -75,7 +74,7 @@ pub struct Config {
     #[arg(long, env = "TELEGRAM_SECRET_TOKEN", value_name = "TOKEN")]
     pub telegram_secret: Vec<telegram::Secret>,
     /// A file of more secrets, one on each line: VARIABLE=SECRET with one of the four variables, or a Standard
-    /// Webhooks secret alone; repeatable.
+    /// Webhooks secret alone; repeatable. White space around a line is ignored, and so is a line that begins with #.
     #[arg(long, value_name = "PATH")]
     pub secret_file: Vec<SecretFile>,
     /// The SQLite database that stores received events.
@@ -97,9 +96,6 @@ pub struct Config {
     /// The time limit for storing an event. Not on the command line.
     #[arg(skip = STORE_TIMEOUT)]
     pub store_timeout: Duration,
-    /// How long a connection may wait for its next request's whole head. Not on the command line.
-    #[arg(skip = IDLE)]
-    pub idle: Duration,
     /// What large bodies may cost. Not on the command line.
     #[arg(skip)]
     pub bodies: BodyLimits,
@@ -141,6 +137,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Parses the command line, or prints what is wrong with it and exits. clap repeats a refused value in the
+    /// error, but a mistyped secret is close to the real one.
+    pub fn parse_hiding_secrets() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            let arg = error.get(ContextKind::InvalidArg);
+            if arg.is_some_and(|arg| arg.to_string().contains("secret")) {
+                let hidden = ContextValue::String("(hidden)".to_owned());
+                error.insert(ContextKind::InvalidValue, hidden);
+            }
+            error.exit()
+        })
+    }
+
     /// Opens the inbox, or creates it.
     ///
     /// # Errors
@@ -168,12 +177,10 @@ impl Config {
     }
 }
 
-/// Receives on `listener` until `shutdown` resolves, then drains. Handles each event with the built-in
-/// effects (`publish.rs`): publishes it to `feed`, on the topic `webhook` or `webhook.SOURCE`, and counts
-/// it in the inbox.
+/// Receives on `listener` until `shutdown` resolves, then drains. Handles each event with [`Publish`].
 ///
 /// # Errors
-/// See [`run_with`].
+/// If the inbox cannot be opened, and those of [`run_with`].
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -181,41 +188,17 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let inbox = config.open_inbox()?;
-    run_on(inbox, listener, feed, config, shutdown).await
-}
-
-/// Like [`run`], with an inbox that is open: a program opens it before it says that it listens.
-///
-/// # Errors
-/// See [`run_with`].
-pub async fn run_on(
-    inbox: Inbox,
-    listener: TcpListener,
-    feed: Feed,
-    config: Config,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<Drained> {
     let publish = Publish(feed.clone());
-    receive_on(inbox, listener, feed, publish, config, shutdown).await
+    run_with(inbox, listener, feed, publish, config, shutdown).await
 }
 
-/// Like [`run`], with your own effects.
+/// Like [`run`], with your own effects and an open inbox: a program opens it before it says that it listens.
+/// Returns when the database is closed, so keep no other handle to the inbox.
 ///
 /// # Errors
-/// If the listener has no address, or the inbox cannot be opened or fails later. Every event that was
-/// answered 200 is on disk, and the next start continues with it.
+/// If the listener has no address, or the inbox fails. Every event that was answered 200 is on disk, and the
+/// next start continues with it.
 pub async fn run_with(
-    listener: TcpListener,
-    feed: Feed,
-    effects: impl Effects,
-    config: Config,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<Drained> {
-    let inbox = config.open_inbox()?;
-    receive_on(inbox, listener, feed, effects, config, shutdown).await
-}
-
-async fn receive_on(
     inbox: Inbox,
     listener: TcpListener,
     feed: Feed,
@@ -234,18 +217,17 @@ async fn receive_on(
     // A failed inbox stores nothing more, so its failure ends the server too.
     let mut failure = inbox.failure();
     let served = feed.handle(); // closed by the drain, but the effects still publish to `feed`
-    let app = app(&listener, served.clone(), &config, inbox)?;
+    let app = new_app(&listener, served.clone(), &config, inbox)?;
     let route = move |request| route::route(app.clone(), request);
-    let shutdown = async {
+    let ended = async {
         tokio::select! {
             () = shutdown => {}
             Ok(_) = failure.wait_for(Option::is_some) => {}
         }
     };
     let drain = config.server.drain;
-    let mut http = config.server.http1();
-    http.header_read_timeout(config.idle);
-    let drained = serve(listener, &served, config.server, http, route, shutdown).await;
+    let http = config.server.http1();
+    let drained = serve(listener, &served, config.server, http, route, ended).await;
     // The worker stops after the server, so that it can still handle the events of the last requests.
     stop.send_replace(true);
     finish(worker, drain).await;
@@ -258,7 +240,12 @@ async fn receive_on(
     }
 }
 
-fn app(listener: &TcpListener, feed: Feed, config: &Config, inbox: Inbox) -> io::Result<Arc<App>> {
+fn new_app(
+    listener: &TcpListener,
+    feed: Feed,
+    config: &Config,
+    inbox: Inbox,
+) -> io::Result<Arc<App>> {
     let secrets = Arc::new(config.secrets());
     if secrets.enabled().next().is_none() {
         warn!("no secret is given, so every webhook is refused: see --help");
@@ -268,8 +255,11 @@ fn app(listener: &TcpListener, feed: Feed, config: &Config, inbox: Inbox) -> io:
         receiver: Receiver { secrets, inbox },
         feed,
         browsers: config.server.browsers(listener, "")?,
-        limits,
         bodies: Bodies::new(config.bodies.clone(), limits),
+        commands: PublishLimits {
+            max_message: MAX_COMMAND,
+            ..limits
+        },
         tally: Tally::default(),
     }))
 }

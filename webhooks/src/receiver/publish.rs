@@ -1,4 +1,4 @@
-//! The receiver's built-in effects: publish each event, and count it. Replace them by your own.
+//! The receiver's built-in effects: publish each event, and count it. Pass your own to `run_with`.
 
 use common::{Data, Draft, Feed, IdempotencyKey, Topic};
 use rusqlite::Connection;
@@ -8,8 +8,9 @@ use super::{
     work::Effects,
 };
 
-/// Publishes to a feed.
-pub(super) struct Publish(pub(super) Feed);
+/// Publishes each event to this feed, on the topic `webhook` or `webhook.SOURCE`, and counts it in the inbox.
+#[derive(Debug)]
+pub struct Publish(pub Feed);
 
 impl Effects for Publish {
     /// The effect outside the inbox: a message. Its idempotency key is the event's, so a second attempt
@@ -26,21 +27,19 @@ impl Effects for Publish {
 
 /// The effect inside the inbox: a counter. A test can see there that no event is counted twice.
 fn count(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
-    // Creates the table at the first event, because the inbox does not know what these effects need.
-    add_one(database, source, kind).or_else(|_| {
-        database.execute_batch(
+    // Here, because the inbox does not know which tables the effects need.
+    database
+        .prepare_cached(
             "CREATE TABLE IF NOT EXISTS counts
              (source TEXT, type TEXT, events INTEGER, PRIMARY KEY (source, type)) STRICT",
-        )?;
-        add_one(database, source, kind)
-    })
-}
-
-fn add_one(database: &Connection, source: &str, kind: &str) -> rusqlite::Result<()> {
-    let mut count = database.prepare_cached(
-        "INSERT INTO counts VALUES (?1, ?2, 1) ON CONFLICT DO UPDATE SET events = events + 1",
-    )?;
-    count.execute([source, kind]).map(drop)
+        )?
+        .execute([])?;
+    database
+        .prepare_cached(
+            "INSERT INTO counts VALUES (?1, ?2, 1) ON CONFLICT DO UPDATE SET events = events + 1",
+        )?
+        .execute([source, kind])
+        .map(drop)
 }
 
 /// `webhook`, or `webhook.SOURCE`.
@@ -52,10 +51,9 @@ fn topic(event: &StoredEvent) -> Topic {
     topic.parse().expect("a source's name is a topic's word")
 }
 
-/// `{"id":"…","payload":…}`. A payload that is not JSON becomes a string.
+/// `{"id":"…","payload":…}`.
 fn draft(event: &StoredEvent) -> Draft {
-    let payload = Data::json(&event.payload)
-        .unwrap_or_else(|_| Data::text(&String::from_utf8_lossy(&event.payload)));
+    let payload = payload_json(&event.payload);
     let id = Data::text(&event.id);
     let data = format!(r#"{{"id":{},"payload":{}}}"#, id.as_str(), payload.as_str());
     Draft {
@@ -63,4 +61,10 @@ fn draft(event: &StoredEvent) -> Draft {
         // One level deeper than the payload: if that is over the nesting limit, the payload goes alone.
         data: Data::json(data.as_bytes()).unwrap_or(payload),
     }
+}
+
+/// The payload as it came, without the line breaks between its tokens. What is not JSON, or what common parsers
+/// refuse, becomes a string (see [`Data::json`]).
+pub(super) fn payload_json(payload: &[u8]) -> Data {
+    Data::json(payload).unwrap_or_else(|_| Data::text(&String::from_utf8_lossy(payload)))
 }

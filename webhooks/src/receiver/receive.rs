@@ -43,7 +43,7 @@ use crate::verify::{Verified, unix_seconds};
 /// 25 MiB take 20 ms and more.
 const ON_THE_SPOT: usize = 64 << 10;
 /// One at a time, so that forged ones leave the processor to the runtime's threads.
-static LARGE: Semaphore = Semaphore::const_new(1);
+static LARGE_BODIES: Semaphore = Semaphore::const_new(1);
 
 /// What receiving needs.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Receiver {
         now: SystemTime,
     ) -> Result<Stored, Rejection> {
         let arrival = self.verify(source, headers, body, now).await?;
-        let (id, secret, source) = (arrival.id.clone(), arrival.secret, source.name());
+        let (source, id, secret) = (source.name(), arrival.id.clone(), arrival.secret);
         let stored = self.inbox.store(arrival, now).await.inspect_err(|error| {
             // GitHub does not retry by itself. With the id from the log an operator can redeliver it.
             warn!(source, id, %error, "not stored");
@@ -97,7 +97,7 @@ impl Receiver {
         if body.len() <= ON_THE_SPOT {
             return self.secrets.verify(source, headers, body, now);
         }
-        let _turn = LARGE.acquire().await;
+        let _turn = LARGE_BODIES.acquire().await;
         let (secrets, headers) = (self.secrets.clone(), headers.clone());
         spawn_blocking(move || secrets.verify(source, &headers, body, now))
             .await

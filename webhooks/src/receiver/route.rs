@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
-    body::Bodies,
+    body::{Bodies, WholeBody},
     cause::likely_cause,
     listing::{self, Filter},
     receive::Receiver,
@@ -29,19 +29,23 @@ use crate::{
 
 /// How many refusals a second are logged for each source, of requests that may be a stranger's. Each source has
 /// its own quota, so that a flood at one path does not hide a mistake at another.
-static REFUSALS: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+static UNVERIFIED: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
+/// The same for genuine requests that are refused. A stranger can replay a genuine request with another
+/// `Content-Type`, because that field is not signed.
+static REFUSED: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::ALL.len()];
 /// How many webhooks a second are logged that come to another path.
 static ASTRAY: Quota = Quota::new(10);
 /// The largest body of a request to `/events`.
-const MAX_COMMAND: usize = 1 << 10;
+pub(super) const MAX_COMMAND: usize = 1 << 10;
 
 /// What every connection shares.
 pub(super) struct App {
     pub(super) receiver: Receiver,
     pub(super) feed: Feed,
     pub(super) browsers: Browsers,
-    pub(super) limits: PublishLimits,
     pub(super) bodies: Bodies,
+    /// For the bodies of requests to `/events`.
+    pub(super) commands: PublishLimits,
     pub(super) tally: Tally,
 }
 
@@ -54,19 +58,18 @@ impl App {
 
     /// Whether it is a webhook that comes to a wrong path, or to one without a secret.
     fn is_astray<B>(&self, request: &Request<B>) -> bool {
-        let headers = request.headers();
-        let mut proofs = Source::ALL.iter().map(|source| source.proof());
-        self.source(request.uri().path()).is_none() && proofs.any(|it| headers.contains_key(it))
+        let is_proof = |source: Source| source.proof_in(request.headers()).is_some();
+        self.source(request.uri().path()).is_none() && Source::ALL.into_iter().any(is_proof)
     }
 
     /// The paths that take webhooks, in words.
     fn enabled(&self) -> String {
         let enabled = self.receiver.secrets.enabled();
         let paths: Vec<&str> = enabled.map(Source::path).collect();
-        match paths.is_empty() {
-            true => "no source has a secret (see --help), so no webhook is taken".to_owned(),
-            false => format!("webhooks are taken at {}", paths.join(", ")),
+        if paths.is_empty() {
+            return "no source has a secret (see --help), so no webhook is taken".to_owned();
         }
+        format!("webhooks are taken at {}", paths.join(", "))
     }
 }
 
@@ -87,14 +90,9 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
 async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let retried = retried_event(&path);
-    let own =
+    let is_private =
         matches!(path.as_str(), "/" | "/healthz" | "/events" | "/sources") || retried.is_some();
-    // Elsewhere the rules for browsers do not hold: a webhook's signature proves the sender, and through a
-    // tunnel it has another `Host`. A 404 may go to anybody.
-    if own {
-        let safe = reads(&request) || request.method() == Method::OPTIONS;
-        check_browser(app, &request, !safe)?;
-    }
+    check_browser(app, &request, is_private)?;
     // Before `admit`: a browser sends a preflight without credentials.
     if let Some(preflight) = app.browsers.preflight(&request) {
         return Ok(preflight);
@@ -128,15 +126,20 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<P
     }
 }
 
-/// The rules for browsers. A foreign `Host` most likely came through a tunnel that is meant for webhooks.
-fn check_browser<B>(app: &App, request: &Request<B>, changes: bool) -> Result<(), Problem> {
-    app.browsers.check(request, changes).map_err(|problem| {
-        if problem.status != StatusCode::MISDIRECTED_REQUEST {
-            return problem;
+/// The rules for browsers. They hold for private paths. A webhook's signature proves its sender, and through a
+/// tunnel it has another `Host`: it only needs one that is valid. A 404 may go to anybody.
+fn check_browser<B>(app: &App, request: &Request<B>, is_private: bool) -> Result<(), Problem> {
+    let changes = !reads(request) && request.method() != Method::OPTIONS;
+    match app.browsers.check(request, changes) {
+        Err(problem) if problem.status == StatusCode::BAD_REQUEST => Err(problem),
+        // Most likely it came through a tunnel that is meant for webhooks.
+        Err(problem) if is_private && problem.status == StatusCode::MISDIRECTED_REQUEST => {
+            let detail = format!("only this machine may read this path; {}", app.enabled());
+            Err(Problem::new(problem.status, detail))
         }
-        let detail = format!("only this machine may read this path; {}", app.enabled());
-        Problem::new(problem.status, detail)
-    })
+        Err(problem) if is_private => Err(problem),
+        _ => Ok(()),
+    }
 }
 
 /// Put authentication and authorization here. It is called before any route, and admits everything. Let the
@@ -153,14 +156,10 @@ async fn receive(
     request: Request<Incoming>,
 ) -> Result<Response<Pieces>, Problem> {
     let now = SystemTime::now();
+    let name = source.name();
     // Cloned, because reading the body consumes the request.
     let headers = request.headers().clone();
-    if !headers.contains_key(source.proof()) {
-        // Nobody signed this body, so it is not read to find that out.
-        source.check_type(&headers).map_err(refuse)?;
-    }
-    let name = source.name();
-    let body = app.bodies.read(request).await.inspect_err(|problem| {
+    let body = read(app, source, request).await.inspect_err(|problem| {
         if may_log_unverified(app, source) {
             warn!(source = name, reason = problem.detail, "refused unverified");
         }
@@ -180,18 +179,31 @@ async fn receive(
             Err(refuse(refusal.into()))
         }
         Err(rejection) => {
-            // No quota: a stranger cannot cause this line.
             let refused = app.tally.refused(source);
-            warn!(source = name, reason = %rejection, refused, "genuine, but refused");
+            if REFUSED[source as usize].take(name) {
+                warn!(source = name, reason = %rejection, refused, "genuine, but refused");
+            }
             Err(refuse(rejection))
         }
     }
 }
 
+/// Reads the body. One that nobody signed and that is of another type is not worth reading.
+async fn read(
+    app: &App,
+    source: Source,
+    request: Request<Incoming>,
+) -> Result<WholeBody<'_>, Problem> {
+    if source.proof_in(request.headers()).is_none() {
+        source.check_type(request.headers()).map_err(refuse)?;
+    }
+    app.bodies.read(request).await
+}
+
 /// Counts a request that may be a stranger's. Returns whether the quota has a line for it.
 fn may_log_unverified(app: &App, source: Source) -> bool {
     app.tally.unverified(source);
-    REFUSALS[source as usize].take(source.name())
+    UNVERIFIED[source as usize].take(source.name())
 }
 
 /// Logs why a request was not verified. The reason goes only to the log: the answer must not tell it to an
@@ -230,7 +242,7 @@ fn refuse(rejection: Rejection) -> Problem {
 async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Pieces>, Problem> {
     let query = Query::of(request.uri());
     let after = query.get("after")?.unwrap_or(0);
-    let filter = query.get("state")?.unwrap_or(Filter::All);
+    let filter: Filter = query.get("state")?.unwrap_or_default();
     let inbox = &app.receiver.inbox;
     let page = inbox
         .read(move |database| listing::page(database, after, filter))
@@ -252,13 +264,14 @@ async fn retry(
     seq: i64,
     request: Request<Incoming>,
 ) -> Result<Response<Pieces>, Problem> {
-    let again = again(request, app.limits).await?;
+    let again = asks_again(request, app.commands).await?;
     let inbox = &app.receiver.inbox;
     let retried = inbox.retry(seq, again, SystemTime::now()).await;
     if !retried.map_err(|error| Problem::unavailable(error, retry_after()))? {
-        let detail = match again {
-            true => format!("event {seq} is waiting, or is not there"),
-            false => format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#),
+        let detail = if again {
+            format!("event {seq} is waiting, or is not there")
+        } else {
+            format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#)
         };
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
@@ -267,13 +280,9 @@ async fn retry(
     Ok(response)
 }
 
-/// What the body says of `again`. No body says no.
-async fn again(request: Request<Incoming>, limits: PublishLimits) -> Result<bool, Problem> {
+/// Whether the body is `{"again":true}`. No body says no.
+async fn asks_again(request: Request<Incoming>, limits: PublishLimits) -> Result<bool, Problem> {
     let is_json = is_json(&request);
-    let limits = PublishLimits {
-        max_message: MAX_COMMAND,
-        ..limits
-    };
     let body = read_body(request, limits).await?;
     if body.is_empty() {
         return Ok(false);
@@ -283,11 +292,11 @@ async fn again(request: Request<Incoming>, limits: PublishLimits) -> Result<bool
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     // A map, because a struct would also be read from an array.
-    let asked: BTreeMap<String, bool> = serde_json::from_slice(&body)
+    let members: BTreeMap<String, bool> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is no retry: {error}")))?;
-    if let Some(other) = asked.keys().find(|name| *name != "again") {
+    if let Some(other) = members.keys().find(|name| *name != "again") {
         let detail = format!("the body is no retry: unknown field {other:.100}");
         return Err(Problem::bad_request(detail));
     }
-    Ok(asked.get("again") == Some(&true))
+    Ok(members.get("again") == Some(&true))
 }

@@ -1,57 +1,8 @@
-//! Secrets on the command line, in the environment and in files.
+//! `--secret-file`: secrets in a file, so that neither `ps` nor the environment shows them.
 
-use std::{ffi::OsStr, fmt::Display, fs, marker::PhantomData, str::FromStr};
-
-use clap::{
-    Arg, Command, Error,
-    builder::{TypedValueParser, ValueParserFactory},
-    error::ErrorKind,
-};
+use std::{error::Error, fs, str::FromStr};
 
 use super::source::Secrets;
-use crate::verify::{BadSecret, github, standard, stripe, telegram};
-
-/// Parses a secret. clap's own parsers repeat a refused value in the error, and a mistyped secret is close to
-/// the real one.
-#[derive(Debug, Clone)]
-pub struct Masked<T>(PhantomData<T>);
-
-impl<T> TypedValueParser for Masked<T>
-where
-    T: FromStr<Err: Display> + Clone + Send + Sync + 'static,
-{
-    type Value = T;
-
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, Error> {
-        let refused = |why: &str| {
-            let arg = arg.map(Arg::to_string).unwrap_or_default();
-            Error::raw(ErrorKind::ValueValidation, format!("{arg}: {why}\n")).with_cmd(command)
-        };
-        let text = value.to_str().ok_or_else(|| refused("it is not UTF-8"))?;
-        text.parse()
-            .map_err(|why: T::Err| refused(&why.to_string()))
-    }
-}
-
-macro_rules! masked {
-    ($($secret:ty),*) => {$(
-        impl ValueParserFactory for $secret {
-            type Parser = Masked<Self>;
-
-            fn value_parser() -> Masked<Self> {
-                Masked(PhantomData)
-            }
-        }
-    )*};
-}
-
-masked!(
-    standard::Secret,
-    stripe::Secret,
-    github::Secret,
-    telegram::Secret,
-    SecretFile
-);
 
 /// The secrets of a file. A line is the name of a variable, `=` and a secret, or a Standard Webhooks secret alone.
 #[derive(Debug, Clone)]
@@ -65,7 +16,9 @@ impl FromStr for SecretFile {
         let text =
             fs::read_to_string(path).map_err(|error| format!("cannot read the file: {error}"))?;
         let mut secrets = Secrets::default();
-        for (number, line) in (1..).zip(text.lines().map(str::trim_end)) {
+        // Some editors begin a file with a byte order mark.
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+        for (number, line) in (1..).zip(lines.map(str::trim)) {
             if !line.is_empty() && !line.starts_with('#') {
                 add(&mut secrets, line).map_err(|why| format!("line {number}: {why}"))?;
             }
@@ -74,13 +27,20 @@ impl FromStr for SecretFile {
     }
 }
 
-fn add(secrets: &mut Secrets, line: &str) -> Result<(), BadSecret> {
+/// Adds the secret of one line. No error repeats the line, because it may hold a secret.
+fn add(secrets: &mut Secrets, line: &str) -> Result<(), Box<dyn Error>> {
     match line.split_once('=') {
         Some(("STRIPE_WEBHOOK_SECRET", secret)) => secrets.stripe.push(secret.parse()?),
         Some(("GITHUB_WEBHOOK_SECRET", secret)) => secrets.github.push(secret.parse()?),
         Some(("TELEGRAM_SECRET_TOKEN", secret)) => secrets.telegram.push(secret.parse()?),
         Some(("WEBHOOK_SECRET", secret)) => secrets.standard.push(secret.parse()?),
-        _ => secrets.standard.push(line.parse()?),
+        _ if line.starts_with("whsec_") => secrets.standard.push(line.parse()?),
+        _ => {
+            return Err(
+                "it is neither VARIABLE=SECRET with one of the four variables, nor whsec_BASE64"
+                    .into(),
+            );
+        }
     }
     Ok(())
 }

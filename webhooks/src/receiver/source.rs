@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use hyper::{
     StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap},
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -112,14 +112,15 @@ impl Source {
         }
     }
 
-    /// The header field that proves where a request comes from.
-    pub fn proof(self) -> &'static str {
-        match self {
-            Self::Standard => standard::SIGNATURE,
-            Self::Stripe => stripe::SIGNATURE,
-            Self::GitHub => github::SIGNATURE,
-            Self::Telegram => telegram::TOKEN,
-        }
+    /// The header field among `headers` that may prove that this source sent them.
+    pub fn proof_in(self, headers: &HeaderMap) -> Option<&'static str> {
+        let fields: &[&str] = match self {
+            Self::Standard => &[standard::SIGNATURE, standard::SVIX_SIGNATURE],
+            Self::Stripe => &[stripe::SIGNATURE],
+            Self::GitHub => &[github::SIGNATURE],
+            Self::Telegram => &[telegram::TOKEN],
+        };
+        fields.iter().copied().find(|it| headers.contains_key(*it))
     }
 
     /// Whether a body with these fields can be read: JSON of any kind, from GitHub also a form, and never
@@ -128,9 +129,9 @@ impl Source {
     /// # Errors
     /// [`Rejection::Unsupported`].
     pub fn check_type(self, headers: &HeaderMap) -> Result<(), Rejection> {
-        let media_type = media_type(headers);
-        let form = self == Self::GitHub && media_type == FORM;
-        if !form && !is_json(&media_type) {
+        let kind = media_type(headers);
+        let is_form = self == Self::GitHub && kind == FORM;
+        if !is_form && !is_json(&kind) {
             return Err(Unsupported("Content-Type is not application/json"));
         }
         let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
@@ -151,12 +152,13 @@ impl Secrets {
 
     /// Whether there is a secret for this source.
     pub fn accepts(&self, source: Source) -> bool {
-        !match source {
+        let is_empty = match source {
             Source::Standard => self.standard.is_empty(),
             Source::Stripe => self.stripe.is_empty(),
             Source::GitHub => self.github.is_empty(),
             Source::Telegram => self.telegram.is_empty(),
-        }
+        };
+        !is_empty
     }
 
     /// Verifies a request, and only then reads its event. `now` is in seconds since 1970.
@@ -207,31 +209,29 @@ fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
     let standard::Event {
         id, body, secret, ..
     } = event;
-    let named = members(&body).and_then(|members| text(&members, "type"));
-    let kind = named.as_deref().unwrap_or_default();
-    Ok(arrival(Source::Standard, id, kind, body, secret))
+    let kind = members(&body)
+        .and_then(|members| text(&members, "type"))
+        .unwrap_or_default();
+    Ok(arrival(Source::Standard, id, &kind, body, secret))
 }
 
 /// The id is in the signed body, so a body without one cannot be stored once only: it is refused.
 fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
     let stripe::Event { body, secret, .. } = event;
-    let members = members(&body).unwrap_or_default();
-    let id = text(&members, "id").ok_or(Unreadable("the Stripe event has no id"))?;
-    let kind = text(&members, "type").unwrap_or_default();
-    // Stripe counts `pending_webhooks` down from one attempt to the next.
+    let event = members(&body).unwrap_or_default();
+    let id = text(&event, "id").ok_or(Unreadable("the Stripe event has no id"))?;
+    let kind = text(&event, "type").unwrap_or_default();
     let mut content = Sha256::new();
-    for (name, value) in members
-        .iter()
-        .filter(|(name, _)| *name != "pending_webhooks")
-    {
-        content.update(name.as_bytes());
-        content.update(value.get());
+    for (name, value) in &event {
+        // Stripe counts it down from one attempt to the next.
+        if name != "pending_webhooks" {
+            content.update(name.as_bytes());
+            content.update(value.get());
+        }
     }
-    let digest = content.finalize().into();
-    let id = valid_id(&id)?;
     Ok(Arrival {
-        digest,
-        ..arrival(Source::Stripe, id, &kind, body.clone(), secret)
+        digest: content.finalize().into(),
+        ..arrival(Source::Stripe, valid_id(&id)?, &kind, body.clone(), secret)
     })
 }
 
@@ -239,15 +239,24 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
 /// request can send it again under another id, so the inbox compares the content too.
 fn from_github(event: Authentic<Bytes>, headers: &HeaderMap) -> Result<Arrival, Rejection> {
     let Authentic { body, secret } = event;
-    let name = single(headers, "x-github-event")?;
-    let id = valid_id(single(headers, "x-github-delivery")?)?;
-    let payload = match media_type(headers) == FORM {
-        true => form_payload(&body)?,
-        false => body,
+    let [name, id] = ["x-github-event", "x-github-delivery"].map(|field| single(headers, field));
+    let (name, id) = name.zip(id).ok_or(Unreadable(
+        "X-GitHub-Event and X-GitHub-Delivery must occur once",
+    ))?;
+    let payload = if media_type(headers) == FORM {
+        form_payload(&body)?
+    } else {
+        body
     };
     let action = members(&payload).and_then(|members| text(&members, "action"));
     let kind = action.map_or(name.to_owned(), |action| format!("{name}.{action}"));
-    Ok(arrival(Source::GitHub, id, &kind, payload, secret))
+    Ok(arrival(
+        Source::GitHub,
+        valid_id(id)?,
+        &kind,
+        payload,
+        secret,
+    ))
 }
 
 /// The id is in the body. Each bot has its own ids, and two bots may use the same ones. So one receiver
@@ -260,9 +269,15 @@ fn from_telegram(event: Authentic<Bytes>) -> Result<Arrival, Rejection> {
         .and_then(|id| id.get().parse().ok())
         .ok_or(Unreadable("update_id is not an integer"))?;
     // An update has exactly one other member (Bot API, "Update"). Its name is the type.
-    let kind = update.keys().find(|name| *name != "update_id");
-    let (id, kind) = (number.to_string(), kind.map_or("", |kind| kind));
-    Ok(arrival(Source::Telegram, id, kind, body.clone(), secret))
+    let mut names = update.keys().map(Cow::as_ref);
+    let kind = names.find(|name| *name != "update_id").unwrap_or_default();
+    Ok(arrival(
+        Source::Telegram,
+        number.to_string(),
+        kind,
+        body.clone(),
+        secret,
+    ))
 }
 
 fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize) -> Arrival {
@@ -288,9 +303,11 @@ fn text(members: &BTreeMap<Cow<'_, str>, &RawValue>, name: &str) -> Option<Strin
 
 /// Replaces an invalid type. A refusal would not help: the sender would send the same event again.
 fn valid_type(kind: &str) -> &str {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let valid = (1..=MAX_TYPE).contains(&kind.len()) && kind.bytes().all(allowed);
-    if valid { kind } else { DEFAULT_TYPE }
+    let is_valid = (1..=MAX_TYPE).contains(&kind.len())
+        && kind
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if is_valid { kind } else { DEFAULT_TYPE }
 }
 
 /// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`.
@@ -304,15 +321,11 @@ fn valid_id(text: &str) -> Result<String, Rejection> {
     ))
 }
 
-/// The value of a field that occurs exactly once.
-fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, Rejection> {
-    let mut values = headers.get_all(HeaderName::from_static(name)).iter();
-    match (values.next().map(HeaderValue::to_str), values.next()) {
-        (Some(Ok(value)), None) => Ok(value),
-        _ => Err(Unreadable(
-            "X-GitHub-Event and X-GitHub-Delivery must occur once",
-        )),
-    }
+/// The value of a field that occurs exactly once, and is text.
+fn single<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    value?.to_str().ok()
 }
 
 /// What GitHub sends unless it is told to send JSON.
@@ -320,15 +333,9 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// In lower case, and without parameters such as `charset`. Empty if there is none, or more than one.
 fn media_type(headers: &HeaderMap) -> String {
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return String::new();
-    };
-    let essence = value.to_str().unwrap_or_default().split(';').next();
-    essence
-        .unwrap_or_default()
-        .trim_ascii()
-        .to_ascii_lowercase()
+    let text = single(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
+    let (essence, _) = text.split_once(';').unwrap_or((text, ""));
+    essence.trim_ascii().to_ascii_lowercase()
 }
 
 /// Also what is JSON by its suffix (RFC 6839 §3.1), such as `application/cloudevents+json`.
