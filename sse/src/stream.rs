@@ -16,7 +16,7 @@ use hyper::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -251,8 +251,6 @@ pub struct Reader {
     pub end_at: Instant,
     /// When a heartbeat is due, if nothing is sent before.
     heartbeat_at: Instant,
-    /// Wakes the reader for the heartbeat. It may fire too early, see `silence`.
-    timer: Pin<Box<Sleep>>,
 }
 
 impl Reader {
@@ -267,7 +265,6 @@ impl Reader {
             is_live: false,
             end_at: now + shortened(age),
             heartbeat_at: now + heartbeat,
-            timer: Box::pin(sleep(heartbeat)),
         }
     }
 
@@ -307,7 +304,7 @@ impl Reader {
         let page = tokio::select! {
             biased; // News first: it is the usual reason for a wake-up.
             page = news => page,
-            () = silence(&mut self.timer, self.heartbeat_at.min(self.end_at)) => return None,
+            () = sleep_until(self.heartbeat_at.min(self.end_at)) => return None,
         };
         Some(page.map(|page| self.advance(&page, None)))
     }
@@ -341,18 +338,6 @@ impl Reader {
     fn limit(&self) -> PageLimit {
         let newest = self.subscription.newest;
         PageLimit { newest, ..PAGE }
-    }
-}
-
-/// Resolves at `end`. A timer left from an earlier wait fires too early, and is then reset.
-/// Resetting it at every message would cost as much as the message itself.
-async fn silence(timer: &mut Pin<Box<Sleep>>, end: Instant) {
-    loop {
-        timer.as_mut().await;
-        if Instant::now() >= end {
-            return;
-        }
-        timer.as_mut().reset(end);
     }
 }
 
