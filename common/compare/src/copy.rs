@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     io::{self, Write},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -191,7 +191,8 @@ fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
 /// A row with a link to a file and its lines of code.
 fn file(folder: &Path, path: &str, rest: &str) -> io::Result<CopyFile> {
     let lines = rest.split('|').next().unwrap_or_default().trim();
-    let source = without_dots(&folder.join(path));
+    let source = fs::canonicalize(folder.join(path))
+        .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
     let below_src = source.to_str().and_then(|path| path.rsplit_once("/src/"));
     Ok(CopyFile {
         target: below_src.map_or(path, |(_, below)| below).into(),
@@ -200,18 +201,6 @@ fn file(folder: &Path, path: &str, rest: &str) -> io::Result<CopyFile> {
             .parse()
             .map_err(|_| io::Error::other(format!("{path}: not a number of lines: {lines:?}")))?,
     })
-}
-
-/// The path with every `..` resolved.
-fn without_dots(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 /// The entries of `[dependencies]`: the code spans in the line that begins with `Crates:`.
@@ -232,8 +221,8 @@ mod tests {
 
 | file | code lines | what it is |
 | --- | ---: | --- |
-| [`src/a/b.rs`](src/a/b.rs) | 210 | the answer |
-| [`../common/src/http/c.rs`](../common/src/http/c.rs) | 7 | a guard |
+| [`src/live/log.rs`](src/live/log.rs) | 210 | the answer |
+| [`../src/feed/log.rs`](../src/feed/log.rs) | 7 | a guard |
 
 Crates: `bytes = \"1\"` · `rand = \"0.10\"`
 
@@ -244,40 +233,50 @@ Crates: `bytes = \"1\"` · `rand = \"0.10\"`
 
     #[test]
     fn a_section_is_read_up_to_the_next_heading() {
-        let sets = parse("hooks", Path::new("/x/hooks"), README).unwrap();
+        let folder = Path::new(ROOT).join("common/compare");
+        let sets = parse("hooks", &folder, README).unwrap();
         let file = |source: &str, target: &str, lines| CopyFile {
-            source: source.into(),
+            source: fs::canonicalize(folder.join(source)).unwrap(),
             target: target.into(),
             lines,
         };
         let expected = CopySet {
             name: "hooks-send".to_owned(),
             files: vec![
-                file("/x/hooks/src/a/b.rs", "a/b.rs", 210),
-                file("/x/common/src/http/c.rs", "http/c.rs", 7),
+                file("src/live/log.rs", "live/log.rs", 210),
+                file("../src/feed/log.rs", "feed/log.rs", 7),
             ],
             dependencies: "bytes = \"1\"\nrand = \"0.10\"\n".to_owned(),
         };
         assert_eq!(sets, [expected]);
         assert!(parse("x", Path::new("x"), "# No\n").unwrap().is_empty());
-        let unnamed = parse("sse", Path::new("/x/sse"), "# SSE\n\n## Copy set\n").unwrap();
+        let unnamed = parse("sse", &folder, "# SSE\n\n## Copy set\n").unwrap();
         assert_eq!(unnamed[0].name, "sse");
     }
 
     #[test]
     fn a_folder_below_src_names_its_files_from_there() {
-        let readme =
-            "\n## Copy set: send\n| [`d.rs`](d.rs) | 1 | |\n| [`e.rs`](../v/e.rs) | 2 | |\n";
-        let sets = parse("hooks", Path::new("/src/hooks/src/send"), readme).unwrap();
+        let folder = Path::new(ROOT).join("common/compare/src/live");
+        let rows = "| [`log.rs`](log.rs) | 1 | |\n| [`lane.rs`](../measure/lane.rs) | 2 | |\n";
+        let sets = parse("hooks", &folder, &format!("\n## Copy set\n{rows}")).unwrap();
         let targets: Vec<_> = sets[0].files.iter().map(|file| &file.target).collect();
-        assert_eq!(targets, [Path::new("send/d.rs"), Path::new("v/e.rs")]);
+        assert_eq!(
+            targets,
+            [Path::new("live/log.rs"), Path::new("measure/lane.rs")]
+        );
     }
 
     #[test]
-    fn a_row_without_a_number_of_lines_is_an_error() {
-        let row = "\n## Copy set\n| [`src/a.rs`](src/a.rs) | many | it |\n";
-        let error = parse("x", Path::new("x"), row).unwrap_err().to_string();
-        assert_eq!(error, "src/a.rs: not a number of lines: \"many\"");
+    fn a_row_without_a_number_of_lines_or_without_its_file_is_an_error() {
+        let error = |row: &str| {
+            let folder = Path::new(ROOT).join("common/compare");
+            let parsed = parse("x", &folder, &format!("\n## Copy set\n{row}\n"));
+            parsed.unwrap_err().to_string()
+        };
+        let many = error("| [`src/lib.rs`](src/lib.rs) | many | it |");
+        assert_eq!(many, "src/lib.rs: not a number of lines: \"many\"");
+        let missing = error("| [`src/none.rs`](src/none.rs) | 1 | it |");
+        assert!(missing.starts_with("src/none.rs: "), "{missing}");
     }
 
     #[test]

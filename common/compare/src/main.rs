@@ -17,8 +17,8 @@ struct Args {
     /// Measure, and print the table.
     #[arg(long)]
     measure: bool,
-    /// Measure once, with fewer waiting clients.
-    #[arg(long)]
+    /// With --measure: measure once, with fewer waiting clients.
+    #[arg(long, requires = "measure")]
     quick: bool,
     /// With --measure: write the tables and the charts into this clone of the repository.
     #[arg(long, requires = "measure", value_name = "DIR")]
@@ -27,7 +27,7 @@ struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Run one of the five servers until a signal.
+    /// Run one of the five servers until a signal or the end of standard input.
     Serve(Serve),
     /// Copy the files of one technique into another project.
     Copy(Copy),

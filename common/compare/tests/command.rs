@@ -59,6 +59,7 @@ fn a_wrong_option_is_named_and_nothing_runs() {
     for wrong in [
         "--quack",
         "--json x",
+        "--quick",
         "--write x",
         "serve tcp",
         "serve",
