@@ -17,7 +17,7 @@ const LANES: [&str; 5] = [
 ];
 
 /// The events that these tests read.
-const KINDS: &str = "bytes,close,broken,refused,gap,up";
+const KINDS: &str = "bytes,close,broken,refused,gap";
 
 async fn start() -> (Process, EventReader) {
     let process = Process::start(env!("CARGO_BIN_EXE_compare"), &[]).await;
@@ -76,7 +76,8 @@ async fn a_message_passes_every_wire_before_and_after_a_restart() {
     press(&client, "/publish").await;
     until(&mut events, &LANES, carries(1)).await;
     press(&client, "/restart").await;
-    until(&mut events, &LANES, is("up")).await;
+    // Each client is back once it has this gap. To wait for each server first would pass over the gaps of the
+    // fastest clients.
     until(&mut events, &LANES, |event| {
         event["data"]["reason"] == "foreign"
     })
