@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -160,10 +160,8 @@ impl Shared {
 /// A registered receiver.
 struct Webhooks {
     receiver: Arc<Receiver>,
-    /// The address of the sender's API. Its bytes are not counted.
-    sender: SocketAddr,
-    check: Duration,
-    patience: Duration,
+    /// The address of the sender's API is in it. Bytes to there are not counted.
+    to: Subscription,
     endpoint: String,
     /// The gap before the first delivery. It is returned first.
     gap: Option<Gap>,
@@ -189,22 +187,21 @@ struct Deliveries {
 /// A new endpoint begins at the feed's head. Messages between the end of an earlier endpoint and that
 /// head are a gap, which only the receiver can name.
 pub(super) async fn register(to: Subscription) -> io::Result<Client> {
-    let receiver = match to.receiver {
-        Some(receiver) => receiver,
-        None => Arc::new(Receiver::listen(to.traffic).await?),
+    let receiver = match &to.receiver {
+        Some(receiver) => receiver.clone(),
+        None => Arc::new(Receiver::listen(to.traffic.clone()).await?),
     };
     let topics: Vec<String> = to.topics.split(',').map(str::to_owned).collect();
     let url = format!("http://{}/webhook", receiver.addr);
     let body = json!({ "url": url, "topics": topics, "secret": SECRET });
     let mut api = Connection::open(to.server, &Arc::default(), to.patience).await?;
     let endpoint: Endpoint = api.post("/endpoints", &body).await?;
-    let ended = receiver.after().replace(endpoint.after.clone());
+    let earlier = receiver.after().replace(endpoint.after.clone());
+    let ended = earlier.as_ref().unwrap_or(&to.after);
     let webhooks = Webhooks {
+        gap: between(topics, ended, &endpoint.after),
         receiver,
-        sender: to.server,
-        check: to.check,
-        patience: to.patience,
-        gap: between(topics, &ended.unwrap_or(to.after), &endpoint.after),
+        to,
         endpoint: endpoint.id,
         told: 0,
     };
@@ -224,7 +221,7 @@ impl Webhooks {
     /// The next delivery, or after some silence what the sender says about the endpoint.
     async fn delivered(&mut self) -> io::Result<Vec<Heard>> {
         let delivery = async { self.receiver.deliveries.lock().await.recv().await };
-        match timeout(self.check, delivery).await {
+        match timeout(self.to.check, delivery).await {
             Ok(Some(message)) => Ok(vec![Heard::Message(message)]),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(_) => self.ask().await,
@@ -234,7 +231,7 @@ impl Webhooks {
     /// Asks the sender whether the endpoint still exists, how far it is, and what it has lost.
     async fn ask(&mut self) -> io::Result<Vec<Heard>> {
         let path = format!("/endpoints/{}", self.endpoint);
-        let mut api = Connection::open(self.sender, &Arc::default(), self.patience).await?;
+        let mut api = Connection::open(self.to.server, &Arc::default(), self.to.patience).await?;
         let endpoint: Endpoint = api.get(&path).await?;
         let deliveries: Deliveries = api.get(&(path + "/deliveries")).await?;
         // Otherwise some deliveries up to there may still fail.
