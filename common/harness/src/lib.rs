@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | run a server on a free port and check that it drains | [`TestServer`] |
 //! | run a built server, signal it, read its exit code (unix) | `Process` |
+//! | read what a built server has counted (unix) | `Metered` |
 //! | send a request, check status, headers and body | [`Client`], [`Reply`] |
 //! | read an answer while it arrives | [`Streamed`] |
 //! | compare literal bytes, half-close, reset | [`Wire`], [`RawResponse`] |
@@ -62,6 +63,8 @@ pub mod contract;
 mod events;
 mod frames;
 #[cfg(unix)]
+mod metered;
+#[cfg(unix)]
 mod nats;
 #[cfg(unix)]
 mod process;
@@ -77,6 +80,8 @@ pub use client::{Client, Reply, Request, Streamed};
 pub use clock::{START, start_clock, wall_clock};
 pub use events::{Block, Ending, EventReader};
 pub use frames::{Frame, WsWire, handshake};
+#[cfg(unix)]
+pub use metered::Metered;
 #[cfg(unix)]
 pub use nats::{NatsServers, free_ports};
 #[cfg(unix)]

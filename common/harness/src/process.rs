@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Child,
+    process::{Child, ChildStdout},
     task::yield_now,
     time::sleep,
 };
@@ -54,19 +54,34 @@ impl Process {
         args: &[&str],
         log: impl Into<Stdio>,
     ) -> Self {
+        Self::start_saying(addr, program, args, log).await.0
+    }
+
+    /// Like [`Process::start`], for a program that says a second line, which is returned.
+    pub(crate) async fn start_with_two_lines(program: &str, args: &[&str]) -> (Self, String) {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let started = Self::start_saying(anywhere, program, args, Stdio::null());
+        let (process, mut stdout) = started.await;
+        let line = line(&mut stdout, program).await;
+        (process, line)
+    }
+
+    async fn start_saying(
+        addr: SocketAddr,
+        program: &str,
+        args: &[&str],
+        log: impl Into<Stdio>,
+    ) -> (Self, BufReader<ChildStdout>) {
         let mut child = spawn(addr, program, args, Stdio::piped(), log.into());
-        let stdout = child.stdout.take().expect("standard output is piped");
-        let mut line = String::new();
-        let read = Wait::until(format!("the first line of {program}"))
-            .patiently(BufReader::new(stdout).read_line(&mut line))
-            .await;
-        read.unwrap_or_else(|error| panic!("reading the first line of {program}: {error}"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let line = line(&mut stdout, program).await;
         let authority = line.trim_end().strip_prefix("listening on http://");
         let addr = authority.and_then(|authority| authority.parse().ok());
-        Self {
+        let process = Self {
             child,
             addr: addr.unwrap_or_else(|| panic!("the first line of {program} is {line:?}")),
-        }
+        };
+        (process, stdout)
     }
 
     /// Runs `program` with a closed standard output, so nobody reads its first line.
@@ -201,6 +216,16 @@ impl Process {
             .unwrap_or_else(|error| panic!("waiting for a process: {error}"))
             .code()
     }
+}
+
+/// The next line of standard output.
+async fn line(stdout: &mut BufReader<ChildStdout>, program: &str) -> String {
+    let mut line = String::new();
+    let read = Wait::until(format!("a line of {program}"))
+        .patiently(stdout.read_line(&mut line))
+        .await;
+    read.unwrap_or_else(|error| panic!("reading a line of {program}: {error}"));
+    line
 }
 
 fn spawn(addr: SocketAddr, program: &str, args: &[&str], out: Stdio, log: Stdio) -> Child {

@@ -28,7 +28,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Instant,
 };
+
+use tracing::trace;
 
 use keys::{Once, fingerprint};
 use live::LiveLog;
@@ -120,7 +123,12 @@ impl Feed {
         });
         match self.store() {
             None => self.0.log.publish(topic, draft, once),
-            Some(store) => store.publish(topic, draft, once).await,
+            Some(store) => {
+                let started = Instant::now();
+                let published = store.publish(topic, draft, once).await;
+                trace!(count.publish_seconds = started.elapsed().as_secs_f64());
+                published
+            }
         }
     }
 

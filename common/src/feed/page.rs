@@ -4,7 +4,7 @@ use std::{str::FromStr, sync::Arc};
 
 use serde_json::json;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, trace};
 
 use super::{
     cursor::{After, Cursor},
@@ -126,12 +126,14 @@ impl Page {
     pub(super) fn log_gap(self) -> Self {
         if let Some(gap) = &self.gap {
             info!("gap {}", gap.to_json());
+            trace!(count.gaps = gap.reason.as_str());
         }
         self
     }
 
     /// The answer of a poll, exactly `{"messages":[…],"next":"…","more":false,"gap":null}`.
     pub fn into_json(self) -> Pieces {
+        trace!(count.deliveries = self.messages.len());
         let gap = self.gap.as_ref().map_or("null".into(), Gap::to_json);
         let (next, more) = (self.next, self.more);
         let end = format!("],\"next\":\"{next}\",\"more\":{more},\"gap\":{gap}}}");

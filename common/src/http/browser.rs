@@ -17,6 +17,7 @@ use hyper::{
     header::{self, HeaderValue},
     http::uri::Authority,
 };
+use tracing::trace;
 
 use super::Problem;
 
@@ -203,6 +204,7 @@ impl Browsers {
 
     /// Adds to an answer what browsers need: `nosniff`, `Vary`, and CORS for an allowed origin.
     pub fn finish<B>(&self, allowed_origin: Option<HeaderValue>, response: &mut Response<B>) {
+        trace!(count.answers = response.status().as_str());
         let headers = response.headers_mut();
         headers.insert(
             header::X_CONTENT_TYPE_OPTIONS,

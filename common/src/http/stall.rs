@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
-use tracing::info;
+use tracing::{info, trace};
 
 /// Passes reads and writes through. A write fails with [`io::ErrorKind::TimedOut`] when the socket has
 /// accepted no data for `stall`.
@@ -44,6 +44,18 @@ impl<S> StallGuard<S> {
         self.io
     }
 
+    /// Like [`guard`](Self::guard), for a write that tells how many bytes were written.
+    fn written(
+        &mut self,
+        progress: Poll<io::Result<usize>>,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = progress {
+            trace!(count.sent_bytes = bytes);
+        }
+        self.guard(progress, task)
+    }
+
     /// Stops the timer if the write made progress, and fails the write when the time is up.
     fn guard<T>(
         &mut self,
@@ -59,6 +71,7 @@ impl<S> StallGuard<S> {
         ready!(timer.as_mut().poll(task));
         let message = format!("the peer accepted no data for {} s", stall.as_secs_f64());
         info!("cut: {message}");
+        trace!(count.stalled = 1);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }
 }
@@ -80,7 +93,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.io).poll_write(task, bytes);
-        self.guard(progress, task)
+        self.written(progress, task)
     }
 
     fn poll_write_vectored(
@@ -89,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.io).poll_write_vectored(task, slices);
-        self.guard(progress, task)
+        self.written(progress, task)
     }
 
     fn is_write_vectored(&self) -> bool {

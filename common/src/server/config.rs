@@ -46,6 +46,10 @@ pub struct ServerConfig {
     /// trusts pages of its own host name. With it, list that name too.
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<Origin>,
+    /// Serve metrics at http://ADDR:PORT/metrics, in OpenMetrics. Anyone who reaches the address may read
+    /// them, so give it an address that clients do not reach. Without this option nothing is counted.
+    #[arg(long, value_parser = address, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl ServerConfig {

@@ -3,11 +3,12 @@
 use std::{collections::HashMap, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
+    net::TcpStream,
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{Instrument, Span, debug_span, info, warn};
 
 use crate::http::{Activities, Activity};
 
@@ -92,12 +93,20 @@ impl Connections {
         self.next.is_none()
     }
 
-    /// Runs one connection in a task. At the limit, the task first waits for a slot.
+    /// Runs one connection in a task, within the current span. At the limit, the task first waits for a slot.
     pub fn spawn(
         &mut self,
         activity: Activity,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
+        let span = Span::current();
+        match span.is_disabled() {
+            true => self.start(activity, connection), // A span would make each idle connection larger.
+            false => self.start(activity, connection.instrument(span)),
+        }
+    }
+
+    fn start(&mut self, activity: Activity, connection: impl Future<Output = ()> + Send + 'static) {
         let connection = activity.until_closed(connection);
         // `open` counts `activity` too.
         if self.activities.open() <= self.limit {
@@ -210,6 +219,15 @@ impl Connections {
             self.event(true).await;
         }
     }
+}
+
+/// The span of a connection, with its peer. Its level is `DEBUG`, so it is disabled and free by default. Enter
+/// it before [`Connections::spawn`].
+pub fn peer_span(stream: &TcpStream) -> Span {
+    debug_span!(
+        "connection",
+        peer = stream.peer_addr().ok().map(tracing::field::display)
+    )
 }
 
 /// What an accept loop does after an error, before it accepts again. No error ends the server.
@@ -423,6 +441,34 @@ mod tests {
             let cut = usize::from(seconds > LIMIT.as_secs());
             assert_eq!((drained.finished, drained.cut), (1 - cut, cut));
             assert!(watched.is_closed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_a_span_if_its_level_is_enabled_and_none_by_default() {
+        use tracing::level_filters::LevelFilter;
+        use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let stream = client.unwrap();
+        for (level, expected) in [
+            (LevelFilter::INFO, None),
+            (LevelFilter::DEBUG, Some("connection")),
+        ] {
+            let subscriber = Registry::default().with(level);
+            let _default = tracing::subscriber::set_default(subscriber);
+            let (inside, span) = oneshot::channel();
+            let mut connections = Connections::new(1);
+            let activity = connections.activity();
+            {
+                let _span = peer_span(&stream).entered();
+                connections.spawn(activity, async {
+                    let span = Span::current().metadata().map(|span| span.name());
+                    inside.send(span).unwrap();
+                });
+            }
+            assert_eq!(span.await.unwrap(), expected);
         }
     }
 }

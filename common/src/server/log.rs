@@ -1,4 +1,5 @@
-//! The program's log on standard error. Logging never blocks the server, and never ends it.
+//! The program's log on standard error. Logging never blocks the server, and never ends it. `RUST_LOG` says
+//! which lines are written, by default those of level `INFO` and above.
 //!
 //! A line waits in a bounded queue for a thread that writes it. If nobody reads standard error, lines are
 //! dropped and counted. The count is written as soon as writing works again.
@@ -21,9 +22,14 @@ use std::{
 };
 
 use tracing::{Level, Metadata, error};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-use super::Quota;
+use super::{Quota, counters::Counters};
 
 /// How many lines may wait. One more is dropped.
 const MAX_LINES: usize = 1_024;
@@ -49,9 +55,15 @@ pub fn log_to_stderr() {
         }
         stderr().flush(FLUSH);
     }));
-    tracing_subscriber::fmt()
+    let levels = EnvFilter::builder().with_default_directive(Level::INFO.into());
+    let lines = fmt::layer()
         .with_ansi(false)
         .with_writer(Places::default())
+        .with_filter(levels.from_env_lossy());
+    let counters = Counters.with_filter(Counters);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(counters)
         .init();
 }
 
@@ -64,6 +76,11 @@ pub(super) fn last_line(line: String) {
 /// Waits a moment for the lines that are not written yet.
 pub(super) fn flush() {
     stderr().flush(FLUSH);
+}
+
+/// How many lines were dropped since the start.
+pub(super) fn dropped() -> u64 {
+    stderr().lost.load(Relaxed)
 }
 
 /// The lines for standard error, with the thread that writes them.
@@ -87,6 +104,8 @@ struct Lines {
     waiting: AtomicUsize,
     /// Lines that were dropped since the last report.
     dropped: AtomicU64,
+    /// Lines that were dropped since the start.
+    lost: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -103,6 +122,7 @@ impl Lines {
             queue: sender,
             waiting: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
         };
         (Arc::new(lines), queue)
     }
@@ -112,8 +132,13 @@ impl Lines {
         if self.waiting.load(Relaxed) < MAX_LINES {
             self.send(line);
         } else {
-            self.dropped.fetch_add(1, Relaxed);
+            self.lose_one();
         }
+    }
+
+    fn lose_one(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+        self.lost.fetch_add(1, Relaxed);
     }
 
     fn send(&self, line: String) {
@@ -134,8 +159,7 @@ impl Lines {
     fn write(&self, line: &str, out: &mut impl Write) {
         self.waiting.fetch_sub(1, Relaxed);
         if out.write_all(line.as_bytes()).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
-            return;
+            return self.lose_one();
         }
         let dropped = self.dropped.swap(0, Relaxed);
         if dropped > 0 {

@@ -19,7 +19,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{Notify, oneshot, watch};
-use tracing::{error, warn};
+use tracing::{error, trace, warn};
 
 /// The most jobs in one transaction: the first of a group waits for the last.
 const MAX_GROUP: usize = 256;
@@ -200,6 +200,7 @@ fn write(
         let mut group: Group = iter::once(first).chain(more).collect();
         let outcomes = match commit(&mut database, &mut group) {
             Ok(written) => {
+                trace!(count.commits = 1, count.committed = group.len());
                 since_checkpoint += written.bytes;
                 written.outcomes
             }
