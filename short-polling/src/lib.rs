@@ -21,7 +21,7 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, FeedConfig, ServerConfig, address, positive_seconds};
+use common::{Drained, Feed, FeedConfig, ServerConfig, address, metrics, positive_seconds};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{hint::Hint, poll::Polls, route::App};
@@ -86,7 +86,7 @@ impl Config {
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.server.drain`.
 ///
 /// # Errors
-/// If the listener has no address.
+/// If the listener has no address, or that of the metrics cannot be bound.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -106,5 +106,7 @@ pub async fn run(
         takeover: config.takeover,
         server: config.server,
     };
+    let counters = &["deliveries"];
+    let _metrics = metrics(&app.server, &app.feed, counters, Vec::new).await?;
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }
