@@ -17,7 +17,7 @@ mod serve;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, positive};
+use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, metrics, positive};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -65,7 +65,7 @@ impl Default for Config {
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.server.drain`.
 ///
 /// # Errors
-/// If the listener has no address.
+/// If the listener has no address, or that of the metrics cannot be bound.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -75,6 +75,8 @@ pub async fn run(
     let connections = Connections::new(config.server.connections(config.max_subscribers));
     // Its own handle: closing it ends the waits of this server, not of others on the same feed.
     let app = App::new(feed.handle(), config, &listener)?;
+    let counters = &["deliveries", "refused", "waits"];
+    let _metrics = metrics(&app.server, &app.feed, counters, Vec::new).await?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }
 

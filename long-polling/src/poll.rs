@@ -18,7 +18,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use tokio::{sync::Semaphore, time::sleep};
-use tracing::debug;
+use tracing::{debug, trace};
 
 /// What all polls of a server share.
 #[derive(Debug)]
@@ -119,6 +119,7 @@ impl Polls {
 
     fn refusal(&self) -> Problem {
         debug!("at the subscriber limit");
+        trace!(count.refused = 1);
         let detail = format!("{} polls are waiting already", self.limit);
         // Kept open, the connections of refused clients would use up those that are left for others.
         let close = HeaderValue::from_static("close");
@@ -143,6 +144,12 @@ async fn wait(
         news = feed.next(topics, after, limit) => Some(news),
         () = sleep(time) => None,
     };
+    let outcome = match &news {
+        Some(Ok(_)) => "news",
+        Some(Err(_)) => "ended",
+        None => "timeout",
+    };
+    trace!(count.waits = outcome);
     match news {
         // At the deadline or the drain: news may have come at the same moment.
         None | Some(Err(FeedError::Closed)) => feed.read(topics, after, limit).await,

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use common::{
-    Activity, Connections, Drained, StallGuard, accept_failed, prepare, serve_unbuffered,
+    Activity, Connections, Drained, StallGuard, accept_failed, peer_span, prepare, serve_unbuffered,
 };
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -52,6 +52,7 @@ async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
 }
 
 fn open(stream: TcpStream, app: Arc<App>, connections: &mut Connections) {
+    let _span = peer_span(&stream).entered();
     let (activity, draining) = (connections.activity(), connections.draining());
     if app.takeover {
         let connection = unbuffered(stream, app, activity.clone(), draining);

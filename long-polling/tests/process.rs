@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use harness::{
-    End, Process,
+    End, Metered, Process,
     contract::{
         exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines_about_gaps,
     },
@@ -38,4 +38,34 @@ async fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
 #[tokio::test]
 async fn a_flood_of_gaps_writes_few_and_short_lines() {
     writes_few_and_short_lines_about_gaps(PROGRAM, "").await;
+}
+
+#[tokio::test]
+async fn a_scrape_tells_how_the_waits_ended_and_which_polls_were_refused() {
+    let metered = Metered::start(PROGRAM, &["--max-subscribers", "1"]).await;
+    let client = metered.server.client();
+    let timeout = client.get("/topics/a?wait=1").send().await;
+    assert_eq!(timeout.status, 200);
+    let mut waits = metered.server.in_flight(WAIT).await;
+    metered.until("feed_waiters 1").await;
+    let refused = client.get("/topics/a?wait=1").send().await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(client.post("/topics/a", "news").send().await.status, 201);
+    assert_eq!(waits.read_response().await.status, 200);
+    assert_eq!(
+        metered.samples().await,
+        [
+            r#"feed_answers_total{status="200"} 3"#,
+            r#"feed_answers_total{status="201"} 1"#,
+            r#"feed_answers_total{status="503"} 1"#,
+            "feed_deliveries_total 1",
+            "feed_head 1",
+            "feed_healthy 1",
+            "feed_messages 1",
+            "feed_refused_total 1",
+            "feed_topics 1",
+            r#"feed_waits_total{outcome="news"} 1"#,
+            r#"feed_waits_total{outcome="timeout"} 1"#,
+        ]
+    );
 }
