@@ -23,7 +23,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
 use common::{
-    Connections, Drained, Feed, FeedConfig, ServerConfig, Spawner, address, positive_seconds,
+    Connections, Drained, Feed, FeedConfig, ServerConfig, Spawner, address, metrics,
+    positive_seconds,
 };
 use tokio::net::TcpListener;
 
@@ -76,7 +77,7 @@ impl Default for Config {
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within `config.server.drain`.
 ///
 /// # Errors
-/// If the listener has no address.
+/// If the listener has no address, or that of the metrics cannot be bound.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -86,6 +87,10 @@ pub async fn run(
     let connections = Connections::new(config.server.connections(config.max_subscribers));
     // Its own handle: closing it ends the streams of this server, not of others on the same feed.
     let app = App::new(feed.handle(), config, &listener, connections.spawner())?;
+    let streams = app.streams.clone();
+    let gauges = move || vec![("subscribers", "Open streams", streams.open() as u64)];
+    let counters = &["deliveries", "refused"];
+    let _metrics = metrics(&app.server, &app.feed, counters, gauges).await?;
     Ok(serve::serve(listener, connections, Arc::new(app), shutdown).await)
 }
 

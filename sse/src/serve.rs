@@ -3,7 +3,7 @@
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, prepare};
+use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, peer_span, prepare};
 use futures_util::TryFutureExt;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::{body::Body, service::service_fn};
@@ -57,6 +57,7 @@ async fn accept(listener: &TcpListener, stall: Duration) -> TcpStream {
 }
 
 fn open(socket: TcpStream, app: Arc<App>, connections: &mut Connections) {
+    let _span = peer_span(&socket).entered();
     let (activity, draining) = (connections.activity(), connections.draining());
     if let Some(groups) = app.groups.clone() {
         let connection = takeover::connection(socket, app, groups, activity.clone(), draining);

@@ -18,7 +18,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{info, trace, warn};
 
 use crate::event;
 
@@ -69,6 +69,11 @@ impl Streams {
         }
     }
 
+    /// How many streams are open.
+    pub fn open(&self) -> usize {
+        self.limits.streams - self.slots.available_permits()
+    }
+
     /// Answers a request for `topics`: where to start is in `Last-Event-ID`, `lastEventId=` or
     /// `after=`; `newest=1` asks for only the newest message of each topic on a page, and
     /// `heartbeat=event` for heartbeats that a page can see.
@@ -108,6 +113,7 @@ impl Streams {
     /// The body of a 200, because any other status would stop a browser's EventSource for good.
     fn refusal(&self) -> String {
         info!("a stream is refused: at the subscriber limit");
+        trace!(count.refused = 1);
         event::farewell("at the subscriber limit", self.retry())
     }
 
@@ -207,7 +213,10 @@ impl Subscriber {
 
     async fn read_on(&mut self) -> Vec<u8> {
         match self.reader.next().await {
-            Ok(Some(blocks)) => blocks,
+            Ok(Some(blocks)) => {
+                trace!(count.deliveries = self.reader.messages);
+                blocks
+            }
             Ok(None) => self.farewell("the stream is at its greatest age"),
             // Boxed, so that a waiting stream does not reserve memory for it.
             Err(error) => Box::pin(self.end(&error)).await,
@@ -220,8 +229,8 @@ impl Subscriber {
         if *error != FeedError::Closed {
             warn!(%error, "the feed failed a stream");
         }
-        let Streams { limits, slots, .. } = &*self.reader.streams;
-        let time = spread(limits.streams - slots.available_permits(), limits.drain);
+        let streams = &self.reader.streams;
+        let time = spread(streams.open(), streams.limits.drain);
         sleep(time.mul_f64(rand::random())).await;
         self.farewell("the server is going away")
     }
@@ -243,6 +252,8 @@ pub struct Reader {
     after: After,
     /// The number of the topics' last message up to that position.
     last: u64,
+    /// How many messages the last blocks hold.
+    pub messages: usize,
     /// Whether it has read all there was, and waits for news. Otherwise [`Reader::next`] reads a page without
     /// waiting, and the last such page ends with a heartbeat.
     pub is_live: bool,
@@ -262,6 +273,7 @@ impl Reader {
             subscription,
             after,
             last: 0,
+            messages: 0,
             is_live: false,
             end_at: now + shortened(age),
             heartbeat_at: now + heartbeat,
@@ -330,6 +342,7 @@ impl Reader {
     fn advance(&mut self, page: &Page, heartbeat: Option<String>) -> Vec<u8> {
         self.after = page.then.clone();
         self.last = page.last.seq;
+        self.messages = page.messages.len();
         self.is_live |= !page.more;
         self.heartbeat_at = Instant::now() + self.streams.limits.heartbeat;
         event::page(page, heartbeat)

@@ -11,7 +11,7 @@ use std::{
 
 use common::FeedSource;
 use harness::{
-    Ending, EventReader, Process,
+    Ending, EventReader, Metered, Process,
     contract::{
         exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines_about_gaps,
     },
@@ -61,4 +61,42 @@ async fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
 #[tokio::test]
 async fn a_flood_of_gaps_writes_few_and_short_lines() {
     writes_few_and_short_lines_about_gaps(PROGRAM, "").await;
+}
+
+#[tokio::test]
+async fn a_scrape_tells_what_was_served_and_what_is_open_and_no_topic() {
+    let metered = Metered::start(PROGRAM, &["--max-subscribers", "2"]).await;
+    let client = metered.server.client();
+    assert_eq!(client.post("/topics/a", "one").send().await.status, 201);
+    assert_eq!(client.post("/topics/a..b", "").send().await.status, 400);
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let path = "/topics/a?after=earliest";
+        let mut stream = EventReader::connect(metered.server.addr(), path).await;
+        while stream.next().await.expect("it is open").fields.is_empty() {}
+        streams.push(stream);
+    }
+    assert_eq!(client.get("/topics/a").send().await.status, 200); // refused, and told to come back
+    let foreign = client.get("/topics/a?lastEventId=old-1").send().await;
+    assert_eq!(foreign.status, 200);
+    metered.until("feed_waiters 1").await; // the two streams are a group
+    assert_eq!(client.post("/topics/a", "two").send().await.status, 201);
+    metered.until("feed_deliveries_total 4").await;
+    metered.until("feed_waiters 1").await;
+    assert_eq!(
+        metered.samples().await,
+        [
+            r#"feed_answers_total{status="200"} 4"#,
+            r#"feed_answers_total{status="201"} 2"#,
+            r#"feed_answers_total{status="400"} 1"#,
+            "feed_deliveries_total 4",
+            "feed_head 2",
+            "feed_healthy 1",
+            "feed_messages 2",
+            "feed_refused_total 2",
+            "feed_subscribers 2",
+            "feed_topics 1",
+            "feed_waiters 1",
+        ]
+    );
 }

@@ -34,7 +34,7 @@ use tokio::{
     task::yield_now,
     time::Instant,
 };
-use tracing::{debug, error};
+use tracing::{debug, error, trace};
 
 use super::{OpenStream, framed};
 use crate::stream::{Reader, Subscriber, Subscription};
@@ -302,6 +302,7 @@ impl Group {
     /// Writes the same bytes to all.
     async fn write(&mut self, blocks: Vec<u8>) {
         let bytes = Bytes::from(framed(blocks, self.is_chunked));
+        trace!(count.deliveries = self.reader.messages * self.entries.len());
         for index in 0..self.entries.capacity() {
             pace(index).await;
             let Some(entry) = self.entries.get_mut(index) else {
@@ -319,6 +320,8 @@ impl Group {
                 }
             }
         }
+        // The others took a part or nothing, and went back to their tasks.
+        trace!(count.sent_bytes = bytes.len() * self.entries.len());
     }
 
     fn release_aged(&mut self) {
