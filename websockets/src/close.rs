@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tracing::debug;
+use tracing::{debug, trace};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
@@ -64,6 +64,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     debug!(?ending, "session ends");
+    match &ending {
+        Ending::ByPeer => trace!(count.closes = "peer"),
+        Ending::Ours(code, _) => trace!(count.closes = u16::from(*code).to_string()),
+        Ending::Gone(_) => trace!(count.closes = "gone"),
+    }
     // If a slow peer runs into the timeout, its connection is dropped anyway.
     let _ = timeout(CLOSING, goodbye(socket, ending)).await;
     if socket.unsent() > 0 {

@@ -30,7 +30,9 @@ mod subscriptions;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{Drained, Feed, FeedConfig, ServerConfig, address, positive, positive_seconds};
+use common::{
+    Drained, Feed, FeedConfig, ServerConfig, address, metrics, positive, positive_seconds,
+};
 use tokio::net::TcpListener;
 
 pub use crate::subscriptions::{PAGE, Subscriptions};
@@ -85,7 +87,7 @@ impl App {
 /// Serves `feed` on `listener` until `shutdown` resolves, then drains within the server's `drain`.
 ///
 /// # Errors
-/// If the listener has no address.
+/// If the listener has no address, or that of the metrics cannot be bound.
 pub async fn run(
     listener: TcpListener,
     feed: Feed,
@@ -93,5 +95,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let app = App::new(&feed, config, &listener)?;
+    let sessions = app.sessions.clone();
+    let gauges = move || vec![("subscribers", "Open sessions", sessions.open() as u64)];
+    let counters = &["closes", "deliveries", "refused"];
+    let _metrics = metrics(&app.server, &app.feed, counters, gauges).await?;
     Ok(serve::serve(listener, Arc::new(app), shutdown).await)
 }

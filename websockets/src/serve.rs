@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, prepare};
+use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, peer_span, prepare};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
@@ -49,6 +49,7 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             () = connections.changed() => {}
             stream = accept(&listener, app.server.stall), if connections.has_room() => {
+                let _span = peer_span(&stream).entered();
                 let (activity, draining) = (connections.activity(), connections.draining());
                 let connection = connection(stream, app.clone(), activity.clone(), draining);
                 connections.spawn(activity, connection);

@@ -14,6 +14,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep_until},
 };
+use tracing::trace;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
@@ -70,6 +71,11 @@ impl Sessions {
             max,
             slots: Arc::new(Semaphore::new(max)),
         }
+    }
+
+    /// How many sessions are open.
+    pub fn open(&self) -> usize {
+        self.max - self.slots.available_permits()
     }
 
     /// The right to open one more session. Dropping it frees the slot. `None` if all slots are taken.
@@ -146,6 +152,7 @@ where
     /// [`Stalled`], if the peer accepted no data.
     pub async fn run(&mut self, draining: &mut watch::Receiver<bool>) -> Result<(), Stalled> {
         if self.slot.is_none() {
+            trace!(count.refused = 1);
             let refused = Ending::Ours(CloseCode::Again, "at the subscriber limit");
             return Box::pin(close(&mut self.socket, refused)).await;
         }
@@ -189,8 +196,8 @@ where
             self.socket.push_frames(frames);
             return Ok(());
         }
-        let open = self.shared.max - self.shared.slots.available_permits();
-        let wait = spread(open, self.shared.drain).mul_f64(rand::random());
+        let time = spread(self.shared.open(), self.shared.drain);
+        let wait = time.mul_f64(rand::random());
         self.leave_at = self.leave_at.min(Instant::now() + wait);
         self.draining = true;
         Ok(())

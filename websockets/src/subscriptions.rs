@@ -8,6 +8,7 @@ use std::future::pending;
 
 use common::{After, Cursor, Feed, FeedError, Page, PageLimit, Topic, Topics};
 use futures_util::future::select_all;
+use tracing::trace;
 
 use crate::{
     frames::{TEXT, push_frame},
@@ -135,6 +136,7 @@ impl Subscriptions {
 
     /// Encodes a page as frames, and moves the cursor of its subscription behind it.
     fn take(&mut self, index: usize, page: Page) -> Vec<u8> {
+        trace!(count.deliveries = page.messages.len());
         let one = &mut self.all[index];
         one.after = page.then;
         one.replays &= page.more;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use harness::{
-    End, Frame, Process, WsWire,
+    End, Frame, Metered, Process, WsWire,
     contract::{
         exits_at_a_second_signal, gap, outlives_its_log, writes_few_and_short_lines_about_gaps,
     },
@@ -74,4 +74,44 @@ async fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
 #[tokio::test]
 async fn a_flood_of_gaps_writes_few_and_short_lines() {
     writes_few_and_short_lines_about_gaps(PROGRAM, UPGRADE).await;
+}
+
+#[tokio::test]
+async fn a_scrape_tells_the_open_sessions_and_how_the_others_were_closed() {
+    let metered = Metered::start(PROGRAM, &["--max-subscribers", "2"]).await;
+    let addr = metered.server.addr();
+    let mut open = WsWire::connect(addr, "/topics/a").await;
+    let mut binary = WsWire::connect(addr, "/topics/a").await;
+    for session in [&mut open, &mut binary] {
+        assert!(session.next_json().await["subscribed"].is_object());
+        assert!(session.next_json().await["heartbeat"].is_object());
+    }
+    let mut refused = WsWire::connect(addr, "/topics/a").await;
+    assert_eq!(refused.expect_close().await.0, 1013);
+    open.send_text(r#"{"publish":{"topic":"a","data":1,"ref":1}}"#)
+        .await;
+    for session in [&mut open, &mut binary] {
+        while !session.next_json().await["message"].is_object() {}
+    }
+    binary.send_frame(Frame::binary("no text")).await;
+    assert_eq!(binary.expect_close().await.0, 1003);
+    drop(binary);
+    metered.until("feed_subscribers 1").await;
+    metered.until("feed_waiters 1").await;
+    assert_eq!(
+        metered.samples().await,
+        [
+            r#"feed_answers_total{status="101"} 3"#,
+            r#"feed_closes_total{code="1003"} 1"#,
+            r#"feed_closes_total{code="1013"} 1"#,
+            "feed_deliveries_total 2",
+            "feed_head 1",
+            "feed_healthy 1",
+            "feed_messages 1",
+            "feed_refused_total 1",
+            "feed_subscribers 1",
+            "feed_topics 1",
+            "feed_waiters 1",
+        ]
+    );
 }
