@@ -4,7 +4,8 @@
 use std::{convert::Infallible, pin::pin, time::Duration};
 
 use common::{
-    Activity, Connections, Drained, Feed, Pieces, ServerConfig, StallGuard, accept_failed, prepare,
+    Activity, Connections, Drained, Feed, Pieces, ServerConfig, StallGuard, accept_failed,
+    peer_span, prepare,
 };
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -44,6 +45,7 @@ where
             () = &mut shutdown => break,
             () = connections.changed() => {}
             stream = accept(&listener), if connections.has_room() => {
+                let _span = peer_span(&stream).entered();
                 let activity = connections.activity();
                 let served = connection(
                     stream, config.stall, http.clone(), route.clone(), activity.clone(), connections.draining(),

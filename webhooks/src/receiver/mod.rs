@@ -17,7 +17,7 @@ use clap::{
     Arg, CommandFactory, FromArgMatches, Parser,
     error::{ContextKind, ContextValue},
 };
-use common::{Drained, Feed, PublishLimits, ServerConfig, address, seconds};
+use common::{Drained, Feed, PublishLimits, ServerConfig, address, metrics, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
 
@@ -206,6 +206,7 @@ pub async fn run_with(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
+    let _metrics = metrics(&config.server, &feed, &["received"], Vec::new).await?;
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(work(
         inbox.clone(),

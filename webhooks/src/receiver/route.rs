@@ -12,7 +12,7 @@ use hyper::{
     body::{Body, Incoming},
 };
 use tokio::task::spawn_blocking;
-use tracing::warn;
+use tracing::{trace, warn};
 
 use super::{
     body::{Bodies, WholeBody},
@@ -165,7 +165,10 @@ async fn receive(
         }
     })?;
     let bytes = body.bytes.clone();
-    match app.receiver.receive(source, &headers, bytes, now).await {
+    let received = app.receiver.receive(source, &headers, bytes, now).await;
+    let outcome = received.as_ref().map(|_| "accepted");
+    trace!(count.received = outcome.unwrap_or_else(Rejection::class));
+    match received {
         Ok(_) => {
             app.tally.received(source);
             Ok(Response::default())

@@ -73,6 +73,19 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// The kind of rejection, in one word for programs.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NotGenuine(Refusal::Absent(_)) => "absent",
+            Self::NotGenuine(Refusal::Malformed(_) | Refusal::Repeated(_)) => "malformed",
+            Self::NotGenuine(Refusal::Mismatch | Refusal::NoSignature) => "mismatch",
+            Self::NotGenuine(Refusal::TooNew(_)) => "too_new",
+            Self::NotGenuine(Refusal::TooOld(_)) => "too_old",
+            Self::Unreadable(_) | Self::Unsupported(_) => "unreadable",
+            Self::NotStored(_) => "not_stored",
+        }
+    }
+
     /// The status to answer. 400 and 415 are only for mistakes whose reason tells an attacker nothing; other
     /// failed checks are all 401. 503 makes the sender try again.
     pub fn status(&self) -> StatusCode {

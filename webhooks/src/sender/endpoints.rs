@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{
-    After, Cursor, FeedError, IdempotencyKey, Problem, Topic, retry_after,
+    After, Cursor, FeedError, Gauge, IdempotencyKey, Problem, Topic, retry_after,
     store::commit::CommitError,
 };
 use hyper::StatusCode;
@@ -523,6 +523,43 @@ impl Endpoints {
         let running = self.running();
         let endpoints = running.iter().flatten();
         endpoints.map(|running| running.endpoint.clone()).collect()
+    }
+
+    /// What the deliveries of all endpoints wait for. Those of a disabled endpoint are not due.
+    pub(crate) fn gauges(&self) -> Vec<Gauge> {
+        let (mut waiting, mut dead, mut disabled, mut overdue) = (0, 0, 0, Duration::ZERO);
+        for endpoint in self.list() {
+            let status = endpoint.status();
+            waiting += status.waiting as u64;
+            dead += status.dead;
+            if status.disabled.is_some() {
+                disabled += 1;
+            } else if let Some(due) = status.oldest_due {
+                overdue = overdue.max(self.now().duration_since(due).unwrap_or_default());
+            }
+        }
+        vec![
+            (
+                "waiting_deliveries",
+                "Failed deliveries that will be attempted again",
+                waiting,
+            ),
+            (
+                "overdue_seconds",
+                "How long ago the first of them was due",
+                overdue.as_secs(),
+            ),
+            (
+                "dead_deliveries",
+                "Deliveries that failed at every attempt",
+                dead,
+            ),
+            (
+                "disabled_endpoints",
+                "Endpoints that are not called any more",
+                disabled,
+            ),
+        ]
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Endpoint>> {

@@ -15,6 +15,7 @@ use std::{
 use clap::Parser;
 use common::{
     Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, address, fit_descriptors,
+    metrics,
 };
 use tokio::net::TcpListener;
 
@@ -174,6 +175,9 @@ pub async fn run(
     let durable = store.is_durable();
     let outbound = config.outbound(feed.handle(), store, listener.local_addr().ok());
     let endpoints = Arc::new(Endpoints::open(outbound, config.max_endpoints).await?);
+    let scraped = endpoints.clone();
+    let gauges = move || scraped.gauges();
+    let _metrics = metrics(&config.server, &feed, &["attempts"], gauges).await?;
     let served = feed.handle(); // closed at the drain, while attempts in flight still use `feed`
     let origins = config.server.allow_origin.clone();
     let app = Arc::new(App {

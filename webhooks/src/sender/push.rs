@@ -25,7 +25,7 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tracing::{error, warn};
+use tracing::{error, info, trace, warn};
 use url::Position;
 
 use super::{
@@ -336,9 +336,15 @@ impl Push {
         let verdict = failure.map_or(Ok(()), |failure| Err(failure.verdict()));
         let now = self.outbound.steady.now();
         let ended = self.ledger.end(seq, verdict, now, rand::random());
+        trace!(count.attempts = failure.map_or("delivered", Failure::class));
         let reason = failure.map(reason);
         self.endpoint.remember(view(&ended, &message.id, &outcome));
         if let Some(reason) = reason {
+            let id = &message.id;
+            info!(
+                endpoint = self.endpoint.id,
+                id, reason, "an attempt has failed"
+            );
             self.note_health(was_failing, was_disabled, &reason);
             if ended.fate == Fate::Dead {
                 self.note_dead(&message, &ended, &reason);
