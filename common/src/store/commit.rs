@@ -46,7 +46,7 @@ pub trait Job: Send + 'static {
     /// transaction then fails. It must not end the transaction.
     ///
     /// # Errors
-    /// The database's own. The disk's fail the whole group, and any other only undoes this part.
+    /// Those of the database. An error of the disk fails the whole group. Any other error undoes only this job.
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize>;
 
     /// Whether it must survive a power cut as soon as it has succeeded. Otherwise it survives the process,
@@ -69,7 +69,7 @@ pub struct Commits {
 }
 
 impl Commits {
-    /// Starts the thread. `name` is its name, and stands in its log lines.
+    /// Starts the thread. Its log lines contain `name`.
     ///
     /// # Errors
     /// If the system refuses a thread.
@@ -88,7 +88,7 @@ impl Commits {
         })
     }
 
-    /// Queues a job. It learns the outcome by [`Job::settle`].
+    /// Queues a job. [`Job::settle`] gets the outcome.
     pub fn submit(&self, job: impl Job) {
         let jobs = self.jobs.as_ref().expect("there are jobs until the drop");
         if let Err(refused) = jobs.send(Box::new(job)) {
@@ -96,8 +96,8 @@ impl Commits {
         }
     }
 
-    /// Does `work` within a transaction, and returns its result once it is on the disk. `size` is about
-    /// how many bytes it writes.
+    /// Runs `work` within a transaction, and returns its result when it is on the disk. `size` is about how many
+    /// bytes it writes.
     ///
     /// # Errors
     /// See [`CommitError`].
@@ -109,8 +109,8 @@ impl Commits {
         self.submit_work(size, true, work).await
     }
 
-    /// The same without a sync: a power cut may undo it, until the next job that syncs. For what can be
-    /// found out again.
+    /// The same without a sync: until the next job that syncs, a power cut may undo it. For state that can be
+    /// recomputed.
     ///
     /// # Errors
     /// See [`CommitError`].
@@ -169,7 +169,7 @@ fn stopped(job: Box<dyn Job>) {
 /// The jobs of one transaction.
 type Group = Vec<Box<dyn Job>>;
 
-/// The thread. A panic of it would go unnoticed; as a failure it shows in the health.
+/// What the thread runs. A panic becomes a failure, so that the health check reports it.
 fn run(
     name: &str,
     database: Connection,
@@ -183,7 +183,7 @@ fn run(
         Err(_) => ("it panicked".to_owned(), Group::new()),
     };
     error!(%error, "the {name} has failed: nothing is written until a restart");
-    // Before the jobs hear of it, so that a job which asks for the reason finds it.
+    // Set before the jobs are settled, so that a job can read the reason.
     failed.send_replace(Some(error));
     group.into_iter().chain(jobs.try_iter()).for_each(stopped);
 }
@@ -225,15 +225,15 @@ fn write(
     checkpoint(&database).map_err(|error| (error, Group::new()))
 }
 
-/// What a transaction wrote, and what each of its jobs is told.
+/// How much a transaction wrote, and the outcome of each job.
 #[derive(Default)]
 struct Written {
     bytes: usize,
     outcomes: Vec<Result<(), CommitError>>,
 }
 
-/// Commits all jobs but those that the database refuses, or none. If one of them syncs, so does everything
-/// before it.
+/// Commits all jobs except those that the database refuses. After an error of the disk, commits none. If one job
+/// syncs, the whole group is synced, and everything before it.
 fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Written> {
     let syncs = group.iter().any(|job| job.syncs());
     database.execute_batch(if syncs { SYNCED } else { UNSYNCED })?;
@@ -247,7 +247,7 @@ fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Re
     transaction.commit().map(|()| written)
 }
 
-/// Does one job in a savepoint. The outer error is the disk's.
+/// Runs one job in a savepoint. The outer error is of the disk.
 fn apply(
     job: &mut dyn Job,
     transaction: &mut Transaction<'_>,
@@ -286,7 +286,7 @@ fn checkpoint(database: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Whether it may pass: the disk is full, or another process holds the database.
+/// Whether the error may go away: the disk is full, or another process holds the database.
 pub fn is_no_room(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -294,7 +294,7 @@ pub fn is_no_room(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Whether the disk or the whole database is at fault, and not what one job asked for.
+/// Whether the disk or the whole database is at fault, and not one job.
 pub fn is_disk(error: &rusqlite::Error) -> bool {
     let broken = matches!(
         error.sqlite_error_code(),

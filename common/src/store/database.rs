@@ -13,7 +13,7 @@ use rusqlite::{Connection, Transaction};
 /// How long to wait for another process that holds the database, such as an administrator's shell.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// A database that is for this process alone, for as long as this value lives. Close the database first.
+/// Keeps other processes out of a database while it exists. Drop it after the database is closed.
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
@@ -24,9 +24,9 @@ impl Claim {
     /// Takes the database at `path`, and creates an empty file if there is none. On Unix only its owner can
     /// read that file, and SQLite gives the write-ahead log the same mode.
     ///
-    /// The lock is on a file beside the database, because a lock on the database itself would be in the way
-    /// of SQLite's own. Links are followed first. A second hard link is refused: it would have another
-    /// lock, and another write-ahead log. Elsewhere than on Unix nothing tells of a second one.
+    /// The lock is on a file beside the database, because a lock on the database itself would conflict with
+    /// SQLite's own locks. Links are followed first. A second hard link is refused, because it would have another
+    /// lock and another write-ahead log. Systems other than Unix do not report hard links.
     ///
     /// # Errors
     /// If another process has the database, if it has a second name, or if a file cannot be created.
@@ -46,14 +46,14 @@ impl Claim {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The path without links: to be opened instead of the one that was given.
+    /// The path without links. Open this one.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Follows links, even to a file that is not there yet. A file that is there is not opened: to close it
-/// would release the locks that SQLite has on it in this process.
+/// Follows links, even to a missing file, which is created. An existing file is not opened, because closing it would
+/// release SQLite's locks on it in this process.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     if !path.exists() {
         create(path)?;
@@ -61,7 +61,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     path.canonicalize()
 }
 
-/// Opens a file for writing and leaves its contents. If there is none, makes one that its owner alone reads.
+/// Opens a file for writing, and keeps its contents. A new file is readable only by its owner.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);

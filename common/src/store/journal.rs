@@ -1,4 +1,4 @@
-//! The feed's file: a message is on the disk before any reader or its publisher hears of it.
+//! The feed's file: a message is on the disk before a reader sees it, and before its publisher gets an answer.
 //!
 //! A publish is a [`Job`] for the one thread that writes. The job inserts a row. After the commit the
 //! message is appended to the log that readers see, readers are woken, and the publisher is answered.
