@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use common::{Activity, FeedError, Spawner, StallGuard};
-use mio::{Events, Interest, Poll, Registry, Token, net::TcpStream as MioStream};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, net::TcpStream as MioStream};
 use slab::Slab;
 use tokio::{
     net::TcpStream,
@@ -46,6 +46,8 @@ pub(crate) struct Groups {
     spawner: Spawner,
     /// Reports broken connections to [`watch`].
     registry: Registry,
+    /// Ends [`watch`].
+    waker: Arc<Waker>,
     mail: Mutex<Mail>,
 }
 
@@ -75,16 +77,22 @@ impl Groups {
     /// Starts without a group, and with a thread that waits for broken connections.
     pub(crate) fn new(spawner: Spawner, stall: Duration) -> io::Result<Arc<Self>> {
         let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), Token(usize::MAX))?);
         let groups = Arc::new(Self {
             stall,
             spawner,
             registry: poll.registry().try_clone()?,
+            waker: waker.clone(),
             mail: Mutex::default(),
         });
         let watched = Arc::downgrade(&groups);
         thread::Builder::new()
             .name(WATCH.to_owned())
-            .spawn(move || watch(poll, &watched))?;
+            .spawn(move || {
+                // Dropping the last share of the waker would take its wake-up back.
+                let _waker = waker;
+                watch(poll, &watched);
+            })?;
         Ok(groups)
     }
 
@@ -151,8 +159,6 @@ impl Mail {
 
 /// The name of the thread.
 const WATCH: &str = "watch";
-/// How often the thread looks whether its server still exists.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The thread that waits for broken connections. It is here to save memory: tokio keeps several hundred bytes
 /// for each socket that it watches, and mio none. A client that only closes its sending side is not broken
@@ -160,7 +166,7 @@ const LOOK: Duration = Duration::from_secs(1);
 fn watch(mut poll: Poll, groups: &Weak<Groups>) {
     let mut events = Events::with_capacity(1_024);
     loop {
-        match poll.poll(&mut events, Some(LOOK)) {
+        match poll.poll(&mut events, None) {
             Err(error) if error.kind() != ErrorKind::Interrupted => {
                 return error!(%error, "broken connections are not seen until something is written");
             }
@@ -174,6 +180,13 @@ fn watch(mut poll: Poll, groups: &Weak<Groups>) {
                 groups.broke(event.token());
             }
         }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // It fails only if the thread has ended.
+        let _ = self.waker.wake();
     }
 }
 
