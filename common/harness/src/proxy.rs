@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use common::accept_failed;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -235,8 +236,13 @@ fn listen() -> io::Result<TcpListener> {
 
 async fn accept_all(listener: TcpListener, network: Network) {
     let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(forward(client, network.for_new_connection()));
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                connections.spawn(forward(client, network.for_new_connection()));
+            }
+            Err(error) => accept_failed(error).await,
+        }
         // Frees the tasks that have ended.
         while connections.try_join_next().is_some() {}
     }
