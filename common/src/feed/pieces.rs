@@ -3,9 +3,16 @@
 //! So an answer that its client does not read costs only a list of messages. A socket takes many pieces with
 //! one vectored write.
 
-use std::{io::IoSlice, sync::Arc};
+use std::{
+    convert::Infallible,
+    io::IoSlice,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, SizeHint};
 
 use super::message::Message;
 
@@ -91,6 +98,32 @@ impl Buf for Pieces {
             self.read -= self.piece(self.index).len();
             self.index += 1;
         }
+    }
+}
+
+/// How much of an answer hyper takes at once. That is copied, because a frame for each small message would
+/// cost more. The rest waits where it lies.
+const FRAME: usize = 16 * 1_024;
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let taken = self.remaining().min(FRAME);
+        let frame = (taken > 0).then(|| Ok(Frame::data(self.copy_to_bytes(taken))));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.has_remaining()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining() as u64)
     }
 }
 

@@ -1,21 +1,12 @@
-//! The two answers that are the same in every server, its page and its health, and the body of a page of
-//! messages.
+//! The two answers that are the same in every server, its page and its health.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use bytes::{Buf, Bytes};
 use hyper::{
     Response,
-    body::{Body, Frame, SizeHint},
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue},
 };
 
 use super::Problem;
-use crate::feed::{Feed, Pieces};
+use crate::feed::Feed;
 
 /// No other site may show this page in a frame and trick the user into clicking it (clickjacking).
 const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
@@ -50,30 +41,4 @@ fn text<B: From<&'static str>>(
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     response
-}
-
-/// How much of an answer hyper takes at once. That is copied, because a frame for each small message would
-/// cost more. The rest waits where it lies.
-const FRAME: usize = 16 * 1_024;
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let taken = self.remaining().min(FRAME);
-        let frame = (taken > 0).then(|| Ok(Frame::data(self.copy_to_bytes(taken))));
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        !self.has_remaining()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining() as u64)
-    }
 }
