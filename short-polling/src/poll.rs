@@ -1,6 +1,6 @@
 //! Answers one poll: what is newer than the client's cursor, at once.
 
-use common::{After, Feed, Newest, Page, PageLimit, Pieces, Problem, Query, Topics};
+use common::{After, Feed, Newest, Page, PageLimit, Pieces, Problem, Query, Topics, retry_after};
 use hyper::{
     Request, Response, StatusCode,
     header::{self, HeaderValue},
@@ -42,7 +42,8 @@ impl Polls {
             newest: query.get::<Newest>("newest")?.is_some(),
             ..requested.of_poll(&after)
         };
-        let page = self.feed.read(&topics, &after, limit).await?;
+        let read = self.feed.read(&topics, &after, limit).await;
+        let page = read.map_err(|error| Problem::unavailable(error, retry_after()))?;
         if conditional::is_precondition_failed(request.headers()) {
             let detail = "If-Match does not match, because every ETag here is weak";
             return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));

@@ -15,6 +15,7 @@ pub mod http {
     pub use problem::Problem;
 }
 pub use http::problem::Problem;
+pub use http::problem::retry_after;
 pub use http::query::Query;
 
 /// Your log.
@@ -25,12 +26,6 @@ impl Feed {
     /// What is newer than the position, now.
     pub async fn read(&self, _: &Topics, _: &After, _: PageLimit) -> io::Result<Page> {
         Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::unavailable(error, 1)
     }
 }
 
