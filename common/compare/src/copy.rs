@@ -110,6 +110,19 @@ impl CopySet {
         Path::new(ROOT).join(file)
     }
 
+    /// A `lib.rs` for this set and the feed's: the stub's modules, and the feed in place of its log. `None` if the set
+    /// needs no log.
+    pub fn with_feed(&self) -> Option<String> {
+        let stub = fs::read_to_string(self.stub()).ok()?;
+        let (above, _) = stub.split_once("/// Your log.")?;
+        let modules = above.lines().filter(|line| {
+            !(line.is_empty() || line.starts_with("//!") || line.starts_with("use "))
+        });
+        let modules: Vec<&str> = modules.collect();
+        let feed = ["pub mod feed;", "pub use feed::*;\n"];
+        Some([&modules[..], &feed].concat().join("\n"))
+    }
+
     /// Copies all files into the `src` folder of a crate, or none. The paths below `src` stay as they
     /// are, so that `super::` and `crate::` in the files still hold.
     ///
@@ -143,6 +156,12 @@ impl fmt::Display for CopySet {
             f,
             "Remove `mod tests` from the files, or add what it imports."
         )?;
+        if let Some(lib) = self.with_feed() {
+            writeln!(
+                f,
+                "\nIf you also copy `common feed`, this is your lib.rs:\n\n{lib}\nIf not:"
+            )?;
+        }
         writeln!(f, "\nYour lib.rs must define what this stub defines:\n")?;
         f.write_str(&fs::read_to_string(self.stub()).unwrap_or_default())
     }

@@ -5,7 +5,7 @@
 //! versions of the workspace's `Cargo.lock`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -89,17 +89,56 @@ fn every_set_compiles_in_an_empty_crate_without_a_warning() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+#[test]
+#[ignore = "compiles the dependencies of each set once more; CI runs it"]
+fn every_set_compiles_with_the_feed_in_place_of_its_own_log() {
+    let mut sets = sets();
+    let feed = sets.remove(0);
+    assert_eq!(feed.name, "common-feed");
+    let mut compiled = Vec::new();
+    for mut set in sets {
+        let Some(lib) = set.with_feed() else {
+            continue;
+        };
+        let own = set.dependencies.lines().chain(feed.dependencies.lines());
+        let mut crates = BTreeMap::new();
+        for (name, version) in own.filter_map(|line| line.split_once(" = ")) {
+            crates.entry(name).or_insert(version); // The set's own line has all features.
+        }
+        let crates = crates
+            .iter()
+            .map(|(name, version)| format!("{name} = {version}\n"));
+        set.dependencies = crates.collect();
+        compiled.push(set.name.clone());
+        set.name += "-with-feed";
+        let new = NewCrate::empty(&set);
+        for set in [&set, &feed] {
+            let copied = set.copy_to(&new.0.join("src"));
+            copied.expect("no file is in both sets");
+        }
+        fs::write(new.0.join("src/lib.rs"), lib).expect("the disk takes it");
+        assert_eq!(new.check(), "", "{}", set.name);
+    }
+    assert_eq!(compiled, ["short-polling", "long-polling", "sse"]);
+}
+
 /// A crate in a temporary folder. Dropped, it is gone.
 struct NewCrate(PathBuf);
 
 impl NewCrate {
     fn with(set: &CopySet) -> Self {
-        let folder = env::temp_dir().join(format!("copy-{}-{}", set.name, std::process::id()));
-        let new = Self(folder);
-        fs::create_dir_all(new.0.join("src")).expect("there is a folder for temporary files");
+        let new = Self::empty(set);
         set.copy_to(&new.0.join("src")).expect("the files exist");
         let stub = fs::copy(set.stub(), new.0.join("src/lib.rs"));
         stub.expect("every set has a stub");
+        new
+    }
+
+    /// With the set's dependencies, and no file.
+    fn empty(set: &CopySet) -> Self {
+        let folder = env::temp_dir().join(format!("copy-{}-{}", set.name, std::process::id()));
+        let new = Self(folder);
+        fs::create_dir_all(new.0.join("src")).expect("there is a folder for temporary files");
         let manifest = format!(
             "[package]\nname = \"copy-{}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
              [workspace]\n\n[dependencies]\n{}",
