@@ -1,9 +1,10 @@
 //! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
 //! `cargo run -p long-polling --example long_polling_in_axum -- 127.0.0.1:8002`
 //!
-//! To copy it: run `compare -- copy long-polling src` and `copy common-feed src`. Then replace `long_polling::` and
-//! `common::` by `crate::`. Only `publish` and `shutdown_signal` are not in those sets: publish with
-//! `feed.publish(topic, Draft::new(Data::text("…")))`.
+//! To copy it: run `compare -- copy long-polling src` and `copy common feed src`, and write the `lib.rs` that the first one
+//! prints. Here replace `long_polling::` and `common::` by the name of your crate. Only publishing over HTTP and
+//! `shutdown_signal` are not in those sets: remove `publish_one`, publish with
+//! `feed.publish(topic, Draft::new(Data::text("…")))`, and shut down with `tokio::signal::ctrl_c()`.
 //!
 //! What the crate's own server has, and this does not:
 //! - The takeover: a waiting poll keeps two buffers of hyper, and keeps its slot after a reset. For many clients,
