@@ -1,6 +1,10 @@
 //! A websocket session on axum's connection: close codes, pings, resume and drain, by the files of this crate's
 //! copy set. `cargo run -p websockets --example websockets_in_axum -- 127.0.0.1:8004`
 //!
+//! To copy it: run `compare -- copy websockets src`. `Subscriptions`, and the names of `common`, belong to this
+//! server's feed and are not in that set. Put your own `Subprotocol` in the place of `Subscriptions`: three methods,
+//! for example over a `tokio::sync::broadcast` channel.
+//!
 //! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
 //! - The write timeout: a client that accepts no data keeps its slot until `AGE`.
