@@ -13,7 +13,7 @@ use harness::{
     },
 };
 use serde_json::Value;
-use setup::{Scratch, local, receiver, receiving, small, start};
+use setup::{Scratch, hasty, local, receiver, receiver_with, receiving, small, start};
 use webhooks::Config;
 
 const JSON: &str = "Content-Type: application/json";
@@ -253,7 +253,7 @@ async fn plain_http_needs_its_flag() {
 
 #[tokio::test]
 async fn the_receiver_refuses_what_no_sender_writes() {
-    let (server, feed) = receiver().await;
+    let (server, feed) = receiver_with(hasty).await;
     let fields =
         |id: &'static str, time: &'static str| [JSON, id, time, "webhook-signature: v1,AAAA"];
     let body = format!("the body took longer than {READ_TIMEOUT} s");

@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use harness::{End, Reply, Wire};
 use hmac::{Hmac, KeyInit, Mac};
-use setup::{EVENT, Program, SECRET, Scratch, listed, now, receiver, request, send, signed, soon};
+use setup::{
+    EVENT, Program, SECRET, Scratch, hasty, listed, now, receiver, receiver_with, request, send,
+    signed, soon,
+};
 use sha2::Sha256;
 use tokio::{
     sync::watch,
@@ -74,7 +77,7 @@ async fn a_length_that_is_too_short_signs_another_body() {
 
 #[tokio::test]
 async fn a_length_that_is_too_long_is_waited_for_until_the_read_deadline() {
-    let (server, _) = receiver().await;
+    let (server, _) = receiver_with(hasty).await;
     let long = format!(
         "{}Content-Length: {}\r\n\r\n{EVENT}",
         head("m"),

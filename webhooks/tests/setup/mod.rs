@@ -104,15 +104,31 @@ pub(crate) fn receiving(scratch: &Scratch) -> receiver::Config {
     receiver::Config {
         secret: vec![SECRET.parse().unwrap()],
         inbox: scratch.inbox(),
-        server: small(),
+        server: ServerConfig {
+            read_timeout: PATIENCE * 2, // also closes idle connections
+            ..small()
+        },
         ..receiver::Config::default()
     }
 }
 
+/// Bodies must come within [`READ_TIMEOUT`], for a test that waits for it.
+pub(crate) fn hasty(config: &mut receiver::Config) {
+    config.server.read_timeout = Duration::from_secs_f64(READ_TIMEOUT);
+}
+
 /// A receiver with [`SECRET`], and the feed to which it publishes.
 pub(crate) async fn receiver() -> (TestServer, Feed) {
+    receiver_with(|_| {}).await
+}
+
+/// The same with other knobs.
+pub(crate) async fn receiver_with(
+    adjust: impl FnOnce(&mut receiver::Config),
+) -> (TestServer, Feed) {
     let scratch = Scratch::new();
-    let config = receiving(&scratch);
+    let mut config = receiving(&scratch);
+    adjust(&mut config);
     let feed = Feed::new(Retention::default());
     let published = feed.clone();
     let run = async move |listener, shutdown| {
