@@ -538,27 +538,12 @@ impl Endpoints {
                 overdue = overdue.max(self.now().duration_since(due).unwrap_or_default());
             }
         }
+        let overdue = overdue.as_secs();
         vec![
-            (
-                "waiting_deliveries",
-                "Failed deliveries that will be attempted again",
-                waiting,
-            ),
-            (
-                "overdue_seconds",
-                "How long ago the first of them was due",
-                overdue.as_secs(),
-            ),
-            (
-                "dead_deliveries",
-                "Deliveries that failed at every attempt",
-                dead,
-            ),
-            (
-                "disabled_endpoints",
-                "Endpoints that are not called any more",
-                disabled,
-            ),
+            ("waiting_deliveries", "Deliveries to retry", waiting),
+            ("overdue_seconds", "Since the first was due", overdue),
+            ("dead_deliveries", "Failed at every attempt", dead),
+            ("disabled_endpoints", "Not called any more", disabled),
         ]
     }
 
