@@ -19,7 +19,7 @@ use url::Url;
 use super::{
     deliver::{Failure, Outcome},
     ledger::{CONCURRENCY, Position},
-    store::{Dead, Disabled, Saved, rfc3339},
+    store::{Dead, Disabled, Saved, rfc3339, to_json},
 };
 use crate::verify::standard::Secret;
 
@@ -275,10 +275,6 @@ impl AttemptView {
 
 fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(time.as_millis() as u64)
-}
-
-pub(crate) fn to_json(view: &impl Serialize) -> String {
-    serde_json::to_string(view).expect("text and numbers are JSON")
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -31,16 +31,14 @@ use super::{
     deliver::Payload,
     endpoint::{
         AttemptView, Endpoint, NO_CHANGE, Nothing, Registration, Replay, Rotation, invalid,
-        new_endpoint, new_secret, to_json,
+        new_endpoint, new_secret,
     },
     lane::Lane,
     ledger::Waiting,
     push::{Outbound, Push},
-    store::{self, Disabled, Key, Saved},
+    store::{self, Disabled, Key, Saved, to_json},
 };
 
-/// After a rotation the previous secret signs too, for this long.
-pub(super) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// How often the feed is told what it must keep for the endpoints.
 const PIN: Duration = Duration::from_secs(1);
 /// The most secrets that sign at one time.
@@ -190,8 +188,8 @@ impl Endpoints {
             if !is_over {
                 continue;
             }
-            let number = endpoint.number;
-            let expire = move |database: &Connection| store::expire(database, number, now);
+            let expire =
+                move |database: &Connection, saved: &mut Saved| store::expire(database, saved, now);
             let id = &endpoint.id;
             let expired = async { self.change(self.turn(&endpoint).await?, expire).await };
             match expired.await {
@@ -285,16 +283,17 @@ impl Endpoints {
             reason: "by hand".to_owned(),
             expired: None,
         };
-        let (number, is_disabled) = (endpoint.number, turn.endpoint.status().disabled.is_some());
-        let change = move |database: &Connection| {
-            store::retarget(database, number, &target.to_text(), moves)?;
-            match enabled {
-                Some(true) => store::set_disabled(database, number, None),
-                Some(false) if !is_disabled => {
-                    store::set_disabled(database, number, Some(&disabled))
-                }
-                _ => Ok(()),
+        let change = move |_: &Connection, saved: &mut Saved| {
+            saved.target = target.to_text();
+            if moves {
+                saved.forget_failures(); // Another server may do better.
             }
+            match enabled {
+                Some(true) => saved.set_disabled(None),
+                Some(false) if saved.disabled.is_none() => saved.set_disabled(Some(disabled)),
+                _ => {}
+            }
+            Ok(())
         };
         let (endpoint, ()) = self.change(turn, change).await?;
         Ok(endpoint)
@@ -320,7 +319,7 @@ impl Endpoints {
         Ok(to_json(&AttemptView::new(&message.id, 1, &outcome, None)))
     }
 
-    /// Sets a new secret, and returns it. The previous one signs too, for [`OVERLAP`].
+    /// Sets a new secret, and returns it. The previous one signs too, for [`store::OVERLAP`].
     pub(crate) async fn rotate(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -335,9 +334,11 @@ impl Endpoints {
             let detail = format!("the endpoint already has {MAX_SECRETS} active secrets");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        let (number, text) = (endpoint.number, secret.clone());
-        let change =
-            move |database: &Connection| store::rotate(database, number, &text, now, now + OVERLAP);
+        let new = secret.clone();
+        let change = move |_: &Connection, saved: &mut Saved| {
+            saved.rotate(new, now);
+            Ok(())
+        };
         let (endpoint, ()) = self.change(turn, change).await?;
         info!(endpoint = endpoint.id, "its secrets changed");
         Ok((endpoint, secret))
@@ -346,8 +347,11 @@ impl Endpoints {
     /// Enables a disabled endpoint. It gets the messages that it missed.
     pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
-        let (turn, number) = (self.turn(endpoint).await?, endpoint.number);
-        let change = move |database: &Connection| store::set_disabled(database, number, None);
+        let turn = self.turn(endpoint).await?;
+        let change = move |_: &Connection, saved: &mut Saved| {
+            saved.set_disabled(None);
+            Ok(())
+        };
         let (endpoint, ()) = self.change(turn, change).await?;
         info!(endpoint = endpoint.id, "enabled");
         Ok(endpoint)
@@ -361,9 +365,10 @@ impl Endpoints {
         let position = self.outbound.feed.position(&endpoint.target.topics, &after);
         let position = position.ok_or("the feed has no such position");
         let cursor = position.map_err(invalid("after"))?.seq;
-        let (turn, number) = (self.turn(endpoint).await?, endpoint.number);
-        let now = self.now();
-        let change = move |database: &Connection| store::replay(database, number, cursor, now);
+        let (turn, now) = (self.turn(endpoint).await?, self.now());
+        let change = move |database: &Connection, saved: &mut Saved| {
+            store::replay(database, saved, cursor, now)
+        };
         let (endpoint, moved) = self.change(turn, change).await?;
         if !moved {
             return Err(invalid("after")(
@@ -386,7 +391,9 @@ impl Endpoints {
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
         let turn = self.turn(endpoint).await?;
         let (number, text, now) = (endpoint.number, id.to_owned(), self.now());
-        let change = move |database: &Connection| store::revive(database, number, seq, &text, now);
+        let change = move |database: &Connection, _: &mut Saved| {
+            store::revive(database, number, seq, &text, now)
+        };
         let (endpoint, revived) = self.change(turn, change).await?;
         if !revived {
             return Err(missing());
@@ -414,7 +421,7 @@ impl Endpoints {
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         turn: Turn,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection, &mut Saved) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
         let endpoints = self.clone();
         to_its_end(async move { endpoints.change_one(turn, work).await }).await
@@ -423,7 +430,7 @@ impl Endpoints {
     async fn change_one<T: Send + 'static>(
         &self,
         turn: Turn,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection, &mut Saved) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
         let (id, number) = (&turn.endpoint.id, turn.endpoint.number);
         if let Some(push) = self.halt(id)
@@ -431,7 +438,13 @@ impl Endpoints {
         {
             error!(%error, endpoint = id, "an endpoint's loop failed");
         }
-        let changed = self.write(work).await;
+        let change = move |database: &Connection| {
+            let mut saved = store::endpoint(database, number)?;
+            let done = work(database, &mut saved)?;
+            store::save(database, &saved)?;
+            Ok(done)
+        };
+        let changed = self.write(change).await;
         // Changed or not, the endpoint needs a loop again.
         let read = self.outbound.store.note(move |database| {
             let waiting = store::waiting(database, number)?;

@@ -25,20 +25,21 @@ use common::{
     Feed,
     store::{commit::CommitError, commits},
 };
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use serde::{Serialize, Serializer};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, types::Type};
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::{
     deliver::{MAX_RETRY_AFTER, Payload},
-    endpoints::OVERLAP,
     ledger::{Health, Position, Waiting},
 };
 
 /// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
 pub(crate) const REMEMBERED: u64 = 100;
 
+/// After a rotation the previous secret signs too, for this long.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// The pause after the disk was full or the feed failed.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 /// Roughly how many bytes one transaction writes. SQLite writes whole pages, so this is one page.
@@ -49,11 +50,11 @@ const VERSION: u32 = 2;
 /// What to do with tables of another version.
 const OTHER_VERSION: &str = "run the program that wrote it until no delivery is in flight or waiting (GET /endpoints), \
     then start this one with a new file (--feed=file:PATH) and register the endpoints again";
-/// `sender` has one row. `deliveries` has a row for each failed message. It waits until `due`; without `due` it is dead. Times are
-/// milliseconds since 1970. `target` is JSON. `claimed` and `open` are the position: `open` are numbers,
-/// separated by commas. `failing`, `disabled` and `expired` are the times at which that began; `paused` is the
-/// time at which a pause ends. `key` is the `Idempotency-Key` of the registration, and `digest` the hash of its
-/// body.
+/// `sender` has one row. `deliveries` has a row for each failed message. It waits until `due`; without `due` it is
+/// dead. A body is deleted with its last row there. Times are milliseconds since 1970. `target`, `secrets` and
+/// `open` are JSON. `claimed` and `open` are the position. `failing`, `disabled` and `expired` are the times at
+/// which that began; `paused` is the time at which a pause ends. `key` is the `Idempotency-Key` of the
+/// registration, and `digest` the hash of its body.
 const SCHEMA: &str = "
 CREATE TABLE sender (
     version INTEGER NOT NULL
@@ -62,8 +63,9 @@ CREATE TABLE endpoints (
     endpoint INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     target TEXT NOT NULL,
+    secrets TEXT NOT NULL,
     claimed INTEGER NOT NULL,
-    open TEXT NOT NULL DEFAULT '',
+    open TEXT NOT NULL DEFAULT '[]',
     delivered INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     failing INTEGER,
@@ -75,13 +77,6 @@ CREATE TABLE endpoints (
     key TEXT UNIQUE,
     digest BLOB
 ) STRICT;
-CREATE TABLE secrets (
-    endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    secret TEXT NOT NULL,
-    until INTEGER
-) STRICT;
-CREATE INDEX secrets_endpoint ON secrets (endpoint);
 CREATE TABLE bodies (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -98,6 +93,9 @@ CREATE TABLE deliveries (
     PRIMARY KEY (endpoint, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deliveries_seq ON deliveries (seq);
+CREATE TRIGGER deliveries_last AFTER DELETE ON deliveries
+WHEN NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = OLD.seq)
+BEGIN DELETE FROM bodies WHERE seq = OLD.seq; END;
 CREATE TABLE gaps (
     endpoint INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -279,6 +277,27 @@ impl Saved {
         }
         self
     }
+
+    /// Disables or enables it.
+    pub(crate) fn set_disabled(&mut self, disabled: Option<Disabled>) {
+        self.forget_failures();
+        self.disabled = disabled;
+    }
+
+    /// The time without a success starts again, and a pause is over.
+    pub(crate) fn forget_failures(&mut self) {
+        (self.failing, self.failures, self.paused) = (None, 0, None);
+    }
+
+    /// Adds a new secret. The previous one also signs for [`OVERLAP`]. Expired ones are removed.
+    pub(crate) fn rotate(&mut self, secret: String, now: SystemTime) {
+        self.secrets
+            .retain(|(_, end)| end.is_none_or(|end| end > now));
+        for (_, end) in &mut self.secrets {
+            end.get_or_insert(now + OVERLAP);
+        }
+        self.secrets.insert(0, (secret, None));
+    }
 }
 
 /// Since when and why an endpoint is not called.
@@ -319,29 +338,47 @@ pub(crate) fn insert(
     key: Option<&Key>,
 ) -> rusqlite::Result<i64> {
     database.execute(
-        "INSERT INTO endpoints (id, target, claimed, key, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO endpoints (id, target, secrets, claimed, key, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
             saved.id,
             saved.target,
+            to_json(&saved.secrets),
             saved.position.claimed,
             key.map(|key| &key.key),
             key.map(|key| &key.digest)
         ],
     )?;
-    let endpoint = database.last_insert_rowid();
-    for (secret, until) in saved.secrets.iter().rev() {
-        database.execute(
-            "INSERT INTO secrets (endpoint, secret, until) VALUES (?1, ?2, ?3)",
-            params![endpoint, secret, until.map(millis)],
-        )?;
-    }
-    Ok(endpoint)
+    Ok(database.last_insert_rowid())
+}
+
+/// Writes what a change may change.
+pub(crate) fn save(database: &Connection, saved: &Saved) -> rusqlite::Result<()> {
+    let disabled = saved.disabled.as_ref();
+    database.execute(
+        "UPDATE endpoints SET target = ?2, secrets = ?3, claimed = ?4, open = ?5, failing = ?6, failures = ?7,
+           paused = ?8, disabled = ?9, reason = ?10, expired = ?11
+         WHERE endpoint = ?1",
+        params![
+            saved.endpoint,
+            saved.target,
+            to_json(&saved.secrets),
+            saved.position.claimed,
+            to_json(&saved.position.open),
+            saved.failing.map(millis),
+            saved.failures,
+            saved.paused.map(millis),
+            disabled.map(|disabled| millis(disabled.since)),
+            disabled.map(|disabled| &disabled.reason),
+            disabled.and_then(|disabled| disabled.expired).map(millis),
+        ],
+    )?;
+    Ok(())
 }
 
 /// Every endpoint, oldest first.
 pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
     let mut rows = database.prepare_cached(&format!("{ENDPOINT} ORDER BY endpoint"))?;
-    let rows = rows.query_map([], |row| saved(database, row))?;
+    let rows = rows.query_map([], saved)?;
     rows.collect()
 }
 
@@ -349,28 +386,27 @@ pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
 pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result<Saved> {
     database
         .prepare_cached(&format!("{ENDPOINT} WHERE endpoint = ?1"))?
-        .query_row([endpoint], |row| saved(database, row))
+        .query_row([endpoint], saved)
 }
 
 /// What [`saved`] reads.
 const ENDPOINT: &str = "
     SELECT endpoint, id, target, claimed, open, delivered, last_error, failing, failures, disabled, reason,
-      expired, paused, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
+      expired, paused, secrets, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
     FROM endpoints e";
 
-fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
-    let endpoint = row.get(0)?;
+fn saved(row: &Row<'_>) -> rusqlite::Result<Saved> {
     let since: Option<u64> = row.get(9)?;
     let reason: Option<String> = row.get(10)?;
     let expired = row.get::<_, Option<u64>>(11)?.map(time);
     Ok(Saved {
-        endpoint,
+        endpoint: row.get(0)?,
         id: row.get(1)?,
         target: row.get(2)?,
-        secrets: secrets(database, endpoint)?,
+        secrets: json(row, 13)?,
         position: Position {
             claimed: row.get(3)?,
-            open: numbers(&row.get::<_, String>(4)?),
+            open: json(row, 4)?,
         },
         delivered: row.get(5)?,
         last_error: row.get(6)?,
@@ -382,108 +418,33 @@ fn saved(database: &Connection, row: &Row<'_>) -> rusqlite::Result<Saved> {
             expired,
         }),
         paused: row.get::<_, Option<u64>>(12)?.map(time),
-        dead: row.get(13)?,
+        dead: row.get(14)?,
     })
 }
 
-/// The open messages of a position, from their text.
-fn numbers(text: &str) -> Vec<u64> {
-    let numbers = text.split(',').filter_map(|number| number.parse().ok());
-    numbers.collect()
-}
-
-fn text(numbers: &[u64]) -> String {
-    let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
-    numbers.join(",")
-}
-
-fn secrets(
-    database: &Connection,
-    endpoint: i64,
-) -> rusqlite::Result<Vec<(String, Option<SystemTime>)>> {
-    let mut rows = database.prepare_cached(
-        "SELECT secret, until FROM secrets WHERE endpoint = ?1 ORDER BY number DESC",
-    )?;
-    let rows = rows.query_map([endpoint], |row| {
-        Ok((row.get(0)?, row.get::<_, Option<u64>>(1)?.map(time)))
-    })?;
-    rows.collect()
-}
-
-/// Changes an endpoint's target. If its URL changes, nothing is known about the new one: the time without a
-/// success starts again, and a pause is over.
-pub(crate) fn retarget(
-    database: &Connection,
-    endpoint: i64,
-    target: &str,
-    moves: bool,
-) -> rusqlite::Result<()> {
-    database.execute(
-        "UPDATE endpoints SET target = ?2, failing = CASE WHEN ?3 THEN NULL ELSE failing END,
-             failures = CASE WHEN ?3 THEN 0 ELSE failures END, paused = CASE WHEN ?3 THEN NULL ELSE paused END
-         WHERE endpoint = ?1",
-        params![endpoint, target, moves],
-    )?;
-    Ok(())
-}
-
-/// Adds a new secret. The previous one also signs until this time. Expired ones are removed.
-pub(crate) fn rotate(
-    database: &Connection,
-    endpoint: i64,
-    secret: &str,
-    now: SystemTime,
-    until: SystemTime,
-) -> rusqlite::Result<()> {
-    database.execute(
-        "DELETE FROM secrets WHERE endpoint = ?1 AND until <= ?2",
-        params![endpoint, millis(now)],
-    )?;
-    database.execute(
-        "UPDATE secrets SET until = ?2 WHERE endpoint = ?1 AND until IS NULL",
-        params![endpoint, millis(until)],
-    )?;
-    database.execute(
-        "INSERT INTO secrets (endpoint, secret) VALUES (?1, ?2)",
-        params![endpoint, secret],
-    )?;
-    Ok(())
-}
-
-/// Disables or enables an endpoint. The time without a success starts again, and a pause is over.
-pub(crate) fn set_disabled(
-    database: &Connection,
-    endpoint: i64,
-    disabled: Option<&Disabled>,
-) -> rusqlite::Result<()> {
-    let since = disabled.map(|disabled| millis(disabled.since));
-    let reason = disabled.map(|disabled| &disabled.reason);
-    database.execute(
-        "UPDATE endpoints SET failing = NULL, failures = 0, paused = NULL, disabled = ?2, reason = ?3, expired = NULL
-         WHERE endpoint = ?1",
-        params![endpoint, since, reason],
-    )?;
-    Ok(())
+/// A column that is JSON.
+fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+    })
 }
 
 /// Drops the backlog of a disabled endpoint: its waiting deliveries become dead. If the endpoint is enabled
 /// later, it gets a gap for what the feed has dropped meanwhile.
 pub(crate) fn expire(
     database: &Connection,
-    endpoint: i64,
+    saved: &mut Saved,
     now: SystemTime,
 ) -> rusqlite::Result<()> {
-    let disabled = database.execute(
-        "UPDATE endpoints SET expired = ?2 WHERE endpoint = ?1 AND disabled IS NOT NULL",
-        params![endpoint, millis(now)],
-    )?;
-    if disabled == 0 {
+    let Some(disabled) = &mut saved.disabled else {
         return Ok(()); // It was enabled in the meantime.
-    }
+    };
+    disabled.expired = Some(now);
     database.execute(
         "UPDATE deliveries SET due = NULL, reason = 'held for too long; ' || ifnull(reason, '')
          WHERE endpoint = ?1 AND due IS NOT NULL",
-        [endpoint],
+        [saved.endpoint],
     )?;
     Ok(())
 }
@@ -491,21 +452,17 @@ pub(crate) fn expire(
 /// Moves the position back, never forward. Rows after it are due again, with the whole schedule of retries.
 pub(crate) fn replay(
     database: &Connection,
-    endpoint: i64,
+    saved: &mut Saved,
     to: u64,
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
-    let before = self::endpoint(database, endpoint)?.position;
-    let Some(position) = before.moved_back(to) else {
+    let Some(position) = saved.position.moved_back(to) else {
         return Ok(false);
     };
-    database.execute(
-        "UPDATE endpoints SET claimed = ?2, open = ?3 WHERE endpoint = ?1",
-        params![endpoint, position.claimed, text(&position.open)],
-    )?;
+    saved.position = position;
     database.execute(
         "UPDATE deliveries SET due = ?3, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq > ?2",
-        params![endpoint, to, millis(now)],
+        params![saved.endpoint, to, millis(now)],
     )?;
     Ok(true)
 }
@@ -537,13 +494,7 @@ pub(crate) fn size(database: &Connection) -> rusqlite::Result<u64> {
 
 /// Removes an endpoint with its backlog, and returns whether it existed.
 pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<bool> {
-    let mut owed = database.prepare_cached("SELECT seq FROM deliveries WHERE endpoint = ?1")?;
-    let owed = owed.query_map([endpoint], |row| row.get(0))?;
-    let owed = owed.collect::<rusqlite::Result<Vec<u64>>>()?;
     let removed = database.execute("DELETE FROM endpoints WHERE endpoint = ?1", [endpoint])?;
-    for seq in owed {
-        forget(database, seq)?;
-    }
     Ok(removed > 0)
 }
 
@@ -586,6 +537,10 @@ pub(crate) struct Owed {
     pub(crate) body: Option<Payload>,
 }
 
+pub(crate) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("text and numbers are JSON")
+}
+
 /// A time in JSON, or `null`.
 pub(crate) fn rfc3339<T: Into<Option<SystemTime>> + Copy, S: Serializer>(
     time: &T,
@@ -608,7 +563,7 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
         .execute(params![
             endpoint,
             settlement.position.claimed,
-            text(&settlement.position.open),
+            to_json(&settlement.position.open),
             settlement.delivered,
             settlement.last_error,
             settlement.failing.map(millis),
@@ -619,7 +574,9 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
         return Ok(());
     }
     if settlement.disabled.is_some() {
-        set_disabled(database, endpoint, settlement.disabled.as_ref())?;
+        let mut saved = self::endpoint(database, endpoint)?;
+        saved.set_disabled(settlement.disabled.clone());
+        save(database, &saved)?;
     }
     for owed in &settlement.owed {
         owe(database, endpoint, owed)?;
@@ -654,21 +611,11 @@ fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()
     Ok(())
 }
 
+/// Deletes the row of a delivery that has succeeded.
 fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached("DELETE FROM deliveries WHERE endpoint = ?1 AND seq = ?2")?
         .execute(params![endpoint, seq])?;
-    forget(database, seq)
-}
-
-/// Deletes a message's body if no row needs it any more.
-fn forget(database: &Connection, seq: u64) -> rusqlite::Result<()> {
-    database
-        .prepare_cached(
-            "DELETE FROM bodies WHERE seq = ?1
-             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1)",
-        )?
-        .execute([seq])?;
     Ok(())
 }
 
@@ -973,10 +920,18 @@ mod tests {
         let database = database();
         let number = added(&database, "ep_1");
         let secrets = || endpoint(&database, number).unwrap().secrets;
-        rotate(&database, number, "newer", time(4), time(9)).unwrap();
-        let [newer, new] = [("newer".into(), None), ("new".into(), Some(time(9)))];
+        let rotate = |secret: &str, now| {
+            let mut saved = endpoint(&database, number).unwrap();
+            saved.rotate(secret.into(), time(now));
+            save(&database, &saved).unwrap();
+        };
+        rotate("newer", 4);
+        let [newer, new] = [
+            ("newer".into(), None),
+            ("new".into(), Some(time(4) + OVERLAP)),
+        ];
         assert_eq!(secrets(), [newer, new, ("old".into(), Some(time(5)))]);
-        rotate(&database, number, "newest", time(5), time(20)).unwrap();
+        rotate("newest", 5);
         let names = secrets().into_iter().map(|(secret, _)| secret);
         assert_eq!(names.collect::<Vec<_>>(), ["newest", "newer", "new"]);
     }
@@ -1000,7 +955,9 @@ mod tests {
             endpoint(&database, number).unwrap().disabled,
             Some(disabled)
         );
-        set_disabled(&database, number, None).unwrap();
+        let mut saved = endpoint(&database, number).unwrap();
+        saved.set_disabled(None);
+        save(&database, &saved).unwrap();
         assert_eq!(endpoint(&database, number).unwrap().disabled, None);
         assert_eq!(endpoint(&database, number).unwrap().failing, None);
     }
@@ -1020,7 +977,9 @@ mod tests {
                 ..Settlement::default()
             },
         );
-        expire(&database, number, time(90)).unwrap();
+        let mut saved = endpoint(&database, number).unwrap();
+        expire(&database, &mut saved, time(90)).unwrap();
+        save(&database, &saved).unwrap();
         let now = endpoint(&database, number).unwrap();
         assert_eq!(
             (now.dead, now.disabled.unwrap().expired),
@@ -1046,7 +1005,12 @@ mod tests {
         settled(&database, settlement);
         let position = || endpoint(&database, number).unwrap().position;
         assert_eq!(position(), open);
-        let replay = |to| replay(&database, number, to, time(70)).unwrap();
+        let replay = |to| {
+            let mut saved = endpoint(&database, number).unwrap();
+            let moved = replay(&database, &mut saved, to, time(70)).unwrap();
+            save(&database, &saved).unwrap();
+            moved
+        };
         assert!(!replay(8) && replay(7));
         assert_eq!(position(), open);
         assert!(replay(5));
