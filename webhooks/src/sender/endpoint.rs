@@ -364,11 +364,6 @@ impl Target {
         types.is_none_or(|types| types.contains(&message.kind))
     }
 
-    /// Whether the endpoint does not want all types.
-    pub(crate) fn has_filter(&self) -> bool {
-        self.types.is_some()
-    }
-
     /// The most attempts at the same time.
     pub(crate) fn concurrency(&self) -> usize {
         self.registration.concurrency.unwrap_or(CONCURRENCY)

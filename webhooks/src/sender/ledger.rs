@@ -30,7 +30,7 @@ pub(crate) const CONCURRENCY: usize = 8;
 /// in the feed, where they are pinned.
 const MAX_WAITING: usize = 1_000;
 /// The limit on the bytes of an endpoint's messages that are in flight or waiting. Waiting messages are copies
-/// in the store, because the feed may drop its own. The last message may exceed the limit.
+/// in the store, because the feed may drop its own. The last claim may exceed the limit.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// An endpoint is failing when this many different messages have failed without a success in between.
 const SAMPLES: usize = 3;
@@ -261,11 +261,6 @@ impl Ledger {
             _ => !self.in_flight.iter().any(|delivery| delivery.row),
         };
         free.saturating_sub(usize::from(is_due && is_kept))
-    }
-
-    /// How many bytes may be claimed now.
-    pub(crate) fn room_bytes(&self) -> usize {
-        MAX_WAITING_BYTES.saturating_sub(self.bytes)
     }
 
     /// Takes what was read from the feed up to `next`: each message's number and size. Returns those to

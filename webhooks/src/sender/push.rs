@@ -9,7 +9,7 @@
 //! next transaction.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::pending,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -45,6 +45,13 @@ use crate::schedule::Schedule;
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
 /// How many characters of a failure's reason are kept. A reason may contain text from the endpoint.
 const MAX_REASON: usize = 200;
+/// What is read from the feed at one time. More than one message per free slot, because a read of a file waits
+/// for two other threads, and a filter may want few of them. Few bytes, because each endpoint may hold a page.
+const PAGE: PageLimit = PageLimit {
+    messages: 100,
+    bytes: 64 << 10,
+    newest: false,
+};
 /// The topic on which the sender tells the operator about endpoints.
 pub(crate) const OPERATOR: &str = "webhooks.endpoints";
 
@@ -112,6 +119,10 @@ pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
     ledger: Ledger,
+    /// Wanted messages of the last page that are not claimed yet.
+    unclaimed: VecDeque<Arc<Message>>,
+    /// The end of that page.
+    read: u64,
     places: Places,
     /// Lanes that no attempt uses. The most recently used one is last and is taken first, so that spare
     /// connections time out.
@@ -151,6 +162,8 @@ impl Push {
             outbound,
             endpoint,
             ledger: ledger.with_health(saved.health(), saved.failing, saved.failures),
+            unclaimed: VecDeque::new(),
+            read: 0,
             lanes: Vec::new(),
             attempts: FuturesUnordered::new(),
             failed: HashMap::new(),
@@ -167,27 +180,27 @@ impl Push {
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<Option<Duration>>) -> Self {
         let mut quiet = interval(PASS_BY);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.ledger.is_disabled() {
-            let now = self.outbound.steady.now();
-            if self.ledger.room(now) == 0 {
-                self.retry(); // The timer below may never fire while attempts end all the time.
+        loop {
+            self.begin();
+            self.record(false);
+            self.report();
+            if self.ledger.is_disabled() {
+                break;
             }
-            let room = self.ledger.room(now);
+            let now = self.outbound.steady.now();
+            let reads = self.unclaimed.is_empty() && self.ledger.room(now) > 0;
             let next_time = self.ledger.next_time(now);
             let wait = next_time.map(|time| time.duration_since(now).unwrap_or_default());
             let after = self.after().into();
-            let limit = self.page_limit(room);
             tokio::select! {
                 biased;
                 () = stop(&mut stopping) => break,
                 Some(ended) = self.attempts.next() => self.end_all(ended),
                 done = written(&mut self.recording) => self.written(done),
-                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, limit), if room > 0 => self.claim(page, room),
+                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, PAGE), if reads => self.take(page),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.retry(),
                 _ = quiet.tick() => self.pass_by().await,
             }
-            self.record(false);
-            self.report();
         }
         tokio::select! {
             () = self.finish() => {}
@@ -218,21 +231,29 @@ impl Push {
         }
     }
 
-    /// As many messages as may be claimed. With a filter more, because it may want few of them.
-    fn page_limit(&self, room: usize) -> PageLimit {
-        let all = PageLimit::default();
-        PageLimit {
-            messages: match self.endpoint.target.has_filter() {
-                true => all.messages,
-                false => room,
-            },
-            bytes: self.ledger.room_bytes(),
-            ..all
+    /// Begins the attempts for which there is a slot: the new messages that are read, then a retry that is due.
+    fn begin(&mut self) {
+        let now = self.outbound.steady.now();
+        let room = self.ledger.room(now).min(self.unclaimed.len());
+        let new: Vec<Arc<Message>> = self.unclaimed.drain(..room).collect();
+        if let Some(last) = new.last() {
+            let next = match self.unclaimed.is_empty() {
+                true => self.read,
+                false => last.id.seq,
+            };
+            let sizes = new.iter().map(|one| (one.id.seq, one.json.len()));
+            self.ledger.claim(next, sizes);
+        }
+        for message in new {
+            self.attempt(message.id.seq, Some(payload(&message)));
+        }
+        if self.ledger.room(now) == 0 {
+            self.retry(); // The timer may never fire while attempts end all the time.
         }
     }
 
-    /// Begins the first attempts of the wanted messages, at most `room`.
-    fn claim(&mut self, page: Result<Page, FeedError>, room: usize) {
+    /// Takes what was read from the feed.
+    fn take(&mut self, page: Result<Page, FeedError>) {
         let page = match page {
             Ok(page) => page,
             Err(error) => {
@@ -249,21 +270,13 @@ impl Push {
             );
             self.gaps.push(gap);
         }
-        let mut wanted = page.messages;
-        wanted.retain(|message| {
+        self.unclaimed = page.messages.into();
+        self.unclaimed.retain(|message| {
             self.endpoint.target.wants(message) && self.ledger.is_new(message.id.seq)
         });
-        let next = match wanted.len() > room {
-            true => wanted[room - 1].id.seq,
-            false => page.next.seq,
-        };
-        wanted.truncate(room);
-        let sizes = wanted.iter().map(|one| (one.id.seq, one.json.len()));
-        self.ledger.claim(next, sizes);
-        for message in &wanted {
-            self.attempt(message.id.seq, Some(payload(message)));
-        }
-        if wanted.is_empty() {
+        self.read = page.next.seq;
+        if self.unclaimed.is_empty() {
+            self.ledger.claim(self.read, []);
             self.retry(); // No new message needs the slot.
         }
     }
