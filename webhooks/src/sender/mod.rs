@@ -20,8 +20,14 @@ use common::{
 use tokio::net::TcpListener;
 
 use self::{
-    endpoints::Endpoints, guard::Guard, ledger::CONCURRENCY, places::Stock, push::Outbound,
-    route::App, steady::Steady, store::Store,
+    endpoints::Endpoints,
+    guard::{Guard, Lookup},
+    ledger::CONCURRENCY,
+    places::Stock,
+    push::Outbound,
+    route::App,
+    steady::Steady,
+    store::Store,
 };
 use crate::{schedule::Schedule, serve::serve};
 
@@ -106,6 +112,9 @@ pub struct Config {
     /// The most attempts at the same time, in addition to one for each endpoint. Not on the command line.
     #[arg(skip = MAX_ATTEMPTS)]
     pub max_attempts: usize,
+    /// How names are resolved. Not on the command line.
+    #[arg(skip = Guard::default().lookup)]
+    pub lookup: Lookup,
     /// When to try again. Not on the command line.
     #[arg(skip = Schedule::default())]
     pub schedule: Schedule,
@@ -142,7 +151,7 @@ impl Config {
                 loopback: self.allow_loopback,
                 private: self.allow_private,
                 own,
-                ..Guard::default()
+                lookup: self.lookup,
             },
             schedule: self.schedule.clone(),
             clock: SystemTime::now,
