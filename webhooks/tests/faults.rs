@@ -21,12 +21,17 @@ struct Line {
 }
 
 impl Line {
-    /// Retries soon and often, as long as the fault lasts.
+    /// For a fault that shows by a timeout.
     async fn with(faults: impl Into<Faults>) -> Self {
         Self::within(SHORT, faults).await
     }
 
-    /// With this time limit for an attempt.
+    /// For any other fault: with the default time limit, so that no attempt times out on a busy machine.
+    async fn patient(faults: impl Into<Faults>) -> Self {
+        Self::within(Config::default().attempt_timeout, faults).await
+    }
+
+    /// With this time limit for an attempt. Retries soon and often, as long as the fault lasts.
     async fn within(time: Duration, faults: impl Into<Faults>) -> Self {
         let config = Config {
             attempt_timeout: time,
@@ -102,7 +107,7 @@ async fn a_delivery_that_was_acknowledged_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_signature_holds_whatever_pieces_the_body_comes_in() {
-    let line = Line::within(Config::default().attempt_timeout, Fault::ByteAtATime).await;
+    let line = Line::patient(Fault::ByteAtATime).await;
     publish(&line.sender, "hello").await;
     line.arrives_once().await;
 }
@@ -141,13 +146,13 @@ async fn while_one_endpoints_network_stalls_another_is_served() {
 
 #[tokio::test]
 async fn a_reset_is_a_failure_whether_or_not_it_arrived() {
-    let line = Line::with(Fault::Reset).await;
+    let line = Line::patient(Fault::Reset).await;
     line.fails_and_recovers(&["connect", "broken"]).await;
 }
 
 #[tokio::test]
 async fn an_end_before_the_answer_is_a_failure() {
-    let line = Line::with(Faults::down(Fault::HalfClose)).await;
+    let line = Line::patient(Faults::down(Fault::HalfClose)).await;
     line.fails_and_recovers(&["broken"]).await;
 }
 
@@ -160,7 +165,7 @@ async fn a_request_that_ends_early_is_no_delivery() {
 #[tokio::test]
 async fn an_answer_that_was_cut_is_a_failure_and_the_repeat_is_dropped() {
     for count in [1, 20, 60] {
-        let line = Line::with(Faults::down(Fault::CutAfter(count))).await;
+        let line = Line::patient(Faults::down(Fault::CutAfter(count))).await;
         line.fails_and_recovers(&["broken"]).await;
     }
 }
@@ -168,7 +173,7 @@ async fn an_answer_that_was_cut_is_a_failure_and_the_repeat_is_dropped() {
 #[tokio::test]
 async fn a_body_that_was_cut_is_no_delivery() {
     for count in [1, 100, 300] {
-        let line = Line::with(Faults::up(Fault::CutAfter(count))).await;
+        let line = Line::patient(Faults::up(Fault::CutAfter(count))).await;
         line.fails_and_recovers(&["broken"]).await;
     }
 }
