@@ -10,7 +10,7 @@ use harness::{Ending, Wire};
 use setup::{config, live, start, start_with};
 
 /// More than a group writes at once.
-const MANY: usize = 150;
+const MANY: usize = 70;
 
 #[tokio::test]
 async fn every_stream_ends_with_a_whole_block_that_says_when_to_come_again() {
