@@ -171,7 +171,7 @@ async fn whatever_comes_a_session_ends_well() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "takes a minute"]
-async fn whatever_comes_for_a_minute_a_session_ends_well() {
-    fuzz(60).await;
+#[ignore = "takes 20 seconds; CI runs it"]
+async fn whatever_comes_for_20_seconds_a_session_ends_well() {
+    fuzz(20).await;
 }
