@@ -66,6 +66,15 @@ fn the_help_names_the_variables_and_not_their_values() {
     }
 }
 
+/// Sends an update as Telegram does, with the secret `S3CRET`, and returns the status.
+async fn send_telegram(client: &Client) -> hyper::StatusCode {
+    let update = client
+        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
+        .header("content-type", "application/json")
+        .header("x-telegram-bot-api-secret-token", "S3CRET");
+    update.send().await.status
+}
+
 /// Killed when it is dropped.
 struct Killed(Child);
 
@@ -102,11 +111,7 @@ async fn secrets_are_read_from_the_environment_one_a_line() {
         .unwrap();
     let client = Client::new(addr.parse::<SocketAddr>().unwrap());
     assert_eq!(send(&client, "e-1").await.status, 200);
-    let update = client
-        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
-        .header("content-type", "application/json")
-        .header("x-telegram-bot-api-secret-token", "S3CRET");
-    assert_eq!(update.send().await.status, 200);
+    assert_eq!(send_telegram(&client).await, 200);
     for path in ["/webhook/stripe", "/webhook/github"] {
         let unsigned = client
             .post(path, "{}")
@@ -128,11 +133,7 @@ async fn secrets_are_read_from_a_file_which_the_command_line_only_names() {
     });
     let client = program.client();
     assert_eq!(send(&client, "e-1").await.status, 200);
-    let update = client
-        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
-        .header("content-type", "application/json")
-        .header("x-telegram-bot-api-secret-token", "S3CRET");
-    assert_eq!(update.send().await.status, 200);
+    assert_eq!(send_telegram(&client).await, 200);
     assert_eq!(client.get("/webhook/github").send().await.status, 405);
     assert_eq!(client.get("/webhook/stripe").send().await.status, 404);
 }
@@ -148,11 +149,7 @@ async fn a_byte_order_mark_and_white_space_around_a_line_are_no_part_of_a_secret
     });
     let client = program.client();
     assert_eq!(send(&client, "e-1").await.status, 200);
-    let update = client
-        .post("/webhook/telegram", r#"{"update_id":1,"message":{}}"#)
-        .header("content-type", "application/json")
-        .header("x-telegram-bot-api-secret-token", "S3CRET");
-    assert_eq!(update.send().await.status, 200);
+    assert_eq!(send_telegram(&client).await, 200);
 }
 
 #[test]
