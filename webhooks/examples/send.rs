@@ -79,7 +79,7 @@ impl Sender {
         lane
     }
 
-    /// Waits until it is time for the next attempt. False if there is none.
+    /// Waits until the next attempt is due. Returns `false` if there are no more attempts.
     async fn may_retry(&self, failed: usize, failure: &Failure) -> bool {
         let Some(delay) = self.schedule.delay(failed, rand::random()) else {
             return false;

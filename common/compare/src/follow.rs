@@ -139,7 +139,7 @@ impl Following {
             // Before it is passed on: what was received is not asked for again.
             self.to.after = news.after;
             for heard in news.heard {
-                // It fails only if nobody listens any more.
+                // It fails only if the receiver of the channel was dropped.
                 let _ = self.heard.send(heard);
             }
         }

@@ -1,4 +1,4 @@
-//! Sockets: of the clients, of the receiver, and of the page.
+//! The sockets of the clients, the receiver and the page.
 
 use std::{io, net::SocketAddr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What all five servers promise: about invalid requests, caches, peers that vanish, connection limits, and a log
-//! that nobody reads. Each member's tests call these functions.
+//! What all five servers promise about invalid requests, caches, vanished peers, connection limits, and a log
+//! without a reader. Each member's tests call these functions.
 
 mod http11;
 #[cfg(unix)]

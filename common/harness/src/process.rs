@@ -84,7 +84,7 @@ impl Process {
         (process, stdout)
     }
 
-    /// Runs `program` with a closed standard output, so nobody reads its first line.
+    /// Runs `program` with a closed standard output, so its first line has no reader.
     ///
     /// # Panics
     ///

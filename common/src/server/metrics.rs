@@ -68,7 +68,7 @@ async fn answer_scrapes(listener: TcpListener, text: impl Fn() -> String) {
         };
         let service = service_fn(|request| ready(answer(&request, &text)));
         let mut http = http1::Builder::new();
-        let http = http.keep_alive(false);
+        http.keep_alive(false);
         // A scraper that did not get its answer scrapes again.
         let _ = timeout(SCRAPE, http.serve_connection(TokioIo::new(stream), service)).await;
     }

@@ -21,7 +21,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Takes the database at `path`, and creates an empty file if there is none. On Unix only its owner can
+    /// Takes the database at `path`, and creates an empty file if the path does not exist. On Unix only its owner can
     /// read that file, and SQLite gives the write-ahead log the same mode.
     ///
     /// The lock is on a file beside the database, because a lock on the database itself would conflict with

@@ -63,8 +63,8 @@ fn draft(event: &StoredEvent) -> Draft {
     }
 }
 
-/// The payload as it came, without the line breaks between its tokens. What is not JSON, or what common parsers
-/// refuse, becomes a string (see [`Data::json`]).
+/// The payload as it came, without the line breaks between its tokens. If it is not JSON, or common parsers
+/// refuse it, it becomes a string (see [`Data::json`]).
 pub(super) fn payload_json(payload: &[u8]) -> Data {
     Data::json(payload).unwrap_or_else(|_| Data::text(&String::from_utf8_lossy(payload)))
 }

@@ -191,7 +191,7 @@ async fn receive(
     }
 }
 
-/// Reads the body. One that nobody signed and that is of another type is not worth reading.
+/// Reads the body. An unsigned request of a wrong type is refused before its body is read.
 async fn read(
     app: &App,
     source: Source,

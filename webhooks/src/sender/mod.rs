@@ -70,7 +70,7 @@ const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when t
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
 #[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
-// Other servers derive this default from their limit on subscribers. There are none here.
+// Other servers derive this default from their limit on subscribers. A sender has no subscribers.
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
 // Hidden: there are no streams that a client could stop reading.
 #[command(mut_arg("stall", |arg| arg.hide(true)))]
