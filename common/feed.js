@@ -8,9 +8,8 @@
  *       onMessage: ({ id, topic, type, timestamp, data }) => show(data),
  *     });
  *
- * All servers must share one feed, because only then do they share its cursors.
- *
- * Left out: one connection for several tabs. It needs a SharedWorker, which is not told when a tab is closed.
+ * All servers must share one feed, because only then do they share its cursors. With `share: true`, all tabs of the
+ * origin that subscribe to the same topics use one connection.
  */
 
 /** A connection that is silent for this long is given up after GRACE more. Three heartbeats. */
@@ -31,16 +30,20 @@ const LONGEST_PAUSE = 30; // seconds
  *   them may be absent. They are tried in the order of this object.
  * @param {string} [options.after] - where to begin: a cursor, `earliest`, `latest` or `last`. A page that is loaded again
  *   in the same tab goes on where it was.
+ * @param {boolean} [options.share] - one connection for all tabs. A page without the browser's locks (it came over plain
+ *   HTTP, and not from localhost) has its own.
  * @param {(message: object) => void} options.onMessage
  * @param {(gap: {reason: string, topics: string[], requested: string, resumed: string}) => void} [options.onGap] -
- *   messages are missing.
+ *   messages are missing. It may be called again with the same gap after a reconnect.
  * @param {(state: "connecting" | "live" | "lost", server: string) => void} [options.onState]
  * @returns {{ close: () => void }}
  */
-export function subscribe(topics, { servers, after = "latest", onMessage, onGap = () => {}, onState = () => {} }) {
+export function subscribe(topics, options) {
+  const { servers, after = "latest", share = false, onMessage, onGap = () => {}, onState = () => {} } = options;
   const key = `feed ${topics}`;
   const choices = Object.entries(servers);
   let cursor = sessionStorage.getItem(key) ?? after;
+  let state = [];
   let left, wake;
 
   function moveTo(next) {
@@ -48,34 +51,39 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
     sessionStorage.setItem(key, next);
   }
 
+  const own = {
+    message(message) { moveTo(message.id); onMessage(message); },
+    gap: onGap, // moves nothing: messages of other topics may still come before `resumed`
+    /** Everything up to `next` was delivered. */
+    position(next) { if (next && isNewer(next, cursor)) moveTo(next); },
+    state(next) {
+      if (`${next}` !== `${state}`) onState(...next);
+      state = next;
+    },
+  };
+
   /** One connection, until it fails. Resolves to whether it was live. */
-  async function connect([name, base], signal) {
-    let live = false;
+  async function connect([name, base], take, signal) {
+    let isLive = false;
+    const live = () => { if (!isLive) take.state(["live", name]); isLive = true; };
     const controller = new AbortController();
-    const take = {
-      message(message) { moveTo(message.id); onMessage(message); },
-      gap: onGap, // moves nothing: messages of other topics may still come before `resumed`
-      /** Everything up to `next` was delivered. */
-      position(next) { if (next && isNewer(next, cursor)) moveTo(next); },
-      live() { if (!live) onState("live", name); live = true; },
-    };
-    onState("connecting", name);
+    take.state(["connecting", name]);
     const url = () => `${base}/topics/${topics}?after=${cursor}`;
-    await TRANSPORTS[name](url, take, AbortSignal.any([signal, controller.signal])).catch(() => {});
+    await TRANSPORTS[name](url, { ...take, live }, AbortSignal.any([signal, controller.signal])).catch(() => {});
     controller.abort(); // closes what is still open
-    return live;
+    return isLive;
   }
 
-  async function run(signal) {
+  async function run(take, signal) {
     for (let index = 0, failures = 0; !signal.aborted; ) {
       const choice = choices[index % choices.length];
-      if (await connect(choice, signal)) failures = 0;
+      if (await connect(choice, take, signal)) failures = 0;
       else [index, failures] = [index + 1, failures + 1];
       // A server that was live is tried again after a pause. After one that was not, the next is tried at once,
       // until a whole round has failed.
       const rounds = failures / choices.length;
       if (signal.aborted || !Number.isInteger(rounds)) continue;
-      onState("lost", choice[0]);
+      take.state(["lost", choice[0]]);
       // Full jitter: any time up to a bound that doubles with each round.
       await pause(Math.random() * Math.min(LONGEST_PAUSE, 2 ** rounds));
     }
@@ -86,11 +94,56 @@ export function subscribe(topics, { servers, after = "latest", onMessage, onGap 
     setTimeout(resolve, seconds * 1000);
   });
 
+  /**
+   * The tab that holds the lock connects, and posts what it hears with the cursor before it. Another tab takes a post if
+   * it has everything up to that cursor. If it has not, or hears nothing, it connects too, until it can take a post.
+   */
+  function runForAll(signal) {
+    const channel = new BroadcastChannel(key);
+    const post = (name, body) => signal.aborted || channel.postMessage({ name, body, before: cursor });
+    let alone;
+    let timer = setTimeout(goAlone, OPENING);
+
+    function goAlone() {
+      if (alone) return;
+      alone = new AbortController();
+      const position = (next) => { own.position(next); post("hello"); };
+      run({ ...own, position }, AbortSignal.any([signal, alone.signal]));
+    }
+    function stop() {
+      alone?.abort();
+      alone = undefined;
+      clearTimeout(timer);
+    }
+    function follow({ data: { name, body, before } }) {
+      if (name === "hello") return;
+      if (isNewer(before, cursor)) return goAlone();
+      stop();
+      timer = setTimeout(goAlone, SILENCE + GRACE);
+      if (name !== "message" || isNewer(body.id, cursor)) own[name](body);
+    }
+    /** Returns a promise for as long as it holds the lock. The browser also takes the lock from a tab that crashes. */
+    function lead() {
+      if (signal.aborted) return;
+      stop();
+      channel.onmessage = ({ data: { name } }) => name === "hello" && post("state", state);
+      const posted = ([name, take]) => [name, (body) => { post(name, body); take(body); }];
+      run(Object.fromEntries(Object.entries(own).map(posted)), signal);
+      return new Promise((release) => signal.addEventListener("abort", release));
+    }
+
+    signal.addEventListener("abort", () => { stop(); channel.close(); });
+    channel.onmessage = follow;
+    post("hello");
+    navigator.locks.request(key, { signal }, lead).catch(() => {});
+  }
+
   /** A page in the back/forward cache holds no connection. When it is shown again, it goes on after its cursor. */
   function show() {
     left?.abort();
     left = new AbortController();
-    run(left.signal);
+    if (share && navigator.locks) runForAll(left.signal);
+    else run(own, left.signal);
   }
   const hide = () => { left.abort(); wake?.(); };
   const listeners = {
@@ -123,7 +176,7 @@ const TRANSPORTS = {
         const [[name, body]] = Object.entries(JSON.parse(data));
         if (name === "message") take.message(body);
         if (name === "gap") take.gap(body);
-        take.position(body.next);
+        if (body.next) take.position(body.next);
         take.live();
       };
     });
@@ -201,5 +254,5 @@ const rest = (seconds, signal) => new Promise((resolve) => {
 /** Cursors are EPOCH-SEQ. In another epoch the server's position counts: a gap has named what was lost. */
 function isNewer(cursor, than) {
   const [[epoch, seq], [thanEpoch, thanSeq]] = [cursor.split("-"), than.split("-")];
-  return epoch !== thanEpoch || BigInt(seq) > BigInt(thanSeq);
+  return epoch !== thanEpoch || BigInt(seq ?? 0) > BigInt(thanSeq ?? 0);
 }
