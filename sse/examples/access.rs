@@ -17,13 +17,13 @@ use tokio::net::TcpListener;
 pub mod access;
 #[allow(dead_code, unreachable_pub, reason = "only its routes are used here")]
 #[path = "in_axum.rs"]
-mod in_axum;
+pub mod in_axum;
 
 use access::{Access, guarded, login};
 
 /// A revoked client is disconnected after this time.
 const LOOK: Duration = Duration::from_secs(15);
-const PUBLISHING: PublishLimits = PublishLimits {
+pub const PUBLISHING: PublishLimits = PublishLimits {
     max_message: 65_536,
     body_timeout: Duration::from_secs(30),
 };

@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use common::{Browsers, Drained, Feed, Retention};
-use example::access::{Access, Grant};
+use example::access::{Access, Grant, guarded};
 use harness::{EventReader, START, TestServer, start_clock, wall_clock};
 use tokio::time::{Instant, sleep};
 
@@ -29,6 +30,10 @@ async fn start() -> (TestServer, Arc<Access>) {
     let access = Arc::new(access(1));
     let feed = Feed::new(Retention::default());
     let router = example::router(feed.clone(), access.clone());
+    (serve(router, feed).await, access)
+}
+
+async fn serve(router: Router, feed: Feed) -> TestServer {
     let server = TestServer::start(async |listener, shutdown| {
         let drain = async move {
             shutdown.await;
@@ -38,7 +43,7 @@ async fn start() -> (TestServer, Arc<Access>) {
         let (finished, cut) = (0, 0); // axum does not tell.
         served.await.map(|()| Drained { finished, cut })
     });
-    (server.await, access)
+    server.await
 }
 
 /// May read `news.a`, `news.b` and so on, and publish to `news.a`, for a minute.
@@ -254,6 +259,30 @@ async fn every_other_token_is_refused_by_name_and_is_not_repeated() {
 
 fn example_token(key: u8, grant: &Grant) -> String {
     access(key).token(grant)
+}
+
+#[tokio::test]
+async fn a_path_that_the_guard_does_not_know_is_refused() {
+    start_clock();
+    let (access, feed) = (Arc::new(access(1)), Feed::new(Retention::default()));
+    let routes = example::in_axum::router(feed.clone(), example::PUBLISHING);
+    let inside = guarded(access.clone(), routes.clone());
+    let outside = guarded(access.clone(), Router::new().nest("/wrong", routes));
+    let server = serve(Router::new().nest("/sse", inside).merge(outside), feed).await;
+    let token = bearer(&access.token(&grant()));
+    for (path, status) in [
+        ("/sse/topics/news.a", 201),
+        ("/sse/topics/secret", 403),
+        ("/sse/tickets", 200),
+        ("/wrong/topics/news.a", 404),
+        ("/wrong/topics/secret", 404),
+        ("/wrong/tickets", 404),
+        ("/tickets", 200),
+    ] {
+        let (answered, body) = post(&server, path, &token).await;
+        assert_eq!(answered, status, "{path} {body}");
+    }
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ const LONGEST: u64 = 3_600;
 const TICKET_AGE: Duration = Duration::from_secs(10);
 /// The most tickets that wait. One more is refused.
 const MAX_TICKETS: usize = 10_000;
+const OTHER_PATH: &str = "the guard admits /topics/... and /tickets only";
 
 /// What a token says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -292,7 +293,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find_map(|pair| pair.trim().strip_prefix("token="))
 }
 
-/// These routes behind the guard, with `POST /tickets`.
+/// These routes behind the guard, with `POST /tickets`. To nest them, guard first: `.nest("/sse", guarded(…))`. The
+/// guard finds the topics in paths that begin with `/topics/`, and refuses all others.
 pub fn guarded(access: Arc<Access>, routes: Router) -> Router {
     let tickets = Router::new().route("/tickets", post(ticket));
     let routes = routes.merge(tickets.with_state(access.clone()));
@@ -335,9 +337,11 @@ async fn admitted(
 }
 
 fn check_topics(grant: &Grant, posts: bool, uri: &Uri) -> Result<(), Problem> {
-    let Some(topics) = uri.path().strip_prefix("/topics/") else {
+    if uri.path() == "/tickets" {
         return Ok(());
-    };
+    }
+    let topics = uri.path().strip_prefix("/topics/");
+    let topics = topics.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, OTHER_PATH))?;
     if posts {
         return grant.may_publish(&topics.parse().map_err(Problem::bad_request)?);
     }
