@@ -1,13 +1,17 @@
-//! Your own log in place of `common::Feed`. It has the four methods that the patterns call: `read`,
-//! `next`, `position` and `close`. Run it with `cargo run -p common --example own_log`.
+//! Your own log in place of `common::Feed`, filled from the channel that your service has already. Run it with
+//! `cargo run -p common --example own_log`.
 //!
-//! Use it if your service already has a `tokio::sync::broadcast` channel. A channel alone loses messages:
-//! a slow receiver skips some, and one that reconnects starts at the end. So a log keeps the last
-//! messages, a reader is a cursor into the log, and the channel only wakes readers.
+//! A `broadcast` channel alone loses messages: a slow receiver skips some, and one that reconnects starts at the end.
+//! So the log keeps the last messages, a reader is a cursor into the log, and a channel only wakes readers.
 //!
-//! This log has one limit for all topics together, in memory. `common::Feed` has limits per topic, by
-//! count and bytes. It supports idempotency keys and can store its messages in a file. Both pass the same contract tests:
-//! see `tests/own_log.rs`.
+//! To use it: copy the folder `feed` for its types, and this file without its `main` and with your type in `fill`. Write
+//! `pub use own_log::OwnLog as Feed;` in your `lib.rs`: it hides the `Feed` of `pub use feed::*;`. The patterns call
+//! `read`, `next`, `position`, `head`, `is_closed` and `close`.
+//!
+//! This log has one limit for all topics together, in memory. `common::Feed` has limits per topic, by count and bytes.
+//! It supports idempotency keys and can store its messages in a file. Both pass the same contract tests: see
+//! `tests/own_log.rs`.
+#![allow(unreachable_pub, reason = "an example is a program")]
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -19,36 +23,57 @@ use common::{
     After, Cursor, Data, Draft, Epoch, FeedError, Gap, Message, Page, PageLimit, Published, Reason,
     Topic, Topics,
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
+
+/// What your service sends already.
+#[derive(Debug, Clone)]
+struct Quote {
+    symbol: &'static str,
+    price: u32,
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (log, topics) = (OwnLog::new(1_000), "news".parse()?);
-    let streaming = tokio::spawn(stream(log.handle(), "news".parse()?));
-    while log.waiters() == 0 {
-        tokio::task::yield_now().await;
+    let quotes = broadcast::Sender::new(1_024);
+    let (log, topics): (_, Topics) = (OwnLog::new(1_000), "quotes.ACME".parse()?);
+    tokio::spawn(fill(log.clone(), quotes.subscribe()));
+    let after = log.head().into();
+    for price in [100, 101] {
+        let symbol = "ACME";
+        quotes.send(Quote { symbol, price })?;
     }
-    let hello = Draft::new(Data::text("hello"));
-    log.publish("news".parse()?, hello).await?;
-    streaming.await?;
-    let page = log.read(&topics, &After::Earliest, PageLimit::default());
-    println!("a poll: {:?}", page.await?.messages);
+    let first = log.next(&topics, &after, PageLimit::default()).await?;
+    println!("the news: {:?}", first.messages);
+    let rest = log.read(&topics, &first.then, PageLimit::default()).await?;
+    println!("after {}: {:?}", first.next, rest.messages);
     Ok(())
 }
 
-/// Prints the first page, then closes its handle, which ends the loop.
-async fn stream(log: OwnLog, topics: Topics) {
-    println!("from {:?}", log.position(&topics, &After::Latest));
-    let limit = PageLimit::default();
-    while let Ok(page) = log.next(&topics, &After::Latest, limit).await {
-        println!("a page: {:?}", page.messages);
-        log.close();
+/// Publishes each quote to the log, until your channel is closed. This task must keep up with the channel: what it
+/// skips is in no log. If that matters, call `publish` in the place where you send now.
+async fn fill(log: OwnLog, mut quotes: broadcast::Receiver<Quote>) {
+    loop {
+        match quotes.recv().await {
+            Ok(Quote { symbol, price }) => {
+                let topic = format!("quotes.{symbol}")
+                    .parse()
+                    .expect("symbols are words");
+                log.publish(topic, Draft::new(Data::text(&price.to_string())))
+                    .await
+                    .expect("it has no limit");
+            }
+            Err(RecvError::Lagged(lost)) => eprintln!("{lost} quotes are lost"),
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 
 /// The last messages of all topics. Clones share it.
-#[derive(Clone)]
-pub(crate) struct OwnLog {
+#[derive(Debug, Clone)]
+pub struct OwnLog {
     kept: Arc<RwLock<Kept>>,
     /// Sends the topic of each new message. It only wakes readers: they read the messages from `kept`.
     news: broadcast::Sender<Topic>,
@@ -56,6 +81,7 @@ pub(crate) struct OwnLog {
     closed: watch::Sender<bool>,
 }
 
+#[derive(Debug)]
 struct Kept {
     epoch: Epoch,
     /// How many messages are kept.
@@ -68,7 +94,7 @@ struct Kept {
 
 impl OwnLog {
     /// An empty log that keeps the last `limit` messages.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         let kept = Kept {
             epoch: Epoch::random(),
             limit,
@@ -84,7 +110,7 @@ impl OwnLog {
     }
 
     /// A second handle to the same log, with its own `close`.
-    pub(crate) fn handle(&self) -> Self {
+    pub fn handle(&self) -> Self {
         Self {
             closed: watch::Sender::new(false),
             ..self.clone()
@@ -92,7 +118,7 @@ impl OwnLog {
     }
 
     /// Appends a message, then wakes readers. In this order a woken reader always finds the message.
-    pub(crate) async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
+    pub async fn publish(&self, topic: Topic, draft: Draft) -> Result<Published, FeedError> {
         let id = self.kept.write().expect(UNPOISONED).append(&topic, draft);
         // An error only means that no reader is waiting.
         let _ = self.news.send(topic);
@@ -100,7 +126,7 @@ impl OwnLog {
     }
 
     /// What is newer than `after`, now; the page may be empty.
-    pub(crate) async fn read(
+    pub async fn read(
         &self,
         topics: &Topics,
         after: &After,
@@ -110,7 +136,7 @@ impl OwnLog {
     }
 
     /// Like `read`, but waits until there is a message or a gap.
-    pub(crate) async fn next(
+    pub async fn next(
         &self,
         topics: &Topics,
         after: &After,
@@ -139,7 +165,7 @@ impl OwnLog {
     }
 
     /// Where reading after `after` starts. `None` if this log never gave out that cursor, or for `last`.
-    pub(crate) fn position(&self, _topics: &Topics, after: &After) -> Option<Cursor> {
+    pub fn position(&self, _topics: &Topics, after: &After) -> Option<Cursor> {
         match after {
             After::Last | After::Rest { .. } => None,
             after => self.look(|kept| kept.start(after).ok()),
@@ -147,17 +173,22 @@ impl OwnLog {
     }
 
     /// The position of the last message.
-    pub(crate) fn head(&self) -> Cursor {
+    pub fn head(&self) -> Cursor {
         self.look(|kept| kept.at(kept.head()))
     }
 
     /// Ends every wait of this handle and its clones, and every later one.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closed.send_replace(true);
     }
 
+    /// Whether `next` waits no more.
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// How many readers wait in [`OwnLog::next`].
-    pub(crate) fn waiters(&self) -> usize {
+    pub fn waiters(&self) -> usize {
         self.news.receiver_count()
     }
 
@@ -207,7 +238,7 @@ impl Kept {
         let (messages, more) = first_of(&wanted, limit);
         let given = messages.last().map(|message| message.id);
         let next = given.filter(|_| more).unwrap_or(self.at(self.head()));
-        Page {
+        let page = Page {
             next,
             then: After::going_on(next, state_end),
             last: given.unwrap_or_else(|| self.last(topics)),
@@ -215,7 +246,8 @@ impl Kept {
             more,
             gap,
             published: None, // unknown here; only used for a better hint when to poll again
-        }
+        };
+        page.log_gap()
     }
 
     /// Where to read after, or why this log does not know the cursor.

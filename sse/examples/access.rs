@@ -23,6 +23,7 @@ use access::{Access, guarded, login};
 
 /// A revoked client is disconnected after this time.
 const LOOK: Duration = Duration::from_secs(15);
+/// What a publisher may send.
 pub const PUBLISHING: PublishLimits = PublishLimits {
     max_message: 65_536,
     body_timeout: Duration::from_secs(30),

@@ -13,8 +13,8 @@
 //! and end it, as `websockets/examples/in_axum.rs` does.
 //!
 //! The takeover is not here: a waiting client keeps hyper's two buffers of 8 KiB. The takeover needs the sockets
-//! before hyper has them, so such a route needs its own listener and the crate's `run`. To use this file, copy it
-//! and `common`'s folders `http` and `server`.
+//! before hyper has them, so such a route needs its own listener and the crate's `run`. To use this file, copy it and
+//! depend on the package `common`: `common = { git = "…" }` with this repository.
 
 use std::{convert::Infallible, io, pin::pin, sync::Arc};
 

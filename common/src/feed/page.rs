@@ -123,7 +123,7 @@ impl Page {
     }
 
     /// Logs the page's gap. Every page goes through here, so no loss is silent.
-    pub(super) fn log_gap(self) -> Self {
+    pub fn log_gap(self) -> Self {
         if let Some(gap) = &self.gap {
             info!("gap {}", gap.to_json());
             trace!(count.gaps = gap.reason.as_str());
