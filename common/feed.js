@@ -9,7 +9,8 @@
  *     });
  *
  * All servers must share one feed, because only then do they share its cursors. With `share: true`, all tabs of the
- * origin that subscribe to the same topics use one connection.
+ * origin that subscribe to the same topics use one connection. A login must be a cookie, because every transport sends
+ * it. A browser does not tell why a connection was refused: after `lost`, ask your server whether the login still holds.
  */
 
 /** A connection that is silent for this long is given up after GRACE more. Three heartbeats. */
