@@ -321,7 +321,11 @@ impl Attempt {
             .header(HOST, &self.url[Position::BeforeHost..Position::AfterPort])
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "*/*") // some firewalls refuse requests without it
-            .header(USER_AGENT, concat!("webhooks/", env!("CARGO_PKG_VERSION")));
+            // Name and version of the crate that holds this file: yours in a copy.
+            .header(
+                USER_AGENT,
+                concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")),
+            );
         for (name, value) in &self.fields {
             request = request.header(name, value);
         }
