@@ -155,6 +155,14 @@ fn registrations() -> Vec<Row> {
             "the body is no endpoint: duplicate field `url`",
         ),
         bad(
+            r#"{"url":"http://1.1.1.1/","topics":"orders"}"#,
+            "the body is no endpoint: topics and types are lists: invalid type: string \"orders\"",
+        ),
+        with(
+            r#""types":"x""#,
+            "the body is no endpoint: topics and types are lists: ",
+        ),
+        bad(
             r#"{"url":"http://1.1.1.1/","topics":[]}"#,
             "topics: no topic is named",
         ),

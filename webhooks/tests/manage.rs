@@ -302,6 +302,13 @@ async fn a_change_that_is_none_is_refused() {
     ] {
         let reply = patch(&sender, &path, change.clone()).await;
         assert_eq!(reply.status, 400, "{change}");
+        let says_where = reply.text().contains("POST /endpoints/{id}/rotate");
+        assert_eq!(
+            says_where,
+            change.get("secret").is_some(),
+            "{}",
+            reply.text()
+        );
     }
     for (part, body) in [
         ("rotate", r#"{"secret":"whsec_AAAA"}"#),
@@ -409,7 +416,11 @@ async fn a_repeated_registration_with_the_same_key_is_the_same_endpoint() {
     assert_eq!(first.json(), again.json());
     assert_eq!(first.header("location"), again.header("location"));
     let other = register(json!({"url": sink.url(), "topics": ["b"]}), "k1").await;
-    assert_eq!(other.status, 422, "{}", other.text());
+    let detail = "Idempotency-Key k1 was used for another endpoint";
+    assert_eq!(
+        (other.status.as_u16(), &other.json()["detail"]),
+        (422, &json!(detail))
+    );
     assert_eq!(register(body, "k2").await.status, 201);
     let all = sender.get("/endpoints").await.json();
     assert_eq!(all["endpoints"].as_array().unwrap().len(), 2);

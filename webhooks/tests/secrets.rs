@@ -214,13 +214,20 @@ async fn the_log_has_an_endpoints_host_and_not_its_token() {
     let client = server.client();
     let registered = client.post("/endpoints", body);
     let registered = registered.header("content-type", "application/json");
-    assert_eq!(registered.send().await.status, 201);
-    let logged = async || {
-        while !fs::read_to_string(&path).unwrap().contains("registered") {
+    let registered = registered.send().await;
+    assert_eq!(registered.status, 201);
+    let endpoint = registered.header("location").unwrap();
+    let disabled = client.request(hyper::Method::PATCH, endpoint);
+    let disabled = disabled.header("content-type", "application/json");
+    let disabled = disabled.body(r#"{"enabled":false}"#).send().await;
+    assert_eq!(disabled.status, 200);
+    let logged = async |line: &str| {
+        while !fs::read_to_string(&path).unwrap().contains(line) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    setup::soon(logged()).await;
+    setup::soon(logged("registered")).await;
+    setup::soon(logged("set by hand")).await;
     let log = fs::read_to_string(&path).unwrap();
     assert!(log.contains("https://1.1.1.1"), "{log}");
     assert!(!log.contains("S3CRET"), "{log}");

@@ -12,7 +12,7 @@ use hyper::{
     HeaderMap,
     header::{HeaderName, HeaderValue},
 };
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value, value::RawValue};
 use url::Url;
 
@@ -286,8 +286,10 @@ fn is_false(flag: &bool) -> bool {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Registration {
     pub(crate) url: String,
+    #[serde(deserialize_with = "lists")]
     topics: Vec<String>,
     /// Only messages of these types. `None` is all types.
+    #[serde(default, deserialize_with = "lists")]
     types: Option<Vec<String>>,
     /// Header fields that every request carries.
     #[serde(default)]
@@ -301,6 +303,12 @@ pub(crate) struct Registration {
     ordered: bool,
     #[serde(skip_serializing)]
     pub(crate) secret: Option<String>,
+}
+
+/// serde's error does not name the field.
+fn lists<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    T::deserialize(from)
+        .map_err(|error| D::Error::custom(format!("topics and types are lists: {error}")))
 }
 
 /// A registration that was checked.
@@ -346,7 +354,9 @@ impl Target {
             };
         }
         if registration.contains_key("secret") {
-            return Err(invalid(NO_CHANGE)("unknown field `secret`"));
+            return Err(invalid(NO_CHANGE)(
+                "POST /endpoints/{id}/rotate changes the secret",
+            ));
         }
         let changed: Registration =
             serde_json::from_value(Value::Object(registration)).map_err(invalid(NO_CHANGE))?;

@@ -12,8 +12,7 @@ use std::{
 };
 
 use common::{
-    After, Cursor, FeedError, Gauge, IdempotencyKey, Problem, Topic, retry_after,
-    store::commit::CommitError,
+    After, Cursor, Gauge, IdempotencyKey, Problem, Topic, retry_after, store::commit::CommitError,
 };
 use hyper::StatusCode;
 use rusqlite::Connection;
@@ -261,7 +260,13 @@ impl Endpoints {
         let found = self.write(move |database| store::registered(database, &row));
         match found.await? {
             None => Ok(None),
-            Some((_, false)) => Err(FeedError::KeyReused(key).into()),
+            Some((_, false)) => {
+                let detail = format!(
+                    "Idempotency-Key {:.100} was used for another endpoint",
+                    key.as_str()
+                );
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+            }
             Some((id, true)) => Ok(Some(self.find(&id).ok_or_else(draining)?)),
         }
     }
@@ -296,6 +301,9 @@ impl Endpoints {
             Ok(())
         };
         let (endpoint, ()) = self.change(turn, change).await?;
+        if let Some(enabled) = enabled {
+            info!(endpoint = endpoint.id, enabled, "set by hand");
+        }
         Ok(endpoint)
     }
 
