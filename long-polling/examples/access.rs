@@ -10,27 +10,23 @@ use std::{
 };
 
 use axum::Router;
-use common::{Browsers, Feed, PublishLimits, Retention, shutdown_signal};
+use common::{Browsers, Feed, Retention, shutdown_signal};
 use tokio::net::TcpListener;
 
 #[path = "../../common/examples/access/mod.rs"]
 pub mod access;
 #[allow(dead_code, unreachable_pub, reason = "only its routes are used here")]
 #[path = "in_axum.rs"]
-mod in_axum;
+pub mod in_axum;
 
 use access::{Access, guarded, login};
 
 /// The wait of a revoked client ends after this time.
 const LOOK: Duration = Duration::from_secs(15);
-const PUBLISHING: PublishLimits = PublishLimits {
-    max_message: 65_536,
-    body_timeout: Duration::from_secs(30),
-};
 
 /// The routes of the technique behind the guard, and a page that logs in.
 pub fn router(feed: Feed, access: Arc<Access>) -> Router {
-    let guarded = guarded(access.clone(), in_axum::router(feed, PUBLISHING));
+    let guarded = guarded(access.clone(), in_axum::router(feed, in_axum::PUBLISHING));
     guarded.merge(login::routes(access, "fetch"))
 }
 
@@ -45,11 +41,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
     let app = router(feed.clone(), Arc::new(access));
-    let shutdown = async move {
-        shutdown_signal().await;
-        feed.close();
-    };
-    Ok(axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown)
-        .await?)
+    in_axum::serve(listener, app, feed, shutdown_signal()).await;
+    Ok(())
 }

@@ -19,11 +19,12 @@ async fn a_poll_is_answered_401_when_its_token_ends() {
     start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
     let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
-    let router = example::router(Feed::new(Retention::default()), access.clone());
+    let feed = Feed::new(Retention::default());
+    let router = example::router(feed.clone(), access.clone());
     let server = TestServer::start(async |listener, shutdown| {
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
+        example::in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
-        served.await.map(|()| Drained { finished, cut })
+        Ok(Drained { finished, cut })
     });
     let server = server.await;
     let grant = Grant {

@@ -29,7 +29,8 @@ fn feed() -> Feed {
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        in_axum::serve(listener, feed, shutdown).await;
+        let router = in_axum::router(feed.clone(), in_axum::PUBLISHING);
+        in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     })

@@ -29,7 +29,8 @@ const STREAMS: StreamLimits = StreamLimits {
     drain: DRAIN,
 };
 const DRAIN: Duration = Duration::from_secs(10);
-const PUBLISHING: PublishLimits = PublishLimits {
+/// What a publisher may send.
+pub const PUBLISHING: PublishLimits = PublishLimits {
     max_message: 65_536,
     body_timeout: Duration::from_secs(30),
 };
@@ -65,9 +66,14 @@ fn topics(request: &Request) -> &str {
 
 /// Serves until `shutdown`. Closing the feed ends every stream with a last block. The time limit is for a client that
 /// does not read: without it axum would wait for ever.
-pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    feed: Feed,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(feed.clone(), PUBLISHING));
+    let server = axum::serve(listener, router);
     let server = server.with_graceful_shutdown(async { drop(stopped.await) });
     let server = tokio::spawn(server.into_future());
     shutdown.await;
@@ -82,6 +88,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
-    serve(listener, feed, shutdown_signal()).await;
+    let router = router(feed.clone(), PUBLISHING);
+    serve(listener, router, feed, shutdown_signal()).await;
     Ok(())
 }

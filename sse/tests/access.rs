@@ -34,16 +34,12 @@ async fn start() -> (TestServer, Arc<Access>) {
 }
 
 async fn serve(router: Router, feed: Feed) -> TestServer {
-    let server = TestServer::start(async |listener, shutdown| {
-        let drain = async move {
-            shutdown.await;
-            feed.close();
-        };
-        let served = axum::serve(listener, router).with_graceful_shutdown(drain);
+    TestServer::start(async |listener, shutdown| {
+        example::in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
-        served.await.map(|()| Drained { finished, cut })
-    });
-    server.await
+        Ok(Drained { finished, cut })
+    })
+    .await
 }
 
 /// May read `news.a`, `news.b` and so on, and publish to `news.a`, for a minute.
@@ -265,7 +261,7 @@ fn example_token(key: u8, grant: &Grant) -> String {
 async fn a_path_that_the_guard_does_not_know_is_refused() {
     start_clock();
     let (access, feed) = (Arc::new(access(1)), Feed::new(Retention::default()));
-    let routes = example::in_axum::router(feed.clone(), example::PUBLISHING);
+    let routes = example::in_axum::router(feed.clone(), example::in_axum::PUBLISHING);
     let inside = guarded(access.clone(), routes.clone());
     let outside = guarded(access.clone(), Router::new().nest("/wrong", routes));
     let server = serve(Router::new().nest("/sse", inside).merge(outside), feed).await;

@@ -37,6 +37,9 @@ use websockets::{
 #[allow(dead_code, reason = "the middleware is for answers of HTTP")]
 #[path = "../../common/examples/access/mod.rs"]
 pub mod access;
+#[allow(dead_code, unreachable_pub, reason = "only its `serve` is used here")]
+#[path = "in_axum.rs"]
+pub mod in_axum;
 
 use access::{Access, Grant, login};
 
@@ -219,16 +222,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
     println!("token {}", access.token_for("you", "news.*", 3_600));
     println!("listening on http://{}", listener.local_addr()?);
-    let (drain, draining) = watch::channel(false);
-    let app = router(Feed::new(Retention::default()), Arc::new(access), draining);
-    let stop = drain.clone();
-    let shutdown = async move {
-        shutdown_signal().await;
-        stop.send_replace(true);
-    };
-    axum::serve(listener, app)
-        .with_graceful_shutdown(shutdown)
-        .await?;
-    drain.closed().await; // every session has ended
+    let (feed, access) = (Feed::new(Retention::default()), Arc::new(access));
+    let router = |draining| router(feed, access, draining);
+    in_axum::serve(listener, router, shutdown_signal()).await;
     Ok(())
 }

@@ -76,10 +76,14 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
 
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:
 /// its connection has ended with the 101. The time limit is for a client that does not read.
-pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: impl FnOnce(watch::Receiver<bool>) -> Router,
+    shutdown: impl Future<Output = ()>,
+) {
     let (drain, draining) = watch::channel(false);
     let mut stop = draining.clone();
-    let server = axum::serve(listener, router(feed, draining));
+    let server = axum::serve(listener, router(draining));
     let server = server.with_graceful_shutdown(async move { drop(stop.changed().await) });
     let server = tokio::spawn(server.into_future());
     shutdown.await;
@@ -94,6 +98,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());
-    serve(listener, feed, shutdown_signal()).await;
+    serve(
+        listener,
+        |draining| router(feed, draining),
+        shutdown_signal(),
+    )
+    .await;
     Ok(())
 }

@@ -110,8 +110,8 @@ where
     Err(Problem::bad_request("a GET has no body"))
 }
 
-/// Put your authentication here. It is called before any route, and admits everything. Which topics a
-/// session may publish or subscribe to is decided in `commands.rs`.
+/// Put your authentication here. It is called before any route, and admits everything. Let `/healthz` pass, because a
+/// load balancer has no token. Which topics a session may publish or subscribe to is decided in `commands.rs`.
 fn admit<B>(_request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }

@@ -14,10 +14,7 @@ use example::access::{Access, Grant};
 use harness::{START, TestServer, WsWire, handshake, start_clock, wall_clock};
 use serde_json::json;
 use setup::{ask, data, feed, live, publish, subscribe};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -25,17 +22,10 @@ async fn start(feed: common::Feed) -> (TestServer, Arc<Access>) {
     start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
     let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
-    let (drain, draining) = watch::channel(false);
-    let router = example::router(feed, access.clone(), draining);
+    let with = access.clone();
     let server = TestServer::start(async move |listener, shutdown| {
-        let stop = drain.clone();
-        let shutdown = async move {
-            shutdown.await;
-            stop.send_replace(true);
-        };
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown);
-        served.await?;
-        drain.closed().await;
+        let router = |draining| example::router(feed, with, draining);
+        example::in_axum::serve(listener, router, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     });

@@ -45,7 +45,8 @@ const UNKNOWN: Drained = Drained {
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        in_axum::serve(listener, feed, shutdown).await;
+        let router = |draining| in_axum::router(feed, draining);
+        in_axum::serve(listener, router, shutdown).await;
         Ok(UNKNOWN)
     })
     .await

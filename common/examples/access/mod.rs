@@ -1,5 +1,6 @@
-//! Access control, as a worked example of what goes into `route::admit`. Include or copy this file;
-//! `examples/access.rs` of sse, long-polling and websockets use it.
+//! Access control, as a worked example: a layer around axum's routes. Include or copy this file; `examples/access.rs` of
+//! sse, long-polling and websockets use it. Without axum, call [`Access::admit`] in `route::admit`, and
+//! [`Grant::may_read`] and [`Grant::may_publish`] where the route parses the topics.
 //!
 //! A *token* is a JWT signed with HMAC-SHA256. It says who may read and publish which topics, and until when. It comes
 //! in the place that the client can set:
