@@ -49,8 +49,15 @@ fn login(text: &str) -> (String, Option<String>) {
     }
 }
 
-/// Parsed with the scheme, because `tls://` is part of what the client must know.
+/// Parsed with the scheme, because `tls://` is part of what the client must know. A path is an error, because the
+/// client would ignore it.
 fn server(scheme: &str, host: &str) -> Result<ServerAddr, String> {
+    if let Some(at) = host.find('/')
+        && host[at..] != *"/"
+    {
+        let reason = "a nats:// URL has no path: the name of the stream is fixed";
+        return Err(format!("{}: {reason}", &host[at..]));
+    }
     match format!("{scheme}://{host}").parse::<ServerAddr>() {
         Ok(server) if !server.host().is_empty() => Ok(server),
         Ok(_) => Err(format!("{host:?} is not a server")),
@@ -114,6 +121,24 @@ mod tests {
             "nats://a:port",
         ] {
             assert!(bad.parse::<NatsUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_has_no_path() {
+        for same in ["nats://a", "nats://a/", "nats://a/?replicas=1"] {
+            let url: NatsUrl = same.parse().unwrap();
+            assert_eq!(url.to_string(), "nats://a:4222");
+        }
+        for (path, named) in [
+            ("nats://a:1/stream", "/stream"),
+            ("nats://a,b/x/?replicas=3", "/x/"),
+            ("nats://a/x,b", "/x"),
+            ("nats://a//", "//"),
+        ] {
+            let error = path.parse::<NatsUrl>().unwrap_err();
+            let reason = "a nats:// URL has no path: the name of the stream is fixed";
+            assert_eq!(error, format!("{named}: {reason}"), "{path}");
         }
     }
 }
