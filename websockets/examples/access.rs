@@ -22,7 +22,7 @@ use axum::{
 use common::{After, Browsers, Feed, Problem, Query, Retention, Topics, shutdown_signal};
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use websockets::{
@@ -162,11 +162,17 @@ impl Subprotocol for Guarded {
     }
 }
 
-/// The parts of a command that need a right.
+/// All commands, with the parts that need a right. A command that is added to the subprotocol is refused until it is
+/// added here.
 #[derive(Deserialize)]
-struct Command {
-    publish: Option<Publish>,
-    subscribe: Option<Subscribe>,
+#[serde(rename_all = "lowercase")]
+enum Command {
+    Publish(Publish),
+    Subscribe(Subscribe),
+    /// These need no right.
+    Unsubscribe(IgnoredAny),
+    Received(IgnoredAny),
+    Ping(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -188,16 +194,10 @@ struct Subscribe {
 fn check(grant: &Grant, text: &str) -> Result<(), Value> {
     let command: Command = serde_json::from_str(text)
         .map_err(|_| json!({"error": {"status": 400, "detail": "this is not a command"}}))?;
-    let (reference, checked) = match &command {
-        Command {
-            publish: Some(Publish { topic, r#ref }),
-            ..
-        } => (r#ref, may_publish(grant, topic)),
-        Command {
-            subscribe: Some(Subscribe { topics, r#ref }),
-            ..
-        } => (r#ref, may_read(grant, topics)),
-        _ => return Ok(()),
+    let (reference, checked) = match command {
+        Command::Publish(Publish { topic, r#ref }) => (r#ref, may_publish(grant, &topic)),
+        Command::Subscribe(Subscribe { topics, r#ref }) => (r#ref, may_read(grant, &topics)),
+        Command::Unsubscribe(_) | Command::Received(_) | Command::Ping(_) => return Ok(()),
     };
     checked.map_err(|problem| {
         let (status, detail) = (problem.status.as_u16(), problem.detail);

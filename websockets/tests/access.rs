@@ -13,7 +13,7 @@ use common::{Browsers, Drained};
 use example::access::{Access, Grant};
 use harness::{START, TestServer, WsWire, handshake, start_clock, wall_clock};
 use serde_json::json;
-use setup::{ask, data, feed, live, publish, subscribe};
+use setup::{ask, data, feed, is_alive, live, publish, subscribe};
 use tokio::time::{Instant, sleep};
 
 const LOOK: Duration = Duration::from_secs(15);
@@ -94,14 +94,21 @@ async fn each_command_is_refused_without_a_right_to_its_topics() {
         "[]",
         r#"{"publish":1}"#,
         r#"{"publish":{"topic":"news.a"},"publish":{"topic":"secret"}}"#,
+        r#"{"a command of tomorrow":{"topic":"secret","ref":1}}"#,
+        r#"{"ping":{},"publish":{"topic":"secret","data":1,"ref":1}}"#,
     ] {
         session.send_text(unread).await;
-        assert_eq!(
-            session.next_json().await["error"]["status"],
-            400,
-            "{unread}"
-        );
+        let error = json!({"error": {"status": 400, "detail": "this is not a command"}});
+        assert_eq!(session.next_json().await, error, "{unread}");
     }
+    for free in [
+        json!({"received": {"id": "e-1"}}), // not answered
+        json!({"unsubscribe": {"topics": ["news.a"], "ref": 4}}),
+    ] {
+        session.send_text(&free.to_string()).await;
+    }
+    assert_eq!(session.next_json().await["subscribed"]["ref"], 4);
+    assert!(is_alive(&mut session).await);
     assert_eq!(feed.counts().messages, 0);
     subscribe(
         &mut session,
