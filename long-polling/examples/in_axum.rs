@@ -18,7 +18,7 @@ use axum::{
     Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
 use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
-use long_polling::poll::Polls;
+use long_polling::wait::Polls;
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
 /// How many polls may wait at one time.

@@ -8,11 +8,11 @@
 //! - [`run`] serves until it is told to shut down;
 //! - `serve.rs` accepts connections and hands each to hyper;
 //! - `route.rs` turns a request into an answer;
-//! - [`poll`] is the technique: one poll, and its wait.
+//! - [`mod@wait`] is the technique: one poll, and its wait.
 
-pub mod poll;
 mod route;
 mod serve;
+pub mod wait;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use common::{Connections, Drained, Feed, FeedConfig, ServerConfig, address, metr
 use tokio::net::TcpListener;
 
 use crate::{
-    poll::{Polls, Wait},
     route::App,
+    wait::{Polls, Wait},
 };
 
 /// Long polling: the server holds its answer until there is news.

@@ -8,7 +8,7 @@ use hyper::{
     body::{Body, Incoming},
 };
 
-use crate::poll::Polls;
+use crate::wait::Polls;
 
 /// What every connection shares.
 pub(crate) struct App {

@@ -1,5 +1,5 @@
 //! Every timer of the server, by a paused clock that moves on when every task waits. The client's
-//! timers are in `client.rs`, the race that ends a wait is in `src/poll.rs`.
+//! timers are in `client.rs`, the race that ends a wait is in `src/wait.rs`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod setup;

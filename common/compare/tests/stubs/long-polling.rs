@@ -5,7 +5,7 @@ extern crate self as common;
 use std::{fmt, str::FromStr};
 
 
-pub mod poll;
+pub mod wait;
 pub mod http {
     pub mod problem;
     pub mod query;
