@@ -4,19 +4,17 @@
 //! Each server runs in its own process, so that its memory and processor time are its own. From
 //! the top:
 //!
-//! - `main.rs` is the command: the page, `--measure`, `copy`, or one server;
+//! - `main.rs` is the command: the page, `--measure`, or one server;
 //! - [`Technique`] names the five; [`run`] runs one here, [`Process`] in its own process;
 //! - `clients/` has a small [`Client`] for each: a stream of [`News`]. A [`Follower`] is a client that
 //!   reconnects. [`Traffic`] counts their bytes and requests;
 //! - [`live`] is the page, with a lane for each technique;
-//! - [`measure`] takes the figures, [`Report`] holds them, `table.rs` and `chart.rs` show them;
-//! - [`CopySet`] is the list of files in a README that are copied together.
+//! - [`measure`] takes the figures, [`Report`] holds them, `table.rs` and `chart.rs` show them.
 //!
 //! `tests/story` tests that all five tell a client the same.
 
 mod chart;
 mod clients;
-mod copy;
 mod follow;
 pub mod live;
 pub mod measure;
@@ -32,7 +30,6 @@ mod traffic;
 pub use clients::{
     Client, Gap, Heard, Message, News, Publisher, Receiver, Subscription, subscribe,
 };
-pub use copy::{Copy, CopyFile, CopySet};
 pub use follow::{Follower, State};
 pub use process::Process;
 pub use readme::write_into;

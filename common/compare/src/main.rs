@@ -1,9 +1,9 @@
-//! The command: the page, or with `--measure` the table, or `copy`, or one server.
+//! The command: the page, or with `--measure` the table, or one server.
 
 use std::{env, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use compare::{Copy, Serve, live, markdown, measure, write_into};
+use compare::{Serve, live, markdown, measure, write_into};
 
 /// Serves a page on which the five techniques run side by side, or measures them.
 #[derive(Debug, Clone, Parser)]
@@ -29,8 +29,6 @@ struct Args {
 enum Command {
     /// Run one of the five servers until a signal or the end of standard input.
     Serve(Serve),
-    /// Copy the files of one technique into another project.
-    Copy(Copy),
 }
 
 #[tokio::main]
@@ -48,7 +46,6 @@ async fn run(args: Args) -> io::Result<()> {
     let program = env::current_exe()?;
     match args.command {
         Some(Command::Serve(serve)) => serve.run().await,
-        Some(Command::Copy(copy)) => copy.run(),
         None if args.measure => {
             if let Some(repository) = &args.write {
                 // Before it measures: a wrong path is reported at once.

@@ -63,21 +63,11 @@ fn a_wrong_option_is_named_and_nothing_runs() {
         "--write x",
         "serve tcp",
         "serve",
-        "copy",
-        "copy sse",
     ] {
         let output = compare(wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(!output.stderr.is_empty(), "{wrong}");
     }
-}
-
-#[test]
-fn a_copy_set_that_does_not_exist_is_answered_with_those_that_do() {
-    let output = compare("copy smoke signals nowhere");
-    assert_eq!(output.status.code(), Some(1));
-    let error = text(&output.stderr);
-    assert!(error.starts_with("error: no copy set \"smoke-signals\"; there are: "));
 }
 
 /// The cells of a line of a table.

@@ -5,7 +5,7 @@ use std::{fmt::Display, str::FromStr};
 
 use hyper::Uri;
 
-use super::Problem;
+use super::problem::Problem;
 
 /// The parameters of one request.
 #[derive(Debug, Clone, Copy)]

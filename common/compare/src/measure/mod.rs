@@ -26,7 +26,7 @@ pub use lane::{Measured, Plan, measure as lane};
 
 use crate::{
     Figure, Knobs, News, Process, Report, Row, Spread, Subscription, Technique, clients::subscribe,
-    copy, report::machine,
+    report::machine,
 };
 
 /// The time between two messages of the table's run. All messages together take longer than any interval of polls.
@@ -79,7 +79,7 @@ pub async fn measure(program: &Path, quick: bool) -> io::Result<Report> {
             .await?;
     }
     for row in Row::ALL {
-        if let Some(lines) = copy::lines(row.technique) {
+        if let Some(lines) = copy::lines(&row.technique.to_string()) {
             bench.note(Figure::Lines, row, lines as f64);
         }
     }

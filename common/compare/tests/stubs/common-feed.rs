@@ -1,3 +1,0 @@
-//! Where the feed goes: it needs nothing of the crate.
-
-pub mod feed;

@@ -1,3 +1,0 @@
-//! The crate that a copier has, without any other item.
-
-pub mod verify;
