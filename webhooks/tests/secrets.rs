@@ -52,6 +52,19 @@ fn a_mistyped_secret_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_variable_that_ends_in_a_line_break_is_refused_and_the_cause_is_named() {
+    for (_, variable, _) in MISTYPED {
+        let refused = run(Command::new(RECEIVER).env(variable, format!("{SECRET}\n")));
+        assert_eq!(refused.status.code(), Some(2), "{variable}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            said.contains("(empty: does the variable end in a line break?)"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn the_help_names_the_variables_and_not_their_values() {
     let mut command = Command::new(RECEIVER);
     command.arg("--help");
@@ -159,6 +172,8 @@ fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
     let file = path.to_str().unwrap();
     let neither =
         "line 1: it is neither VARIABLE=SECRET with one of the four variables, nor whsec_BASE64";
+    let quotes = "line 1: quotes would be part of the secret: write it without them";
+    let missing = path.with_file_name("missing");
     for (text, value, reason) in [
         (
             "\nSTRIPE_WEBHOOK_SECRET=whsec S3CRET\n",
@@ -171,10 +186,15 @@ fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
             "line 1: GitHub's secret is empty",
         ),
         ("WEBHOOK_SECRET=", file, "line 1: a secret is whsec_BASE64"),
+        ("GITHUB_WEBHOOK_SECRET=\"S3CRET\"", file, quotes),
+        ("GITHUB_WEBHOOK_SECRET='S3CRET'", file, quotes),
+        ("\"whsec_S3CRET\"", file, quotes),
         ("SECRET=S3CRET", file, neither),
         ("export WEBHOOK_SECRET=whsec_S3CRET", file, neither),
         // The secret itself instead of a file's name.
         ("", "whsec_S3CRET", "cannot read the file: "),
+        ("", "S3CRET/S3CRET", "invalid value '(hidden)' for"),
+        ("", missing.to_str().unwrap(), "cannot read the file: "),
     ] {
         fs::write(&path, text).unwrap();
         let refused = run(Command::new(RECEIVER).args(["--secret-file", value]));
@@ -185,6 +205,8 @@ fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
             said.contains("--secret-file") && said.contains(reason),
             "{said}"
         );
+        let is_path = !value.contains("S3CRET");
+        assert_eq!(said.contains(value), is_path, "{said}");
     }
 }
 

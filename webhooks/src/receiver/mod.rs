@@ -8,7 +8,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -74,7 +74,8 @@ pub struct Config {
     #[arg(long, env = "TELEGRAM_SECRET_TOKEN", value_name = "TOKEN")]
     pub telegram_secret: Vec<telegram::Secret>,
     /// A file of more secrets, one on each line: VARIABLE=SECRET with one of the four variables, or a Standard
-    /// Webhooks secret alone; repeatable. White space around a line is ignored, and so is a line that begins with #.
+    /// Webhooks secret alone, without quotes; repeatable. White space around a line is ignored, and so is a line that
+    /// begins with #.
     #[arg(long, value_name = "PATH")]
     pub secret_file: Vec<SecretFile>,
     /// The SQLite database that stores received events.
@@ -136,15 +137,30 @@ impl Default for Config {
     }
 }
 
+/// What to show instead of the refused value, if that may be a secret. A path is shown, but `--secret-file` may
+/// have been given the secret itself.
+fn instead_of_secret(error: &clap::Error) -> Option<&'static str> {
+    let arg = error.get(ContextKind::InvalidArg)?.to_string();
+    let value = error.get(ContextKind::InvalidValue)?.to_string();
+    let path = Path::new(&value);
+    let is_path = path.exists() || path.parent().is_some_and(Path::is_dir);
+    if !arg.contains("secret") || arg.starts_with("--secret-file") && is_path {
+        None
+    } else if value.is_empty() {
+        Some("(empty: does the variable end in a line break?)")
+    } else {
+        Some("(hidden)")
+    }
+}
+
 impl Config {
     /// Parses the command line, or prints what is wrong with it and exits. clap repeats a refused value in the
     /// error, but a mistyped secret is close to the real one.
     pub fn parse_hiding_secrets() -> Self {
         Self::try_parse().unwrap_or_else(|mut error| {
-            let arg = error.get(ContextKind::InvalidArg);
-            if arg.is_some_and(|arg| arg.to_string().contains("secret")) {
-                let hidden = ContextValue::String("(hidden)".to_owned());
-                error.insert(ContextKind::InvalidValue, hidden);
+            if let Some(shown) = instead_of_secret(&error) {
+                let shown = ContextValue::String(shown.to_owned());
+                error.insert(ContextKind::InvalidValue, shown);
             }
             error.exit()
         })

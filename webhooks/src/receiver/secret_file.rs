@@ -29,6 +29,11 @@ impl FromStr for SecretFile {
 
 /// Adds the secret of one line. No error repeats the line, because it may hold a secret.
 fn add(secrets: &mut Secrets, line: &str) -> Result<(), Box<dyn Error>> {
+    let (_, value) = line.split_once('=').unwrap_or(("", line));
+    let is_quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    if is_quoted('"') || is_quoted('\'') {
+        return Err("quotes would be part of the secret: write it without them".into());
+    }
     match line.split_once('=') {
         Some(("STRIPE_WEBHOOK_SECRET", secret)) => secrets.stripe.push(secret.parse()?),
         Some(("GITHUB_WEBHOOK_SECRET", secret)) => secrets.github.push(secret.parse()?),
