@@ -410,13 +410,13 @@ async fn the_log_names_the_likely_cause_and_no_secret_or_signature() {
             "/webhook",
             standard(&key, now() - 4_000, EVENT),
             EVENT,
-            "s ago: a replay, a proxy that held it, or a stale clock there: the signature fits",
+            "s ago, and the signature fits: a replay, a proxy that held it, or this machine's clock is ahead",
         ),
         (
             "/webhook",
             standard(&key, now() + 4_000, EVENT),
             EVENT,
-            "the signature fits: this machine's clock is behind",
+            "s from now, and the signature fits: this machine's clock is behind",
         ),
         (
             "/webhook",

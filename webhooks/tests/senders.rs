@@ -172,6 +172,19 @@ async fn events_of_all_four_are_listed_and_published() {
 }
 
 #[tokio::test]
+async fn an_event_of_stripe_that_cannot_be_stored_once_is_refused_with_the_reason() {
+    let (server, _) = start().await;
+    for (body, reason) in [
+        ("{}", "the Stripe event has no id"),
+        ("id=1", "the Stripe event is not a JSON object"),
+    ] {
+        let reply = stripe(&server, body, STRIPE, now()).await;
+        assert_eq!(reply.json()["detail"], reason);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_forged_is_401_and_what_no_sender_writes_is_400() {
     let (server, _) = start().await;
     let good = format!("sha256={}", hex(GITHUB, &[PUSH.as_bytes()]));

@@ -34,13 +34,14 @@ pub(crate) fn likely_cause(
         Refusal::Absent(_) => another_source(source, headers),
         _ if body.len() > MAX_BODY => None,
         // With the signed time as `now` the age passes. If the signature matches too, only the age was wrong.
-        Refusal::TooOld(age) if fits(secrets, now - age) => Some(
-            "the signature fits: a replay, a proxy that held it, or this machine's clock is ahead"
-                .to_owned(),
-        ),
-        Refusal::TooNew(ahead) if fits(secrets, now + ahead) => Some(
-            "the signature fits: this machine's clock is behind, or the sender's ahead".to_owned(),
-        ),
+        Refusal::TooOld(age) if fits(secrets, now - age) => Some(format!(
+            "signed {age} s ago, and the signature fits: a replay, a proxy that held it, or this machine's clock \
+             is ahead"
+        )),
+        Refusal::TooNew(ahead) if fits(secrets, now + ahead) => Some(format!(
+            "signed {ahead} s from now, and the signature fits: this machine's clock is behind, or the sender's \
+             ahead"
+        )),
         Refusal::Mismatch if fits(&confused(secrets), now) => Some(
             "the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
              Webhooks' the base64 after it; it fits as the other"
@@ -50,6 +51,7 @@ pub(crate) fn likely_cause(
     };
     match (refusal, cause) {
         (refusal, None) => refusal.reason(),
+        (Refusal::TooOld(_) | Refusal::TooNew(_), Some(cause)) => cause,
         (Refusal::Mismatch, Some(cause)) => format!("no signature fits: {cause}"),
         (refusal, Some(cause)) => format!("{}: {cause}", refusal.reason()),
     }

@@ -235,11 +235,16 @@ impl Inbox {
     }
 
     /// Makes a dead event due again, with the whole schedule, and with `again` also a handled one. Returns
-    /// whether the event was in such a state.
+    /// whether the event was in such a state, or `None` if there is no such event.
     ///
     /// # Errors
     /// If it is not recorded.
-    pub async fn retry(&self, seq: i64, again: bool, due: SystemTime) -> Result<bool, CommitError> {
+    pub async fn retry(
+        &self,
+        seq: i64,
+        again: bool,
+        due: SystemTime,
+    ) -> Result<Option<bool>, CommitError> {
         self.commits
             .run(ROW, move |database| retry(database, seq, again, due))
             .await
@@ -403,13 +408,17 @@ fn retry(
     seq: i64,
     again: bool,
     due: SystemTime,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<Option<bool>> {
+    let mut event = transaction.prepare_cached("SELECT 1 FROM events WHERE seq = ?1")?;
+    if !event.exists([seq])? {
+        return Ok(None);
+    }
     let due = millis(due);
     let revived = transaction
         .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
         .execute([seq, due])?;
     if revived > 0 || !again {
-        return Ok(revived > 0);
+        return Ok(Some(revived > 0));
     }
     let handled = transaction
         .prepare_cached(
@@ -422,7 +431,7 @@ fn retry(
             .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
             .execute([seq, due])?;
     }
-    Ok(handled > 0)
+    Ok(Some(handled > 0))
 }
 
 /// Runs an effect in a savepoint. An effect that fails or panics is undone, and the others of the group

@@ -261,7 +261,7 @@ fn retried_event(path: &str) -> Option<i64> {
 }
 
 /// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. 409 for any
-/// other event: it is still waiting.
+/// other event, and 404 if there is none.
 async fn retry(
     app: &App,
     seq: i64,
@@ -270,17 +270,25 @@ async fn retry(
     let again = asks_again(request, app.commands).await?;
     let inbox = &app.receiver.inbox;
     let retried = inbox.retry(seq, again, SystemTime::now()).await;
-    if !retried.map_err(|error| Problem::unavailable(error, retry_after()))? {
-        let detail = if again {
-            format!("event {seq} is waiting, or is not there")
-        } else {
-            format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#)
-        };
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    match retried.map_err(|error| Problem::unavailable(error, retry_after()))? {
+        Some(true) => {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::ACCEPTED;
+            Ok(response)
+        }
+        Some(false) => {
+            let detail = if again {
+                format!("event {seq} is waiting")
+            } else {
+                format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#)
+            };
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        None => {
+            let detail = format!("there is no event {seq}");
+            Err(Problem::new(StatusCode::NOT_FOUND, detail))
+        }
     }
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::ACCEPTED;
-    Ok(response)
 }
 
 /// Whether the body is `{"again":true}`. No body says no.

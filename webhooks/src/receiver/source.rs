@@ -231,7 +231,7 @@ fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
 /// The id is in the signed body, so a body without one cannot be stored once only: it is refused.
 fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
     let stripe::Event { body, secret, .. } = event;
-    let event = members(&body).unwrap_or_default();
+    let event = members(&body).ok_or(Unreadable("the Stripe event is not a JSON object"))?;
     let id = text(&event, "id").ok_or(Unreadable("the Stripe event has no id"))?;
     let kind = text(&event, "type").unwrap_or_default();
     let mut content = Sha256::new();

@@ -106,7 +106,7 @@ pub async fn work<E: Effects>(
             }
             () = inbox.written(), if has_room => {}
             () = sleep(next), if has_room => {}
-            never = &mut trimming => match never {},
+            never = &mut trimming => match never {}, // Polled here, it trims. It never ends.
         }
     }
     // Wait for them: an attempt that is aborted repeats its outside effects after the next start.
