@@ -12,7 +12,7 @@
 //!
 //! Where the vendors' own libraries disagree, these files are strict, and say so where they are not.
 //!
-//! To take the folder into another crate, copy it and add `mod verify;`. It needs edition 2024 and `base64 = "0.23"`,
+//! To take the folder into another crate, copy it and add `pub mod verify;`. It needs edition 2024 and `base64 = "0.23"`,
 //! `hex = "0.4"`, `hmac = "0.13"`, `sha2 = "0.11"`.
 //!
 //! Another scheme is a function of ten lines over [`fields`], [`check_time`] and [`authenticate`]. This is Slack's, with
