@@ -71,12 +71,11 @@ impl Default for Config {
 }
 
 impl App {
-    fn new(feed: &Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
+    fn new(feed: Feed, config: Config, listener: &TcpListener) -> io::Result<Self> {
         let drain = config.server.drain;
         let sessions = Sessions::new(config.max_subscribers, config.ping, config.max_age, drain);
         Ok(Self {
-            // Its own handle: closing it ends the waits of this server, not of others on the same feed.
-            feed: feed.handle(),
+            feed,
             browsers: config.server.browsers(listener, "")?,
             server: config.server,
             sessions: Arc::new(sessions),
@@ -94,7 +93,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
-    let app = App::new(&feed, config, &listener)?;
+    let app = App::new(feed, config, &listener)?;
     let sessions = app.sessions.clone();
     let gauges = move || vec![("subscribers", "Open sessions", sessions.open() as u64)];
     let counters = &["closes", "deliveries", "refused"];

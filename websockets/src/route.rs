@@ -26,7 +26,6 @@ type Answer = Response<Full<Bytes>>;
 
 /// What all connections share.
 pub(crate) struct App {
-    /// This server's own handle: closing it ends only the waits of this server.
     pub(crate) feed: Feed,
     pub(crate) browsers: Browsers,
     pub(crate) server: ServerConfig,

@@ -57,7 +57,6 @@ pub(crate) async fn serve(
         }
     }
     drop(listener); // Newcomers are refused before any client is disconnected.
-    app.feed.close();
     connections.drain(app.server.drain).await
 }
 
@@ -186,7 +185,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let feed = Feed::new(Retention::default());
-        let app = App::new(&feed, Config::default(), &listener).unwrap();
+        let app = App::new(feed, Config::default(), &listener).unwrap();
         let connections = Connections::new(1);
         let (activity, draining) = (connections.activity(), connections.draining());
         let size = size_of_val(&connection(stream, Arc::new(app), activity, draining));
