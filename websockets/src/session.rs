@@ -34,7 +34,8 @@ pub trait Subprotocol {
 
     /// Waits for news. Returns whole frames, made by [`push_frame`]. `None` means that no more will come:
     /// the session then ends with 1012. Must be cancel-safe: if the future is dropped before it is ready, no
-    /// news may be lost.
+    /// news may be lost. An empty `Vec` is no news, and the session calls `next` again. So the call after it
+    /// must have news or wait.
     ///
     /// # Errors
     /// How the session ends instead.
@@ -95,6 +96,11 @@ enum Liveness {
     Doubted(Instant),
 }
 
+/// A peer is given up after two checks, if the second is on time. They are this fraction of a ping interval
+/// apart. When a stopped process continues, the runtime learns of at most 1,024 readable sockets before it
+/// runs the timers. So a single check may miss an answer that is already in the socket.
+const DOUBT: u32 = 20;
+
 /// One open session.
 #[derive(Debug)]
 pub struct Session<S, P> {
@@ -146,7 +152,11 @@ where
         self.socket.get_ref()
     }
 
-    /// Runs until one side ends the session, then closes it. `draining` changes when the server drains.
+    /// Runs until one side ends the session, then closes it. The session drains when `draining` changes, or when
+    /// its sender is dropped. Nothing else is needed: the subprotocol's `next` may go on.
+    ///
+    /// To wait until all sessions have ended, give each its own receiver, drop all others (your shared state may
+    /// hold one), and await the sender's `closed()`.
     ///
     /// # Errors
     /// [`Stalled`], if the peer accepted no data.
@@ -256,7 +266,7 @@ where
         Ok(())
     }
 
-    /// Queues the last news, as far as there is room, and then closes.
+    /// Queues the last news, until there is no room or `next` would wait, has ended or fails. Then closes.
     async fn leave(&mut self) -> Ending {
         while self.socket.unsent() < MAX_UNSENT {
             tokio::select! {
@@ -314,11 +324,6 @@ where
         Ok(())
     }
 }
-
-/// A peer is given up after two checks, if the second is on time. They are this fraction of a ping interval
-/// apart. When a stopped process continues, the runtime learns of at most 1,024 readable sockets before it
-/// runs the timers. So a single check may miss an answer that is already in the socket.
-const DOUBT: u32 = 20;
 
 /// The time over which the open sessions leave: a thousand a second, but all by half of the drain, so that
 /// the last one has time to close.
