@@ -9,10 +9,12 @@
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
 //! - The write timeout: a client that accepts no data keeps its slot until `AGE`.
 //! - The `Origin` check: a browser lets any page open a websocket, with your users' cookies.
+//! - The other paths: `POST /topics/…` gets a 405, `/healthz` and `/topics` a 404. Add them to your router.
+//! - The spelling of RFC 6455: names of fields are in lower case here. Some old clients refuse that (`spelling.rs`).
 //! - What else `axum::serve` leaves out: closing slow heads, a limit on connections that are not sessions yet.
 //!   `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{env, error::Error, num::NonZeroU16, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, extract::State, response::Response, routing::get};
 use common::{After, Feed, Newest, Problem, Query, Retention, Topics, shutdown_signal};
@@ -51,6 +53,8 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let query = Query::of(request.uri());
     let after: After = query.get("after")?.unwrap_or(After::Latest);
     let newest = query.get::<Newest>("newest")?.is_some();
+    let seconds = query.get::<NonZeroU16>("heartbeat")?;
+    let heartbeat = seconds.map(|seconds| Duration::from_secs(seconds.get().into()));
     // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
     let path = request.uri().path();
     let topics = path.strip_prefix("/topics/").unwrap_or_default();
@@ -68,7 +72,7 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
             socket.push(TEXT, subscribed.as_bytes());
         }
         // Without a slot the session ends at once, with code 1013.
-        let mut session = Session::new(sessions, slot, socket, subscriptions, None);
+        let mut session = Session::new(sessions, slot, socket, subscriptions, heartbeat);
         let _ = session.run(&mut draining).await; // A peer that accepts no bytes is dropped all the same.
     });
     Ok(switching_protocols)

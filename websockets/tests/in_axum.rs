@@ -25,7 +25,7 @@ use harness::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use setup::{ask, data, feed, live, publish, small};
+use setup::{ask, data, feed, is_live, live, publish, small};
 use tokio::{
     sync::watch,
     time::{Duration, Instant, sleep},
@@ -169,6 +169,18 @@ async fn a_silent_client_is_pinged_and_one_that_stays_silent_ends_with_the_drain
     let drained = Instant::now();
     server.stop().await;
     assert!(drained.elapsed().as_secs() <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_gets_the_heartbeats_that_it_asks_for() {
+    let server = alone(feed()).await;
+    let mut session = server.websocket("/topics/a?heartbeat=3").await;
+    live(&mut session).await;
+    let begun = Instant::now();
+    is_live(&mut session).await;
+    assert_eq!(begun.elapsed().as_secs(), 3);
+    drop(session);
+    server.stop().await;
 }
 
 #[tokio::test]
