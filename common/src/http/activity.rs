@@ -9,6 +9,7 @@
 use std::{
     future::poll_fn,
     mem,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -106,13 +107,13 @@ impl Activity {
     ///
     /// The task itself closes it, and looks between two polls of `connection`. A request begins in such a
     /// poll, so no request is cut.
+    ///
+    /// `connection` is boxed: tokio aligns a task to 128 bytes, which costs more for a large one.
     pub fn until_closed(
         &self,
-        connection: impl Future<Output = ()> + Send + 'static,
+        mut connection: Pin<Box<dyn Future<Output = ()> + Send>>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let activity = self.clone();
-        // Boxed: tokio aligns a task to 128 bytes, which costs more for a large one.
-        let mut connection = Box::pin(connection);
         poll_fn(move |task| {
             if activity.is_closed_by(task.waker()) {
                 info!("at the connection limit: an idle connection is closed for a new one");

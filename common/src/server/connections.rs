@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// At the limit, one more is accepted and waits. The connection that was idle longest is closed for it. So
 /// clients that are silent, slow or refused do not keep publishers and health checks out.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a future has none")]
 pub struct Connections {
     /// How many may be served.
     limit: usize,
@@ -33,21 +33,13 @@ pub struct Connections {
     /// The connections with a task, by that task.
     served: HashMap<Id, Activity>,
     /// The connection that was accepted at the limit.
-    next: Option<Next>,
+    next: Option<(Activity, Task)>,
     activities: Arc<Activities>,
     /// Further tasks to spawn.
     further: mpsc::UnboundedReceiver<Task>,
     spawner: Spawner,
     /// Turns true when the drain begins.
     draining: watch::Sender<bool>,
-}
-
-#[derive(Debug)]
-struct Next {
-    task: Id,
-    activity: Activity,
-    /// Starts its task.
-    start: oneshot::Sender<()>,
 }
 
 /// Spawns tasks that serve open connections. They end with [`Connections`].
@@ -93,38 +85,19 @@ impl Connections {
         self.next.is_none()
     }
 
-    /// Runs one connection in a task, within the current span. At the limit, the task first waits for a slot.
+    /// Runs one connection in a task, within the current span. At the limit, it first waits for a slot.
     pub fn spawn(
         &mut self,
         activity: Activity,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
         let span = Span::current();
-        match span.is_disabled() {
-            true => self.start(activity, connection), // A span would make each idle connection larger.
-            false => self.start(activity, connection.instrument(span)),
-        }
-    }
-
-    fn start(&mut self, activity: Activity, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = activity.until_closed(connection);
-        // `open` counts `activity` too.
-        if self.activities.open() <= self.limit {
-            let task = self.tasks.spawn(connection).id();
-            self.served.insert(task, activity);
-            return;
-        }
-        let (start, slot) = oneshot::channel();
-        let waiting = self.tasks.spawn(async {
-            if slot.await.is_ok() {
-                connection.await;
-            }
-        });
-        self.next = Some(Next {
-            task: waiting.id(),
-            activity,
-            start,
-        });
+        let connection: Task = match span.is_disabled() {
+            true => Box::pin(connection), // A span would make each idle connection larger.
+            false => Box::pin(connection.instrument(span)),
+        };
+        self.next = Some((activity, connection));
+        self.make_room();
     }
 
     /// Spawns tasks that take over connections from the tasks of [`spawn`](Self::spawn).
@@ -165,28 +138,18 @@ impl Connections {
         self.served.remove(&id);
     }
 
+    /// Starts the next connection if there is a slot for it. Otherwise closes an idle one.
     fn make_room(&mut self) {
-        if self.next.is_none() {
-            return;
-        }
-        if self.activities.open() <= self.limit {
-            self.start_next();
-        } else if let Some(longest) = self.longest_idle() {
+        // `open` counts the next one too.
+        let is_slot_free = self.activities.open() <= self.limit;
+        if let Some((activity, connection)) = self.next.take_if(|_| is_slot_free) {
+            let task = self.tasks.spawn(activity.until_closed(connection));
+            self.served.insert(task.id(), activity);
+        } else if self.next.is_some()
+            && let Some(longest) = self.longest_idle()
+        {
             // Called again for the same connection until it has closed, or until a request began.
             longest.close_if_idle();
-        }
-    }
-
-    fn start_next(&mut self) {
-        if let Some(Next {
-            task,
-            activity,
-            start,
-        }) = self.next.take()
-        {
-            self.served.insert(task, activity);
-            // It fails only if the task has ended.
-            let _ = start.send(());
         }
     }
 
@@ -204,7 +167,7 @@ impl Connections {
     pub async fn drain(mut self, limit: Duration) -> Drained {
         self.draining.send_replace(true);
         let open = self.activities.open();
-        self.next = None; // Its task ends, because nothing starts it any more.
+        self.next = None;
         // After the time limit, the connections that are left are counted and cut.
         let _ = timeout(limit, self.all_closed()).await;
         let cut = self.activities.open();
@@ -245,7 +208,7 @@ pub async fn accept_failed(error: io::Error) {
 mod tests {
     use std::future::pending;
 
-    use tokio::time::Instant;
+    use tokio::{sync::oneshot, time::Instant};
 
     use super::*;
     use crate::http::Watched;
