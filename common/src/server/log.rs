@@ -29,7 +29,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use super::{Quota, counters::Counters};
+use super::{Quota, counters};
 
 /// How many lines may wait. One more is dropped.
 const MAX_LINES: usize = 1_024;
@@ -60,10 +60,9 @@ pub fn log_to_stderr() {
         .with_ansi(false)
         .with_writer(Places::default())
         .with_filter(levels.from_env_lossy());
-    let counters = Counters.with_filter(Counters);
     tracing_subscriber::registry()
         .with(lines)
-        .with(counters)
+        .with(counters::layer())
         .init();
 }
 
@@ -80,7 +79,7 @@ pub(super) fn flush() {
 
 /// How many lines were dropped since the start.
 pub(super) fn dropped() -> u64 {
-    stderr().lost.load(Relaxed)
+    stderr().dropped.load(Relaxed)
 }
 
 /// The lines for standard error, with the thread that writes them.
@@ -102,10 +101,8 @@ struct Lines {
     queue: Sender<Queued>,
     /// Lines in the queue.
     waiting: AtomicUsize,
-    /// Lines that were dropped since the last report.
-    dropped: AtomicU64,
     /// Lines that were dropped since the start.
-    lost: AtomicU64,
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -122,7 +119,6 @@ impl Lines {
             queue: sender,
             waiting: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
         };
         (Arc::new(lines), queue)
     }
@@ -132,13 +128,8 @@ impl Lines {
         if self.waiting.load(Relaxed) < MAX_LINES {
             self.send(line);
         } else {
-            self.lose_one();
+            self.dropped.fetch_add(1, Relaxed);
         }
-    }
-
-    fn lose_one(&self) {
-        self.dropped.fetch_add(1, Relaxed);
-        self.lost.fetch_add(1, Relaxed);
     }
 
     fn send(&self, line: String) {
@@ -148,24 +139,27 @@ impl Lines {
     }
 
     fn write_to(&self, mut out: impl Write, queue: Receiver<Queued>) {
+        let mut reported = 0;
         for queued in queue {
             match queued {
-                Queued::Line(line) => self.write(&line, &mut out),
+                Queued::Line(line) => self.write(&line, &mut out, &mut reported),
                 Queued::Flush(flushed) => drop(flushed),
             }
         }
     }
 
-    fn write(&self, line: &str, out: &mut impl Write) {
+    /// Writes a line, and then how many were dropped since `reported` of them.
+    fn write(&self, line: &str, out: &mut impl Write, reported: &mut u64) {
         self.waiting.fetch_sub(1, Relaxed);
         if out.write_all(line.as_bytes()).is_err() {
-            return self.lose_one();
+            self.dropped.fetch_add(1, Relaxed);
+            return;
         }
-        let dropped = self.dropped.swap(0, Relaxed);
-        if dropped > 0 {
-            let report = format!("{dropped} lines of the log were dropped\n");
-            if out.write_all(report.as_bytes()).is_err() {
-                self.dropped.fetch_add(dropped, Relaxed);
+        let dropped = self.dropped.load(Relaxed);
+        if dropped > *reported {
+            let report = format!("{} lines of the log were dropped\n", dropped - *reported);
+            if out.write_all(report.as_bytes()).is_ok() {
+                *reported = dropped;
             }
         }
     }
