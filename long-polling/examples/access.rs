@@ -20,13 +20,15 @@ pub mod access;
 pub mod in_axum;
 
 use access::{Access, guarded, login};
+use in_axum::publish;
 
 /// The wait of a revoked client ends after this time.
 const LOOK: Duration = Duration::from_secs(15);
 
 /// The routes of the technique behind the guard, and a page that logs in.
 pub fn router(feed: Feed, access: Arc<Access>) -> Router {
-    let guarded = guarded(access.clone(), in_axum::router(feed, in_axum::PUBLISHING));
+    let publishing = publish::router(feed.clone(), publish::LIMITS);
+    let guarded = guarded(access.clone(), in_axum::router(feed).merge(publishing));
     guarded.merge(login::routes(access, "fetch"))
 }
 

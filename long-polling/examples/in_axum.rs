@@ -1,10 +1,19 @@
 //! A long poll in an axum app: news, deadline or drain, by the files of this crate's copy set.
 //! `cargo run -p long-polling --example long_polling_in_axum -- 127.0.0.1:8002`
 //!
-//! To copy it: run `compare -- copy long-polling src` and `copy common feed src`, and write the `lib.rs` that the first one
-//! prints. Here replace `long_polling::` and `common::` by the name of your crate. Only publishing over HTTP and
-//! `shutdown_signal` are not in those sets: remove `publish_one`, publish with
-//! `feed.publish(topic, Draft::new(Data::text("…")))`, and shut down with `tokio::signal::ctrl_c()`.
+//! To copy it: `cargo run -p copy -- common feed long-polling DIR`. Add this file up to `mod publish` as a module, and
+//! replace `long_polling::` by `crate::`. Publish with `feed.publish(topic, Draft::new(Data::text("…")))`. And in `main`:
+//!
+//! ```ignore
+//! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
+//! let app = Router::new().nest("/long", long_polling_in_axum::router(feed.clone()));
+//! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
+//! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! long_polling_in_axum::serve(listener, app, feed, shutdown).await;
+//! ```
+//!
+//! Crates: `axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }` ·
+//! `tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal", "sync", "time"] }`
 //!
 //! What the crate's own server has, and this does not:
 //! - The takeover: a waiting poll keeps two buffers of hyper, and keeps its slot after a reset. For many clients,
@@ -12,12 +21,12 @@
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
-use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
+use common::{Feed, Problem};
 use long_polling::wait::Polls;
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
@@ -26,23 +35,15 @@ const WAITING: usize = 10_000;
 /// How long a poll waits, when the request has no `wait=`.
 const WAIT: Duration = Duration::from_secs(25);
 const DRAIN: Duration = Duration::from_secs(10);
-/// What a publisher may send.
-pub const PUBLISHING: PublishLimits = PublishLimits {
-    max_message: 65_536,
-    body_timeout: Duration::from_secs(30),
-};
 
-type App = (Feed, Arc<Polls>, PublishLimits);
-
-/// The routes of the technique. Merge them into your own router.
-pub fn router(feed: Feed, limits: PublishLimits) -> Router {
-    let polls = Arc::new(Polls::new(feed.clone(), WAITING, WAIT));
-    let topics = get(poll).post(publish_one);
-    let router = Router::new().route("/topics/{*topics}", topics);
-    router.with_state((feed, polls, limits))
+/// The routes of the technique.
+pub fn router(feed: Feed) -> Router {
+    let polls = Arc::new(Polls::new(feed, WAITING, WAIT));
+    let router = Router::new().route("/topics/{*topics}", get(poll));
+    router.with_state(polls)
 }
 
-async fn poll(State((_, polls, _)): State<App>, request: Request) -> Response {
+async fn poll(State(polls): State<Arc<Polls>>, request: Request) -> Response {
     let answer = match polls.parse(topics(&request), &request) {
         Ok(mut poll) => {
             drop(request); // It holds a buffer of hyper, and the wait may be long.
@@ -51,12 +52,6 @@ async fn poll(State((_, polls, _)): State<App>, request: Request) -> Response {
         Err(problem) => Err(problem),
     };
     answer.unwrap_or_else(Problem::into_response).map(Body::new)
-}
-
-async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> Response {
-    let topic = topics(&request).to_owned();
-    let answer = publish(&feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
@@ -83,13 +78,16 @@ pub async fn serve(
     let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
 }
 
+#[path = "../../common/examples/axum/publish.rs"]
+pub mod publish;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1).ok_or("where to listen?")?;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let feed = Feed::new(Retention::default());
-    let router = router(feed.clone(), PUBLISHING);
-    serve(listener, router, feed, shutdown_signal()).await;
+    let feed = Feed::new(common::Retention::default());
+    let app = router(feed.clone()).merge(publish::router(feed.clone(), publish::LIMITS));
+    serve(listener, app, feed, common::shutdown_signal()).await;
     Ok(())
 }

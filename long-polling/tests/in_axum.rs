@@ -11,8 +11,8 @@ mod in_axum;
 #[path = "../../common/examples/axum/serve.rs"]
 mod serve;
 
-use axum::routing::get;
-use common::{Drained, Feed, Retention};
+use axum::{Router, routing::get};
+use common::{Drained, Feed, PublishLimits, Retention};
 use harness::{
     TestServer,
     contract::{refuses_bad_input, rows_of_pages, rows_of_subscribing, tells_who_sends_no_more},
@@ -26,10 +26,15 @@ fn feed() -> Feed {
     Feed::new(Retention::default())
 }
 
+/// The technique, and publishing.
+fn router(feed: &Feed, limits: PublishLimits) -> Router {
+    in_axum::router(feed.clone()).merge(in_axum::publish::router(feed.clone(), limits))
+}
+
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        let router = in_axum::router(feed.clone(), in_axum::PUBLISHING);
+        let router = router(&feed, in_axum::publish::LIMITS);
         in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
@@ -40,8 +45,7 @@ async fn alone(feed: Feed) -> TestServer {
 /// Its router, among other routes, in the loop that has everything.
 async fn with_everything() -> TestServer {
     let (feed, config) = (feed(), small().server);
-    let router = in_axum::router(feed.clone(), config.publish_limits())
-        .route("/healthz", get(async || "ok\n"));
+    let router = router(&feed, config.publish_limits()).route("/healthz", get(async || "ok\n"));
     TestServer::start(|listener, shutdown| serve::serve(listener, router, feed, config, shutdown))
         .await
 }

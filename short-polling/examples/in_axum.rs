@@ -1,10 +1,19 @@
 //! A conditional poll in an axum app: 304 without news, by the files of this crate's copy set.
 //! `cargo run -p short-polling --example short_polling_in_axum -- 127.0.0.1:8001`
 //!
-//! To copy it: run `compare -- copy short-polling src` and `copy common feed src`, and write the `lib.rs` that the first one
-//! prints. Here replace `short_polling::` and `common::` by the name of your crate. Only publishing over HTTP and
-//! `shutdown_signal` are not in those sets: remove `publish_one`, publish with
-//! `feed.publish(topic, Draft::new(Data::text("…")))`, and shut down with `tokio::signal::ctrl_c()`.
+//! To copy it: `cargo run -p copy -- common feed short-polling DIR`. Add this file up to `mod publish` as a module, and
+//! replace `short_polling::` by `crate::`. Publish with `feed.publish(topic, Draft::new(Data::text("…")))`. And in `main`:
+//!
+//! ```ignore
+//! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
+//! let app = Router::new().nest("/short", short_polling_in_axum::router(feed.clone()));
+//! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
+//! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! short_polling_in_axum::serve(listener, app, feed, shutdown).await;
+//! ```
+//!
+//! Crates: `axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }` ·
+//! `tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal", "sync", "time"] }`
 //!
 //! What the crate's own server has, and this does not:
 //! - The takeover: an idle connection keeps two buffers of hyper. For many clients, start
@@ -12,12 +21,12 @@
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
-use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
+use common::{Feed, Problem};
 use short_polling::{hint::Hint, poll::Polls};
 use tokio::{
     net::TcpListener,
@@ -31,36 +40,23 @@ const HINT: Hint = Hint {
     idle: Duration::from_secs(75),
 };
 const DRAIN: Duration = Duration::from_secs(10);
-const PUBLISHING: PublishLimits = PublishLimits {
-    max_message: 65_536,
-    body_timeout: Duration::from_secs(30),
-};
 
-type App = (Arc<Polls>, PublishLimits);
-
-/// The routes of the technique. Merge them into your own router.
-pub fn router(feed: Feed, limits: PublishLimits) -> Router {
+/// The routes of the technique.
+pub fn router(feed: Feed) -> Router {
     let (hint, started) = (HINT, Instant::now());
     let polls = Arc::new(Polls {
         feed,
         hint,
         started,
     });
-    let topics = get(poll).post(publish_one);
-    let router = Router::new().route("/topics/{*topics}", topics);
-    router.with_state((polls, limits))
+    let router = Router::new().route("/topics/{*topics}", get(poll));
+    router.with_state(polls)
 }
 
-async fn poll(State((polls, _)): State<App>, request: Request) -> Response {
+async fn poll(State(polls): State<Arc<Polls>>, request: Request) -> Response {
     let request = request.map(drop); // It is borrowed across an await, and axum's body is not `Sync`.
     let answer = polls.answer(topics(&request), &request).await;
     answer.unwrap_or_else(Problem::into_response).map(Body::new)
-}
-
-async fn publish_one(State((polls, limits)): State<App>, request: Request) -> Response {
-    let topic = topics(&request).to_owned();
-    let answer = publish(&polls.feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
@@ -71,9 +67,14 @@ fn topics<B>(request: &Request<B>) -> &str {
 
 /// Serves until `shutdown`. The time limit is for a client that does not read: without it axum would wait for
 /// ever.
-pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    feed: Feed,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(feed.clone(), PUBLISHING));
+    let server = axum::serve(listener, router);
     let server = server.with_graceful_shutdown(async { drop(stopped.await) });
     let server = tokio::spawn(server.into_future());
     shutdown.await;
@@ -82,12 +83,16 @@ pub async fn serve(listener: TcpListener, feed: Feed, shutdown: impl Future<Outp
     let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
 }
 
+#[path = "../../common/examples/axum/publish.rs"]
+pub mod publish;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1).ok_or("where to listen?")?;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let feed = Feed::new(Retention::default());
-    serve(listener, feed, shutdown_signal()).await;
+    let feed = Feed::new(common::Retention::default());
+    let app = router(feed.clone()).merge(publish::router(feed.clone(), publish::LIMITS));
+    serve(listener, app, feed, common::shutdown_signal()).await;
     Ok(())
 }

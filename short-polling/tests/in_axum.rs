@@ -11,7 +11,8 @@ mod in_axum;
 #[path = "../../common/examples/axum/serve.rs"]
 mod serve;
 
-use common::{Drained, Feed, Retention};
+use axum::Router;
+use common::{Drained, Feed, PublishLimits, Retention};
 use harness::{
     TestServer,
     contract::{refuses_bad_input, rows_of_pages, rows_of_subscribing},
@@ -23,10 +24,17 @@ fn feed() -> Feed {
     Feed::new(Retention::default())
 }
 
+/// The technique, and publishing.
+fn router(feed: &Feed, limits: PublishLimits) -> Router {
+    in_axum::router(feed.clone()).merge(in_axum::publish::router(feed.clone(), limits))
+}
+
 /// The example as it is.
 async fn alone() -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        in_axum::serve(listener, feed(), shutdown).await;
+        let feed = feed();
+        let router = router(&feed, in_axum::publish::LIMITS);
+        in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     })
@@ -70,7 +78,7 @@ async fn a_client_that_does_not_finish_its_request_ends_with_the_drain() {
 #[tokio::test]
 async fn with_the_loop_of_the_five_servers_the_router_passes_their_contract() {
     let (feed, config) = (feed(), small().server);
-    let router = in_axum::router(feed.clone(), config.publish_limits());
+    let router = router(&feed, config.publish_limits());
     let serve = |listener, shutdown| serve::serve(listener, router, feed, config, shutdown);
     let server = TestServer::start(serve).await;
     // The first has no topic: axum finds no route for it.

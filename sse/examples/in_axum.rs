@@ -1,10 +1,19 @@
 //! An event stream in an axum app: resume, heartbeat and drain, by the files of this crate's copy set.
 //! `cargo run -p sse --example sse_in_axum -- 127.0.0.1:8005`
 //!
-//! To copy it: run `compare -- copy sse src` and `copy common feed src`, and write the `lib.rs` that the first one
-//! prints. Here replace `sse::` and `common::` by the name of your crate. Only publishing over HTTP and
-//! `shutdown_signal` are not in those sets: remove `publish_one`, publish with
-//! `feed.publish(topic, Draft::new(Data::text("…")))`, and shut down with `tokio::signal::ctrl_c()`.
+//! To copy it: `cargo run -p copy -- common feed sse DIR`. Add this file up to `mod publish` as a module, and
+//! replace `sse::` by `crate::`. Publish with `feed.publish(topic, Draft::new(Data::text("…")))`. And in `main`:
+//!
+//! ```ignore
+//! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
+//! let app = Router::new().nest("/sse", sse_in_axum::router(feed.clone()));
+//! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
+//! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! sse_in_axum::serve(listener, app, feed, shutdown).await;
+//! ```
+//!
+//! Crates: `axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }` ·
+//! `tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal", "sync", "time"] }`
 //!
 //! What the crate's own server has, and this does not:
 //! - The takeover: each stream keeps two buffers of hyper. For many clients, start [`sse::run`] on its own listener
@@ -12,12 +21,12 @@
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router, body::Body, extract::Request, extract::State, response::Response, routing::get,
 };
-use common::{Feed, Problem, PublishLimits, Retention, publish, shutdown_signal};
+use common::Feed;
 use sse::stream::{StreamLimits, Streams, body};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
@@ -29,33 +38,19 @@ const STREAMS: StreamLimits = StreamLimits {
     drain: DRAIN,
 };
 const DRAIN: Duration = Duration::from_secs(10);
-/// What a publisher may send.
-pub const PUBLISHING: PublishLimits = PublishLimits {
-    max_message: 65_536,
-    body_timeout: Duration::from_secs(30),
-};
 
-type App = (Feed, Arc<Streams>, PublishLimits);
-
-/// The routes of the technique. Merge them into your own router.
-pub fn router(feed: Feed, limits: PublishLimits) -> Router {
-    let streams = Arc::new(Streams::new(feed.clone(), STREAMS));
-    let topics = get(subscribe).post(publish_one);
-    let router = Router::new().route("/topics/{*topics}", topics);
-    router.with_state((feed, streams, limits))
+/// The routes of the technique.
+pub fn router(feed: Feed) -> Router {
+    let streams = Arc::new(Streams::new(feed, STREAMS));
+    let router = Router::new().route("/topics/{*topics}", get(subscribe));
+    router.with_state(streams)
 }
 
-async fn subscribe(State((_, streams, _)): State<App>, request: Request) -> Response {
+async fn subscribe(State(streams): State<Arc<Streams>>, request: Request) -> Response {
     match streams.subscribe(topics(&request), &request) {
         Ok(answer) => answer.map(|answer| Body::new(body(answer))),
         Err(problem) => problem.into_response(),
     }
-}
-
-async fn publish_one(State((feed, _, limits)): State<App>, request: Request) -> Response {
-    let topic = topics(&request).to_owned();
-    let answer = publish(&feed, limits, &topic, request).await;
-    answer.unwrap_or_else(Problem::into_response)
 }
 
 /// The topics as they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
@@ -82,13 +77,16 @@ pub async fn serve(
     let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
 }
 
+#[path = "../../common/examples/axum/publish.rs"]
+pub mod publish;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1).ok_or("where to listen?")?;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let feed = Feed::new(Retention::default());
-    let router = router(feed.clone(), PUBLISHING);
-    serve(listener, router, feed, shutdown_signal()).await;
+    let feed = Feed::new(common::Retention::default());
+    let app = router(feed.clone()).merge(publish::router(feed.clone(), publish::LIMITS));
+    serve(listener, app, feed, common::shutdown_signal()).await;
     Ok(())
 }

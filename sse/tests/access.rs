@@ -14,7 +14,10 @@ use std::{
 use axum::Router;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use common::{Browsers, Drained, Feed, Retention};
-use example::access::{Access, Grant, guarded};
+use example::{
+    access::{Access, Grant, guarded},
+    in_axum::publish,
+};
 use harness::{EventReader, START, TestServer, start_clock, wall_clock};
 use tokio::time::{Instant, sleep};
 
@@ -261,7 +264,8 @@ fn example_token(key: u8, grant: &Grant) -> String {
 async fn a_path_that_the_guard_does_not_know_is_refused() {
     start_clock();
     let (access, feed) = (Arc::new(access(1)), Feed::new(Retention::default()));
-    let routes = example::in_axum::router(feed.clone(), example::in_axum::PUBLISHING);
+    let publishing = publish::router(feed.clone(), publish::LIMITS);
+    let routes = example::in_axum::router(feed.clone()).merge(publishing);
     let inside = guarded(access.clone(), routes.clone());
     let outside = guarded(access.clone(), Router::new().nest("/wrong", routes));
     let server = serve(Router::new().nest("/sse", inside).merge(outside), feed).await;

@@ -13,8 +13,8 @@ mod serve;
 
 use std::time::Duration;
 
-use axum::routing::get;
-use common::{Data, Draft, Drained, Feed, Retention, ServerConfig};
+use axum::{Router, routing::get};
+use common::{Data, Draft, Drained, Feed, PublishLimits, Retention, ServerConfig};
 use harness::{
     Ending, EventReader, TestServer, Wire,
     contract::{
@@ -31,10 +31,15 @@ fn feed() -> Feed {
     Feed::new(Retention::default())
 }
 
+/// The technique, and publishing.
+fn router(feed: &Feed, limits: PublishLimits) -> Router {
+    in_axum::router(feed.clone()).merge(in_axum::publish::router(feed.clone(), limits))
+}
+
 /// The example as it is.
 async fn alone(feed: Feed) -> TestServer {
     TestServer::start(async |listener, shutdown| {
-        let router = in_axum::router(feed.clone(), in_axum::PUBLISHING);
+        let router = router(&feed, in_axum::publish::LIMITS);
         in_axum::serve(listener, router, feed, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
@@ -45,7 +50,7 @@ async fn alone(feed: Feed) -> TestServer {
 /// Its router, among other routes, in the loop that has everything.
 async fn with_everything(config: ServerConfig) -> TestServer {
     let feed = feed();
-    let router = in_axum::router(feed.clone(), config.publish_limits())
+    let router = router(&feed, config.publish_limits())
         .route("/", get(async || "a page"))
         .route("/healthz", get(async || "ok\n"));
     TestServer::start(|listener, shutdown| serve::serve(listener, router, feed, config, shutdown))

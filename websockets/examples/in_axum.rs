@@ -1,9 +1,22 @@
 //! A websocket session on axum's connection: close codes, pings, resume and drain, by the files of this crate's
 //! copy set. `cargo run -p websockets --example websockets_in_axum -- 127.0.0.1:8004`
 //!
-//! To copy it: run `compare -- copy websockets src`. `Subscriptions`, and the names of `common`, belong to this
-//! server's feed and are not in that set. Put your own `Subprotocol` in the place of `Subscriptions`: three methods,
-//! for example over a `tokio::sync::broadcast` channel.
+//! To copy it: `cargo run -p copy -- websockets DIR`. Add this file up to `main` as a module, and replace `websockets::`
+//! by `crate::`. `Subscriptions`, and the names of `common`, belong to this server's feed and are not in that set. Put
+//! your own `Subprotocol` in the place of `Subscriptions`: three methods, for example over a
+//! `tokio::sync::broadcast` channel. And in `main`:
+//!
+//! ```ignore
+//! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
+//! let app = |draining| Router::new().nest("/websocket", websockets_in_axum::router(feed, draining));
+//! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
+//! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! websockets_in_axum::serve(listener, app, shutdown).await;
+//! ```
+//!
+//! Crates: `axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }` ·
+//! `hyper = { version = "1", features = ["http1", "server"] }` · `hyper-util = { version = "0.1", features = ["tokio"] }` ·
+//! `tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "signal", "sync", "time"] }`
 //!
 //! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
@@ -36,7 +49,7 @@ const LIMITS: Limits = Limits {
 /// What the routes share. A session keeps its own receiver until it ends.
 type App = (Feed, Arc<Sessions>, watch::Receiver<bool>);
 
-/// The routes of the technique. Merge them into your own router. Sessions end when `draining` changes, and
+/// The routes of the technique. Sessions end when `draining` changes, and
 /// when all have ended, its sender is `closed`.
 pub fn router(feed: Feed, draining: watch::Receiver<bool>) -> Router {
     let sessions = Sessions::new(SESSIONS, PING, AGE, DRAIN);

@@ -130,14 +130,88 @@ fn every_set_compiles_with_the_feed_in_place_of_its_own_log() {
 
 #[test]
 #[ignore = "compiles the dependencies of each set once more; CI runs it"]
-fn every_set_compiles_in_one_crate_with_the_others() {
-    compile(Chosen(sets()));
+fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_for_axum() {
+    let examples = ["sse", "long-polling", "short-polling"].map(AxumExample::of);
+    let mut chosen = Chosen(sets());
+    chosen.0.extend(examples.iter().map(AxumExample::crates));
+    let new = NewCrate::with(&chosen);
+    fs::create_dir(new.0.join("src/bin")).expect("the disk takes it");
+    let mut lib = chosen.lib();
+    for example in &examples {
+        lib += &format!("pub mod {};\n", example.name());
+        new.write(&format!("src/{}.rs", example.name()), &example.module());
+        new.write(&format!("src/bin/{}.rs", example.member), &example.main());
+    }
+    new.write("src/lib.rs", &lib);
+    new.is_right();
+}
+
+/// A member's `examples/in_axum.rs`.
+struct AxumExample {
+    member: &'static str,
+    text: String,
+}
+
+/// What its head does not name.
+const MAIN: &str = "\
+use axum::Router;
+use copied::{Feed, Retention, MODULE};
+use tokio::{net::TcpListener, signal::{ctrl_c, unix::{SignalKind, signal}}};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let listener = TcpListener::bind(\"127.0.0.1:0\").await?;
+    let feed = Feed::new(Retention::default());
+    HEAD
+    Ok(())
+}
+";
+
+impl AxumExample {
+    fn of(member: &'static str) -> Self {
+        let path = Path::new(ROOT).join(member).join("examples/in_axum.rs");
+        let text = fs::read_to_string(path).expect("every member of these has it");
+        Self { member, text }
+    }
+
+    fn name(&self) -> String {
+        format!("{}_in_axum", self.member.replace('-', "_"))
+    }
+
+    /// The crates that it needs, as if they were of a set.
+    fn crates(&self) -> CopySet {
+        let (_, crates) = self.text.split_once("//! Crates: ").expect("its head");
+        let (crates, _) = crates.split_once("\n//!\n").expect("its head goes on");
+        let entries = crates.split('`').skip(1).step_by(2).map(str::to_owned);
+        CopySet {
+            name: "axum".to_owned(),
+            files: Vec::new(),
+            dependencies: entries.collect(),
+            needs_feed: false,
+        }
+    }
+
+    /// Changed as its head says.
+    fn module(&self) -> String {
+        let end = "\n#[path = \"../../common/examples/axum/publish.rs\"]\npub mod publish;";
+        let (module, _) = self.text.split_once(end).expect("it publishes");
+        let own = format!("use {}::", self.member.replace('-', "_"));
+        assert!(module.contains(&own), "{own}");
+        module.replace(&own, "use crate::")
+    }
+
+    /// With the code in its head.
+    fn main(&self) -> String {
+        let (_, code) = self.text.split_once("//! ```ignore\n").expect("its head");
+        let (code, _) = code.split_once("//! ```\n").expect("its end");
+        let code = code.replace("//! ", "    ");
+        MAIN.replace("MODULE", &self.name())
+            .replace("    HEAD\n", &code)
+    }
 }
 
 fn compile(chosen: Chosen) {
-    let new = NewCrate::with(&chosen);
-    assert_eq!(new.check(), "", "{}", new.0.display());
-    new.has_the_workspaces_versions();
+    NewCrate::with(&chosen).is_right();
 }
 
 /// A crate in a temporary folder. Dropped, it is gone.
@@ -146,17 +220,17 @@ struct NewCrate(PathBuf);
 impl NewCrate {
     /// As the command says.
     fn with(chosen: &Chosen) -> Self {
-        let names: Vec<String> = chosen
+        let sets: Vec<String> = chosen
             .0
             .iter()
             .map(|set| set.name.replace(' ', "-"))
             .collect();
-        let name = format!("copy-{}", names.join("-"));
-        let new = Self(env::temp_dir().join(format!("{name}-{}", std::process::id())));
+        let name = format!("{}-{}", sets.join("-"), std::process::id());
+        let new = Self(env::temp_dir().join(name));
         let src = new.0.join("src");
         chosen.copy_to(&src).expect("the folder is new");
         let manifest = format!(
-            "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
+            "[package]\nname = \"copied\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
              [workspace]\n\n[dependencies]\n{}",
             chosen.dependencies()
         );
@@ -173,6 +247,11 @@ impl NewCrate {
 
     fn write(&self, path: &str, text: &str) {
         fs::write(self.0.join(path), text).expect("the disk takes it");
+    }
+
+    fn is_right(&self) {
+        assert_eq!(self.check(), "", "{}", self.0.display());
+        self.has_the_workspaces_versions();
     }
 
     /// The errors and warnings of `cargo check`.
@@ -194,7 +273,9 @@ impl NewCrate {
         let workspace = packages(&Path::new(ROOT).join("Cargo.lock"));
         let others = packages(&self.0.join("Cargo.lock"));
         let others = others.difference(&workspace);
-        let new: Vec<_> = others.filter(|lines| !lines.contains("copy-")).collect();
+        let new: Vec<_> = others
+            .filter(|lines| !lines.contains("\"copied\""))
+            .collect();
         assert!(new.is_empty(), "not of the workspace: {new:?}");
     }
 }
