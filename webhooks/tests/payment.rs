@@ -1,11 +1,17 @@
 //! The scene of `examples/payment`: whatever is cut, each payment takes effect exactly once.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod setup;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
+
+use rusqlite::Connection;
+use setup::{Scratch, soon};
+use tokio::task::yield_now;
 
 /// Plays the scene to its end, and returns what it printed.
 fn play(args: &[&str]) -> String {
@@ -103,6 +109,70 @@ fn the_readme_shows_what_the_scene_prints() {
             "it prints no such line: {line}"
         );
     }
+}
+
+/// A row that the sender will never take must not block the rows behind it.
+#[tokio::test]
+async fn the_relay_sets_a_row_aside_that_is_refused_for_good_and_publishes_the_others() {
+    let (sender, scratch) = (setup::start(setup::local()).await, Scratch::new());
+    let client = sender.client();
+    let used = client.post("/topics/payments", "another");
+    let used = used.header("Idempotency-Key", "4").send().await;
+    assert_eq!(used.status, 201);
+    play(&["shop", scratch.path().to_str().unwrap(), "1"]);
+    let shop = Connection::open(scratch.path().join("shop.sqlite")).unwrap();
+    let large = format!("\"{}\"", "x".repeat(70_000));
+    for (kind, data) in [
+        ("a/b", "1"),
+        ("a", &large),
+        ("a", "4"),
+        ("a", "not JSON"),
+        ("a", "6"),
+    ] {
+        let insert = "INSERT INTO outbox (type, data) VALUES (?1, ?2)";
+        shop.execute(insert, [kind, data]).unwrap();
+    }
+    let mut relay = Command::new(program());
+    relay
+        .arg("relay")
+        .arg(scratch.path())
+        .arg(sender.addr().to_string());
+    relay.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let relay = relay.spawn().unwrap();
+    let ended = |id: i64| -> (bool, String) {
+        let row = "SELECT message IS NOT NULL, ifnull(refused, '') FROM outbox WHERE id = ?1";
+        let row = shop.query_row(row, [id], |row| Ok((row.get(0)?, row.get(1)?)));
+        row.unwrap()
+    };
+    soon(async {
+        while !ended(6).0 {
+            yield_now().await;
+        }
+    })
+    .await;
+    let log = relay.wait_with_output().unwrap().stderr; // closes its input, so it ends
+    let log = String::from_utf8(log).unwrap();
+    for (id, reason) in [
+        (2, "type"),
+        (3, "the body is over"),
+        (4, "Idempotency-Key 4"),
+        (5, ""),
+    ] {
+        let (published, refused) = ended(id);
+        assert!(
+            !published && !refused.is_empty() && refused.contains(reason),
+            "{id}: {refused}"
+        );
+        assert!(
+            log.contains(&format!("row {id} is set aside: {refused}")),
+            "{log}"
+        );
+    }
+    assert_eq!(
+        (ended(1), ended(6)),
+        ((true, String::new()), (true, String::new()))
+    );
+    sender.stop().await;
 }
 
 /// The line without what differs between runs: numbers, and the epoch in a message's id.

@@ -18,7 +18,8 @@ use webhooks::{
     verify::standard::Secret,
 };
 
-/// Without a unique key, so that a payment that took effect twice would show.
+/// Without a unique key, so that a payment that took effect twice would show. In yours, write `payment INTEGER
+/// UNIQUE` and `INSERT OR IGNORE`: that holds even after the sender and the inbox have forgotten a payment.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (payment INTEGER, amount INTEGER) STRICT";
 
 pub(crate) async fn run(

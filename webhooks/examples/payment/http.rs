@@ -1,6 +1,6 @@
 //! One request on a new connection.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr, time::Duration};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -12,7 +12,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
-use crate::Failure;
+/// Any error. It is printed on the terminal.
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// The time limit, from connecting to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -12,14 +12,21 @@
 //! repeated. The receiver of a repeat recognizes it by its key: the sender by `Idempotency-Key`, the back end
 //! by `webhook-id`. At least once, with every repeat dropped, is exactly once.
 //!
+//! A repeat is recognized for a limited time. The sender remembers a key for 24 hours, and at most 100,000 keys.
+//! The back end remembers an event for 30 days. A unique payment in your own table has no such limit: see
+//! `back_end.rs`.
+//!
 //! ```sh
 //! cargo run -p webhooks --example payment
 //! cargo run -p webhooks --example payment -- --chaos
 //! ```
 //!
-//! Copy those four files. The others are the scene: `stage.rs` starts the programs, watches and counts,
-//! `link.rs` breaks the connection between two of them, `program.rs` is a process that may be killed, and
-//! `http.rs` sends one request.
+//! Copy `shop.rs`, `relay.rs` with `http.rs`, and `back_end.rs`. The sender may be the program: `cargo run -p
+//! webhooks -- --feed file:PATH`. Register the back end before the first payment, as `register` in `stage.rs` does:
+//! an endpoint gets what is published after its registration. `POST /endpoints/{id}/replay` delivers older messages.
+//!
+//! The other files are the scene: `stage.rs` starts the programs, watches and counts, `link.rs` breaks the
+//! connection between two of them, and `program.rs` is a process that may be killed.
 
 mod back_end;
 mod http;
@@ -30,14 +37,12 @@ mod sender;
 mod shop;
 mod stage;
 
-use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use http::Failure;
 use tokio::task::spawn_blocking;
 use webhooks::verify::standard::Secret;
-
-/// Any error. It is printed on the terminal.
-type Failure = Box<dyn Error + Send + Sync>;
 
 /// Plays a payment and its webhook, and checks that each payment took effect exactly once.
 #[derive(Debug, Parser)]

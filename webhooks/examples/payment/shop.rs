@@ -13,8 +13,9 @@ use serde_json::json;
 const PACE: Duration = Duration::from_millis(100);
 /// How long shop and relay wait for each other's transaction.
 const BUSY: Duration = Duration::from_secs(2);
-/// A row without `message` is not published yet. `AUTOINCREMENT`, because the id is the row's idempotency key
-/// and must never be used again.
+/// A row without `message` is not published yet. A row with `refused` is set aside, with the sender's reason: mend
+/// it and set `refused` to NULL. Rows with a `message` may be deleted. `AUTOINCREMENT`, because the id is the row's
+/// idempotency key and must never be used again.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS payments (
     id INTEGER PRIMARY KEY,
@@ -25,9 +26,10 @@ CREATE TABLE IF NOT EXISTS outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     type TEXT NOT NULL,
     data TEXT NOT NULL,
-    message TEXT
+    message TEXT,
+    refused TEXT
 ) STRICT;
-CREATE INDEX IF NOT EXISTS outbox_left ON outbox (id) WHERE message IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_left ON outbox (id) WHERE message IS NULL AND refused IS NULL;
 ";
 
 /// Sells until there are this many payments.
