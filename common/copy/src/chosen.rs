@@ -177,7 +177,7 @@ impl fmt::Display for Chosen {
             let names = names.into_iter().collect::<Vec<_>>().join("`, `");
             writeln!(
                 f,
-                "The examples in their doc comments name the crate `{names}`: replace that by the name of yours."
+                "The examples in their doc comments name `{names}`: replace that by the name of your crate."
             )?;
         }
         writeln!(

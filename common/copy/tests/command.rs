@@ -30,7 +30,7 @@ fn several_sets_give_one_list_of_files_one_of_crates_and_one_lib_rs() {
             "\n[dependencies]\n",
             "\ntokio = { version = \"1\", features = [\"macros\", \"sync\", \"time\"] }\n",
             "\npub mod poll;\npub mod stream;\npub mod wait;\n",
-            "name the crate `short_polling`, `sse`: ",
+            "comments name `short_polling`, `sse`: ",
         ] {
             assert_eq!(printed.matches(once).count(), 1, "{once:?} in {printed}");
         }
