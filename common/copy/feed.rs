@@ -21,7 +21,7 @@ impl Feed {
         Err(FeedError::Closed)
     }
 
-    /// Whether the server drains: `next` waits no more. For long-polling and sse.
+    /// Whether the server drains: `next` waits no more. For long-polling.
     pub fn is_closed(&self) -> bool {
         true
     }

@@ -3,7 +3,7 @@
 //! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
 //! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
 
-use std::{cmp::Ordering, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics};
@@ -50,7 +50,7 @@ pub struct StreamLimits {
 /// What all streams of a server share.
 #[derive(Debug)]
 pub struct Streams {
-    feed: Feed,
+    pub(crate) feed: Feed,
     limits: StreamLimits,
     /// One permit for each stream that may still open.
     slots: Arc<Semaphore>,
@@ -184,11 +184,11 @@ pub struct Subscriber {
     pub reader: Reader,
     /// Freed when the stream ends, however it ends.
     pub slot: OwnedSemaphorePermit,
-    state: State,
+    pub(crate) state: State,
 }
 
 #[derive(Debug)]
-enum State {
+pub(crate) enum State {
     Opening,
     Open,
     Ended,
@@ -245,13 +245,13 @@ impl Subscriber {
 /// Reads the pages of a subscription.
 #[derive(Debug)]
 pub struct Reader {
-    streams: Arc<Streams>,
+    pub(crate) streams: Arc<Streams>,
     /// What it reads.
     pub subscription: Subscription,
     /// The position after the last blocks: the next read starts there.
-    after: After,
+    pub(crate) after: After,
     /// The number of the topics' last message up to that position.
-    last: u64,
+    pub last: u64,
     /// How many messages the last blocks hold.
     pub messages: usize,
     /// Whether it has read all there was, and waits for news. Otherwise [`Reader::next`] reads a page without
@@ -265,7 +265,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
+    pub(crate) fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
         let StreamLimits { heartbeat, age, .. } = streams.limits;
         let now = Instant::now();
         Self {
@@ -390,56 +390,9 @@ fn blocks(subscriber: Subscriber) -> impl Stream<Item = Result<Frame<Bytes>, Inf
     })
 }
 
-// The rest is for `takeover/`, where streams that wait for the same news share one reader.
-
-impl Subscriber {
-    /// A stream that goes on where `reader` is.
-    pub fn resume(reader: Reader, slot: OwnedSemaphorePermit) -> Self {
-        Self {
-            reader,
-            slot,
-            state: State::Open,
-        }
-    }
-
-    /// Whether it has sent all there is and now only waits for news.
-    pub fn waits(&self) -> bool {
-        let reader = &self.reader;
-        let is_over = reader.streams.feed.is_closed() || Instant::now() >= reader.end_at;
-        reader.is_live && matches!(self.state, State::Open) && !is_over
-    }
-}
-
-impl Reader {
-    /// A second reader at the same position.
-    pub fn fork(&self) -> Self {
-        let (streams, subscription) = (self.streams.clone(), self.subscription.clone());
-        Self {
-            last: self.last,
-            is_live: self.is_live,
-            end_at: self.end_at,
-            ..Self::new(streams, subscription, self.after.clone())
-        }
-    }
-
-    /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if no
-    /// message of the subscription lies between them. Comparing the positions is not enough, because
-    /// messages of other topics move them too. Readers that cannot be compared count as behind.
-    pub fn order(&self, other: &Self) -> Ordering {
-        match (&self.after, &other.after) {
-            (After::Cursor(after), After::Cursor(others)) if after.epoch == others.epoch => {
-                let is_ahead = self.last > others.seq;
-                is_ahead.cmp(&(other.last > after.seq))
-            }
-            _ => Ordering::Less,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use common::{Data, Draft, Retention};
-    use futures_util::FutureExt;
     use http_body_util::BodyExt;
     use tokio::time::advance;
 
@@ -513,120 +466,6 @@ mod tests {
         let blocks = subscriber.reader.read_now().await.unwrap();
         assert!(blocks.starts_with(format!("id: {id}\ndata: ").as_bytes()));
         assert_eq!(subscriber.reader.after, id.into());
-    }
-
-    /// A group's reader, and a stream that reads alone until it joins. Each has read up to now.
-    struct Joining {
-        feed: Feed,
-        group: Reader,
-        alone: Option<Reader>,
-        /// What the stream is sent.
-        sent: Vec<u8>,
-        /// The topic of each message.
-        topics: Vec<char>,
-    }
-
-    impl Joining {
-        fn new(retained: usize, newest: bool) -> Self {
-            let feed = Feed::new(Retention {
-                messages: retained,
-                ..Retention::default()
-            });
-            let mut alone = subscriber(&feed).reader;
-            alone.subscription.newest = newest;
-            let (group, alone, sent) = (alone.fork(), Some(alone), Vec::new());
-            Self {
-                feed,
-                group,
-                alone,
-                sent,
-                topics: Vec::new(),
-            }
-        }
-
-        async fn step(&mut self, step: char) {
-            match step {
-                'a' | 'b' => {
-                    let draft = Draft::new(Data::text("news"));
-                    let topic = step.to_string().parse().unwrap();
-                    self.feed.publish(topic, draft).await.unwrap();
-                    self.topics.push(step);
-                }
-                'r' => self.read_alone().await,
-                'g' => self.read_in_the_group(),
-                _ => self.join().await,
-            }
-        }
-
-        async fn read_alone(&mut self) {
-            if let Some(alone) = &mut self.alone {
-                self.sent.extend(alone.read_now().await.unwrap());
-            }
-        }
-
-        /// As `Group::run`, which waits if there is no news.
-        fn read_in_the_group(&mut self) {
-            self.group.is_live = true;
-            let news = self.group.next().now_or_never();
-            if let Some(Ok(Some(blocks))) = news
-                && self.alone.is_none()
-            {
-                self.sent.extend(blocks);
-            }
-        }
-
-        /// As `Group::add`. A stream that is ahead stays until the group has read its news.
-        async fn join(&mut self) {
-            let Some(alone) = self.alone.as_ref().filter(|alone| alone.is_live) else {
-                return;
-            };
-            if alone.order(&self.group) == Ordering::Greater {
-                self.read_in_the_group();
-            }
-            let alone = self.alone.as_ref().expect("it reads alone");
-            let order = alone.order(&self.group);
-            assert_ne!(order, Ordering::Greater, "the group has read its news");
-            if order == Ordering::Equal {
-                self.alone = None;
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn in_every_order_of_steps_a_stream_that_joins_is_sent_each_message_once_or_a_gap() {
-        const STEPS: [char; 5] = ['a', 'b', 'r', 'g', 'j'];
-        for orders in 0..STEPS.len().pow(4) * 3 {
-            let (retained, newest) = [(100, false), (1, false), (100, true)][orders % 3];
-            let mut joining = Joining::new(retained, newest);
-            let digits = (1..=4).map(|place| orders / 3 / STEPS.len().pow(place - 1));
-            for step in digits.map(|digit| STEPS[digit % STEPS.len()]) {
-                joining.step(step).await;
-            }
-            for step in "rjagag".chars() {
-                joining.step(step).await;
-            }
-            assert!(joining.alone.is_none(), "it has joined");
-            is_whole(&joining, newest);
-        }
-    }
-
-    fn is_whole(joining: &Joining, newest: bool) {
-        let mut next = 1;
-        for event in crate::parse::Parser::default().feed(&joining.sent) {
-            if event.event == "gap" {
-                let gap: serde_json::Value = serde_json::from_str(&event.data).unwrap();
-                let resumed: Cursor = gap["resumed"].as_str().unwrap().parse().unwrap();
-                next = next.max(resumed.seq + 1);
-                continue;
-            }
-            let id: Cursor = event.id.parse().unwrap();
-            // Messages of the other topic have numbers, too.
-            let others = |seq: u64| joining.topics[seq as usize - 1] == 'b';
-            assert!(id.seq >= next, "{} twice", id.seq);
-            assert!(newest || (next..id.seq).all(others), "{next} is lost");
-            next = id.seq + 1;
-        }
-        assert_eq!(next, joining.feed.head().seq + 1, "the last one is sent");
     }
 
     #[tokio::test(start_paused = true)]

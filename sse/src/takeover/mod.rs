@@ -10,6 +10,7 @@
 //! `common/src/http/takeover/mod.rs` states the contract with hyper, and tests it.
 
 mod group;
+mod position;
 
 use std::{convert::Infallible, error::Error, future::pending, io, sync::Arc};
 
