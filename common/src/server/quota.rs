@@ -21,26 +21,21 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub struct Quota {
     /// The most lines in a [`WINDOW`].
     lines: u64,
-    window: Mutex<Window>,
+    /// Since the first line, until the next [`WINDOW`] begins.
+    window: Mutex<Option<Window>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
-    until: Option<Instant>,
+    until: Instant,
     requested: u64,
 }
 
 impl Quota {
     /// At most this many lines in a second.
     pub const fn new(lines: u64) -> Self {
-        let window = Window {
-            until: None,
-            requested: 0,
-        };
-        Self {
-            lines,
-            window: Mutex::new(window),
-        }
+        let window = Mutex::new(None);
+        Self { lines, window }
     }
 
     /// Whether a line about `kind` may be written now. When the second is over, the number of omitted
@@ -49,11 +44,15 @@ impl Quota {
         let now = Instant::now();
         self.end_window(kind, now);
         let mut window = self.window();
-        let until = *window.until.get_or_insert(now + WINDOW);
+        let window = window.get_or_insert(Window {
+            until: now + WINDOW,
+            requested: 0,
+        });
         window.requested += 1;
         if window.requested == self.lines + 1
             && let Ok(runtime) = Handle::try_current()
         {
+            let until = window.until;
             runtime.spawn(async move {
                 sleep_until(until).await;
                 self.end_window(kind, until);
@@ -64,24 +63,15 @@ impl Quota {
 
     /// If the second is over, counts anew, and logs what was left out.
     fn end_window(&'static self, kind: &'static str, now: Instant) {
-        let left_out = self.window().end(now).saturating_sub(self.lines);
+        let ended = self.window().take_if(|window| window.until <= now);
+        let left_out = ended.map_or(0, |window| window.requested.saturating_sub(self.lines));
         if left_out > 0 {
             warn!(kind, left_out, "similar lines were left out");
         }
     }
 
-    fn window(&self) -> MutexGuard<'_, Window> {
+    fn window(&self) -> MutexGuard<'_, Option<Window>> {
         self.window.lock().expect("nothing panics under this lock")
-    }
-}
-
-impl Window {
-    /// How many lines were requested, if the window is over.
-    fn end(&mut self, now: Instant) -> u64 {
-        match self.until {
-            Some(until) if until <= now => std::mem::take(self).requested,
-            _ => 0,
-        }
     }
 }
 
