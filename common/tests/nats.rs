@@ -482,6 +482,21 @@ async fn at_the_start_whatever_is_wrong_is_said() {
 }
 
 #[tokio::test]
+async fn processes_that_start_at_once_make_one_stream_and_why_none_can_be_made_is_said() {
+    let url = SERVER.feed();
+    let mut starting = JoinSet::new();
+    for _ in 0..8 {
+        let url = url.clone();
+        starting.spawn(async move { open(&url, keeping(9)).await.head() });
+    }
+    let heads = starting.join_all().await;
+    assert!(heads.iter().all(|head| *head == heads[0]), "{heads:?}");
+    let too_many = SERVER.feed().replace("replicas=1", "replicas=3");
+    let refused = refused(&too_many, keeping(9), false).await;
+    assert!(refused.contains("replicas > 1"), "{refused}");
+}
+
+#[tokio::test]
 async fn what_others_put_into_the_stream_that_is_no_message_is_passed_over() {
     let user = SERVER.user();
     let feed = open(&SERVER.url(&user, &SERVER.addrs()), keeping(9)).await;

@@ -79,8 +79,7 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
         .timeout(PATIENCE)
         .ack_timeout(PATIENCE)
         .build(client.clone());
-    shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
-    let stream = context.get_stream(STREAM).await.map_err(nats)?;
+    let stream = shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let (log, tail) = follow::fill(&stream, &retention).await?;
     let (shown, head) = watch::channel(log.head());
     let log = Arc::new(LiveLog::new(log));

@@ -4,9 +4,8 @@
 use std::fmt::Display;
 
 use async_nats::jetstream::{
-    ErrorCode,
-    context::{Context, GetStreamErrorKind},
-    stream::Config,
+    context::Context,
+    stream::{Config, Stream},
 };
 use serde_json::{Value, json};
 use tracing::warn;
@@ -53,20 +52,17 @@ pub(super) async fn prepare(
     retention: &Retention,
     replicas: Option<usize>,
     new_epoch: bool,
-) -> Result<(), BadStream> {
+) -> Result<Stream, BadStream> {
     let wanted = config(retention, replicas);
-    let Some(found) = existing(context).await? else {
-        return match context.create_stream(wanted.clone()).await {
-            Ok(_) => Ok(()),
-            // Several servers may start at once. If another one created it first, its epoch counts.
-            Err(error) => match existing(context).await? {
-                Some(found) => check(&found, &wanted, replicas),
-                None => Err(nats(error)),
-            },
-        };
+    let stream = match context.get_or_create_stream(&wanted).await {
+        Ok(stream) => stream,
+        // Several servers may start at once. If another one created it first, its epoch counts.
+        Err(error) => context.get_stream(STREAM).await.map_err(|_| nats(error))?,
     };
+    let found = &stream.cached_info().config;
     if !new_epoch {
-        return check(&found, &wanted, replicas);
+        check(found, &wanted, replicas)?;
+        return Ok(stream);
     }
     // A new epoch comes from `wanted`. What an administrator may have chosen stays.
     let renewed = Config {
@@ -77,7 +73,7 @@ pub(super) async fn prepare(
         ..wanted
     };
     context.update_stream(renewed).await.map_err(nats)?;
-    Ok(())
+    Ok(stream)
 }
 
 /// Reads the epoch from the stream's description, a free text that NATS stores with the configuration.
@@ -112,22 +108,6 @@ fn config(retention: &Retention, replicas: Option<usize>) -> Config {
 /// NATS takes -1 for no limit.
 fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(-1)
-}
-
-/// The stream's configuration. Only "not found" is `None`: any other error must not create a stream.
-async fn existing(context: &Context) -> Result<Option<Config>, BadStream> {
-    let error = match context.get_stream(STREAM).await {
-        Ok(stream) => return Ok(Some(stream.cached_info().config.clone())),
-        Err(error) => error,
-    };
-    match error.kind() {
-        GetStreamErrorKind::JetStream(error)
-            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-        {
-            Ok(None)
-        }
-        _ => Err(nats(error)),
-    }
 }
 
 /// Checks each fixed field, and the replicas if the URL names them. Compared as JSON, so that a field is
