@@ -26,12 +26,13 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use websockets::{
-    Subscriptions,
     close::{Ending, close},
     frames::{Limits, TEXT},
     handshake,
+    protocol::SUBPROTOCOL,
     session::{Session, Sessions, Subprotocol},
     socket::Socket,
+    subscriptions::Subscriptions,
 };
 
 #[allow(dead_code, reason = "the middleware is for answers of HTTP")]
@@ -95,7 +96,7 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
         Err(problem) if problem.status == StatusCode::FORBIDDEN => return Err(problem),
         Err(problem) => Err(problem),
     };
-    let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
+    let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };

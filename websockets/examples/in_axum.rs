@@ -1,10 +1,10 @@
 //! A websocket session on axum's connection: close codes, pings, resume and drain, by the files of this crate's
 //! copy set. `cargo run -p websockets --example websockets_in_axum -- 127.0.0.1:8004`
 //!
-//! To copy it: `cargo run -p copy -- websockets DIR`. Add this file up to `main` as a module, and replace `websockets::`
-//! by `crate::`. `Subscriptions`, and the names of `common`, belong to this server's feed and are not in that set. Put
-//! your own `Subprotocol` in the place of `Subscriptions`: three methods, for example over a
-//! `tokio::sync::broadcast` channel. And in `main`:
+//! To copy it: `cargo run -p copy -- websockets protocol DIR`. Add this file up to `mod publish` as a module, and
+//! replace `websockets::` by `crate::`. For your own messages, `copy -- websockets DIR` is enough. Then put your own
+//! `Subprotocol` in the place of `Subscriptions`: three methods, for example over a `tokio::sync::broadcast` channel.
+//! And in `main`:
 //!
 //! ```ignore
 //! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
@@ -20,27 +20,28 @@
 //!
 //! `axum::extract::ws` ends the connection without a close code after a reserved bit, invalid UTF-8 or 70,000 bytes
 //! (`tests/in_axum.rs`). What the crate's own server has, and this does not:
-//! - The write timeout: a client that accepts no data keeps its slot until `AGE`.
 //! - The `Origin` check: a browser lets any page open a websocket, with your users' cookies.
-//! - The other paths: `POST /topics/…` gets a 405, `/healthz` and `/topics` a 404. Add them to your router.
+//! - The paths `/healthz`, and `/topics` for a session that begins without subscriptions.
 //! - The spelling of RFC 6455: names of fields are in lower case here. Some old clients refuse that (`spelling.rs`).
 //! - What else `axum::serve` leaves out: closing slow heads, a limit on connections that are not sessions yet.
 //!   `common/examples/axum/serve.rs` serves the same router with all of them.
 
-use std::{env, error::Error, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request, extract::State, response::Response, routing::get};
-use common::{After, Feed, Newest, Problem, Query, Retention, Topics, shutdown_signal};
+use common::{After, Feed, Newest, Problem, Query, StallGuard, Topics};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use websockets::frames::{Limits, TEXT};
 use websockets::session::{Session, Sessions};
-use websockets::{Subscriptions, handshake, socket::Socket};
+use websockets::{handshake, protocol::SUBPROTOCOL, socket::Socket, subscriptions::Subscriptions};
 
 const SESSIONS: usize = 10_000;
 const PING: Duration = Duration::from_secs(20);
 const AGE: Duration = Duration::from_secs(3_600);
 const DRAIN: Duration = Duration::from_secs(10);
+/// A client that accepts no data is disconnected after this time.
+pub const STALL: Duration = Duration::from_secs(30);
 const LIMITS: Limits = Limits {
     message: 65_536,
     fragments: 1_024,
@@ -72,12 +73,13 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let path = request.uri().path();
     let topics = path.strip_prefix("/topics/").unwrap_or_default();
     let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
-    let switching_protocols = handshake::answer(&request, "feed.v1.json")?;
+    let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // It fails if the client left before it got the 101.
         let Ok(upgraded) = upgrade.await else { return };
-        let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+        let connection = StallGuard::new(TokioIo::new(upgraded), STALL);
+        let mut socket = Socket::new(connection, b"", LIMITS);
         let mut subscriptions = Subscriptions::new(feed);
         let slot = sessions.slot();
         if slot.is_some() {
@@ -86,7 +88,7 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
         }
         // Without a slot the session ends at once, with code 1013.
         let mut session = Session::new(sessions, slot, socket, subscriptions, heartbeat);
-        let _ = session.run(&mut draining).await; // A peer that accepts no bytes is dropped all the same.
+        let _ = session.run(&mut draining).await; // A peer that accepts no data is dropped all the same.
     });
     Ok(switching_protocols)
 }
@@ -109,17 +111,17 @@ pub async fn serve(
     let _ = timeout(DRAIN, ended).await; // Too late, or all have left: the server itself never fails.
 }
 
+#[path = "../../common/examples/axum/publish.rs"]
+pub mod publish;
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args().nth(1).ok_or("where to listen?")?;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).ok_or("where to listen?")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let feed = Feed::new(Retention::default());
-    serve(
-        listener,
-        |draining| router(feed, draining),
-        shutdown_signal(),
-    )
-    .await;
+    let feed = Feed::new(common::Retention::default());
+    let posts = publish::router(feed.clone(), publish::LIMITS);
+    let app = |draining| router(feed, draining).merge(posts);
+    serve(listener, app, common::shutdown_signal()).await;
     Ok(())
 }

@@ -12,20 +12,20 @@
 //! - [`session`] is the life of the connection after that: one task, one `select!`. [`socket`] is a
 //!   websocket on any async stream, [`frames`] its protocol without I/O, [`close`] ends it and tells the
 //!   peer why;
-//! - `commands.rs` is what the messages mean, `subscriptions.rs` what a session reads of the feed,
-//!   `protocol.rs` the JSON in the frames.
+//! - `commands.rs` is what the messages mean, [`subscriptions`] what a session reads of the feed, [`protocol`]
+//!   the JSON in the frames.
 
 pub mod close;
 mod commands;
 pub mod frames;
 pub mod handshake;
-mod protocol;
+pub mod protocol;
 mod route;
 mod serve;
 pub mod session;
 pub mod socket;
 mod spelling;
-mod subscriptions;
+pub mod subscriptions;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -35,7 +35,6 @@ use common::{
 };
 use tokio::net::TcpListener;
 
-pub use crate::subscriptions::{PAGE, Subscriptions};
 use crate::{route::App, session::Sessions};
 
 /// WebSockets: one upgraded connection, both ways.

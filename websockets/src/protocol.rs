@@ -46,12 +46,25 @@ use serde::{
 };
 use serde_json::{json, value::RawValue};
 
-use crate::frames::{TEXT, begin_frame};
+use crate::{
+    frames::{TEXT, begin_frame},
+    handshake::Refusal,
+};
 
 /// The name that clients offer in `Sec-WebSocket-Protocol`.
-pub(crate) const SUBPROTOCOL: &str = "feed.v1.json";
+pub const SUBPROTOCOL: &str = "feed.v1.json";
 /// The longest `ref` in bytes of JSON.
 const MAX_REF: usize = 64;
+
+/// A refused handshake has the same form as every other error.
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            headers: refusal.fields().collect(),
+            ..Self::new(refusal.status, refusal)
+        }
+    }
+}
 
 /// What a client asks for.
 #[derive(Debug)]

@@ -15,12 +15,7 @@ use hyper::{
 };
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use crate::{
-    handshake::{self, Refusal},
-    protocol::SUBPROTOCOL,
-    session::Sessions,
-    spelling::SPELLING,
-};
+use crate::{handshake, protocol::SUBPROTOCOL, session::Sessions, spelling::SPELLING};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -140,13 +135,4 @@ fn open<B>(
         slot: app.sessions.slot(),
     };
     Ok((switching_protocols, Some(opening)))
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            headers: refusal.fields().collect(),
-            ..Self::new(refusal.status, refusal)
-        }
-    }
 }

@@ -20,10 +20,10 @@ use tokio::{
     time::timeout,
 };
 use websockets::{
-    Subscriptions,
     frames::Limits,
     session::{Session, Sessions},
     socket::Socket,
+    subscriptions::Subscriptions,
 };
 
 const PING: Duration = Duration::from_secs(20);

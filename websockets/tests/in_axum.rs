@@ -25,7 +25,7 @@ use harness::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use setup::{ask, data, feed, is_live, live, publish, small};
+use setup::{ask, data, feed, fill, is_live, live, publish, small};
 use tokio::{
     sync::watch,
     time::{Duration, Instant, sleep},
@@ -181,6 +181,18 @@ async fn a_client_gets_the_heartbeats_that_it_asks_for() {
     assert_eq!(begun.elapsed().as_secs(), 3);
     drop(session);
     server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_byte_is_disconnected_after_the_stall() {
+    let feed = feed();
+    let server = alone(feed.clone()).await;
+    let stalled = fill(&feed, &server).await;
+    sleep(in_axum::STALL + Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    server.stop().await;
+    assert_eq!(begun.elapsed().as_secs(), 0, "its session is still open");
+    drop(stalled);
 }
 
 #[tokio::test]

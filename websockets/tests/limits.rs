@@ -14,7 +14,7 @@ use harness::{
 };
 use serde_json::json;
 use setup::{
-    ask, config, feed, frame, is_alive, live, publish, short_stall, small, start, start_with,
+    ask, config, feed, fill, frame, is_alive, live, publish, short_stall, small, start, start_with,
     subscribe,
 };
 #[cfg(target_os = "linux")]
@@ -227,19 +227,6 @@ async fn is_silent(server: &TestServer) {
     );
     silent.close(1008, "").await;
     assert_eq!(silent.wire().closed().await, (End::Eof, Vec::new()));
-}
-
-/// Fills the socket of a client that does not read.
-async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
-    let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
-    wire.send(handshake("localhost", "/topics/a", &[])).await;
-    let session = WsWire::on_wire(wire).await;
-    setup::until_waiters(feed, 1).await;
-    let text = "x".repeat(60_000);
-    for _ in 0..200 {
-        publish(feed, "a", &text).await;
-    }
-    session
 }
 
 /// The kernel would take some megabytes, and every heartbeat behind them.

@@ -19,11 +19,11 @@ use tokio::{
     time::{Instant, advance, sleep, timeout},
 };
 use websockets::{
-    PAGE, Subscriptions,
     close::{Ending, Stalled},
     frames::{Limits, READ, TEXT},
     session::{MAX_UNSENT, Session, Sessions, Subprotocol},
     socket::Socket,
+    subscriptions::{PAGE, Subscriptions},
 };
 
 const PING: Duration = Duration::from_secs(20);

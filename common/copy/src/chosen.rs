@@ -7,10 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{CopyFile, CopySet};
-
-/// The set that has the log which other sets read.
-const FEED: &str = "common feed";
+use crate::{CopyFile, CopySet, set::FEED};
 
 /// A `feed.rs` for a crate without that set.
 const STUB: &str = include_str!("../feed.rs");
@@ -26,12 +23,17 @@ impl Chosen {
     /// If there is no such set, or no folder.
     pub fn parse(all: Vec<CopySet>, words: &[&str]) -> io::Result<(Self, PathBuf)> {
         let (mut chosen, mut rest) = (Vec::new(), words);
-        while let Some(set) = all.iter().find(|set| rest.starts_with(&set.words())) {
+        // The longest name, because one may begin with another.
+        let named = |rest: &[&str]| {
+            let sets = all.iter().filter(|set| rest.starts_with(&set.words()));
+            sets.max_by_key(|set| set.words().len())
+        };
+        while let Some(set) = named(rest) {
             chosen.push(set.clone());
             rest = &rest[set.words().len()..];
         }
         match rest {
-            [folder] if !chosen.is_empty() => Ok((Self(chosen), folder.into())),
+            [folder] if !chosen.is_empty() => Ok((Self::with_needs(&all, chosen), folder.into())),
             [] => Err(io::Error::other("no folder is given: SET… DIR")),
             [unknown, ..] => {
                 let names: Vec<&str> = all.iter().map(|set| set.name.as_str()).collect();
@@ -41,6 +43,19 @@ impl Chosen {
                 )))
             }
         }
+    }
+
+    /// Adds the sets that these need.
+    pub fn with_needs(all: &[CopySet], sets: Vec<CopySet>) -> Self {
+        let mut chosen = Self(sets);
+        let needs: Vec<String> = chosen.0.iter().flat_map(|set| set.needs.clone()).collect();
+        for name in needs {
+            if chosen.0.iter().all(|set| set.name != name) {
+                let needed = all.iter().find(|set| set.name == name);
+                chosen.0.extend(needed.cloned());
+            }
+        }
+        chosen
     }
 
     /// The files of all sets, each once.
@@ -113,6 +128,9 @@ impl Chosen {
             .any(|file| file.text.contains("\nuse common::"))
         {
             lib.insert_str(0, "extern crate self as common;\n\n");
+        }
+        if targets.contains(Path::new("http/stall.rs")) {
+            lib += "pub use http::stall::*;\n";
         }
         if self.0.iter().any(|set| set.needs_feed) {
             lib += "pub use feed::*;\npub use http::{problem::*, query::*};\n";
@@ -238,6 +256,7 @@ mod tests {
             files: files.iter().map(file).collect(),
             dependencies: dependencies.iter().map(|line| (*line).to_owned()).collect(),
             needs_feed: false,
+            needs: Vec::new(),
         }
     }
 
@@ -275,6 +294,27 @@ mod tests {
                 parse(no_folder).unwrap_err().contains("folder"),
                 "{no_folder}"
             );
+        }
+    }
+
+    #[test]
+    fn the_longest_name_counts_and_a_set_brings_those_that_it_needs() {
+        let mut all = ["common feed", "hooks", "hooks send"]
+            .map(|name| set(name, &[], &[]))
+            .to_vec();
+        all[2].needs = vec!["hooks".to_owned(), "common feed".to_owned()];
+        for (line, names) in [
+            ("hooks x", vec!["hooks"]),
+            ("hooks send x", vec!["hooks send", "hooks", "common feed"]),
+            (
+                "common feed hooks send x",
+                vec!["common feed", "hooks send", "hooks"],
+            ),
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (chosen, _) = Chosen::parse(all.clone(), &words).unwrap();
+            let chosen: Vec<_> = chosen.0.iter().map(|set| set.name.as_str()).collect();
+            assert_eq!(chosen, names, "{line}");
         }
     }
 

@@ -26,6 +26,9 @@ const MEMBERS: [&str; 5] = [
     "sse",
 ];
 
+/// The set that has the log which other sets read.
+pub(crate) const FEED: &str = "common feed";
+
 /// One `## Copy set` section of a README.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopySet {
@@ -37,6 +40,8 @@ pub struct CopySet {
     pub dependencies: Vec<String>,
     /// Whether the files read a log: that of `common feed`, or one that has what the stub `feed.rs` has.
     pub needs_feed: bool,
+    /// The names of the sets that are copied along.
+    pub needs: Vec<String>,
 }
 
 /// A file of a copy set.
@@ -134,11 +139,13 @@ fn section(package: &str, folder: &Path, text: &str) -> io::Result<CopySet> {
         "" => package.to_owned(),
         own => format!("{package} {own}"),
     };
+    let needs = listed(body, "Needs: ");
     let mut set = CopySet {
         name,
         files: Vec::new(),
-        dependencies: dependencies(body),
-        needs_feed: body.contains("/copy/feed.rs)"),
+        dependencies: listed(body, "Crates: "),
+        needs_feed: needs.contains(&FEED.to_owned()) || body.contains("/copy/feed.rs)"),
+        needs,
     };
     for line in body.lines() {
         if let Some((_, row)) = line.split_once("](")
@@ -167,9 +174,9 @@ fn file(folder: &Path, path: &str, rest: &str) -> io::Result<CopyFile> {
     })
 }
 
-/// The entries of `[dependencies]`: the code spans in the line that begins with `Crates:`.
-fn dependencies(body: &str) -> Vec<String> {
-    let line = body.lines().find(|line| line.starts_with("Crates: "));
+/// The code spans in the line that begins with `start`.
+fn listed(body: &str, start: &str) -> Vec<String> {
+    let line = body.lines().find(|line| line.starts_with(start));
     let entries = line.unwrap_or_default().split('`').skip(1).step_by(2);
     entries.map(str::to_owned).collect()
 }
@@ -187,6 +194,8 @@ mod tests {
 | --- | ---: | --- |
 | [`src/set.rs`](src/set.rs) | 210 | the answer |
 | [`../src/feed/log.rs`](../src/feed/log.rs) | 7 | a guard |
+
+Needs: [`hooks`](#copy-set) · [`common feed`](README.md)
 
 Crates: `bytes = \"1\"` · `rand = \"0.10\"`
 
@@ -220,7 +229,8 @@ Crates: `bytes = \"1\"` · `rand = \"0.10\"`
                 file("../src/feed/log.rs", "feed/log.rs", 7),
             ],
             dependencies: vec!["bytes = \"1\"".to_owned(), "rand = \"0.10\"".to_owned()],
-            needs_feed: false,
+            needs_feed: true,
+            needs: vec!["hooks".to_owned(), "common feed".to_owned()],
         };
         assert_eq!(sets, [expected]);
         assert!(parse("x", Path::new("x"), "# No\n").unwrap().is_empty());

@@ -6,6 +6,7 @@ mod browser;
 mod problem;
 mod publish;
 mod query;
+mod refused;
 mod stall;
 mod takeover;
 

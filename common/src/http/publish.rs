@@ -15,8 +15,8 @@ use hyper::{
 };
 use tokio::time::timeout;
 
-use super::{Activity, Problem, Query, problem::retry_after};
-use crate::feed::{Data, Draft, Feed, FeedError, IdempotencyKey, Published, Topic};
+use super::{Activity, Problem, Query};
+use crate::feed::{Data, Draft, Feed, IdempotencyKey, Published, Topic};
 
 /// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
 /// clients read nothing before they have sent everything.
@@ -183,13 +183,4 @@ fn created<A: From<String>>(published: &Published) -> Response<A> {
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
-}
-
-impl From<FeedError> for Problem {
-    fn from(error: FeedError) -> Self {
-        match error {
-            FeedError::KeyReused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
-            error => Self::unavailable(error, retry_after()),
-        }
-    }
 }

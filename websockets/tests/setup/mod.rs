@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use common::{Data, Draft, Feed, Published, Retention};
 use harness::{
-    Frame, PATIENCE, TestServer, WsWire,
+    Frame, PATIENCE, TestServer, Wire, WsWire,
     contract::{ALLOWED_ORIGIN, MAX_MESSAGE, READ_TIMEOUT},
+    handshake,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -116,4 +117,17 @@ pub(crate) async fn until_waiters(feed: &Feed, count: usize) {
     };
     let came = timeout(PATIENCE, waiting).await;
     assert!(came.is_ok(), "{} wait, not {count}", feed.waiters());
+}
+
+/// Fills the socket of a client that does not read.
+pub(crate) async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
+    let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
+    wire.send(handshake("localhost", "/topics/a", &[])).await;
+    let session = WsWire::on_wire(wire).await;
+    until_waiters(feed, 1).await;
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        publish(feed, "a", &text).await;
+    }
+    session
 }
