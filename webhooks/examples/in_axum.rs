@@ -28,7 +28,8 @@ async fn order(State(feed): State<Feed>, body: Bytes) -> Result<String, StatusCo
     Ok(published.id.to_string())
 }
 
-/// Serves until `shutdown`. Orders that are not delivered then get one more attempt, within `DRAIN`.
+/// Serves until `shutdown`. An order that waits then gets its last attempt, within `DRAIN`. If that fails, the order
+/// is lost, and its id is logged. To keep such orders, use [`webhooks::run`] with a feed in a file.
 pub async fn serve(
     listener: TcpListener,
     feed: Feed,
@@ -50,16 +51,18 @@ pub async fn serve(
         feed.close(); // Only now, because orders were accepted until here.
         let _ = sending.await;
     };
-    let _ = timeout(DRAIN, ended).await;
+    if timeout(DRAIN, ended).await.is_err() {
+        eprintln!("attempts took longer than {DRAIN:?}: their orders are lost");
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [listen, url] = arguments.as_slice() else {
-        return Err("where to listen, and which URL to call?".into());
+    let [listen, url, ..] = arguments.as_slice() else {
+        return Err("give the address to listen on, and the URL to call".into());
     };
-    let sender = Sender::to(url, &env::var("WEBHOOK_SECRET")?)?;
+    let sender = Sender::to(url, &send::secret()?, send::guard())?;
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());

@@ -1,21 +1,26 @@
 //! Webhooks from a tokio program, by the files of the copy set *send*. A background task sends each message, signed, to
 //! one endpoint, until that answers 2xx or the attempts are used up.
 //! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example send -- https://example.com/webhook`
+//! To call a receiver on this machine: `… -- http://127.0.0.1:8006/webhook --local`
+//!
+//! One `Sender` is one endpoint. For several, run one for each, over clones of the same `Feed`.
 //!
 //! What [`webhooks::run`] has, and this does not: deliveries that outlive the process (`--feed file:PATH`), many
 //! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
-//! start it in a task of your program, with its own listener. It takes the same `Feed`.
+//! start it in a task of your program, with its own listener. It takes the same `Feed`. Register endpoints over HTTP:
+//! `POST /endpoints` with an `Idempotency-Key` that is the same at each start, so that it registers each one once.
 
 use std::{env, error::Error, sync::Arc, time::Duration, time::SystemTime};
 
 use common::{After, Data, Draft, Feed, Message, PageLimit, Retention, Topics};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
+use url::Url;
 use webhooks::schedule::Schedule;
 use webhooks::sender::deliver::{Attempt, Failure, Payload, Verdict};
 use webhooks::sender::{guard::Guard, lane::Lane, tls::Tls};
 
-/// The most deliveries at one time, including those that wait for their next attempt. There is no queue: more
-/// messages wait in the feed, up to what it retains.
+/// The most deliveries at one time. One that waits for its next attempt also holds a slot, so eight messages that fail
+/// stop the others until a slot is free. These wait in the feed, up to what it retains.
 const CONCURRENCY: usize = 8;
 
 /// The background task.
@@ -25,22 +30,23 @@ pub struct Sender {
     pub attempt: Attempt,
     /// When it is called again.
     pub schedule: Schedule,
-    /// Set it to true when the program drains. Then no delivery waits for its next attempt.
+    /// Set it to true when the program drains. Then a delivery that waits gets its last attempt at once.
     pub drain: watch::Sender<bool>,
 }
 
 impl Sender {
-    /// For one endpoint: only https, and only public addresses.
-    pub fn to(url: &str, secret: &str) -> Result<Self, Box<dyn Error>> {
+    /// For one endpoint. The default guard allows only https, and only public addresses.
+    pub fn to(url: &str, secret: &str, guard: Guard) -> Result<Self, Box<dyn Error>> {
         let attempt = Attempt {
-            guard: Guard::default(),
+            guard,
             tls: Tls::system(),
             fields: Default::default(),
-            url: url.parse()?,
+            url: Url::parse(url).map_err(|error| format!("{url}: {error}"))?,
             secrets: vec![secret.parse()?],
             deadline: Duration::from_secs(15),
         };
-        attempt.guard.check(&attempt.url)?;
+        let checked = attempt.guard.check(&attempt.url);
+        checked.map_err(|refused| format!("{url}: {refused}"))?;
         Ok(Self {
             attempt,
             schedule: Schedule::default(),
@@ -79,7 +85,8 @@ impl Sender {
         lane
     }
 
-    /// Waits until the next attempt is due. Returns `false` if there are no more attempts.
+    /// Waits until the next attempt is due, or the program drains. Returns `false` if there are no more attempts: an
+    /// attempt that ends during the drain was the last.
     async fn may_retry(&self, failed: usize, failure: &Failure) -> bool {
         let Some(delay) = self.schedule.delay(failed, rand::random()) else {
             return false;
@@ -89,9 +96,12 @@ impl Sender {
             Verdict::Pause(asked) | Verdict::Throttled(Some(asked)) => delay.max(asked),
             _ => delay,
         };
+        if *self.drain.borrow() {
+            return false;
+        }
         let mut draining = self.drain.subscribe();
-        let drains = draining.wait_for(|drains| *drains);
-        timeout(delay, drains).await.is_err()
+        let _ = timeout(delay, draining.wait_for(|drains| *drains)).await;
+        true
     }
 }
 
@@ -104,10 +114,26 @@ async fn free_lane(deliveries: &mut JoinSet<Lane>) -> Lane {
     ended.and_then(Result::ok).unwrap_or_default()
 }
 
+/// With `--local` also http and this machine.
+pub fn guard() -> Guard {
+    let local = env::args().any(|argument| argument == "--local");
+    Guard {
+        http: local,
+        loopback: local,
+        ..Guard::default()
+    }
+}
+
+/// The secret that signs.
+pub fn secret() -> Result<String, &'static str> {
+    env::var("WEBHOOK_SECRET")
+        .map_err(|_| "set WEBHOOK_SECRET to the endpoint's secret, whsec_BASE64")
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = env::args().nth(1).ok_or("which URL to call?")?;
-    let sender = Sender::to(&url, &env::var("WEBHOOK_SECRET")?)?;
+    let url = env::args().nth(1).ok_or("give the URL to call")?;
+    let sender = Sender::to(&url, &secret()?, guard())?;
     let feed = Feed::new(Retention::default());
     let sending = tokio::spawn(sender.run(feed.clone(), "news".parse()?, feed.head().into()));
     let hello = Draft::new(Data::text("hello"));

@@ -14,7 +14,7 @@ use harness::TestServer;
 use in_axum::send::Sender;
 use serde_json::Value;
 use setup::{Called, FAILED, OK, SECRET, Sink, listed, receiver, send_json, soon};
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::yield_now, time::Instant};
 use webhooks::{
     schedule::Schedule,
     sender::{deliver::Attempt, guard::Guard, tls::Tls},
@@ -22,6 +22,11 @@ use webhooks::{
 
 /// The example, calling `url`.
 async fn app(url: String, delays: &[Duration]) -> TestServer {
+    draining_app(url, delays).await.0
+}
+
+/// And what tells its sender that it drains.
+async fn draining_app(url: String, delays: &[Duration]) -> (TestServer, watch::Sender<bool>) {
     let attempt = Attempt {
         guard: Guard {
             http: true,
@@ -39,13 +44,14 @@ async fn app(url: String, delays: &[Duration]) -> TestServer {
         schedule: Schedule::new(delays),
         drain: watch::Sender::new(false),
     };
-    TestServer::start(async |listener, shutdown| {
+    let drain = sender.drain.clone();
+    let app = TestServer::start(async |listener, shutdown| {
         let feed = Feed::new(Retention::default());
         in_axum::serve(listener, feed, sender, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
-    })
-    .await
+    });
+    (app.await, drain)
 }
 
 /// Orders, and returns the order's id.
@@ -107,14 +113,37 @@ async fn send_bad(sink: &Sink) -> u16 {
 #[tokio::test]
 async fn a_drain_waits_for_the_attempt_in_flight_and_not_for_the_next_one() {
     let sink = Sink::open().await;
-    let app = app(sink.url(), &[Duration::from_secs(3_600); 9]).await;
+    let (app, drain) = draining_app(sink.url(), &[Duration::from_secs(3_600); 9]).await;
     order(&app, "1").await;
     let mut called = sink.called().await;
     app.shut_down();
+    soon(drain.subscribe().wait_for(|drains| *drains))
+        .await
+        .unwrap();
     let stopping = Instant::now();
     let answering = async {
         called.wire.send(FAILED).await;
     };
     soon(async { tokio::join!(app.stop(), answering) }).await;
     assert!(stopping.elapsed() < Duration::from_secs(9), "or it was cut");
+}
+
+#[tokio::test]
+async fn a_delivery_that_waits_gets_its_last_attempt_when_the_app_drains() {
+    let sink = Sink::open().await;
+    let (app, drain) = draining_app(sink.url(), &[Duration::from_secs(3_600); 9]).await;
+    let id = order(&app, "1").await;
+    let subscribed = drain.receiver_count();
+    sink.called().await.wire.send(FAILED).await;
+    soon(async {
+        while drain.receiver_count() == subscribed {
+            yield_now().await; // until it waits
+        }
+    })
+    .await;
+    app.shut_down();
+    let mut called = soon(sink.called()).await;
+    assert_eq!(called.field("webhook-id"), id);
+    called.wire.send(OK).await;
+    soon(app.stop()).await;
 }
