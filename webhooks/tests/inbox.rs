@@ -3,6 +3,10 @@
 
 mod setup;
 
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/receive.rs"]
+mod receive;
+
 use std::{
     fs, io,
     sync::{
@@ -262,6 +266,44 @@ async fn a_handled_event_is_handled_again_when_that_is_asked_for() {
     // The other side would treat the same key as a repeat.
     let expected = ["m", "again-1-1", "again-2-0", "again-1-2"];
     assert_eq!(*keys.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn an_event_that_is_held_waits_for_a_program_with_effects() {
+    let scratch = Scratch::new();
+    // Twice, because the work begins with what it finds in the inbox, even if it is stopped at once.
+    for _ in 0..2 {
+        let fails = script(async |_| Err("it is not held".to_owned()));
+        let holding = start(&scratch, |config| config.hold = true, fails).await;
+        assert_eq!(send(&holding.client(), "m").await.status, 200);
+        holding.stop().await;
+    }
+    let database = Connection::open(scratch.inbox()).unwrap();
+    let attempts = database.query_row("SELECT attempts FROM work", [], |row| row.get(0));
+    assert_eq!(attempts, Ok(0));
+    drop(database);
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    let events = when_all(&server.client(), settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn the_effect_of_the_example_is_a_row_for_each_event() {
+    let scratch = Scratch::new();
+    let server = start(&scratch, |_| {}, receive::Orders).await;
+    for id in ["m", "m", "n"] {
+        send(&server.client(), id).await;
+    }
+    let events = when_all(&server.client(), settled).await;
+    assert!(events.iter().all(|event| event["state"] == "handled"));
+    server.stop().await;
+    let database = Connection::open(scratch.inbox()).unwrap();
+    let rows =
+        "SELECT group_concat(source || ' ' || event) FROM (SELECT * FROM orders ORDER BY event)";
+    let rows: String = database.query_row(rows, [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, "standard m,standard n");
 }
 
 /// Notes the key of each event.

@@ -53,6 +53,10 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 ///
+/// What this program does with an event is a demonstration: it publishes it to a feed in memory, and marks it as
+/// handled. Start a program with your own effects, like examples/receive.rs, before you receive real events. Or let
+/// this one store them with --hold, until yours opens the inbox.
+///
 /// A variable holds one secret on each line. `ps` shows a flag to everyone on the machine, but not a variable or
 /// the contents of a file.
 #[derive(Debug, Clone, Parser)]
@@ -81,6 +85,9 @@ pub struct Config {
     /// The SQLite database that stores received events.
     #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
     pub inbox: PathBuf,
+    /// Only store events. They wait until a program without this flag opens the inbox.
+    #[arg(long)]
+    pub hold: bool,
     /// How old a signed time may be, in seconds.
     #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
     pub tolerance: Duration,
@@ -224,13 +231,19 @@ pub async fn run_with(
 ) -> io::Result<Drained> {
     let _metrics = metrics(&config.server, &feed, &["received"], Vec::new).await?;
     let (stop, stopped) = watch::channel(false);
-    let worker = tokio::spawn(work(
+    let worker = work(
         inbox.clone(),
         Arc::new(effects),
         config.attempts.clone(),
         SystemTime::now,
         stopped,
-    ));
+    );
+    let hold = config.hold;
+    let worker = tokio::spawn(async move {
+        if !hold {
+            worker.await
+        }
+    });
     // A failed inbox stores nothing more, so its failure ends the server too.
     let mut failure = inbox.failure();
     let served = feed.handle(); // closed by the drain, but the effects still publish to `feed`
