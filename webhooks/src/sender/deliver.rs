@@ -31,7 +31,6 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Mutex,
     time::{Duration, SystemTime},
 };
 
@@ -232,9 +231,8 @@ impl Attempt {
     /// Sends `message` once, signed at the time `at`.
     pub async fn run(&self, lane: &mut Lane, message: &Payload, at: SystemTime) -> Outcome {
         let started = Instant::now();
-        let remote = Mutex::new(None);
-        let mut shown = Vec::new();
-        let exchange = self.exchange(lane, message, at, &remote);
+        let (mut remote, mut shown) = (None, Vec::new());
+        let exchange = self.exchange(lane, message, at, &mut remote);
         let result = match within("answer", self.deadline, exchange).await {
             Ok(answer) => judge(answer, lane, &mut shown, at).await,
             Err(failure) => Err(failure),
@@ -242,7 +240,7 @@ impl Attempt {
         Outcome {
             at,
             duration: started.elapsed(),
-            remote: remote.into_inner().expect(UNPOISONED),
+            remote,
             answer: String::from_utf8_lossy(&shown).into_owned(),
             result,
         }
@@ -250,28 +248,29 @@ impl Attempt {
 
     /// Uses the kept connection, or dials a new one. The peer may have closed a kept connection, which shows
     /// only when it is used. So if it fails before the first byte of an answer, a new one is dialed at once.
+    /// Notes the address in `remote`, so that it is known even if the deadline cuts the attempt.
     async fn exchange(
         &self,
         lane: &mut Lane,
         message: &Payload,
         at: SystemTime,
-        remote: &Remote,
+        remote: &mut Option<SocketAddr>,
     ) -> Result<Answer, Failure> {
         if let Some(mut line) = lane.take() {
-            set(remote, line.remote);
+            *remote = Some(line.remote);
             let answer = line.send(self.request(message, at)).await;
             if answer.is_ok() || line.has_received() {
-                return Answer::of(line, answer);
+                return answered(line, answer);
             }
         }
         // Boxed: dialing is rare, and its future is ten times as large as the rest.
         let mut line = Box::pin(self.dial(remote)).await?;
         let answer = line.send(self.request(message, at)).await;
-        Answer::of(line, answer)
+        answered(line, answer)
     }
 
     /// A new connection: resolve, check the addresses, and connect to the first one that answers.
-    async fn dial(&self, remote: &Remote) -> Result<Line, Failure> {
+    async fn dial(&self, remote: &mut Option<SocketAddr>) -> Result<Line, Failure> {
         let lookup = async { Ok(self.guard.resolve(&self.url).await?) };
         let addresses = within("address", self.deadline / LOOKUP_SHARE, lookup).await?;
         let mut addresses = addresses.into_iter();
@@ -279,13 +278,13 @@ impl Attempt {
         let mut last = Failure::Connect(io::ErrorKind::AddrNotAvailable.into());
         loop {
             if let Some(address) = addresses.next() {
-                set(remote, address);
+                *remote = Some(address);
                 dialing.push(self.connect(address));
             }
             tokio::select! {
                 dialed = dialing.next() => match dialed {
                     Some(Ok(line)) => {
-                        set(remote, line.remote);
+                        *remote = Some(line.remote);
                         return Ok(line);
                     }
                     Some(Err(failure)) => last = failure,
@@ -346,55 +345,35 @@ async fn judge(
     shown: &mut Vec<u8>,
     at: SystemTime,
 ) -> Result<StatusCode, Failure> {
-    let Answer {
-        status,
-        fields,
-        rest,
-    } = answer;
+    let (head, rest) = answer.into_parts();
     if let Some((line, body)) = rest
         && timeout(BODY, has_ended(body, shown)).await == Ok(true)
     {
         lane.keep(line);
     }
-    if status.is_success() {
-        return Ok(status);
+    if head.status.is_success() {
+        return Ok(head.status);
     }
-    let location = fields.get(LOCATION);
-    let retry_after = fields.get(RETRY_AFTER);
+    let location = head.headers.get(LOCATION);
+    let retry_after = head.headers.get(RETRY_AFTER);
     Err(Failure::Status {
-        status,
+        status: head.status,
         location: location.map(|to| String::from_utf8_lossy(to.as_bytes()).into()),
         retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes(), at)),
     })
 }
 
-/// An answer whose head is complete.
-struct Answer {
-    status: StatusCode,
-    fields: HeaderMap,
-    /// `None` if hyper refused the head. Its status counts, but the connection is closed.
-    rest: Option<(Line, Incoming)>,
-}
+/// An answer whose head is complete, its connection and its body. Without these two if hyper refused the head:
+/// its status counts, but the connection is closed.
+type Answer = Response<Option<(Line, Incoming)>>;
 
-impl Answer {
-    fn of(line: Line, answer: hyper::Result<Response<Incoming>>) -> Result<Self, Failure> {
-        match answer {
-            Ok(answer) => {
-                let (head, body) = answer.into_parts();
-                Ok(Self {
-                    status: head.status,
-                    fields: head.headers,
-                    rest: Some((line, body)),
-                })
-            }
-            Err(error) => {
-                let status = line.status().ok_or(error)?;
-                Ok(Self {
-                    status,
-                    fields: HeaderMap::new(),
-                    rest: None,
-                })
-            }
+fn answered(line: Line, answer: hyper::Result<Response<Incoming>>) -> Result<Answer, Failure> {
+    match answer {
+        Ok(answer) => Ok(answer.map(|body| Some((line, body)))),
+        Err(error) => {
+            let mut refused = Response::new(None);
+            *refused.status_mut() = line.status().ok_or(error)?;
+            Ok(refused)
         }
     }
 }
@@ -421,15 +400,6 @@ async fn within<T>(
     let done = timeout(limit, step).await;
     done.unwrap_or(Err(Failure::Timeout { part, limit }))
 }
-
-/// The address that an attempt dialed last. Shared, so that it is known even if the deadline cuts the attempt.
-type Remote = Mutex<Option<SocketAddr>>;
-
-fn set(remote: &Remote, address: SocketAddr) {
-    *remote.lock().expect(UNPOISONED) = Some(address);
-}
-
-const UNPOISONED: &str = "nothing panics under this lock";
 
 /// Reads an answer's body up to [`MAX_RESPONSE`], and copies its beginning. Returns whether the body has ended.
 async fn has_ended(mut body: Incoming, shown: &mut Vec<u8>) -> bool {

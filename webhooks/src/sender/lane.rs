@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf, join, split},
     task::JoinSet,
     time::Instant,
 };
@@ -88,13 +88,14 @@ impl Line {
         remote: SocketAddr,
     ) -> hyper::Result<Self> {
         let received = Arc::default();
+        let (reader, writer) = split(stream);
         let watched = Watched {
-            stream,
+            reader,
             received: Arc::clone(&received),
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(watched))
+            .handshake(TokioIo::new(join(watched, writer)))
             .await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
@@ -204,51 +205,21 @@ impl Received {
     }
 }
 
-/// A stream that watches what is read from it.
-struct Watched<S> {
-    stream: S,
+/// A reader that watches what is read from it.
+struct Watched<R> {
+    reader: R,
     received: Arc<Mutex<Received>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
         Poll::Ready(lock(&self.received).note(&buffer.filled()[before..]))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -1,7 +1,7 @@
 //! TLS as a client: rustls, with the certificates that this machine trusts.
 
 use std::{
-    fmt, io,
+    io,
     sync::{Arc, OnceLock},
 };
 
@@ -15,14 +15,8 @@ use tracing::warn;
 use url::{Host, Url};
 
 /// The trusted certificates.
-#[derive(Clone)]
-pub struct Tls(TlsConnector);
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
-    }
-}
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<ClientConfig>);
 
 impl Tls {
     /// Trusts the system's store, or the file that `SSL_CERT_FILE` names. The store is read once.
@@ -52,7 +46,7 @@ impl Tls {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".into()];
-        Self(Arc::new(config).into())
+        Self(Arc::new(config))
     }
 
     /// Does the handshake over `stream`. The certificate must be valid for the URL's host.
@@ -67,6 +61,8 @@ impl Tls {
                 .map_err(io::Error::other)?,
             None => return Err(io::Error::other("the URL names no host")),
         };
-        self.0.connect(name, stream).await
+        TlsConnector::from(self.0.clone())
+            .connect(name, stream)
+            .await
     }
 }
