@@ -27,9 +27,9 @@ const MESSAGES: &str = r#"
     SELECT 'a', 'payment.succeeded', unixepoch() * 1000 - 1000, '{"status":"success","amount":' || n || '}' FROM n"#;
 const ENDPOINTS: &str = "
     WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
-    INSERT INTO endpoints (id, target, secrets, claimed, disabled, reason)
+    INSERT INTO endpoints (id, target, secrets, state)
     SELECT format('ep_%016x', n), '{\"url\":\"http://127.0.0.1:9/\",\"topics\":[\"a\"]}',
-      '[[\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\",null]]', ?2, ?3, 'by hand' FROM n";
+      '[[\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\",null]]', ?2 FROM n";
 const BODIES: &str = r#"
     INSERT INTO bodies SELECT seq, 'a-' || seq, '{"id":"a-' || seq || '","topic":"a","data":' || data || '}' FROM messages"#;
 /// Due in an hour.
@@ -94,13 +94,15 @@ fn fill(
 ) -> rusqlite::Result<()> {
     file.execute("INSERT INTO topics VALUES ('a', 0)", [])?;
     file.execute(MESSAGES, [messages])?;
-    let since = "SELECT unixepoch() * 1000";
-    let since: i64 = file.query_row(since, [], |row| row.get(0))?;
-    file.execute(
-        ENDPOINTS,
-        rusqlite::params![endpoints, cursor, disabled.then_some(since)],
-    )
-    .map(drop)
+    let health = match disabled {
+        true => {
+            r#"{"Disabled":{"since":{"secs_since_epoch":0,"nanos_since_epoch":0},"reason":"by hand","expired":null}}"#
+        }
+        false => r#""Well""#,
+    };
+    let state = format!(r#"{{"position":{{"claimed":{cursor},"open":[]}},"health":{health}}}"#);
+    file.execute(ENDPOINTS, rusqlite::params![endpoints, state])
+        .map(drop)
 }
 
 struct Started {

@@ -18,8 +18,8 @@ use url::Url;
 
 use super::{
     deliver::{Failure, Outcome},
-    ledger::{CONCURRENCY, Position},
-    store::{Dead, Disabled, Saved, rfc3339, to_json},
+    ledger::{CONCURRENCY, Health, Position, State},
+    store::{Dead, Saved, rfc3339, to_json},
 };
 use crate::verify::standard::Secret;
 
@@ -74,22 +74,55 @@ pub(crate) struct Endpoint {
 type Attempts = VecDeque<AttemptView>;
 
 /// What the endpoint's loop reports.
+#[derive(Serialize)]
 pub(crate) struct Status {
     /// Everything up to here was claimed from the feed.
+    #[serde(serialize_with = "as_text")]
     pub(crate) after: Cursor,
     /// Everything up to here is in the store: delivered, dead or with a row.
+    #[serde(skip)]
     pub(crate) settled: u64,
     /// Attempts that are in flight or not recorded yet.
     pub(crate) in_flight: usize,
     /// Deliveries that wait for their next attempt.
     pub(crate) waiting: usize,
     /// When the next of them is due. This is in the past while it waits for a slot.
+    #[serde(serialize_with = "rfc3339")]
     pub(crate) oldest_due: Option<SystemTime>,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
     /// Set while it is not called.
     pub(crate) disabled: Option<Disabled>,
+}
+
+/// Since when and why an endpoint is not called.
+#[derive(Clone, Serialize)]
+pub(crate) struct Disabled {
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) since: SystemTime,
+    pub(crate) reason: String,
+    /// Since when its backlog is not kept any more.
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) expired: Option<SystemTime>,
+}
+
+impl Disabled {
+    /// `None` if the endpoint is called.
+    pub(crate) fn of(health: &Health) -> Option<Self> {
+        match health.clone() {
+            Health::Disabled {
+                since,
+                reason,
+                expired,
+            } => Some(Self {
+                since,
+                reason,
+                expired,
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl Endpoint {
@@ -104,7 +137,7 @@ impl Endpoint {
             Ok((secret, *until))
         };
         let secrets = saved.secrets.iter().map(secret);
-        let Position { claimed, .. } = saved.position;
+        let position = &saved.state.position;
         let registration: Registration =
             serde_json::from_str(&saved.target).map_err(invalid("target"))?;
         let attempts = before.map(|before| before.attempts.clone());
@@ -116,16 +149,16 @@ impl Endpoint {
             status: Mutex::new(Status {
                 after: Cursor {
                     epoch,
-                    seq: claimed,
+                    seq: position.claimed,
                 },
-                settled: saved.position.settled(),
+                settled: position.settled(),
                 in_flight: 0,
                 waiting: 0,
                 oldest_due: None,
                 delivered: saved.delivered,
                 dead: saved.dead,
                 last_error: saved.last_error.clone(),
-                disabled: saved.disabled.clone(),
+                disabled: Disabled::of(&saved.state.health),
             }),
             attempts: attempts.unwrap_or_default(),
         })
@@ -163,7 +196,6 @@ impl Endpoint {
     /// The endpoint as JSON. It contains a secret only if the caller passes one: after a registration or a
     /// rotation.
     pub(crate) fn to_json(&self, secret: Option<String>) -> String {
-        let status = self.status();
         let target = &self.target;
         to_json(&View {
             id: &self.id,
@@ -175,14 +207,7 @@ impl Endpoint {
             concurrency: target.registration.concurrency,
             ordered: target.registration.ordered,
             secret,
-            after: status.after.to_string(),
-            in_flight: status.in_flight,
-            waiting: status.waiting,
-            oldest_due: status.oldest_due,
-            delivered: status.delivered,
-            dead: status.dead,
-            last_error: status.last_error.as_deref(),
-            disabled: status.disabled.as_ref(),
+            status: &self.status(),
         })
     }
 
@@ -216,15 +241,8 @@ struct View<'a> {
     ordered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
-    after: String,
-    in_flight: usize,
-    waiting: usize,
-    #[serde(serialize_with = "rfc3339")]
-    oldest_due: Option<SystemTime>,
-    delivered: u64,
-    dead: u64,
-    last_error: Option<&'a str>,
-    disabled: Option<&'a Disabled>,
+    #[serde(flatten)]
+    status: &'a Status,
 }
 
 #[derive(Serialize)]
@@ -271,6 +289,10 @@ impl AttemptView {
             answer: outcome.answer.clone(),
         }
     }
+}
+
+fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -462,17 +484,16 @@ pub(crate) fn new_endpoint(target: &Target, secret: &Secret, claimed: u64) -> Sa
         id: format!("ep_{:016x}", rand::random::<u64>()),
         target: target.to_text(),
         secrets: vec![(secret.reveal(), None)],
-        position: Position {
-            claimed,
-            open: Vec::new(),
+        state: State {
+            position: Position {
+                claimed,
+                open: Vec::new(),
+            },
+            ..State::default()
         },
         delivered: 0,
         dead: 0,
         last_error: None,
-        failing: None,
-        failures: 0,
-        paused: None,
-        disabled: None,
     }
 }
 

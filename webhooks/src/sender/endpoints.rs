@@ -33,9 +33,9 @@ use super::{
         new_endpoint, new_secret,
     },
     lane::Lane,
-    ledger::Waiting,
+    ledger::{Health, Waiting},
     push::{Outbound, Push},
-    store::{self, Disabled, Key, Saved, to_json},
+    store::{self, Key, Saved, to_json},
 };
 
 /// How often the feed is told what it must keep for the endpoints.
@@ -283,20 +283,20 @@ impl Endpoints {
         if moves {
             self.admit(&target.url)?;
         }
-        let disabled = Disabled {
+        let disabled = Health::Disabled {
             since: self.now(),
             reason: "by hand".to_owned(),
             expired: None,
         };
         let change = move |_: &Connection, saved: &mut Saved| {
             saved.target = target.to_text();
-            if moves {
-                saved.forget_failures(); // Another server may do better.
+            let is_disabled = saved.state.health.is_disabled();
+            // Another server may do better.
+            if enabled == Some(true) || moves && !is_disabled {
+                saved.state.enable();
             }
-            match enabled {
-                Some(true) => saved.set_disabled(None),
-                Some(false) if saved.disabled.is_none() => saved.set_disabled(Some(disabled)),
-                _ => {}
+            if enabled == Some(false) && !is_disabled {
+                saved.state.health = disabled;
             }
             Ok(())
         };
@@ -357,7 +357,7 @@ impl Endpoints {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let turn = self.turn(endpoint).await?;
         let change = move |_: &Connection, saved: &mut Saved| {
-            saved.set_disabled(None);
+            saved.state.enable();
             Ok(())
         };
         let (endpoint, ()) = self.change(turn, change).await?;

@@ -6,7 +6,7 @@
 //! A message is *claimed* from the feed, and its first attempt is *in flight*. When the attempt has *ended*,
 //! its outcome is *recorded* in the store. A failed message then waits for its retry, and is in flight again.
 //!
-//! The store keeps a [`Position`]: everything up to `claimed` is settled, except the few messages in `open`.
+//! The store keeps a [`State`] with a [`Position`]: everything up to `claimed` is settled, except the few messages in `open`.
 //! Settled means delivered, dead, or waiting with a row in the store. So a slow attempt stays open and delays
 //! nothing else. After a crash the open messages and everything after `claimed` are attempted again. An ended
 //! attempt keeps its slot until it is recorded, so a crash repeats at most the slots of one endpoint.
@@ -20,6 +20,8 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
     time::{Duration, SystemTime},
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::deliver::Verdict;
 use crate::schedule::Schedule;
@@ -41,7 +43,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// After this many throttled attempts the message itself may be the cause: each further one counts as failed.
-const MAX_THROTTLED: u16 = 100;
+const MAX_THROTTLED: u8 = 100;
 /// The reason that is shown for an endpoint that answered 410.
 const GONE: &str = "answered 410 Gone";
 
@@ -57,8 +59,24 @@ pub(crate) struct Rules {
     pub(crate) ordered: bool,
 }
 
+/// What the store keeps of a ledger, as JSON. Each failed message has a row of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct State {
+    pub(crate) position: Position,
+    pub(crate) health: Health,
+    pub(crate) failures: Failures,
+}
+
+impl State {
+    /// The endpoint is well, as if it had not failed.
+    pub(crate) fn enable(&mut self) {
+        (self.health, self.failures) = (Health::Well, Failures::default());
+    }
+}
+
 /// Where an endpoint is in the feed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// Everything up to this number is settled, except the open messages.
     pub(crate) claimed: u64,
@@ -85,9 +103,10 @@ impl Position {
 }
 
 /// How healthy an endpoint is. This limits its attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Health {
     /// It gets attempts in parallel.
+    #[default]
     Well,
     /// Different messages failed, or the endpoint requested a pause. No attempt before this time. Then one at a
     /// time, until one succeeds.
@@ -97,24 +116,25 @@ pub(crate) enum Health {
         asked: bool,
     },
     /// It must not be called any more.
-    Disabled { since: SystemTime, reason: String },
+    Disabled {
+        since: SystemTime,
+        reason: String,
+        /// Since when its backlog is not kept any more.
+        expired: Option<SystemTime>,
+    },
 }
 
 impl Health {
-    /// The end of its pause, which may be over.
-    pub(crate) fn paused(&self) -> Option<SystemTime> {
-        match self {
-            Self::Paused { until, .. } => Some(*until),
-            _ => None,
-        }
+    pub(crate) fn is_disabled(&self) -> bool {
+        matches!(self, Self::Disabled { .. })
     }
 }
 
 /// The failures since the last success.
-#[derive(Debug, Default)]
-struct Failures {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failures {
     /// When the first one ended.
-    since: Option<SystemTime>,
+    pub(crate) since: Option<SystemTime>,
     count: u32,
     /// The different messages that failed: the first [`SAMPLES`] of them.
     messages: Vec<u64>,
@@ -122,8 +142,8 @@ struct Failures {
     pauses: u32,
 }
 
-/// A message that is being delivered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A message that is being delivered. Kept small, because there may be a million.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Delivery {
     pub(crate) seq: u64,
     /// The size of the message, in bytes.
@@ -131,20 +151,16 @@ pub(crate) struct Delivery {
     /// Attempts that failed.
     pub(crate) failed: u16,
     /// Attempts that were throttled.
-    pub(crate) throttled: u16,
+    pub(crate) throttled: u8,
     /// It has a row in the store, and the message is read from there.
     pub(crate) row: bool,
 }
 
-/// A delivery that waits for its next attempt. Kept small, because there may be a million. Ordered by `due`,
-/// so the least is the next.
+/// A delivery that waits for its next attempt. Ordered by `due`, so the least is the next.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waiting {
     pub(crate) due: SystemTime,
-    pub(crate) seq: u64,
-    pub(crate) size: u32,
-    pub(crate) failed: u16,
-    pub(crate) throttled: u16,
+    pub(crate) delivery: Delivery,
 }
 
 /// What becomes of a delivery after an attempt.
@@ -165,7 +181,7 @@ pub(crate) struct Ended {
 /// What to record in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) position: Position,
+    pub(crate) state: State,
     pub(crate) ended: Vec<Ended>,
 }
 
@@ -204,20 +220,22 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Continues from what the store has.
-    pub(crate) fn new(rules: Rules, position: Position, waiting: Vec<Waiting>) -> Self {
+    pub(crate) fn new(rules: Rules, state: State, waiting: Vec<Waiting>) -> Self {
+        let position = state.position;
+        let ahead = waiting.into_iter().map(|one| (one.delivery.seq, one));
         let mut ledger = Self {
             after: position.settled(),
             until: position.claimed,
             again: position.open.clone(),
-            ahead: waiting.into_iter().map(|one| (one.seq, one)).collect(),
+            ahead: ahead.collect(),
             in_flight: Vec::new(),
             ended: Vec::new(),
             recording: None,
             recorded: position,
             bytes: 0,
             waiting: BinaryHeap::new(),
-            health: Health::Well,
-            failures: Failures::default(),
+            health: state.health,
+            failures: state.failures,
             parallel: rules.concurrency,
             successes: 0,
             retried: false,
@@ -225,19 +243,6 @@ impl Ledger {
         };
         ledger.pass(ledger.until);
         ledger
-    }
-
-    /// Continues with the stored health, and with the failures since the last success: the time of the first
-    /// one, and their number.
-    pub(crate) fn with_health(
-        mut self,
-        health: Health,
-        since: Option<SystemTime>,
-        count: u32,
-    ) -> Self {
-        self.health = health;
-        (self.failures.since, self.failures.count) = (since, count);
-        self
     }
 
     /// The feed is read after this number.
@@ -297,7 +302,7 @@ impl Ledger {
         let ahead = self.ahead.split_off(&(next + 1));
         let passed = std::mem::replace(&mut self.ahead, ahead).into_values();
         for waiting in passed {
-            self.bytes += waiting.size as usize;
+            self.bytes += waiting.delivery.size as usize;
             self.waiting.push(Reverse(waiting));
         }
     }
@@ -316,14 +321,7 @@ impl Ledger {
         if self.free_slots(now) == 0 || self.oldest_due()? > now {
             return None;
         }
-        let Reverse(next) = self.waiting.pop()?;
-        let delivery = Delivery {
-            seq: next.seq,
-            size: next.size,
-            failed: next.failed,
-            throttled: next.throttled,
-            row: true,
-        };
+        let Reverse(Waiting { delivery, .. }) = self.waiting.pop()?;
         self.in_flight.push(delivery.clone());
         self.retried = true;
         Some(delivery)
@@ -368,7 +366,11 @@ impl Ledger {
             return None;
         }
         let record = Record {
-            position,
+            state: State {
+                position,
+                health: self.health.clone(),
+                failures: self.failures.clone(),
+            },
             ended: std::mem::take(&mut self.ended),
         };
         self.recording = Some(record.clone());
@@ -380,16 +382,14 @@ impl Ledger {
         let Some(record) = self.recording.take() else {
             return;
         };
-        self.recorded = record.position;
+        self.recorded = record.state.position;
         for Ended { delivery, fate } in record.ended {
             match fate {
-                Fate::Waits(due) => self.waiting.push(Reverse(Waiting {
-                    due,
-                    seq: delivery.seq,
-                    size: delivery.size,
-                    failed: delivery.failed,
-                    throttled: delivery.throttled,
-                })),
+                Fate::Waits(due) => {
+                    let row = true;
+                    let delivery = Delivery { row, ..delivery };
+                    self.waiting.push(Reverse(Waiting { due, delivery }));
+                }
                 Fate::Delivered | Fate::Dead => self.bytes -= delivery.size as usize,
             }
         }
@@ -426,19 +426,9 @@ impl Ledger {
         &self.health
     }
 
-    /// Whether it must not be called any more. Only a change of the endpoint ends that.
-    pub(crate) fn is_disabled(&self) -> bool {
-        matches!(self.health, Health::Disabled { .. })
-    }
-
     /// Whether several different messages have failed since the last success.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures.messages.len() >= SAMPLES
-    }
-
-    /// The first failure since the last success, and the number of failures.
-    pub(crate) fn failures(&self) -> (Option<SystemTime>, u32) {
-        (self.failures.since, self.failures.count)
     }
 
     /// How many claimed messages are neither delivered nor dead.
@@ -484,7 +474,7 @@ impl Ledger {
     fn succeed(&mut self, now: SystemTime) {
         self.failures = Failures::default();
         let asked = matches!(self.health, Health::Paused { until, asked: true } if until > now);
-        if !asked && !self.is_disabled() {
+        if !asked && !self.health.is_disabled() {
             self.health = Health::Well;
         }
         self.successes += 1;
@@ -506,9 +496,13 @@ impl Ledger {
             self.parallel = (self.parallel / 2).max(1);
             self.successes = 0;
         }
-        let disabled = |reason: String| Health::Disabled { since: now, reason };
+        let disabled = |reason| Health::Disabled {
+            since: now,
+            reason,
+            expired: None,
+        };
         let health = match verdict {
-            _ if self.is_disabled() => return,
+            _ if self.health.is_disabled() => return,
             Verdict::Gone => disabled(GONE.to_owned()),
             _ if lasts >= self.rules.give_up && self.failures.count >= MIN_FAILURES => {
                 let lasts = humantime::format_duration(Duration::from_secs(lasts.as_secs()));
@@ -544,7 +538,10 @@ impl Ledger {
     }
 
     fn paused_until(&self, now: SystemTime) -> SystemTime {
-        self.health.paused().unwrap_or(now)
+        match self.health {
+            Health::Paused { until, .. } => until,
+            _ => now,
+        }
     }
 
     /// Decides when the next attempt is due, if there is one. A throttled attempt does not count as failed: the
@@ -602,7 +599,7 @@ mod tests {
 
     /// An endpoint that has claimed these messages.
     fn claimed(rules: Rules, messages: std::ops::RangeInclusive<u64>) -> Ledger {
-        let mut ledger = Ledger::new(rules, Position::default(), Vec::new());
+        let mut ledger = Ledger::new(rules, State::default(), Vec::new());
         ledger.claim(*messages.end(), messages.map(|seq| (seq, 10)));
         ledger
     }
@@ -626,7 +623,7 @@ mod tests {
             claimed: 3,
             open: vec![1],
         };
-        assert_eq!((record.position, record.ended.len()), (position, 2));
+        assert_eq!((record.state.position, record.ended.len()), (position, 2));
         assert_eq!(ledger.held(), 3, "a slot is held until it is recorded");
         ledger.recorded();
         assert_eq!((ledger.held(), ledger.settled()), (1, 0));
@@ -643,7 +640,7 @@ mod tests {
             let mut ledger = claimed(rules(), 1..=2);
             end(&mut ledger, 1, Err(Verdict::Gone), START);
             let disabled = ledger.health().clone();
-            assert!(ledger.is_disabled());
+            assert!(ledger.health().is_disabled());
             end(&mut ledger, 2, after, START + SECOND);
             assert_eq!(*ledger.health(), disabled, "{after:?}");
         }
@@ -777,7 +774,7 @@ mod tests {
             ordered: true,
             ..rules()
         };
-        let mut ledger = Ledger::new(ordered, Position::default(), Vec::new());
+        let mut ledger = Ledger::new(ordered, State::default(), Vec::new());
         assert_eq!(ledger.room(START), 1);
         ledger.claim(1, [(1, 10)]);
         assert_eq!(ledger.room(START), 0);
@@ -845,7 +842,7 @@ mod tests {
                 now: START,
                 published: Vec::new(),
                 stored: Stored::default(),
-                ledger: Ledger::new(rules(), Position::default(), Vec::new()),
+                ledger: Ledger::new(rules(), State::default(), Vec::new()),
                 writing: None,
                 in_flight: Vec::new(),
                 accepted: BTreeMap::new(),
@@ -924,7 +921,7 @@ mod tests {
 
         fn commit(&mut self) {
             if let Some(record) = self.writing.take() {
-                self.stored.position = record.position;
+                self.stored.position = record.state.position;
                 for Ended { delivery, fate } in record.ended {
                     match fate {
                         Fate::Delivered => self.stored.rows.remove(&delivery.seq),
@@ -960,20 +957,21 @@ mod tests {
             self.repeats += delivered as u32;
             self.in_flight.clear();
             let rows = self.stored.rows.iter();
-            let waiting = rows
-                .clone()
-                .filter_map(|(seq, (fate, delivery))| match fate {
-                    Fate::Waits(due) => Some(Waiting {
-                        due: *due,
-                        seq: *seq,
-                        size: delivery.size,
-                        failed: delivery.failed,
-                        throttled: delivery.throttled,
-                    }),
-                    _ => None,
-                });
-            let position = self.stored.position.clone();
-            self.ledger = Ledger::new(rules(), position, waiting.collect());
+            let waiting = rows.clone().filter_map(|(_, (fate, delivery))| match fate {
+                Fate::Waits(due) => Some(Waiting {
+                    due: *due,
+                    delivery: Delivery {
+                        row: true,
+                        ..delivery.clone()
+                    },
+                }),
+                _ => None,
+            });
+            let state = State {
+                position: self.stored.position.clone(),
+                ..State::default()
+            };
+            self.ledger = Ledger::new(rules(), state, waiting.collect());
             self.check_nothing_is_lost();
         }
 

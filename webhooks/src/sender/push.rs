@@ -30,13 +30,13 @@ use url::Position;
 
 use super::{
     deliver::{Attempt, Failure, MAX_RETRY_AFTER, Outcome, Payload},
-    endpoint::{AttemptView, Endpoint},
+    endpoint::{AttemptView, Disabled, Endpoint},
     guard::Guard,
     lane::Lane,
     ledger::{Ended, Fate, Health, Ledger, Record, Rules, Waiting},
     places::{Places, Stock},
     steady::Steady,
-    store::{self, Disabled, Owed, PAUSE, Saved, Settlement, Store},
+    store::{self, Failed, Owed, PAUSE, Saved, Settlement, Store},
     tls::Tls,
 };
 use crate::schedule::Schedule;
@@ -101,13 +101,6 @@ struct Attempted {
     outcome: Outcome,
 }
 
-/// What is recorded about a failed attempt.
-struct Failed {
-    message: Payload,
-    at: SystemTime,
-    reason: String,
-}
-
 /// A message for the operator: its type and data.
 type Event = (&'static str, Value);
 
@@ -156,12 +149,11 @@ impl Push {
             concurrency: endpoint.target.concurrency(),
             ordered: endpoint.target.is_ordered(),
         };
-        let ledger = Ledger::new(rules, saved.position.clone(), waiting);
         let push = Self {
             places: Places::of(&outbound.stock),
             outbound,
             endpoint,
-            ledger: ledger.with_health(saved.health(), saved.failing, saved.failures),
+            ledger: Ledger::new(rules, saved.state.clone(), waiting),
             unclaimed: VecDeque::new(),
             read: 0,
             lanes: Vec::new(),
@@ -184,7 +176,7 @@ impl Push {
             self.begin();
             self.record(false);
             self.report();
-            if self.ledger.is_disabled() {
+            if self.ledger.health().is_disabled() {
                 break;
             }
             let now = self.outbound.steady.now();
@@ -344,7 +336,7 @@ impl Push {
         } = attempted;
         self.lanes.push(lane);
         let was_failing = self.ledger.is_failing();
-        let was_disabled = self.ledger.is_disabled();
+        let was_disabled = self.ledger.health().is_disabled();
         let failure = outcome.result.as_ref().err();
         let verdict = failure.map_or(Ok(()), |failure| Err(failure.verdict()));
         let now = self.outbound.steady.now();
@@ -416,33 +408,23 @@ impl Push {
 
     /// What to write.
     fn settlement(&mut self, record: Record) -> Settlement {
-        let (failing, failures) = self.ledger.failures();
         let mut settlement = Settlement {
             endpoint: self.endpoint.number,
-            position: record.position,
+            state: record.state,
             gaps: std::mem::take(&mut self.gaps),
-            failing,
-            failures,
-            paused: self.ledger.health().paused(),
-            disabled: disabled(self.ledger.health()),
             ..Settlement::default()
         };
         for Ended { delivery, fate } in record.ended {
-            let seq = delivery.seq;
-            let Some(failed) = self.failed.remove(&seq) else {
+            let Some(failed) = self.failed.remove(&delivery.seq) else {
                 settlement.delivered += 1;
-                settlement.paid.extend(delivery.row.then_some(seq));
+                settlement.paid.extend(delivery.row.then_some(delivery.seq));
                 continue;
             };
             settlement.last_error = Some(failed.reason.clone());
             settlement.owed.push(Owed {
-                seq,
-                failed: delivery.failed,
-                throttled: delivery.throttled,
+                delivery,
                 due: due(fate),
-                at: failed.at,
-                reason: failed.reason,
-                body: (!delivery.row).then_some(failed.message),
+                failed,
             });
         }
         settlement
@@ -466,9 +448,7 @@ impl Push {
         let mut status = self.endpoint.status();
         status.after = after;
         status.settled = self.ledger.settled();
-        if status.disabled.is_none() {
-            status.disabled = disabled(self.ledger.health());
-        }
+        status.disabled = Disabled::of(self.ledger.health());
         status.in_flight = self.ledger.held();
         status.waiting = self.ledger.waiting();
         status.oldest_due = self.ledger.oldest_due();
@@ -477,8 +457,9 @@ impl Push {
     /// How many messages the endpoint has not received, in the ledger and in the feed. With a feed in memory
     /// they are lost.
     pub(crate) async fn owed(self) -> usize {
-        let disabled = self.endpoint.status().disabled.clone();
-        if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
+        if let Health::Disabled { expired, .. } = self.ledger.health()
+            && expired.is_some()
+        {
             return 0; // its backlog is given up
         }
         let mut owed = self.ledger.owed();
@@ -577,17 +558,6 @@ fn due(fate: Fate) -> Option<SystemTime> {
     match fate {
         Fate::Waits(due) => Some(due),
         Fate::Delivered | Fate::Dead => None,
-    }
-}
-
-fn disabled(health: &Health) -> Option<Disabled> {
-    match health {
-        Health::Disabled { since, reason } => Some(Disabled {
-            since: *since,
-            reason: reason.clone(),
-            expired: None,
-        }),
-        _ => None,
     }
 }
 

@@ -32,7 +32,7 @@ use tracing::{error, warn};
 
 use super::{
     deliver::{MAX_RETRY_AFTER, Payload},
-    ledger::{Health, Position, Waiting},
+    ledger::{Delivery, Health, State, Waiting},
 };
 
 /// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
@@ -46,15 +46,13 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 const PAGE: usize = 4 << 10;
 
 /// The form of the tables. It goes up when they change. Tables of version 1 do not tell their version.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// What to do with tables of another version.
 const OTHER_VERSION: &str = "run the program that wrote it until no delivery is in flight or waiting (GET /endpoints), \
     then start this one with a new file (--feed=file:PATH) and register the endpoints again";
 /// `sender` has one row. `deliveries` has a row for each failed message. It waits until `due`; without `due` it is
 /// dead. A body is deleted with its last row there. Times are milliseconds since 1970. `target`, `secrets` and
-/// `open` are JSON. `claimed` and `open` are the position. `failing`, `disabled` and `expired` are the times at
-/// which that began; `paused` is the time at which a pause ends. `key` is the `Idempotency-Key` of the
-/// registration, and `digest` the hash of its body.
+/// `state` are JSON. `key` is the `Idempotency-Key` of the registration, and `digest` the hash of its body.
 const SCHEMA: &str = "
 CREATE TABLE sender (
     version INTEGER NOT NULL
@@ -64,16 +62,9 @@ CREATE TABLE endpoints (
     id TEXT NOT NULL UNIQUE,
     target TEXT NOT NULL,
     secrets TEXT NOT NULL,
-    claimed INTEGER NOT NULL,
-    open TEXT NOT NULL DEFAULT '[]',
+    state TEXT NOT NULL,
     delivered INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
-    failing INTEGER,
-    failures INTEGER NOT NULL DEFAULT 0,
-    paused INTEGER,
-    disabled INTEGER,
-    reason TEXT,
-    expired INTEGER,
     key TEXT UNIQUE,
     digest BLOB
 ) STRICT;
@@ -235,36 +226,25 @@ pub(crate) struct Saved {
     pub(crate) target: String,
     /// Newest first. Each older one has a time until which it signs.
     pub(crate) secrets: Vec<(String, Option<SystemTime>)>,
-    pub(crate) position: Position,
+    pub(crate) state: State,
     pub(crate) delivered: u64,
     pub(crate) dead: u64,
     pub(crate) last_error: Option<String>,
-    /// The first failure since the last success, and the number of failures.
-    pub(crate) failing: Option<SystemTime>,
-    pub(crate) failures: u32,
-    /// The end of its pause, which may be over. `None` if it is well.
-    pub(crate) paused: Option<SystemTime>,
-    /// Set while it is not called.
-    pub(crate) disabled: Option<Disabled>,
 }
 
 impl Saved {
-    pub(crate) fn health(&self) -> Health {
-        match (&self.disabled, self.paused) {
-            (Some(Disabled { since, reason, .. }), _) => Health::Disabled {
-                since: *since,
-                reason: reason.clone(),
-            },
-            (None, Some(until)) => Health::Paused { until, asked: true },
-            (None, None) => Health::Well,
-        }
-    }
-
     /// Corrects times that a wrong clock may have written: nothing began later than now, no pause is longer
     /// than [`MAX_RETRY_AFTER`], and an old secret signs for at most [`OVERLAP`].
     pub(crate) fn believed(mut self, now: SystemTime) -> Self {
-        self.failing = self.failing.map(|since| since.min(now));
-        self.paused = self.paused.map(|until| until.min(now + MAX_RETRY_AFTER));
+        let State {
+            health, failures, ..
+        } = &mut self.state;
+        failures.since = failures.since.map(|since| since.min(now));
+        match health {
+            Health::Well => {}
+            Health::Paused { until, .. } => *until = (*until).min(now + MAX_RETRY_AFTER),
+            Health::Disabled { since, .. } => *since = (*since).min(now),
+        }
         for until in self
             .secrets
             .iter_mut()
@@ -272,21 +252,7 @@ impl Saved {
         {
             *until = (*until).min(now + OVERLAP);
         }
-        if let Some(disabled) = &mut self.disabled {
-            disabled.since = disabled.since.min(now);
-        }
         self
-    }
-
-    /// Disables or enables it.
-    pub(crate) fn set_disabled(&mut self, disabled: Option<Disabled>) {
-        self.forget_failures();
-        self.disabled = disabled;
-    }
-
-    /// The time without a success starts again, and a pause is over.
-    pub(crate) fn forget_failures(&mut self) {
-        (self.failing, self.failures, self.paused) = (None, 0, None);
     }
 
     /// Adds a new secret. The previous one also signs for [`OVERLAP`]. Expired ones are removed.
@@ -298,17 +264,6 @@ impl Saved {
         }
         self.secrets.insert(0, (secret, None));
     }
-}
-
-/// Since when and why an endpoint is not called.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Disabled {
-    #[serde(serialize_with = "rfc3339")]
-    pub(crate) since: SystemTime,
-    pub(crate) reason: String,
-    /// Since when its backlog is not kept any more.
-    #[serde(serialize_with = "rfc3339")]
-    pub(crate) expired: Option<SystemTime>,
 }
 
 /// The `Idempotency-Key` of a registration, and the hash of its body.
@@ -338,12 +293,12 @@ pub(crate) fn insert(
     key: Option<&Key>,
 ) -> rusqlite::Result<i64> {
     database.execute(
-        "INSERT INTO endpoints (id, target, secrets, claimed, key, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO endpoints (id, target, secrets, state, key, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
             saved.id,
             saved.target,
             to_json(&saved.secrets),
-            saved.position.claimed,
+            to_json(&saved.state),
             key.map(|key| &key.key),
             key.map(|key| &key.digest)
         ],
@@ -353,23 +308,13 @@ pub(crate) fn insert(
 
 /// Writes what a change may change.
 pub(crate) fn save(database: &Connection, saved: &Saved) -> rusqlite::Result<()> {
-    let disabled = saved.disabled.as_ref();
     database.execute(
-        "UPDATE endpoints SET target = ?2, secrets = ?3, claimed = ?4, open = ?5, failing = ?6, failures = ?7,
-           paused = ?8, disabled = ?9, reason = ?10, expired = ?11
-         WHERE endpoint = ?1",
+        "UPDATE endpoints SET target = ?2, secrets = ?3, state = ?4 WHERE endpoint = ?1",
         params![
             saved.endpoint,
             saved.target,
             to_json(&saved.secrets),
-            saved.position.claimed,
-            to_json(&saved.position.open),
-            saved.failing.map(millis),
-            saved.failures,
-            saved.paused.map(millis),
-            disabled.map(|disabled| millis(disabled.since)),
-            disabled.map(|disabled| &disabled.reason),
-            disabled.and_then(|disabled| disabled.expired).map(millis),
+            to_json(&saved.state),
         ],
     )?;
     Ok(())
@@ -391,34 +336,20 @@ pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result
 
 /// What [`saved`] reads.
 const ENDPOINT: &str = "
-    SELECT endpoint, id, target, claimed, open, delivered, last_error, failing, failures, disabled, reason,
-      expired, paused, secrets, (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
+    SELECT endpoint, id, target, secrets, state, delivered, last_error,
+      (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
     FROM endpoints e";
 
 fn saved(row: &Row<'_>) -> rusqlite::Result<Saved> {
-    let since: Option<u64> = row.get(9)?;
-    let reason: Option<String> = row.get(10)?;
-    let expired = row.get::<_, Option<u64>>(11)?.map(time);
     Ok(Saved {
         endpoint: row.get(0)?,
         id: row.get(1)?,
         target: row.get(2)?,
-        secrets: json(row, 13)?,
-        position: Position {
-            claimed: row.get(3)?,
-            open: json(row, 4)?,
-        },
+        secrets: json(row, 3)?,
+        state: json(row, 4)?,
         delivered: row.get(5)?,
         last_error: row.get(6)?,
-        failing: row.get::<_, Option<u64>>(7)?.map(time),
-        failures: row.get(8)?,
-        disabled: since.map(|since| Disabled {
-            since: time(since),
-            reason: reason.unwrap_or_default(),
-            expired,
-        }),
-        paused: row.get::<_, Option<u64>>(12)?.map(time),
-        dead: row.get(14)?,
+        dead: row.get(7)?,
     })
 }
 
@@ -437,10 +368,10 @@ pub(crate) fn expire(
     saved: &mut Saved,
     now: SystemTime,
 ) -> rusqlite::Result<()> {
-    let Some(disabled) = &mut saved.disabled else {
+    let Health::Disabled { expired, .. } = &mut saved.state.health else {
         return Ok(()); // It was enabled in the meantime.
     };
-    disabled.expired = Some(now);
+    *expired = Some(now);
     database.execute(
         "UPDATE deliveries SET due = NULL, reason = 'held for too long; ' || ifnull(reason, '')
          WHERE endpoint = ?1 AND due IS NOT NULL",
@@ -456,10 +387,10 @@ pub(crate) fn replay(
     to: u64,
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
-    let Some(position) = saved.position.moved_back(to) else {
+    let Some(position) = saved.state.position.moved_back(to) else {
         return Ok(false);
     };
-    saved.position = position;
+    saved.state.position = position;
     database.execute(
         "UPDATE deliveries SET due = ?3, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq > ?2",
         params![saved.endpoint, to, millis(now)],
@@ -502,7 +433,7 @@ pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<b
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settlement {
     pub(crate) endpoint: i64,
-    pub(crate) position: Position,
+    pub(crate) state: State,
     pub(crate) delivered: u64,
     /// Messages that are delivered and had a row: it is deleted.
     pub(crate) paid: Vec<u64>,
@@ -511,30 +442,24 @@ pub(crate) struct Settlement {
     /// Gaps as JSON, see [`common::Gap`]: what the feed had dropped.
     pub(crate) gaps: Vec<String>,
     pub(crate) last_error: Option<String>,
-    /// The first failure since the last success, and the number of failures.
-    pub(crate) failing: Option<SystemTime>,
-    pub(crate) failures: u32,
-    /// The end of a pause.
-    pub(crate) paused: Option<SystemTime>,
-    /// Set if the endpoint must not be called any more.
-    pub(crate) disabled: Option<Disabled>,
 }
 
 /// A delivery that failed: it waits for a retry, or is dead.
 #[derive(Debug, Clone)]
 pub(crate) struct Owed {
-    pub(crate) seq: u64,
-    /// Attempts that failed.
-    pub(crate) failed: u16,
-    /// Attempts that were throttled.
-    pub(crate) throttled: u16,
+    pub(crate) delivery: Delivery,
     /// When it is tried again; `None` if it is dead.
     pub(crate) due: Option<SystemTime>,
-    /// When the last attempt began.
+    pub(crate) failed: Failed,
+}
+
+/// The last attempt of a delivery that failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Failed {
+    pub(crate) message: Payload,
+    /// When it began.
     pub(crate) at: SystemTime,
     pub(crate) reason: String,
-    /// The message, if it has no row yet.
-    pub(crate) body: Option<Payload>,
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> String {
@@ -556,27 +481,17 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     let endpoint = settlement.endpoint;
     let known = database
         .prepare_cached(
-            "UPDATE endpoints SET claimed = ?2, open = ?3, delivered = delivered + ?4,
-               last_error = ifnull(?5, last_error), failing = ?6, failures = ?7, paused = ?8
+            "UPDATE endpoints SET state = ?2, delivered = delivered + ?3, last_error = ifnull(?4, last_error)
              WHERE endpoint = ?1",
         )?
         .execute(params![
             endpoint,
-            settlement.position.claimed,
-            to_json(&settlement.position.open),
+            to_json(&settlement.state),
             settlement.delivered,
             settlement.last_error,
-            settlement.failing.map(millis),
-            settlement.failures,
-            settlement.paused.map(millis),
         ])?;
     if known == 0 {
         return Ok(());
-    }
-    if settlement.disabled.is_some() {
-        let mut saved = self::endpoint(database, endpoint)?;
-        saved.set_disabled(settlement.disabled.clone());
-        save(database, &saved)?;
     }
     for owed in &settlement.owed {
         owe(database, endpoint, owed)?;
@@ -591,22 +506,27 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
 }
 
 fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()> {
-    if let Some(body) = &owed.body {
-        let json = str::from_utf8(&body.json).expect("a message is JSON");
+    let Owed {
+        delivery,
+        due,
+        failed,
+    } = owed;
+    if !delivery.row {
+        let json = str::from_utf8(&failed.message.json).expect("a message is JSON");
         database
             .prepare_cached("INSERT INTO bodies VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
-            .execute(params![owed.seq, body.id, json])?;
+            .execute(params![delivery.seq, failed.message.id, json])?;
     }
     database
         .prepare_cached("INSERT OR REPLACE INTO deliveries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             endpoint,
-            owed.seq,
-            owed.failed,
-            owed.throttled,
-            owed.due.map(millis),
-            millis(owed.at),
-            owed.reason,
+            delivery.seq,
+            delivery.failed,
+            delivery.throttled,
+            due.map(millis),
+            millis(failed.at),
+            failed.reason,
         ])?;
     Ok(())
 }
@@ -641,10 +561,13 @@ pub(crate) fn waiting(database: &Connection, endpoint: i64) -> rusqlite::Result<
     let rows = rows.query_map([endpoint], |row| {
         Ok(Waiting {
             due: time(row.get(0)?),
-            seq: row.get(1)?,
-            size: row.get(2)?,
-            failed: row.get(3)?,
-            throttled: row.get(4)?,
+            delivery: Delivery {
+                seq: row.get(1)?,
+                size: row.get(2)?,
+                failed: row.get(3)?,
+                throttled: row.get(4)?,
+                row: true,
+            },
         })
     })?;
     rows.collect()
@@ -716,7 +639,7 @@ fn time(millis: u64) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::ledger::Position, *};
 
     fn database() -> Connection {
         let database = Connection::open_in_memory().unwrap();
@@ -726,10 +649,11 @@ mod tests {
     }
 
     /// Nothing is open.
-    fn at(claimed: u64) -> Position {
-        Position {
-            claimed,
-            open: Vec::new(),
+    fn at(claimed: u64) -> State {
+        let open = Vec::new();
+        State {
+            position: Position { claimed, open },
+            ..State::default()
         }
     }
 
@@ -738,7 +662,8 @@ mod tests {
     async fn tables_of_another_version_are_refused_with_what_to_do() {
         for (change, version) in [
             ("DROP TABLE sender", "1"),
-            ("UPDATE sender SET version = 3", "3"),
+            ("UPDATE sender SET version = 2", "2"),
+            ("UPDATE sender SET version = 4", "4"),
         ] {
             let name = format!("webhooks-version-{version}-{}", std::process::id());
             let path = std::env::temp_dir().join(name);
@@ -749,7 +674,7 @@ mod tests {
             changed.unwrap();
             let refused = Store::open(&feed).await.err().unwrap().to_string();
             let begin = format!(
-                "the endpoints in the feed's file have version {version}, but this program needs version 2: run the"
+                "the endpoints in the feed's file have version {version}, but this program needs version 3: run the"
             );
             assert!(refused.starts_with(&begin), "{refused}");
             for end in ["", "-wal", "-shm", "-lock"] {
@@ -764,14 +689,10 @@ mod tests {
             id: id.into(),
             target: "{}".into(),
             secrets: vec![("new".into(), None), ("old".into(), Some(time(5)))],
-            position: at(7),
+            state: at(7),
             delivered: 0,
             dead: 0,
             last_error: None,
-            failing: None,
-            failures: 0,
-            paused: None,
-            disabled: None,
         }
     }
 
@@ -782,16 +703,22 @@ mod tests {
 
     fn owed(seq: u64, due: Option<u64>) -> Owed {
         Owed {
-            seq,
-            failed: 1,
-            throttled: 0,
+            delivery: Delivery {
+                seq,
+                size: 2,
+                failed: 1,
+                throttled: 0,
+                row: false,
+            },
             due: due.map(time),
-            at: time(5),
-            reason: "answered 500".into(),
-            body: Some(Payload {
-                id: format!("a-{seq}"),
-                json: "{}".into(),
-            }),
+            failed: Failed {
+                message: Payload {
+                    id: format!("a-{seq}"),
+                    json: "{}".into(),
+                },
+                at: time(5),
+                reason: "answered 500".into(),
+            },
         }
     }
 
@@ -803,18 +730,18 @@ mod tests {
     fn owes(database: &Connection, endpoint: i64, claimed: u64, owed: Vec<Owed>) {
         let settlement = Settlement {
             endpoint,
-            position: at(claimed),
+            state: at(claimed),
             owed,
             ..Settlement::default()
         };
         settled(database, settlement);
     }
 
-    fn disabled(reason: &str) -> Disabled {
-        Disabled {
+    fn disabled(expired: Option<SystemTime>) -> Health {
+        Health::Disabled {
             since: time(8),
-            reason: reason.into(),
-            expired: None,
+            reason: "gone".into(),
+            expired,
         }
     }
 
@@ -845,7 +772,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint,
-                position: at(9),
+                state: at(9),
                 delivered: 1,
                 owed: vec![owed(8, Some(60))],
                 last_error: Some("answered 500".into()),
@@ -853,14 +780,14 @@ mod tests {
             },
         );
         let now = endpoints(&database).unwrap().remove(0);
-        assert_eq!((now.position, now.delivered, now.dead), (at(9), 1, 0));
+        assert_eq!((now.state, now.delivered, now.dead), (at(9), 1, 0));
         assert_eq!(now.last_error.as_deref(), Some("answered 500"));
         let waits = Waiting {
-            seq: 8,
-            failed: 1,
-            throttled: 0,
             due: time(60),
-            size: 2,
+            delivery: Delivery {
+                row: true,
+                ..owed(8, None).delivery
+            },
         };
         assert_eq!(waiting(&database, endpoint).unwrap(), [waits]);
         assert_eq!(body(&database, 8).unwrap().unwrap().id, "a-8");
@@ -869,7 +796,7 @@ mod tests {
             &database,
             Settlement {
                 endpoint,
-                position: at(9),
+                state: at(9),
                 delivered: 1,
                 paid: vec![8],
                 ..Settlement::default()
@@ -911,7 +838,7 @@ mod tests {
         assert!(revive(8, "a-8"));
         assert!(!revive(8, "a-8"), "it is not any more");
         let waiting = waiting(&database, number).unwrap();
-        assert_eq!((waiting[0].failed, waiting[0].due), (0, time(70)));
+        assert_eq!((waiting[0].delivery.failed, waiting[0].due), (0, time(70)));
         assert_eq!(endpoint(&database, number).unwrap().dead, 0);
     }
 
@@ -940,40 +867,35 @@ mod tests {
     fn an_endpoint_is_disabled_with_a_reason_and_enabled_as_if_it_had_not_failed() {
         let database = database();
         let number = added(&database, "ep_1");
-        let disabled = disabled("gone");
+        let mut state = at(7);
+        state.health = disabled(None);
+        state.failures.since = Some(time(3));
         settled(
             &database,
             Settlement {
                 endpoint: number,
-                position: at(7),
-                failing: Some(time(3)),
-                disabled: Some(disabled.clone()),
+                state: state.clone(),
                 ..Settlement::default()
             },
         );
-        assert_eq!(
-            endpoint(&database, number).unwrap().disabled,
-            Some(disabled)
-        );
+        assert_eq!(endpoint(&database, number).unwrap().state, state);
         let mut saved = endpoint(&database, number).unwrap();
-        saved.set_disabled(None);
+        saved.state.enable();
         save(&database, &saved).unwrap();
-        assert_eq!(endpoint(&database, number).unwrap().disabled, None);
-        assert_eq!(endpoint(&database, number).unwrap().failing, None);
+        assert_eq!(endpoint(&database, number).unwrap().state, at(7));
     }
 
     #[test]
     fn what_waits_for_who_is_disabled_too_long_is_dead_and_says_so() {
         let database = database();
         let number = added(&database, "ep_1");
-        let disabled = disabled("gone");
+        let health = disabled(None);
         settled(
             &database,
             Settlement {
                 endpoint: number,
-                position: at(8),
+                state: State { health, ..at(8) },
                 owed: vec![owed(8, Some(60))],
-                disabled: Some(disabled),
                 ..Settlement::default()
             },
         );
@@ -981,10 +903,7 @@ mod tests {
         expire(&database, &mut saved, time(90)).unwrap();
         save(&database, &saved).unwrap();
         let now = endpoint(&database, number).unwrap();
-        assert_eq!(
-            (now.dead, now.disabled.unwrap().expired),
-            (1, Some(time(90)))
-        );
+        assert_eq!((now.dead, now.state.health), (1, disabled(Some(time(90)))));
         let dead = dead(&database, number, None).unwrap();
         assert_eq!(dead[0].reason, "held for too long; answered 500");
     }
@@ -999,11 +918,14 @@ mod tests {
         };
         let settlement = Settlement {
             endpoint: number,
-            position: open.clone(),
+            state: State {
+                position: open.clone(),
+                ..State::default()
+            },
             ..Settlement::default()
         };
         settled(&database, settlement);
-        let position = || endpoint(&database, number).unwrap().position;
+        let position = || endpoint(&database, number).unwrap().state.position;
         assert_eq!(position(), open);
         let replay = |to| {
             let mut saved = endpoint(&database, number).unwrap();
