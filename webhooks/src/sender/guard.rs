@@ -15,7 +15,7 @@
 //! ```
 
 use std::{
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::LazyLock,
@@ -249,44 +249,37 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
 }
 
 /// A target that is not allowed. The text names the flag that would allow it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It resolves to this address.
+    #[error("{} is {}", .0, described(*.1))]
     Address(IpAddr, Reach),
     /// Plain http.
+    #[error("plain http is not allowed (--allow-http)")]
     Http,
     /// The name resolves to an address that is not allowed.
+    #[error(
+        "the name resolves to an address that is not allowed (--allow-loopback, --allow-private)"
+    )]
     Name,
     /// The address at which this sender listens.
+    #[error("{0} is this sender itself")]
     Own(SocketAddr),
     /// Neither http nor https.
+    #[error("the scheme is neither https nor http")]
     Scheme,
     /// `https://user@host/`.
+    #[error("the URL carries a user name or password")]
     UserInfo,
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(ip, Reach::Loopback) => {
-                write!(f, "{ip} is this machine (--allow-loopback)")
-            }
-            Self::Address(ip, Reach::Private) => {
-                write!(f, "{ip} is a private address (--allow-private)")
-            }
-            Self::Address(ip, _) => write!(f, "{ip} is not a public address"),
-            Self::Http => f.write_str("plain http is not allowed (--allow-http)"),
-            Self::Name => f.write_str(
-                "the name resolves to an address that is not allowed (--allow-loopback, --allow-private)",
-            ),
-            Self::Own(address) => write!(f, "{address} is this sender itself"),
-            Self::Scheme => f.write_str("the scheme is neither https nor http"),
-            Self::UserInfo => f.write_str("the URL carries a user name or password"),
-        }
+fn described(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Loopback => "this machine (--allow-loopback)",
+        Reach::Private => "a private address (--allow-private)",
+        Reach::Never | Reach::Public => "not a public address",
     }
 }
-
-impl std::error::Error for Refused {}
 
 /// Why there is no address to dial.
 #[derive(Debug, thiserror::Error)]
