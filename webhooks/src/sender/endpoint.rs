@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Display,
+    ops::Not,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
@@ -237,7 +238,7 @@ struct View<'a> {
     timeout: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency: Option<usize>,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "Not::not")]
     ordered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
@@ -297,10 +298,6 @@ fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok,
 
 fn whole_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(time.as_millis() as u64)
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// What a client sends to register an endpoint. Everything except the secret is stored as JSON.

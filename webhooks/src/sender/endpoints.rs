@@ -1,4 +1,6 @@
 //! All endpoints: registering, finding, changing and removing them, and starting and ending their loops.
+//!
+//! A change must run to its end, because it stops the endpoint's loop and starts it again. `route.rs` spawns it.
 
 use std::{
     collections::HashMap,
@@ -19,7 +21,7 @@ use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
-    sync::{OwnedMutexGuard, watch},
+    sync::watch,
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
@@ -55,7 +57,7 @@ pub(crate) struct Endpoints {
     outbound: Arc<Outbound>,
     max: usize,
     /// One registration or change at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    changing: tokio::sync::Mutex<()>,
     stopping: watch::Sender<bool>,
     /// Whether the disk budget is used up.
     full: AtomicBool,
@@ -72,9 +74,9 @@ struct Running {
 }
 
 /// The right to change an endpoint. Nothing else changes meanwhile.
-struct Turn {
+struct Turn<'a> {
     endpoint: Arc<Endpoint>,
-    _one_at_a_time: OwnedMutexGuard<()>,
+    _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
 }
 
 /// The answer to a registration.
@@ -92,7 +94,7 @@ impl Endpoints {
         let endpoints = Self {
             outbound: Arc::new(outbound),
             max,
-            changing: Arc::default(),
+            changing: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             full: AtomicBool::new(false),
             running: Mutex::new(Some(Vec::new())),
@@ -138,7 +140,7 @@ impl Endpoints {
     }
 
     /// Updates the pins, and expires old backlogs. Never ends.
-    pub(crate) async fn keep_pinned(self: &Arc<Self>) -> Infallible {
+    pub(crate) async fn keep_pinned(&self) -> Infallible {
         let mut every = interval(PIN);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -178,7 +180,7 @@ impl Endpoints {
     }
 
     /// Drops the backlogs of endpoints that have been disabled for too long: their deliveries are dead.
-    async fn expire(self: &Arc<Self>, now: SystemTime) {
+    async fn expire(&self, now: SystemTime) {
         for endpoint in self.list() {
             let is_over = endpoint.status().disabled.as_ref().is_some_and(|disabled| {
                 let held = now.duration_since(disabled.since).unwrap_or_default();
@@ -201,7 +203,7 @@ impl Endpoints {
     /// Registers an endpoint, which gets what is published from now on. A repeat with the same key and body
     /// returns the first endpoint.
     pub(crate) async fn register(
-        self: &Arc<Self>,
+        &self,
         body: &[u8],
         key: Option<IdempotencyKey>,
     ) -> Result<Registered, Problem> {
@@ -211,23 +213,12 @@ impl Endpoints {
         let target = registration.check()?;
         let secret = new_secret(secret)?;
         self.admit(&target.url)?;
-        let saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
-        let digest = Sha256::digest(body).to_vec();
-        let endpoints = self.clone();
-        to_its_end(async move { endpoints.add(saved, key, digest).await }).await
-    }
-
-    async fn add(
-        &self,
-        mut saved: Saved,
-        key: Option<IdempotencyKey>,
-        digest: Vec<u8>,
-    ) -> Result<Registered, Problem> {
-        let _one_at_a_time = self.changing.lock().await;
+        let mut saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
         let row = key.as_ref().map(|key| Key {
             key: key.to_string(),
-            digest,
+            digest: Sha256::digest(body).to_vec(),
         });
+        let _one_at_a_time = self.changing.lock().await;
         if let Some((key, row)) = key.zip(row.clone())
             && let Some(endpoint) = self.registered(key, row).await?
         {
@@ -272,7 +263,7 @@ impl Endpoints {
     }
 
     /// Changes an endpoint as the body of a `PATCH` says.
-    pub(crate) async fn patch(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn patch(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let mut changes: Map<String, Value> =
             serde_json::from_slice(body).map_err(invalid(NO_CHANGE))?;
         let enabled = changes.remove("enabled").map(serde_json::from_value);
@@ -329,7 +320,7 @@ impl Endpoints {
 
     /// Sets a new secret, and returns it. The previous one signs too, for [`store::OVERLAP`].
     pub(crate) async fn rotate(
-        self: &Arc<Self>,
+        &self,
         endpoint: &Endpoint,
         body: &[u8],
     ) -> Result<(Arc<Endpoint>, String), Problem> {
@@ -353,20 +344,15 @@ impl Endpoints {
     }
 
     /// Enables a disabled endpoint. It gets the messages that it missed.
-    pub(crate) async fn enable(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn enable(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
-        let turn = self.turn(endpoint).await?;
-        let change = move |_: &Connection, saved: &mut Saved| {
-            saved.state.enable();
-            Ok(())
-        };
-        let (endpoint, ()) = self.change(turn, change).await?;
+        let endpoint = self.patch(endpoint, br#"{"enabled":true}"#).await?;
         info!(endpoint = endpoint.id, "enabled");
         Ok(endpoint)
     }
 
     /// Delivers everything after a position again, with the same ids.
-    pub(crate) async fn replay(self: &Arc<Self>, endpoint: &Endpoint, body: &[u8]) -> Changed {
+    pub(crate) async fn replay(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Replay { after } =
             serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
         let after: After = after.parse().map_err(invalid("after"))?;
@@ -388,12 +374,7 @@ impl Endpoints {
     }
 
     /// Makes a dead delivery due again, with the whole schedule of retries.
-    pub(crate) async fn retry(
-        self: &Arc<Self>,
-        endpoint: &Endpoint,
-        id: &str,
-        body: &[u8],
-    ) -> Changed {
+    pub(crate) async fn retry(&self, endpoint: &Endpoint, id: &str, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
         let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
@@ -411,8 +392,8 @@ impl Endpoints {
     }
 
     /// Waits until no other change is under way, and returns the endpoint as it then is.
-    async fn turn(&self, endpoint: &Endpoint) -> Result<Turn, Problem> {
-        let one_at_a_time = self.changing.clone().lock_owned().await;
+    async fn turn(&self, endpoint: &Endpoint) -> Result<Turn<'_>, Problem> {
+        let one_at_a_time = self.changing.lock().await;
         if self.running().is_none() {
             return Err(draining());
         }
@@ -427,17 +408,8 @@ impl Endpoints {
     /// Changes an endpoint in the store. Its loop ends first, and then a new one starts from the store, as after
     /// a restart. Attempts in flight have [`LET_GO`] to end. Those that are cut are repeated.
     async fn change<T: Send + 'static>(
-        self: &Arc<Self>,
-        turn: Turn,
-        work: impl FnOnce(&Connection, &mut Saved) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<(Arc<Endpoint>, T), Problem> {
-        let endpoints = self.clone();
-        to_its_end(async move { endpoints.change_one(turn, work).await }).await
-    }
-
-    async fn change_one<T: Send + 'static>(
         &self,
-        turn: Turn,
+        turn: Turn<'_>,
         work: impl FnOnce(&Connection, &mut Saved) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
         let (id, number) = (&turn.endpoint.id, turn.endpoint.number);
@@ -575,17 +547,13 @@ impl Endpoints {
     }
 
     /// Removes an endpoint with its backlog.
-    pub(crate) async fn remove(self: &Arc<Self>, endpoint: &Endpoint) -> Result<(), Problem> {
-        let (endpoints, id, number) = (self.clone(), endpoint.id.clone(), endpoint.number);
-        to_its_end(async move { endpoints.remove_one(&id, number).await }).await
-    }
-
-    async fn remove_one(&self, id: &str, number: i64) -> Result<(), Problem> {
+    pub(crate) async fn remove(&self, endpoint: &Endpoint) -> Result<(), Problem> {
         let _one_at_a_time = self.changing.lock().await;
+        let (id, number) = (&endpoint.id, endpoint.number);
         let removed = self.write(move |database| store::remove(database, number));
         removed.await?;
         if let Some(running) = self.running().as_mut()
-            && let Some(at) = running.iter().position(|one| one.endpoint.id == id)
+            && let Some(at) = running.iter().position(|one| one.endpoint.id == *id)
         {
             let push = running.remove(at).push;
             push.inspect(JoinHandle::abort);
@@ -631,9 +599,4 @@ fn unavailable(error: CommitError) -> Problem {
 
 fn draining() -> Problem {
     Problem::unavailable("draining", retry_after())
-}
-
-/// Finishes `work` even if the client leaves, because hyper then drops the future of the answer.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    tokio::spawn(work).await.expect("a change does not panic")
 }

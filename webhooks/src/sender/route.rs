@@ -7,12 +7,13 @@ use common::{
     Browsers, Feed, Pieces, Problem, PublishLimits, Query, healthz, html, idempotency_key, is_json,
     publish, read_body,
 };
-
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{self, HeaderValue},
 };
+
+use tracing::Instrument;
 
 use super::{endpoint::Endpoint, endpoints::Endpoints, push::OPERATOR};
 use crate::serve::{Answer, json, reads};
@@ -28,14 +29,14 @@ pub(super) struct App {
 /// Answers one request.
 pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
-    let answered = answer(&app, request).await;
+    let answered = answer(app.clone(), request).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
     app.browsers.finish(allowed_origin, &mut response);
     Ok(response)
 }
 
 /// Unlike in the other servers, a GET of a topic does not subscribe: a client registers an endpoint.
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
+async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let safe = reads(&request) || request.method() == Method::OPTIONS;
     app.browsers.check(&request, !safe)?;
@@ -53,8 +54,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Pieces
         "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
         "/" => Err(Problem::method_not_allowed("GET, HEAD")),
         path => match path.strip_prefix("/topics/") {
-            Some(topic) => take(app, topic, request).await,
-            None => endpoints(app, path, request).await,
+            Some(topic) => take(&app, topic, request).await,
+            None => to_its_end(async move { endpoints(&app, request).await }).await,
         },
     }
 }
@@ -81,18 +82,56 @@ async fn take(
     publish(&app.feed, app.limits, topic, request).await
 }
 
+/// Finishes `work` even if the client leaves, because hyper then drops the future of the answer.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let work = tokio::spawn(work.in_current_span());
+    work.await.expect("the management does not panic")
+}
+
 /// `/endpoints` and the paths below it.
-async fn endpoints(
-    app: &App,
-    path: &str,
-    request: Request<Incoming>,
-) -> Result<Response<Pieces>, Problem> {
-    match path.strip_prefix("/endpoints") {
-        Some("") if request.method() == Method::POST => register(app, request).await,
-        Some("") if reads(&request) => Ok(list(&app.endpoints)),
-        Some("") => Err(Problem::method_not_allowed("GET, HEAD, POST")),
-        Some(rest) if rest.starts_with('/') => one(app, &rest[1..], request).await,
-        _ => Err(Problem::not_found(path)),
+async fn endpoints(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
+    let path = request.uri().path().to_owned();
+    let missing = || Problem::not_found(&path);
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let ["endpoints", below @ ..] = parts.as_slice() else {
+        return Err(missing());
+    };
+    let [id, part @ ..] = below else {
+        return match *request.method() {
+            Method::POST => register(app, request).await,
+            Method::GET | Method::HEAD => Ok(list(&app.endpoints)),
+            _ => Err(Problem::method_not_allowed("GET, HEAD, POST")),
+        };
+    };
+    let endpoint = app.endpoints.find(id).ok_or_else(missing)?;
+    match (part, request.method()) {
+        ([], &Method::GET | &Method::HEAD) => Ok(shown(&endpoint, None)),
+        ([], &Method::DELETE) => {
+            app.endpoints.remove(&endpoint).await?;
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
+        ([], &Method::PATCH) => {
+            let body = read_json(app, request).await?;
+            let endpoint = app.endpoints.patch(&endpoint, &body).await?;
+            Ok(shown(&endpoint, None))
+        }
+        ([], _) => Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
+        (["deliveries"], &Method::GET | &Method::HEAD) => {
+            let before = Query::of(request.uri()).get("before")?;
+            let deliveries = app.endpoints.deliveries(&endpoint, before).await?;
+            Ok(json(StatusCode::OK, deliveries))
+        }
+        (["deliveries"], _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        (["enable" | "replay" | "rotate" | "test"] | ["dead", _, "retry"], method) => {
+            if method != Method::POST {
+                return Err(Problem::method_not_allowed("POST"));
+            }
+            let body = read_json(app, request).await?;
+            act(&app.endpoints, &endpoint, part, &body).await
+        }
+        _ => Err(missing()),
     }
 }
 
@@ -121,69 +160,23 @@ async fn register(app: &App, request: Request<Incoming>) -> Result<Response<Piec
     Ok(response)
 }
 
-/// `/endpoints/{id}` and what is below.
-async fn one(
-    app: &App,
-    rest: &str,
-    request: Request<Incoming>,
-) -> Result<Response<Pieces>, Problem> {
-    let (id, part) = rest.split_once('/').unwrap_or((rest, ""));
-    let path = request.uri().path().to_owned();
-    let missing = || Problem::not_found(&path);
-    let endpoint = app.endpoints.find(id).ok_or_else(missing)?;
-    match part {
-        "" if rest.ends_with('/') => Err(missing()),
-        "" if reads(&request) => Ok(shown(&endpoint, None)),
-        "" if request.method() == Method::DELETE => {
-            app.endpoints.remove(&endpoint).await?;
-            let mut response = Response::default();
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
-        }
-        "" if request.method() == Method::PATCH => {
-            let body = read_json(app, request).await?;
-            let endpoint = app.endpoints.patch(&endpoint, &body).await?;
-            Ok(shown(&endpoint, None))
-        }
-        "" => Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
-        "deliveries" if reads(&request) => {
-            let before = Query::of(request.uri()).get("before")?;
-            let deliveries = app.endpoints.deliveries(&endpoint, before).await?;
-            Ok(json(StatusCode::OK, deliveries))
-        }
-        "deliveries" => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ => act(app, &endpoint, part, request).await,
-    }
-}
-
 /// The POST requests below an endpoint.
 async fn act(
-    app: &App,
+    endpoints: &Endpoints,
     endpoint: &Endpoint,
-    part: &str,
-    request: Request<Incoming>,
+    part: &[&str],
+    body: &[u8],
 ) -> Result<Response<Pieces>, Problem> {
-    let dead = part.strip_prefix("dead/");
-    let dead = dead.and_then(|rest| rest.strip_suffix("/retry"));
-    if dead.is_none() && !matches!(part, "enable" | "replay" | "rotate" | "test") {
-        return Err(Problem::not_found(request.uri().path()));
-    }
-    if request.method() != Method::POST {
-        return Err(Problem::method_not_allowed("POST"));
-    }
-    let body = read_json(app, request).await?;
-    let endpoint = match (part, dead) {
-        (_, Some(id)) => app.endpoints.retry(endpoint, id, &body).await?,
-        ("enable", _) => app.endpoints.enable(endpoint, &body).await?,
-        ("test", _) => {
-            return Ok(json(
-                StatusCode::OK,
-                app.endpoints.test(endpoint, &body).await?,
-            ));
+    let endpoint = match part {
+        ["dead", id, _] => endpoints.retry(endpoint, id, body).await?,
+        ["enable"] => endpoints.enable(endpoint, body).await?,
+        ["replay"] => endpoints.replay(endpoint, body).await?,
+        ["test"] => {
+            let attempt = endpoints.test(endpoint, body).await?;
+            return Ok(json(StatusCode::OK, attempt));
         }
-        ("replay", _) => app.endpoints.replay(endpoint, &body).await?,
         _ => {
-            let (endpoint, secret) = app.endpoints.rotate(endpoint, &body).await?;
+            let (endpoint, secret) = endpoints.rotate(endpoint, body).await?;
             return Ok(shown(&endpoint, Some(secret)));
         }
     };
