@@ -346,9 +346,7 @@ impl Endpoints {
     /// Enables a disabled endpoint. It gets the messages that it missed.
     pub(crate) async fn enable(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
-        let endpoint = self.patch(endpoint, br#"{"enabled":true}"#).await?;
-        info!(endpoint = endpoint.id, "enabled");
-        Ok(endpoint)
+        self.patch(endpoint, br#"{"enabled":true}"#).await
     }
 
     /// Delivers everything after a position again, with the same ids.

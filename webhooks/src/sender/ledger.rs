@@ -171,6 +171,16 @@ pub(crate) enum Fate {
     Dead,
 }
 
+impl Fate {
+    /// When the next attempt is due, if there is one.
+    pub(crate) fn due(self) -> Option<SystemTime> {
+        match self {
+            Self::Waits(due) => Some(due),
+            Self::Delivered | Self::Dead => None,
+        }
+    }
+}
+
 /// A delivery whose attempt has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -179,10 +189,17 @@ pub(crate) struct Ended {
 }
 
 /// What to record in one transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) state: State,
     pub(crate) ended: Vec<Ended>,
+}
+
+impl Record {
+    /// How many deliveries have this fate.
+    pub(crate) fn count(&self, fate: Fate) -> u64 {
+        self.ended.iter().filter(|ended| ended.fate == fate).count() as u64
+    }
 }
 
 /// The state of one endpoint's deliveries.
@@ -268,18 +285,9 @@ impl Ledger {
         free.saturating_sub(usize::from(is_due && is_kept))
     }
 
-    /// Takes what was read from the feed up to `next`: each message's number and size. Returns those to
-    /// attempt.
-    pub(crate) fn claim(
-        &mut self,
-        next: u64,
-        messages: impl IntoIterator<Item = (u64, usize)>,
-    ) -> Vec<u64> {
-        let mut claimed = Vec::new();
-        for (seq, size) in messages {
-            if !self.is_new(seq) {
-                continue;
-            }
+    /// Takes what was read from the feed up to `next`: the number and size of each new message.
+    pub(crate) fn claim(&mut self, next: u64, new: impl IntoIterator<Item = (u64, usize)>) {
+        for (seq, size) in new {
             self.bytes += size;
             self.in_flight.push(Delivery {
                 seq,
@@ -289,12 +297,10 @@ impl Ledger {
                 row: false,
             });
             self.retried = false;
-            claimed.push(seq);
         }
         self.after = next;
         self.again.retain(|seq| *seq > next);
         self.pass(next);
-        claimed
     }
 
     /// Moves the rows up to this number from `ahead` to `waiting`.
@@ -878,10 +884,10 @@ mod tests {
                 false => self.published.last().copied(),
             };
             let Some(next) = next else { return };
-            let claimed = self
-                .ledger
-                .claim(next, page.into_iter().map(|seq| (seq, 10)));
-            self.in_flight.extend(claimed);
+            let is_new = |seq: &u64| self.ledger.is_new(*seq);
+            let new: Vec<u64> = page.into_iter().filter(is_new).collect();
+            self.ledger.claim(next, new.iter().map(|seq| (*seq, 10)));
+            self.in_flight.extend(new);
         }
 
         fn end(&mut self, how: u8) {

@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::pending,
+    mem,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -33,10 +34,10 @@ use super::{
     endpoint::{AttemptView, Disabled, Endpoint},
     guard::Guard,
     lane::Lane,
-    ledger::{Ended, Fate, Health, Ledger, Record, Rules, Waiting},
+    ledger::{Ended, Fate, Health, Ledger, Rules, Waiting},
     places::{Places, Stock},
     steady::Steady,
-    store::{self, Failed, Owed, PAUSE, Saved, Settlement, Store},
+    store::{self, Failed, PAUSE, Saved, Settlement, Store},
     tls::Tls,
 };
 use crate::schedule::Schedule;
@@ -399,35 +400,16 @@ impl Push {
     fn record(&mut self, all: bool) {
         let all = all || !self.gaps.is_empty();
         if let Some(record) = self.ledger.record(all) {
-            let settlement = self.settlement(record);
-            let events = std::mem::take(&mut self.events);
+            let settlement = Settlement {
+                endpoint: self.endpoint.number,
+                record,
+                failed: mem::take(&mut self.failed),
+                gaps: mem::take(&mut self.gaps),
+            };
+            let events = mem::take(&mut self.events);
             let written = write(self.outbound.clone(), settlement, events);
             self.recording = Some(Box::pin(written));
         }
-    }
-
-    /// What to write.
-    fn settlement(&mut self, record: Record) -> Settlement {
-        let mut settlement = Settlement {
-            endpoint: self.endpoint.number,
-            state: record.state,
-            gaps: std::mem::take(&mut self.gaps),
-            ..Settlement::default()
-        };
-        for Ended { delivery, fate } in record.ended {
-            let Some(failed) = self.failed.remove(&delivery.seq) else {
-                settlement.delivered += 1;
-                settlement.paid.extend(delivery.row.then_some(delivery.seq));
-                continue;
-            };
-            settlement.last_error = Some(failed.reason.clone());
-            settlement.owed.push(Owed {
-                delivery,
-                due: due(fate),
-                failed,
-            });
-        }
-        settlement
     }
 
     /// Called when the transaction is written: slots become free, and failed messages wait.
@@ -435,11 +417,10 @@ impl Push {
         self.recording = None;
         self.ledger.recorded();
         let mut status = self.endpoint.status();
-        status.delivered += written.delivered;
-        let dead = written.owed.iter().filter(|owed| owed.due.is_none());
-        status.dead += dead.count() as u64;
-        if written.last_error.is_some() {
-            status.last_error = written.last_error;
+        status.delivered += written.record.count(Fate::Delivered);
+        status.dead += written.record.count(Fate::Dead);
+        if let Some(error) = written.last_error() {
+            status.last_error = Some(error.to_owned());
         }
     }
 
@@ -551,14 +532,7 @@ fn view(ended: &Ended, id: &str, outcome: &Outcome) -> AttemptView {
     let Ended { delivery, fate } = ended;
     let before = u32::from(delivery.failed) + u32::from(delivery.throttled);
     let attempt = before + u32::from(*fate == Fate::Delivered);
-    AttemptView::new(id, attempt, outcome, due(*fate))
-}
-
-fn due(fate: Fate) -> Option<SystemTime> {
-    match fate {
-        Fate::Waits(due) => Some(due),
-        Fate::Delivered | Fate::Dead => None,
-    }
+    AttemptView::new(id, attempt, outcome, fate.due())
 }
 
 fn reason(failure: &Failure) -> String {

@@ -16,6 +16,7 @@
 //! bytes, even if the feed has dropped the message.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -32,7 +33,7 @@ use tracing::{error, warn};
 
 use super::{
     deliver::{MAX_RETRY_AFTER, Payload},
-    ledger::{Delivery, Health, State, Waiting},
+    ledger::{Delivery, Ended, Fate, Health, Record, State, Waiting},
 };
 
 /// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
@@ -429,28 +430,24 @@ pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<b
     Ok(removed > 0)
 }
 
-/// The outcome of deliveries of one endpoint. Recording it is idempotent, except for the counter.
+/// What to write about one endpoint. Recording it is idempotent, except for the counter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settlement {
     pub(crate) endpoint: i64,
-    pub(crate) state: State,
-    pub(crate) delivered: u64,
-    /// Messages that are delivered and had a row: it is deleted.
-    pub(crate) paid: Vec<u64>,
-    /// Messages that get a row, or a new version of it.
-    pub(crate) owed: Vec<Owed>,
+    pub(crate) record: Record,
+    /// The attempts of the record that failed, by number of the message.
+    pub(crate) failed: HashMap<u64, Failed>,
     /// Gaps as JSON, see [`common::Gap`]: what the feed had dropped.
     pub(crate) gaps: Vec<String>,
-    pub(crate) last_error: Option<String>,
 }
 
-/// A delivery that failed: it waits for a retry, or is dead.
-#[derive(Debug, Clone)]
-pub(crate) struct Owed {
-    pub(crate) delivery: Delivery,
-    /// When it is tried again; `None` if it is dead.
-    pub(crate) due: Option<SystemTime>,
-    pub(crate) failed: Failed,
+impl Settlement {
+    /// The reason of the last failure.
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        let mut ended = self.record.ended.iter().rev();
+        let failed = ended.find_map(|ended| self.failed.get(&ended.delivery.seq));
+        failed.map(|failed| failed.reason.as_str())
+    }
 }
 
 /// The last attempt of a delivery that failed.
@@ -486,18 +483,19 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
         )?
         .execute(params![
             endpoint,
-            to_json(&settlement.state),
-            settlement.delivered,
-            settlement.last_error,
+            to_json(&settlement.record.state),
+            settlement.record.count(Fate::Delivered),
+            settlement.last_error(),
         ])?;
     if known == 0 {
         return Ok(());
     }
-    for owed in &settlement.owed {
-        owe(database, endpoint, owed)?;
-    }
-    for seq in &settlement.paid {
-        pay(database, endpoint, *seq)?;
+    for ended in &settlement.record.ended {
+        match settlement.failed.get(&ended.delivery.seq) {
+            Some(failed) => owe(database, endpoint, ended, failed)?,
+            None if ended.delivery.row => pay(database, endpoint, ended.delivery.seq)?,
+            None => {}
+        }
     }
     for gap in &settlement.gaps {
         remember_gap(database, endpoint, gap)?;
@@ -505,12 +503,14 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     Ok(())
 }
 
-fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()> {
-    let Owed {
-        delivery,
-        due,
-        failed,
-    } = owed;
+/// Writes the row of a delivery that failed: it waits for a retry, or is dead.
+fn owe(
+    database: &Connection,
+    endpoint: i64,
+    ended: &Ended,
+    failed: &Failed,
+) -> rusqlite::Result<()> {
+    let Ended { delivery, fate } = ended;
     if !delivery.row {
         let json = str::from_utf8(&failed.message.json).expect("a message is JSON");
         database
@@ -524,7 +524,7 @@ fn owe(database: &Connection, endpoint: i64, owed: &Owed) -> rusqlite::Result<()
             delivery.seq,
             delivery.failed,
             delivery.throttled,
-            due.map(millis),
+            fate.due().map(millis),
             millis(failed.at),
             failed.reason,
         ])?;
@@ -701,40 +701,48 @@ mod tests {
         insert(database, &new(id), None).unwrap()
     }
 
-    fn owed(seq: u64, due: Option<u64>) -> Owed {
-        Owed {
-            delivery: Delivery {
-                seq,
-                size: 2,
-                failed: 1,
-                throttled: 0,
-                row: false,
-            },
-            due: due.map(time),
-            failed: Failed {
-                message: Payload {
-                    id: format!("a-{seq}"),
-                    json: "{}".into(),
-                },
-                at: time(5),
-                reason: "answered 500".into(),
-            },
+    fn delivery(seq: u64, row: bool) -> Delivery {
+        Delivery {
+            seq,
+            size: 2,
+            failed: 1,
+            throttled: 0,
+            row,
         }
     }
 
-    fn settled(database: &Connection, settlement: Settlement) {
+    fn failed(seq: u64) -> Failed {
+        Failed {
+            message: Payload {
+                id: format!("a-{seq}"),
+                json: "{}".into(),
+            },
+            at: time(5),
+            reason: "answered 500".into(),
+        }
+    }
+
+    /// Records ended attempts: the message, whether it has a row, and what becomes of it.
+    fn settles(database: &Connection, endpoint: i64, state: State, ended: &[(u64, bool, Fate)]) {
+        let failures = ended.iter().filter(|(.., fate)| *fate != Fate::Delivered);
+        let one = |(seq, row, fate): &(u64, bool, Fate)| Ended {
+            delivery: delivery(*seq, *row),
+            fate: *fate,
+        };
+        let settlement = Settlement {
+            endpoint,
+            failed: failures.map(|(seq, ..)| (*seq, failed(*seq))).collect(),
+            record: Record {
+                state,
+                ended: ended.iter().map(one).collect(),
+            },
+            gaps: Vec::new(),
+        };
         settle(database, &settlement).unwrap();
     }
 
-    /// An endpoint's cursor after attempts that leave it owed these.
-    fn owes(database: &Connection, endpoint: i64, claimed: u64, owed: Vec<Owed>) {
-        let settlement = Settlement {
-            endpoint,
-            state: at(claimed),
-            owed,
-            ..Settlement::default()
-        };
-        settled(database, settlement);
+    fn waits(millis: u64) -> Fate {
+        Fate::Waits(time(millis))
     }
 
     fn disabled(expired: Option<SystemTime>) -> Health {
@@ -768,40 +776,19 @@ mod tests {
     fn what_failed_waits_with_its_message_and_what_was_delivered_leaves_nothing() {
         let database = database();
         let endpoint = added(&database, "ep_1");
-        settled(
-            &database,
-            Settlement {
-                endpoint,
-                state: at(9),
-                delivered: 1,
-                owed: vec![owed(8, Some(60))],
-                last_error: Some("answered 500".into()),
-                ..Settlement::default()
-            },
-        );
+        let ended = [(8, false, waits(60)), (9, false, Fate::Delivered)];
+        settles(&database, endpoint, at(9), &ended);
         let now = endpoints(&database).unwrap().remove(0);
         assert_eq!((now.state, now.delivered, now.dead), (at(9), 1, 0));
         assert_eq!(now.last_error.as_deref(), Some("answered 500"));
-        let waits = Waiting {
+        let waiting_one = Waiting {
             due: time(60),
-            delivery: Delivery {
-                row: true,
-                ..owed(8, None).delivery
-            },
+            delivery: delivery(8, true),
         };
-        assert_eq!(waiting(&database, endpoint).unwrap(), [waits]);
+        assert_eq!(waiting(&database, endpoint).unwrap(), [waiting_one]);
         assert_eq!(body(&database, 8).unwrap().unwrap().id, "a-8");
 
-        settled(
-            &database,
-            Settlement {
-                endpoint,
-                state: at(9),
-                delivered: 1,
-                paid: vec![8],
-                ..Settlement::default()
-            },
-        );
+        settles(&database, endpoint, at(9), &[(8, true, Fate::Delivered)]);
         assert_eq!(waiting(&database, endpoint).unwrap(), []);
         assert_eq!(body(&database, 8).unwrap(), None);
         let now = endpoints(&database).unwrap().remove(0);
@@ -812,7 +799,8 @@ mod tests {
     fn what_is_dead_is_listed_with_its_reason_and_does_not_wait() {
         let database = database();
         let endpoint = added(&database, "ep_1");
-        owes(&database, endpoint, 9, vec![owed(8, None), owed(9, None)]);
+        let ended = [(8, false, Fate::Dead), (9, false, Fate::Dead)];
+        settles(&database, endpoint, at(9), &ended);
         assert_eq!(waiting(&database, endpoint).unwrap(), []);
         let dead = dead(&database, endpoint, None).unwrap();
         assert_eq!(
@@ -831,7 +819,8 @@ mod tests {
     fn what_is_dead_can_be_made_due_once_and_by_its_id() {
         let database = database();
         let number = added(&database, "ep_1");
-        owes(&database, number, 9, vec![owed(8, None), owed(9, Some(60))]);
+        let ended = [(8, false, Fate::Dead), (9, false, waits(60))];
+        settles(&database, number, at(9), &ended);
         let revive = |seq, id| revive(&database, number, seq, id, time(70)).unwrap();
         assert!(!revive(8, "b-8"), "it is of another epoch");
         assert!(!revive(9, "a-9"), "it is not dead");
@@ -870,14 +859,7 @@ mod tests {
         let mut state = at(7);
         state.health = disabled(None);
         state.failures.since = Some(time(3));
-        settled(
-            &database,
-            Settlement {
-                endpoint: number,
-                state: state.clone(),
-                ..Settlement::default()
-            },
-        );
+        settles(&database, number, state.clone(), &[]);
         assert_eq!(endpoint(&database, number).unwrap().state, state);
         let mut saved = endpoint(&database, number).unwrap();
         saved.state.enable();
@@ -890,15 +872,8 @@ mod tests {
         let database = database();
         let number = added(&database, "ep_1");
         let health = disabled(None);
-        settled(
-            &database,
-            Settlement {
-                endpoint: number,
-                state: State { health, ..at(8) },
-                owed: vec![owed(8, Some(60))],
-                ..Settlement::default()
-            },
-        );
+        let state = State { health, ..at(8) };
+        settles(&database, number, state, &[(8, false, waits(60))]);
         let mut saved = endpoint(&database, number).unwrap();
         expire(&database, &mut saved, time(90)).unwrap();
         save(&database, &saved).unwrap();
@@ -916,15 +891,11 @@ mod tests {
             claimed: 7,
             open: vec![3, 6],
         };
-        let settlement = Settlement {
-            endpoint: number,
-            state: State {
-                position: open.clone(),
-                ..State::default()
-            },
-            ..Settlement::default()
+        let state = State {
+            position: open.clone(),
+            ..State::default()
         };
-        settled(&database, settlement);
+        settles(&database, number, state, &[]);
         let position = || endpoint(&database, number).unwrap().state.position;
         assert_eq!(position(), open);
         let replay = |to| {
@@ -964,7 +935,7 @@ mod tests {
         let database = database();
         let both = ["ep_1", "ep_2"].map(|id| added(&database, id));
         for endpoint in both {
-            owes(&database, endpoint, 8, vec![owed(8, Some(60))]);
+            settles(&database, endpoint, at(8), &[(8, false, waits(60))]);
         }
         assert_eq!(bodies(&database), 1);
         pay(&database, both[0], 8).unwrap();
@@ -979,7 +950,7 @@ mod tests {
         let database = database();
         let endpoint = added(&database, "ep_1");
         remove(&database, endpoint).unwrap();
-        owes(&database, endpoint, 8, vec![owed(8, Some(60))]);
+        settles(&database, endpoint, at(8), &[(8, false, waits(60))]);
         assert_eq!(bodies(&database), 0);
     }
 
