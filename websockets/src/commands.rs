@@ -49,7 +49,7 @@ impl Subprotocol for Subscriptions {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
         match self.next_page().await {
             Ok(frames) => Ok(Some(frames)),
-            Err(FeedError::Closed) => Ok(None), // The server drains.
+            Err(FeedError::Closed) => Ok(None), // No more will come.
             Err(error) => {
                 warn!(%error, "the feed failed a session");
                 Err(Ending::Ours(CloseCode::Error, "the feed failed"))
