@@ -1,17 +1,22 @@
 //! `verify` in an axum app: an extractor for Stripe's webhooks, one secret a line in `STRIPE_WEBHOOK_SECRET`.
 //! `cargo run -p webhooks --example verify_in_axum -- 127.0.0.1:8007`
+//!
+//! What differs for GitHub is in `verify/README.md`.
 
 use std::{env, error::Error, sync::Arc, time::SystemTime};
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{FromRequest, Request},
+    extract::{DefaultBodyLimit, FromRequest, Request},
     http::StatusCode,
     routing::post,
 };
 use tokio::net::TcpListener;
 use webhooks::verify::{Unverified, Verified, stripe, unix_seconds};
+
+/// The largest body. It is axum's default too. GitHub sends up to 25 MiB.
+pub const MAX_BODY: usize = 2 << 20;
 
 type Secrets = Arc<[stripe::Secret]>;
 
@@ -27,7 +32,8 @@ impl FromRequest<Secrets> for FromStripe {
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
         // The bytes as they came, not `Json`: what is parsed and written again has another signature.
         let body = Bytes::from_request(request, secrets).await;
-        let body = Unverified::new(body.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?);
+        // 413 if it is over the limit, 400 if it broke off.
+        let body = Unverified::new(body.map_err(|rejection| rejection.status())?);
         let now = unix_seconds(SystemTime::now());
         match stripe::verify(body, fields, secrets, now, stripe::TOLERANCE) {
             Ok(event) => Ok(Self(event)),
@@ -45,12 +51,21 @@ async fn receive(FromStripe(event): FromStripe) -> StatusCode {
     StatusCode::OK
 }
 
+pub fn app(secrets: Secrets) -> Router {
+    let app = Router::new().route("/webhook/stripe", post(receive));
+    let app = app.layer(DefaultBodyLimit::max(MAX_BODY));
+    app.with_state(secrets)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let secrets = env::var("STRIPE_WEBHOOK_SECRET")?;
+    let secrets = env::var("STRIPE_WEBHOOK_SECRET");
+    let secrets = secrets.map_err(|_| "set STRIPE_WEBHOOK_SECRET, one secret a line")?;
     let secrets: Secrets = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let app = Router::new().route("/webhook/stripe", post(receive));
-    let listener = TcpListener::bind(env::args().nth(1).ok_or("where to listen?")?).await?;
+    let address = env::args()
+        .nth(1)
+        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    Ok(axum::serve(listener, app.with_state(secrets)).await?)
+    Ok(axum::serve(listener, app(secrets)).await?)
 }

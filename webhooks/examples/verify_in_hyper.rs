@@ -4,7 +4,7 @@
 use std::{convert::Infallible, env, error::Error, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::{
     Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
 };
@@ -19,10 +19,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let secrets = env::var("GITHUB_WEBHOOK_SECRET")?;
+    let secrets = env::var("GITHUB_WEBHOOK_SECRET");
+    let secrets = secrets.map_err(|_| "set GITHUB_WEBHOOK_SECRET, one secret a line")?;
     let secrets: Vec<Secret> = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
     let secrets: &[Secret] = Vec::leak(secrets); // for all connections, to the end
-    let listener = TcpListener::bind(env::args().nth(1).ok_or("where to listen?")?).await?;
+    let address = env::args()
+        .nth(1)
+        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
@@ -44,7 +48,8 @@ async fn answer(request: Request<Incoming>, secrets: &[Secret]) -> Result<Answer
     let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
     let mut response = Response::default();
     *response.status_mut() = match Limited::new(body, MAX_BODY).collect().await {
-        Err(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Err(error) if error.is::<LengthLimitError>() => StatusCode::PAYLOAD_TOO_LARGE,
+        Err(_) => StatusCode::BAD_REQUEST, // it broke off
         // The bytes as they came. What is parsed and written again has another signature.
         Ok(body) => match verify(Unverified::new(body.to_bytes()), fields, secrets) {
             Ok(event) => store(&event),

@@ -7,6 +7,10 @@ mod setup;
 #[path = "../examples/in_axum.rs"]
 mod in_axum;
 
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/verify_in_axum.rs"]
+mod verify_in_axum;
+
 use std::time::Duration;
 
 use common::{Drained, Feed, Retention};
@@ -146,4 +150,28 @@ async fn a_delivery_that_waits_gets_its_last_attempt_when_the_app_drains() {
     assert_eq!(called.field("webhook-id"), id);
     called.wire.send(OK).await;
     soon(app.stop()).await;
+}
+
+#[tokio::test]
+async fn the_extractor_tells_a_body_over_the_limit_from_one_that_breaks_off() {
+    let app = verify_in_axum::app(["whsec_x".parse().unwrap()].into());
+    let server = TestServer::start(async |listener, shutdown| {
+        let server = axum::serve(listener, app).with_graceful_shutdown(shutdown);
+        server.await?;
+        let (finished, cut) = (0, 0);
+        Ok(Drained { finished, cut })
+    })
+    .await;
+    for (over, status) in [(0, 401), (1, 413)] {
+        let body = vec![b' '; verify_in_axum::MAX_BODY + over];
+        let reply = server.post("/webhook/stripe", body).await;
+        assert_eq!(reply.status, status, "{over} over");
+    }
+    let mut wire = server.wire().await;
+    let head = "POST /webhook/stripe HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    wire.send(head).await;
+    wire.send("no number\r\n").await;
+    assert_eq!(wire.read_response().await.status, 400);
+    drop(wire);
+    server.stop().await;
 }
