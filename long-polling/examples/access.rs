@@ -34,9 +34,7 @@ pub fn router(feed: Feed, access: Arc<Access>) -> Router {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let address = env::args()
-        .nth(1)
-        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
     // Read yours from a file or a variable: with a random key, no token survives a restart.

@@ -51,6 +51,7 @@ async fn receive(FromStripe(event): FromStripe) -> StatusCode {
     StatusCode::OK
 }
 
+/// One route for each sender.
 pub fn app(secrets: Secrets) -> Router {
     let app = Router::new().route("/webhook/stripe", post(receive));
     let app = app.layer(DefaultBodyLimit::max(MAX_BODY));
@@ -62,9 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let secrets = env::var("STRIPE_WEBHOOK_SECRET");
     let secrets = secrets.map_err(|_| "set STRIPE_WEBHOOK_SECRET, one secret a line")?;
     let secrets: Secrets = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let address = env::args()
-        .nth(1)
-        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, app(secrets)).await?)

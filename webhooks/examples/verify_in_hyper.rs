@@ -23,9 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let secrets = secrets.map_err(|_| "set GITHUB_WEBHOOK_SECRET, one secret a line")?;
     let secrets: Vec<Secret> = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
     let secrets: &[Secret] = Vec::leak(secrets); // for all connections, to the end
-    let address = env::args()
-        .nth(1)
-        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let mut http = http1::Builder::new();

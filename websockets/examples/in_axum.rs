@@ -116,9 +116,7 @@ pub mod publish;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args()
-        .nth(1)
-        .ok_or("give an address: 127.0.0.1:PORT")?;
+    let address = std::env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(common::Retention::default());
