@@ -22,7 +22,7 @@ use tokio::{
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::frames::{
-    CLOSE, Inbox, Limits, NOT_UTF8, Opcode, PING, PONG, READ, TEXT, Violation, make_room,
+    CLOSE, Inbox, Limits, NOT_UTF8, OpCode, PING, PONG, READ, TEXT, Violation, make_room,
     push_frame,
 };
 
@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Queues one frame. [`ready`](Self::ready) writes what is queued.
-    pub fn push(&mut self, opcode: Opcode, payload: &[u8]) {
+    pub fn push(&mut self, opcode: OpCode, payload: &[u8]) {
         push_frame(opcode, payload, &mut self.out);
     }
 
@@ -164,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// A whole message or control frame, for the caller. A close frame is answered.
     fn message_at(
         &mut self,
-        opcode: Opcode,
+        opcode: OpCode,
         place: Range<usize>,
     ) -> Result<(Message<'_>, &mut Vec<u8>), Violation> {
         let payload = self.inbox.payload(place);
