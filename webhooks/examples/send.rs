@@ -46,7 +46,7 @@ impl Sender {
             deadline: Duration::from_secs(15),
         };
         let checked = attempt.guard.check(&attempt.url);
-        checked.map_err(|refused| format!("{url}: {refused}"))?;
+        checked.map_err(|refused| format!("{url}: {refused}; here the flag is --local"))?;
         Ok(Self {
             attempt,
             schedule: Schedule::default(),

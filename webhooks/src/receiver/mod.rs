@@ -53,9 +53,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Receives webhooks: verifies each, stores it, answers 200, and then handles it.
 ///
-/// What this program does with an event is a demonstration: it publishes it to a feed in memory, and marks it as
-/// handled. Start a program with your own effects, like examples/receive.rs, before you receive real events. Or let
-/// this one store them with --hold, until yours opens the inbox.
+/// The program `receiver` is a demonstration: it publishes each event to a feed in memory, and marks it as handled.
+/// Start a program with your own effects, like examples/receive.rs, before you receive real events. Or store them
+/// with --hold, until yours opens the inbox.
 ///
 /// A variable holds one secret on each line. `ps` shows a flag to everyone on the machine, but not a variable or
 /// the contents of a file.
