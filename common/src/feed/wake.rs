@@ -4,14 +4,14 @@
 //! first and wakes afterwards. Whichever way the two interleave, either the second read sees the
 //! message, or the publisher finds the waker. `tests/wake_model.rs` checks every interleaving.
 //!
-//! Each key (a topic) has a slab of wakers. To wake, the whole slab is removed under the lock, and the
-//! wakers are called after it is released, so ten thousand waiters block no publisher. Each slab has a
-//! generation number, which tells a waiter whether its waker is still in the slab.
+//! Each key (a topic) has the wakers of its waiters. To wake, all of them are removed under the lock, and they
+//! are called after it is released, so ten thousand waiters block no publisher.
 
-use std::{collections::HashMap, hash::Hash, task::Waker};
-
-use slab::Slab;
-use smallvec::SmallVec;
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    task::Waker,
+};
 
 use super::sync::Mutex;
 
@@ -23,25 +23,20 @@ pub(super) struct Wakers<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    /// The keys with waiters.
-    waiting: HashMap<K, Waiting>,
-    /// Counts the slabs, so that a [`Slot`] of a removed slab is recognized.
-    generation: u64,
+    /// The wakers of each key that has some, by the number of their waiter. A tree, because the numbers come in
+    /// their order: a hash table would be rebuilt again and again while it grows.
+    waiting: HashMap<K, BTreeMap<u64, Waker>>,
+    /// The number of the last [`Waiter`] that has registered.
+    last: u64,
     /// [`Waiter`]s that have registered and are not dropped.
     waiters: usize,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    generation: u64,
-    wakers: Slab<Waker>,
 }
 
 impl<K: Hash + Eq + Clone> Wakers<K> {
     pub(super) fn new() -> Self {
         let state = State {
             waiting: HashMap::new(),
-            generation: 0,
+            last: 0,
             waiters: 0,
         };
         Self {
@@ -54,20 +49,21 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
         Waiter {
             wakers: self,
             keys,
-            slots: SmallVec::new(),
+            number: 0,
         }
     }
 
     /// Wakes the waiters of `key`, and no others.
     pub(super) fn wake(&self, key: &K) {
         let taken = self.state.lock().expect(UNPOISONED).waiting.remove(key);
-        taken.into_iter().for_each(Waiting::wake);
+        // Without the lock: a woken task may run at once and register again.
+        taken.into_iter().for_each(wake);
     }
 
     /// Wakes all waiters.
     pub(super) fn wake_all(&self) {
         let taken = std::mem::take(&mut self.state.lock().expect(UNPOISONED).waiting);
-        taken.into_values().for_each(Waiting::wake);
+        taken.into_values().for_each(wake);
     }
 
     /// Whether something has panicked under the lock.
@@ -81,102 +77,67 @@ impl<K: Hash + Eq + Clone> Wakers<K> {
     }
 }
 
-impl Waiting {
-    fn enter(&mut self, waker: &Waker) -> Slot {
-        Slot {
-            generation: self.generation,
-            index: self.wakers.insert(waker.clone()),
-        }
-    }
-
-    /// Call it without the lock: a woken task may run at once and register again.
-    fn wake(self) {
-        self.wakers.into_iter().for_each(|(_, waker)| waker.wake());
-    }
+fn wake(wakers: BTreeMap<u64, Waker>) {
+    wakers.into_values().for_each(Waker::wake);
 }
 
-/// A waiter. Dropping it frees its slots.
+/// A waiter. Dropping it removes its wakers.
 pub(super) struct Waiter<'a, K: Hash + Eq + Clone> {
     wakers: &'a Wakers<K>,
     keys: &'a [K],
-    /// Empty until registered, then one for each key. One fits inline, since most wait for one key.
-    slots: SmallVec<[Slot; 1]>,
-}
-
-/// Where a waiter's waker is. Valid while the key's slab has the same generation.
-#[derive(Clone, Copy)]
-struct Slot {
-    generation: u64,
-    index: usize,
+    /// From 1; 0 until it has registered. Not an `Option`, which would be twice as large.
+    number: u64,
 }
 
 impl<K: Hash + Eq + Clone> Waiter<'_, K> {
-    /// Registers `waker` for all keys. Call it at every poll, because a wake-up removes the slots and a
-    /// task may bring another waker. Read the log once more after it.
+    /// Registers `waker` for all keys. Call it at every poll, because a wake-up removes the waker and a
+    /// task may bring another one. Read the log once more after it.
     pub(super) fn register(&mut self, waker: &Waker) {
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
-        if self.slots.is_empty() {
+        if self.number == 0 {
             state.waiters += 1;
-            self.slots = self
-                .keys
-                .iter()
-                .map(|key| state.enter(key, waker))
-                .collect();
-            return;
+            state.last += 1;
+            self.number = state.last;
         }
-        for (key, slot) in self.keys.iter().zip(&mut self.slots) {
-            match state.waker_at(key, *slot) {
-                Some(registered) => registered.clone_from(waker),
-                None => *slot = state.enter(key, waker),
-            }
+        for key in self.keys {
+            state.register(key, self.number, waker);
         }
     }
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    fn enter(&mut self, key: &K, waker: &Waker) -> Slot {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            return waiting.enter(waker);
-        }
-        self.generation += 1;
-        let mut waiting = Waiting {
-            generation: self.generation,
-            wakers: Slab::with_capacity(1),
+    fn register(&mut self, key: &K, number: u64, waker: &Waker) {
+        // Not by `entry`, which would clone the key each time.
+        let Some(wakers) = self.waiting.get_mut(key) else {
+            let wakers = BTreeMap::from([(number, waker.clone())]);
+            self.waiting.insert(key.clone(), wakers);
+            return;
         };
-        let slot = waiting.enter(waker);
-        self.waiting.insert(key.clone(), waiting);
-        slot
+        let registered = wakers.entry(number).or_insert_with(|| waker.clone());
+        registered.clone_from(waker); // Does nothing if both wake the same task.
     }
 
-    fn waker_at(&mut self, key: &K, slot: Slot) -> Option<&mut Waker> {
-        let waiting = self.waiting.get_mut(key)?;
-        (waiting.generation == slot.generation).then(|| &mut waiting.wakers[slot.index])
-    }
-
-    /// Removes an empty slab with its key, or keys without waiters would pile up.
-    fn leave(&mut self, key: &K, slot: Slot) -> Option<Waker> {
-        let waiting = self.waiting.get_mut(key)?;
-        if waiting.generation != slot.generation {
-            return None;
-        }
-        let waker = waiting.wakers.remove(slot.index);
-        if waiting.wakers.is_empty() {
+    /// Removes a key without wakers, too, or such keys would pile up.
+    fn leave(&mut self, key: &K, number: u64) -> Option<Waker> {
+        let wakers = self.waiting.get_mut(key)?;
+        let waker = wakers.remove(&number);
+        if wakers.is_empty() {
             self.waiting.remove(key);
         }
-        Some(waker)
+        waker
     }
 }
 
 impl<K: Hash + Eq + Clone> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
-        if self.slots.is_empty() {
+        if self.number == 0 {
             return;
         }
         let mut state = self.wakers.state.lock().expect(UNPOISONED);
         state.waiters -= 1;
-        let slots = self.keys.iter().zip(&self.slots);
-        let left: Vec<Waker> = slots
-            .filter_map(|(key, slot)| state.leave(key, *slot))
+        let keys = self.keys.iter();
+        let left: Vec<Waker> = keys
+            .filter_map(|key| state.leave(key, self.number))
             .collect();
         // Dropping a waker may drop its task, and with it another waiter that takes this lock.
         drop(state);
