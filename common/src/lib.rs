@@ -49,8 +49,8 @@ pub use http::{
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;
 pub use server::{
-    Connections, Drained, FeedConfig, Gauge, Quota, ServerConfig, Spawner, accept_failed, address,
-    exit_code, fit_descriptors, listen, log_to_stderr, metrics, peer_span, positive,
-    positive_seconds, prepare, seconds, shutdown_signal,
+    Connections, Drained, FeedConfig, FeedParser, Gauge, Quota, ServerConfig, Spawner,
+    accept_failed, address, exit_code, fit_descriptors, listen, log_to_stderr, metrics, peer_span,
+    positive, positive_seconds, prepare, seconds, shutdown_signal,
 };
 pub use source::FeedSource;

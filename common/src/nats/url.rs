@@ -22,16 +22,16 @@ impl FromStr for NatsUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("the scheme is missing")?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // The last `@`, because a password may contain one. A host cannot.
-        let (login, hosts) = match rest.rsplit_once('@') {
+        // First, and by the last `@`: a password may contain any other character. A host cannot contain an `@`.
+        let (login, rest) = match rest.rsplit_once('@') {
             None => (None, rest),
             // Refused rather than guessed: the password may be meant as it is, or percent-encoded.
             Some((login, _)) if login.contains('%') => {
                 return Err("a user or a password must not contain %-escapes".into());
             }
-            Some((login, hosts)) => (Some(self::login(login)), hosts),
+            Some((login, rest)) => (Some(self::login(login)), rest),
         };
+        let (hosts, query) = rest.split_once('?').unwrap_or((rest, ""));
         let servers = hosts.split(',').map(|host| server(scheme, host));
         Ok(Self {
             servers: servers.collect::<Result<_, _>>()?,
@@ -106,6 +106,8 @@ mod tests {
         assert_eq!(url.to_string(), "nats://a:4222,b:1,::1:2");
         assert_eq!(url.login, Some(("u".into(), Some("p:q".into()))));
         assert_eq!(url.replicas, Some(3));
+        let url: NatsUrl = "nats://u:p/q?r@a?replicas=1".parse().unwrap();
+        assert_eq!(url.login, Some(("u".into(), Some("p/q?r".into()))));
         let url: NatsUrl = "tls://token@a".parse().unwrap();
         assert_eq!(url.login, Some(("token".into(), None)));
         assert!(url.servers[0].tls_required() && url.replicas.is_none());

@@ -1,9 +1,9 @@
 //! The knobs that several servers have. A member flattens them into its own `Config`, after its own
 //! knobs. Where its default differs, it says so with `#[command(mut_arg(…))]`.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{ffi::OsStr, io, net::SocketAddr, time::Duration};
 
-use clap::Args;
+use clap::{Arg, Args, Command, builder::TypedValueParser, error::ErrorKind};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
@@ -125,7 +125,7 @@ pub struct FeedConfig {
     #[arg(long, default_value_t = 1_000, value_parser = positive, value_name = "N")]
     pub retain: usize,
     /// Where messages are kept.
-    #[arg(long, default_value = "memory", value_name = FeedSource::FORMS, help = FeedSource::HELP)]
+    #[arg(long, default_value = "memory", value_parser = FeedParser(str::parse), value_name = FeedSource::FORMS, help = FeedSource::HELP)]
     pub feed: FeedSource,
     /// Start a new epoch. Use it once, after restoring an old copy of the file or the stream.
     #[arg(long)]
@@ -143,6 +143,28 @@ impl FeedConfig {
             ..Retention::default()
         };
         self.feed.open(retention, self.new_epoch).await
+    }
+}
+
+/// Parses the value of `--feed` by this function. clap's own error would repeat the value, which may contain a
+/// password.
+#[derive(Debug, Clone, Copy)]
+pub struct FeedParser(pub fn(&str) -> Result<FeedSource, String>);
+
+impl TypedValueParser for FeedParser {
+    type Value = FeedSource;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<FeedSource, clap::Error> {
+        let text = value.to_str().ok_or_else(|| "must be UTF-8".to_owned());
+        text.and_then(self.0).map_err(|reason| {
+            let message = format!("--feed: {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
     }
 }
 
@@ -232,6 +254,32 @@ mod tests {
         let connections = config.connections(0);
         assert!(connections < usize::MAX);
         assert_eq!(subscribers, connections / 4 * 3);
+    }
+
+    #[derive(Parser)]
+    struct WithFeed {
+        #[command(flatten)]
+        feed: FeedConfig,
+    }
+
+    #[test]
+    fn a_refused_feed_is_not_shown_because_it_may_contain_a_password() {
+        let parse = |feed| WithFeed::try_parse_from(["program", "--feed", feed]);
+        assert_eq!(parse("memory").unwrap().feed.feed, FeedSource::Memory);
+        for bad in [
+            "nats://u:S3CRET@",
+            "nats://u:S3CRET@a:99999",
+            "nats://u:S3CRET@a/x",
+            "nats://u:S3CRET?@a,",
+            "nats://u:S3%CRET@a",
+            "nats://a,,b?replicas=9&S3CRET@",
+            "natss://u:S3CRET@a",
+            "NATS://u:S3CRET@a",
+        ] {
+            let refused = parse(bad).map(|_| ()).unwrap_err().to_string();
+            assert!(refused.starts_with("error: --feed: "), "{refused}");
+            assert!(!refused.contains("S3CRET"), "{refused}");
+        }
     }
 
     #[test]

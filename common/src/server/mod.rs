@@ -12,7 +12,9 @@ mod process;
 mod quota;
 mod socket;
 
-pub use config::{FeedConfig, ServerConfig, address, positive, positive_seconds, seconds};
+pub use config::{
+    FeedConfig, FeedParser, ServerConfig, address, positive, positive_seconds, seconds,
+};
 pub use connections::{Connections, Drained, Spawner, accept_failed, peer_span};
 pub use log::log_to_stderr;
 pub use metrics::{Gauge, metrics};

@@ -14,8 +14,8 @@ use std::{
 
 use clap::Parser;
 use common::{
-    Browsers, Drained, Feed, FeedConfig, FeedSource, ServerConfig, address, fit_descriptors,
-    metrics,
+    Browsers, Drained, Feed, FeedConfig, FeedParser, FeedSource, ServerConfig, address,
+    fit_descriptors, metrics,
 };
 use tokio::net::TcpListener;
 
@@ -69,7 +69,7 @@ const FEED: &str = "Where messages and endpoints are kept: `memory` (lost when t
 /// Sends webhooks: POSTs each published message, signed, to every endpoint that registered for it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "webhooks", version)]
-#[command(mut_arg("feed", |arg| arg.value_parser(FeedSource::parse_own).value_name("memory|file:PATH").help(FEED)))]
+#[command(mut_arg("feed", |arg| arg.value_parser(FeedParser(FeedSource::parse_own)).value_name("memory|file:PATH").help(FEED)))]
 // Other servers derive this default from their limit on subscribers. A sender has no subscribers.
 #[command(mut_arg("max_connections", |arg| arg.default_value("1024").help(ServerConfig::MAX_CONNECTIONS)))]
 // Hidden: there are no streams that a client could stop reading.
