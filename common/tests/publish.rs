@@ -100,6 +100,24 @@ async fn a_body_has_its_time_from_first_to_last_byte() {
     }
 }
 
+/// As after a stop of the process: the runtime learns of the time first, and of the body a little later.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_came_while_the_process_was_stopped_is_published() {
+    let feed = Feed::new(Retention::default());
+    for (pause, expected) in [(90, 201), (110, 408)] {
+        let (sender, request) = live();
+        let answer = async { status(&feed, request).await };
+        let stopped = async {
+            tokio::task::yield_now().await;
+            tokio::time::advance(LIMITS.body_timeout + Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let _ = sender.send("a".into());
+            drop(sender);
+        };
+        assert_eq!(tokio::join!(answer, stopped).0, expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_too_long_is_discarded_for_two_seconds() {
     let (sender, request) = live();

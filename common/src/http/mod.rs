@@ -17,7 +17,7 @@ pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
 pub use problem::{Problem, retry_after};
 pub use publish::{
-    PublishLimits, idempotency_key, is_json, publish, read_body, too_large, too_slow,
+    PublishLimits, fair_timeout, idempotency_key, is_json, publish, read_body, too_large, too_slow,
 };
 pub use query::Query;
 pub use stall::StallGuard;

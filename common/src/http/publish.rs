@@ -13,9 +13,9 @@ use hyper::{
     body::Body,
     header::{self, HeaderValue},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, error::Elapsed, timeout};
 
-use super::{Activity, Problem, Query};
+use super::{Activity, Problem, Query, stall::LATE};
 use crate::feed::{Data, Draft, Feed, IdempotencyKey, Published, Topic};
 
 /// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
@@ -112,7 +112,7 @@ where
         return Err(too_large(body, true, limits).await);
     }
     let read = read_up_to(limits.max_message, body.as_mut());
-    match timeout(limits.body_timeout, read).await {
+    match fair_timeout(limits.body_timeout, read).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(too_large(body, false, limits).await),
         Ok(Err(error)) => Err(Problem::bad_request(format!(
@@ -123,6 +123,19 @@ where
             Err(too_slow(format!("the body took longer than {seconds} s")))
         }
     }
+}
+
+/// Like [`timeout`], but what came while the process was stopped is in time.
+///
+/// # Errors
+/// If the work is not done in time.
+pub async fn fair_timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
+    let (started, mut work) = (Instant::now(), pin!(work));
+    let done = timeout(limit, work.as_mut()).await;
+    if done.is_ok() || started.elapsed() < limit.saturating_add(LATE) {
+        return done;
+    }
+    timeout(LATE, work).await
 }
 
 /// The whole body, or `None` once it is larger than `max`.

@@ -10,9 +10,13 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use tracing::{info, trace};
+
+/// A time limit that is noticed this late is not believed: the process was stopped or starved. When it continues,
+/// the runtime may run the timers before it learns what the peer did meanwhile. So the peer gets this much more.
+pub(super) const LATE: Duration = Duration::from_millis(100);
 
 /// Passes reads and writes through. A write fails with [`io::ErrorKind::TimedOut`] when the socket has
 /// accepted no data for `stall`.
@@ -69,6 +73,10 @@ impl<S> StallGuard<S> {
         let stall = self.stall;
         let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(timer.as_mut().poll(task));
+        if timer.deadline().elapsed() >= LATE {
+            timer.as_mut().reset(Instant::now() + LATE);
+            ready!(timer.as_mut().poll(task));
+        }
         let message = format!("the peer accepted no data for {} s", stall.as_secs_f64());
         info!("cut: {message}");
         trace!(count.stalled = 1);
@@ -124,7 +132,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, duplex},
-        time::{Instant, advance},
+        time::advance,
     };
 
     use super::*;
@@ -137,6 +145,24 @@ mod tests {
         let error = guarded.write_all(b"more than four").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed().as_secs(), 30);
+    }
+
+    /// As after a stop of the process: the clock jumps, and nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_noticed_late_is_believed_a_moment_later() {
+        let (server, _client) = duplex(4);
+        let mut guarded = StallGuard::new(server, Duration::from_secs(30));
+        let write = tokio::spawn(async move { guarded.write_all(b"more than four").await });
+        tokio::task::yield_now().await;
+        advance(Duration::from_secs(3_600)).await;
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!write.is_finished());
+        let stopped = Instant::now();
+        let error = write.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(stopped.elapsed(), LATE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use common::{Activity, Problem, PublishLimits, retry_after, too_large, too_slow};
+use common::{Activity, Problem, PublishLimits, fair_timeout, retry_after, too_large, too_slow};
 use http_body_util::BodyExt;
 use hyper::{
     Request,
@@ -20,7 +20,7 @@ use hyper::{
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 /// A body of up to this size is free. A larger one is counted in blocks of this size.
@@ -93,7 +93,7 @@ impl Bodies {
         if body.size_hint().lower() > self.per_body.max_message as u64 {
             return Err(too_large(body, expects_continue, self.per_body).await);
         }
-        match timeout(self.per_body.body_timeout, self.read_all(body.as_mut())).await {
+        match fair_timeout(self.per_body.body_timeout, self.read_all(body.as_mut())).await {
             Ok(Ok(Some(whole))) => Ok(whole),
             Ok(Ok(None)) => Err(too_large(body, false, self.per_body).await),
             Ok(Err(problem)) => Err(problem),
@@ -140,12 +140,14 @@ impl Bodies {
     ) -> Result<F::Output, Problem> {
         match deadline {
             None => Ok(frame.await),
-            Some(deadline) => timeout_at(deadline, frame).await.map_err(|_| {
-                let seconds = self.limits.pace.as_secs_f64();
-                too_slow(format!(
-                    "less than {BLOCK} bytes of the body came in {seconds} s"
-                ))
-            }),
+            Some(deadline) => fair_timeout(deadline - Instant::now(), frame)
+                .await
+                .map_err(|_| {
+                    let seconds = self.limits.pace.as_secs_f64();
+                    too_slow(format!(
+                        "less than {BLOCK} bytes of the body came in {seconds} s"
+                    ))
+                }),
         }
     }
 
