@@ -328,6 +328,28 @@ async fn the_lock_does_not_empty_what_a_link_in_its_place_leads_to() {
     assert_eq!(fs::read(&precious).unwrap(), b"of value");
 }
 
+/// To open a pipe for writing would wait for its reader, so the server would never start.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_or_a_pipe_is_neither_a_feed_nor_its_lock() {
+    let pipe = |path: &Path| {
+        let made = process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    };
+    let folder = |path: &Path| fs::create_dir(path).unwrap();
+    for (made, name) in [
+        (&pipe as &dyn Fn(&Path), "feed.sqlite"),
+        (&pipe, "feed.sqlite-lock"),
+        (&folder, "feed.sqlite"),
+        (&folder, "feed.sqlite-lock"),
+    ] {
+        let scratch = Scratch::new();
+        made(&scratch.0.join(name));
+        let error = open(&scratch.file(), &Retention::default(), false).unwrap_err();
+        assert!(error.to_string().ends_with("not a regular file"), "{error}");
+    }
+}
+
 /// The file may hold secrets: the secrets of webhook endpoints are in the feed's file.
 #[cfg(unix)]
 #[tokio::test]

@@ -32,12 +32,15 @@ impl Claim {
     /// If another process has the database, if it has a second name, or if a file cannot be created.
     pub fn new(path: &Path) -> io::Result<Self> {
         let path = resolve(path)?;
+        refuse_other(&path)?;
         refuse_names(&path)?;
         let mut name = path.clone().into_os_string();
         name.push("-lock");
         let beside = PathBuf::from(name);
-        if beside.is_symlink() {
-            let error = format!("{} is a link", beside.display());
+        if let Ok(found) = beside.symlink_metadata()
+            && !found.is_file()
+        {
+            let error = format!("{} is a link, or not a regular file", beside.display());
             return Err(io::Error::other(error));
         }
         let lock = create(&beside)?;
@@ -68,6 +71,14 @@ fn create(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+/// A folder is no database, and opening a pipe would wait for its other end.
+fn refuse_other(path: &Path) -> io::Result<()> {
+    match path.metadata()?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
 }
 
 #[cfg(unix)]
