@@ -453,6 +453,29 @@ async fn a_handled_event_is_deleted_after_30_days_and_a_dead_one_is_kept() {
     assert_eq!(left.await, Ok("dead".to_owned()));
 }
 
+/// A clock that was a year ahead wrote that time.
+#[tokio::test]
+async fn an_event_that_is_due_in_a_year_is_handled_at_the_next_start() {
+    let scratch = Scratch::new();
+    let never = script(async |_| std::future::pending().await);
+    let soon_cut = |config: &mut receiver::Config| config.server.drain = setup::SHORT;
+    let server = start(&scratch, soon_cut, never).await;
+    send(&server.client(), "m").await;
+    server.stop().await;
+    let year = 365 * 24 * 3_600 * 1_000_i64;
+    let database = Connection::open(scratch.inbox()).unwrap();
+    let moved = database.execute("UPDATE work SET due = due + ?1", [year]);
+    assert_eq!(moved, Ok(1));
+    drop(database);
+    let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
+    soon(when_all(&server.client(), |event| {
+        event["state"] == "handled"
+    }))
+    .await;
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
 #[tokio::test]
 async fn an_inbox_is_one_processs() {
     let scratch = Scratch::new();

@@ -268,6 +268,22 @@ impl Inbox {
             .await
     }
 
+    /// Makes due what would wait longer than the `longest` delay of a retry: it was written by a clock that was wrong.
+    ///
+    /// # Errors
+    /// If nothing was changed.
+    pub async fn correct(&self, now: SystemTime, longest: Duration) -> Result<usize, CommitError> {
+        let now = millis(now);
+        let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+        self.commits
+            .run(ROW, move |database| {
+                database
+                    .prepare_cached("UPDATE work SET due = ?1 WHERE due > ?1 + ?2")?
+                    .execute([now, longest])
+            })
+            .await
+    }
+
     /// Resolves after a write: an event may be due. Supports a single waiter.
     pub async fn written(&self) {
         self.commits.committed().notified().await;

@@ -21,7 +21,7 @@ use futures_util::FutureExt;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{interval, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tracing::{error, warn};
 
@@ -30,7 +30,7 @@ use crate::schedule::Schedule;
 
 /// The most attempts at the same time.
 const CONCURRENCY: usize = 64;
-/// How often old events are deleted.
+/// How often old events are deleted, and wrong due times are corrected.
 const TRIM: Duration = Duration::from_secs(3_600);
 /// How long to wait after the inbox could not be read or written.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -83,7 +83,8 @@ pub async fn work<E: Effects>(
 ) {
     let mut running = JoinSet::new();
     let mut claimed = HashSet::new();
-    let mut trimming = pin!(trim_hourly(&inbox, clock));
+    let longest = attempts.schedule.longest();
+    let mut trimming = pin!(trim_hourly(&inbox, clock, longest));
     loop {
         let (events, next) = claim(&inbox, clock(), &claimed).await;
         for event in events {
@@ -139,14 +140,27 @@ fn release(claimed: &mut HashSet<i64>, seq: Option<i64>) {
     claimed.remove(&seq.expect("an attempt's task catches the panics of its effects"));
 }
 
-async fn trim_hourly(inbox: &Inbox, clock: Clock) -> Infallible {
+async fn trim_hourly(inbox: &Inbox, clock: Clock, longest: Duration) -> Infallible {
+    let (began, at) = (Instant::now(), clock());
     let mut hours = interval(TRIM);
     loop {
         hours.tick().await;
-        if let Err(error) = inbox.trim(clock()).await {
+        if let Err(error) = inbox.correct(clock(), longest).await {
+            warn!(%error, "due times were not corrected");
+        }
+        if let Some(now) = believed(clock(), at, began.elapsed())
+            && let Err(error) = inbox.trim(now).await
+        {
             warn!(%error, "old events were not deleted");
         }
     }
+}
+
+/// The time by which old events are deleted. `now` may be after a jump of the clock, and `at`, the start, may be
+/// wrong too. So in the first hour there is no such time, and later it is the earlier of the two: if an event is
+/// deleted too early, a repeat of it would be handled again.
+fn believed(now: SystemTime, at: SystemTime, passed: Duration) -> Option<SystemTime> {
+    (passed >= TRIM).then(|| now.min(at + passed))
 }
 
 /// One attempt, from the effects to their record. Returns the event's number.
@@ -187,7 +201,7 @@ async fn attempt<E: Effects>(
 mod tests {
     use std::{cell::OnceCell, env, fs, process, sync::Mutex};
 
-    use tokio::{sync::Notify, time::Instant};
+    use tokio::sync::Notify;
 
     use super::{
         super::{
@@ -276,5 +290,16 @@ mod tests {
             assert!(tried >= due, "{delay}: it is never early");
         }
         let _ = fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn old_events_are_deleted_by_the_earlier_of_two_clocks() {
+        let (right, month) = (driven(), TRIM * 24 * 31);
+        let at_once = believed(right, right, Duration::ZERO);
+        assert_eq!(at_once, None, "the clock may be corrected soon");
+        let hour = right + TRIM;
+        for (now, at) in [(hour, right), (hour + month, right), (hour, right + month)] {
+            assert_eq!(believed(now, at, TRIM), Some(hour));
+        }
     }
 }
