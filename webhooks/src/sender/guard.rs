@@ -187,9 +187,9 @@ fn is_localhost(name: &str) -> bool {
 /// Whether a listener at `own` accepts connections to `address`. A listener at 0.0.0.0 accepts them at every
 /// address of this machine. Binding a socket shows whether an address is one of these.
 fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
-    let ip = address.ip().to_canonical();
+    let [ip, own_ip] = [address, own].map(|address| address.ip().to_canonical());
     own.port() == address.port()
-        && (own.ip() == ip || own.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok())
+        && (own_ip == ip || own_ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok())
 }
 
 /// How far an address reaches.
@@ -238,8 +238,8 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             reach_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
         }
-        // The metadata services of AWS, Google, Oracle and Scaleway.
-        [0xfd00, 0xec2 | 0xc1 | 0x42, ..] | [0xfd20, 0xce, ..] => Reach::Never,
+        // The metadata services of AWS, Oracle, Scaleway, Akamai and Google.
+        [0xfd00, 0xec2 | 0xc1 | 0x42 | 0xa9fe, ..] | [0xfd20, 0xce, ..] => Reach::Never,
         [0xfc00..=0xfdff, ..] => Reach::Private,
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x2002, ..] => Reach::Never,
         [0x3fff, 0..=0xfff, ..] => Reach::Never,
@@ -320,6 +320,7 @@ mod tests {
             ("fd00:ec2::23", Reach::Never),
             ("fd20:ce::254", Reach::Never),
             ("fd00:42::42", Reach::Never),
+            ("fd00:a9fe:a9fe::1", Reach::Never),
             ("100.100.100.200", Reach::Never),
             ("::ffff:100.100.100.200", Reach::Never),
             ("64:ff9b::6464:64c8", Reach::Never),
@@ -389,6 +390,9 @@ mod tests {
         for (own, address, refused) in [
             ("127.0.0.1:8003", "127.0.0.1:8003", true),
             ("127.0.0.1:8003", "[::ffff:127.0.0.1]:8003", true),
+            ("[::ffff:127.0.0.1]:8003", "127.0.0.1:8003", true),
+            ("[::ffff:127.0.0.1]:8003", "[::ffff:127.0.0.1]:8003", true),
+            ("[::]:8003", "127.0.0.1:8003", true),
             ("127.0.0.1:8003", "127.0.0.1:8004", false),
             ("127.0.0.1:8003", "127.0.0.2:8003", false),
             ("0.0.0.0:8003", "127.0.0.1:8003", true),
