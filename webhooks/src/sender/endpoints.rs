@@ -146,7 +146,9 @@ impl Endpoints {
         loop {
             every.tick().await;
             if self.outbound.steady.lasts() >= SETTLED.min(self.outbound.hold) {
-                self.expire(self.now()).await;
+                // The clock at the start may have been ahead, and corrected since.
+                let now = self.now().min((self.outbound.clock)());
+                self.expire(now).await;
             }
             self.pin();
             self.measure().await;

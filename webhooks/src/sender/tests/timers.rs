@@ -759,7 +759,8 @@ async fn a_clock_that_jumps_a_month_leaves_the_backlog_and_the_secrets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_a_start_under_a_clock_a_month_ahead_nothing_is_given_up_for_an_hour() {
+async fn at_a_start_under_a_clock_a_month_ahead_nothing_is_given_up_for_an_hour_or_once_it_is_right()
+ {
     let feed = Feed::new(Retention::default());
     let store = Store::open(&feed).await.unwrap();
     let before = Sender::over(feed.clone(), store.clone(), |_| {}).await;
@@ -770,7 +771,12 @@ async fn at_a_start_under_a_clock_a_month_ahead_nothing_is_given_up_for_an_hour(
     let after = Sender::over(feed, store, |_| {}).await;
     let pinned = after.endpoints.clone();
     tokio::spawn(async move { pinned.keep_pinned().await });
-    for (time, expired) in [(HOUR - MINUTE, false), (2 * MINUTE, true)] {
+    for (time, jumped, expired) in [
+        (HOUR - MINUTE, 31 * DAY, false),
+        (2 * MINUTE, Duration::ZERO, false),
+        (2 * MINUTE, 31 * DAY, true),
+    ] {
+        JUMPED.set(jumped);
         sleep(time).await;
         let disabled = after.now(&endpoint).status().disabled.clone();
         assert_eq!(disabled.unwrap().expired.is_some(), expired);
