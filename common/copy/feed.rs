@@ -1,5 +1,5 @@
-//! What the copied files need of your log, in as few lines as compile. An item that not all techniques need names
-//! those that do.
+//! What the copied files need from your log, in the fewest lines that compile. An item that only some techniques
+//! need names them.
 
 use std::{fmt, str::FromStr};
 

@@ -1,4 +1,4 @@
-//! The sets that go into one crate: what they have in common is there once.
+//! The sets that go into one crate. A file or dependency that several of them have is taken once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{CopyFile, CopySet, set::FEED};
 
-/// A `feed.rs` for a crate without that set.
+/// A `feed.rs` for a crate that does not copy the set `common feed`.
 const STUB: &str = include_str!("../feed.rs");
 
 /// The sets that go into one crate.
@@ -23,12 +23,7 @@ impl Chosen {
     /// If there is no such set, or no folder.
     pub fn parse(all: Vec<CopySet>, words: &[&str]) -> io::Result<(Self, PathBuf)> {
         let (mut chosen, mut rest) = (Vec::new(), words);
-        // The longest name, because one may begin with another.
-        let named = |rest: &[&str]| {
-            let sets = all.iter().filter(|set| rest.starts_with(&set.words()));
-            sets.max_by_key(|set| set.words().len())
-        };
-        while let Some(set) = named(rest) {
+        while let Some(set) = first_named(&all, rest) {
             chosen.push(set.clone());
             rest = &rest[set.words().len()..];
         }
@@ -37,9 +32,9 @@ impl Chosen {
             [] => Err(io::Error::other("no folder is given: SET… DIR")),
             [unknown, ..] => {
                 let names: Vec<&str> = all.iter().map(|set| set.name.as_str()).collect();
-                let names = names.join(", ");
                 Err(io::Error::other(format!(
-                    "no copy set {unknown:?}; there are: {names}"
+                    "no copy set {unknown:?}; there are: {}",
+                    names.join(", ")
                 )))
             }
         }
@@ -109,9 +104,9 @@ impl Chosen {
             merged.0 = version;
             merged.1.extend(features);
         }
-        let lines = crates.into_iter();
-        lines
-            .map(|(name, (version, features))| line(name, version, &features))
+        crates
+            .iter()
+            .map(|(name, (version, features))| line(name, version, features))
             .collect()
     }
 
@@ -151,6 +146,12 @@ impl Chosen {
         let is_needed = self.0.iter().any(|set| set.needs_feed);
         (is_needed && !is_there).then_some(STUB)
     }
+}
+
+/// The set whose name these words begin with. The longest name counts, because one name may begin with another.
+fn first_named<'a>(all: &'a [CopySet], words: &[&str]) -> Option<&'a CopySet> {
+    let named = all.iter().filter(|set| words.starts_with(&set.words()));
+    named.max_by_key(|set| set.words().len())
 }
 
 /// A `mod` for each file, or for its folder.
@@ -217,24 +218,20 @@ impl fmt::Display for Chosen {
 /// The name in an entry of `[dependencies]`, its version with what follows, and its features.
 fn dependency(entry: &str) -> (&str, &str, impl Iterator<Item = &str>) {
     let (name, source) = entry.split_once(" = ").unwrap_or((entry, ""));
-    let source = source
+    let table = source
         .trim_start_matches("{ version = ")
         .trim_end_matches(" }");
-    let (version, features) = source.split_once(", features = [").unwrap_or((source, ""));
+    let (version, features) = table.split_once(", features = [").unwrap_or((table, ""));
     (name, version, features.split('"').skip(1).step_by(2))
 }
 
-/// The reverse.
+/// The reverse of [`dependency`].
 fn line(name: &str, version: &str, features: &BTreeSet<&str>) -> String {
-    let features: Vec<String> = features
-        .iter()
-        .map(|feature| format!("{feature:?}"))
-        .collect();
-    let features = features.join(", ");
+    let features = Vec::from_iter(features);
     match (version.contains(','), features.is_empty()) {
         (false, true) => format!("{name} = {version}\n"),
         (true, true) => format!("{name} = {{ version = {version} }}\n"),
-        (_, false) => format!("{name} = {{ version = {version}, features = [{features}] }}\n"),
+        (_, false) => format!("{name} = {{ version = {version}, features = {features:?} }}\n"),
     }
 }
 

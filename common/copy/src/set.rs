@@ -26,7 +26,7 @@ const MEMBERS: [&str; 5] = [
     "sse",
 ];
 
-/// The set that has the log which other sets read.
+/// The set with the log that other sets read.
 pub(crate) const FEED: &str = "common feed";
 
 /// One `## Copy set` section of a README.
@@ -40,7 +40,7 @@ pub struct CopySet {
     pub dependencies: Vec<String>,
     /// Whether the files read a log: that of `common feed`, or one that has what the stub `feed.rs` has.
     pub needs_feed: bool,
-    /// The names of the sets that are copied along.
+    /// The names of the sets that are copied with it.
     pub needs: Vec<String>,
 }
 
@@ -82,9 +82,9 @@ impl CopySet {
             &folder,
             &fs::read_to_string(folder.join("README.md"))?,
         )?;
-        let below = fs::read_dir(folder.join("src"))?;
-        let below = below.map(|entry| Ok(entry?.path()));
-        let mut folders: Vec<PathBuf> = below.collect::<io::Result<_>>()?;
+        let entries = fs::read_dir(folder.join("src"))?;
+        let paths = entries.map(|entry| Ok(entry?.path()));
+        let mut folders: Vec<PathBuf> = paths.collect::<io::Result<_>>()?;
         folders.sort();
         for folder in folders {
             if let Ok(readme) = fs::read_to_string(folder.join("README.md")) {
@@ -106,7 +106,7 @@ impl CopyFile {
     }
 }
 
-/// The tests are the end of a file.
+/// Cuts the tests, which are at the end of a file.
 fn without_tests(source: &str) -> &str {
     let (code, _) = source
         .split_once("\n#[cfg(test)]\nmod tests {\n")
@@ -114,8 +114,7 @@ fn without_tests(source: &str) -> &str {
     code
 }
 
-/// A measure of complexity: how many lines of code the copy sets of a package have together. A file that is in
-/// two of them counts once.
+/// How many lines of code the copy sets of a package have together. A file that is in two of them counts once.
 pub fn lines(package: &str) -> Option<usize> {
     let sets = CopySet::of(package).ok()?;
     let files = sets.iter().flat_map(|set| &set.files);
@@ -125,7 +124,7 @@ pub fn lines(package: &str) -> Option<usize> {
     Some(lines.values().sum()).filter(|sum| *sum > 0)
 }
 
-/// The copy sets of a README of this package that lies in `folder`.
+/// The copy sets of the README in `folder`.
 fn parse(package: &str, folder: &Path, readme: &str) -> io::Result<Vec<CopySet>> {
     let sections = readme.split("\n## ");
     let sets = sections.filter_map(|section| section.strip_prefix("Copy set"));
