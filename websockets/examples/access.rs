@@ -19,7 +19,9 @@ use axum::{
     response::Response,
     routing::get,
 };
-use common::{After, Browsers, Feed, Problem, Query, Retention, Topics, shutdown_signal};
+use common::{
+    After, Browsers, Feed, Problem, Query, Retention, StallGuard, Topics, shutdown_signal,
+};
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::IgnoredAny};
@@ -38,7 +40,11 @@ use websockets::{
 #[allow(dead_code, reason = "the middleware is for answers of HTTP")]
 #[path = "../../common/examples/access/mod.rs"]
 pub mod access;
-#[allow(dead_code, unreachable_pub, reason = "only its `serve` is used here")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "only `serve` and `STALL` are used here"
+)]
 #[path = "in_axum.rs"]
 pub mod in_axum;
 
@@ -100,7 +106,8 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let mut socket = Socket::new(TokioIo::new(upgraded), b"", LIMITS);
+        let connection = StallGuard::new(TokioIo::new(upgraded), in_axum::STALL);
+        let mut socket = Socket::new(connection, b"", LIMITS);
         let grant = match admitted {
             Ok(grant) => grant,
             Err(problem) => return drop(close(&mut socket, refusal(problem.status)).await),

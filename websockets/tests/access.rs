@@ -13,7 +13,7 @@ use common::{Browsers, Drained};
 use example::access::{Access, Grant};
 use harness::{START, TestServer, WsWire, handshake, start_clock, wall_clock};
 use serde_json::json;
-use setup::{ask, data, feed, is_alive, live, publish, subscribe};
+use setup::{ask, data, feed, fill, is_alive, live, publish, subscribe};
 use tokio::time::{Instant, sleep};
 
 const LOOK: Duration = Duration::from_secs(15);
@@ -174,4 +174,22 @@ async fn a_session_ends_with_its_token_or_at_the_next_look_after_it_was_revoked(
     assert!(begun.elapsed() <= LOOK + Duration::from_secs(1));
     drop((lasting, ending));
     server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_accepts_no_data_is_disconnected_after_the_stall() {
+    let feed = feed();
+    let (server, access) = start(feed.clone()).await;
+    let token = access.token(&Grant {
+        read: vec!["a".into()],
+        exp: START + 3_600,
+        ..grant()
+    });
+    let offers = format!("feed.v1.json, bearer.{token}");
+    let stalled = fill(&feed, &server, &[("Sec-WebSocket-Protocol", &offers)]).await;
+    sleep(example::in_axum::STALL + Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    server.stop().await;
+    assert_eq!(begun.elapsed().as_secs(), 0, "its session is still open");
+    drop(stalled);
 }

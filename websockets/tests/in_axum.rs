@@ -187,7 +187,7 @@ async fn a_client_gets_the_heartbeats_that_it_asks_for() {
 async fn a_client_that_takes_no_byte_is_disconnected_after_the_stall() {
     let feed = feed();
     let server = alone(feed.clone()).await;
-    let stalled = fill(&feed, &server).await;
+    let stalled = fill(&feed, &server, &[]).await;
     sleep(in_axum::STALL + Duration::from_secs(1)).await;
     let begun = Instant::now();
     server.stop().await;

@@ -271,7 +271,7 @@ async fn a_client_that_takes_no_byte_is_cut_after_the_stall() {
     };
     let feed = feed();
     let server = start_with(feed.clone(), config).await;
-    let mut stalled = fill(&feed, &server).await;
+    let mut stalled = fill(&feed, &server, &[]).await;
     until_there_is_a_slot(&server).await;
     // The connection is reset, so the kernel keeps nothing for a client that does not read.
     assert_eq!(stalled.wire().closed().await.0, End::Reset);
@@ -285,7 +285,7 @@ async fn a_client_that_reads_slowly_is_told_of_the_gap_and_goes_on() {
         ..Retention::default()
     });
     let server = start_with(feed.clone(), config()).await;
-    let mut slow = fill(&feed, &server).await;
+    let mut slow = fill(&feed, &server, &[]).await;
     slow.next_json().await;
     let (mut ids, mut gaps) = (Vec::new(), Vec::new());
     while ids.last() != Some(&feed.head()) {

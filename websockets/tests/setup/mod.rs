@@ -120,9 +120,9 @@ pub(crate) async fn until_waiters(feed: &Feed, count: usize) {
 }
 
 /// Fills the socket of a client that does not read.
-pub(crate) async fn fill(feed: &Feed, server: &TestServer) -> WsWire {
+pub(crate) async fn fill(feed: &Feed, server: &TestServer, fields: &[(&str, &str)]) -> WsWire {
     let mut wire = Wire::connect_narrow(server.addr(), 4096).await;
-    wire.send(handshake("localhost", "/topics/a", &[])).await;
+    wire.send(handshake("localhost", "/topics/a", fields)).await;
     let session = WsWire::on_wire(wire).await;
     until_waiters(feed, 1).await;
     let text = "x".repeat(60_000);
