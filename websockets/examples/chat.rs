@@ -4,8 +4,9 @@
 //! `new WebSocket("ws://127.0.0.1:8004/topics/room")` enters a room. Its messages are a topic of the feed.
 //! `{"typing":{}}` reaches the other sessions that are in the room now, as `{"typing":{"topic":"room"}}`.
 //!
-//! It runs on the copy sets `websockets` and `websockets protocol`. What the crate's own server has, and this does not:
-//! a limit on connections that are not sessions yet (`serve.rs`), and all other paths (`route.rs`).
+//! It runs on the copy sets `websockets` and `websockets protocol`. From `common` it also uses `Browsers`, `prepare`,
+//! `accept_failed` and `shutdown_signal`. What the crate's own server has, and this does not: a limit on connections that
+//! are not sessions yet (`serve.rs`), and all other paths (`route.rs`).
 
 use std::{
     convert::Infallible, env, error::Error, future::ready, pin::pin, sync::Arc, time::Duration,
@@ -50,7 +51,7 @@ const LIMITS: Limits = Limits {
     message: 65_536,
     fragments: 1_024,
 };
-/// How many `typing` a session may be behind. It skips older ones.
+/// How many `typing` messages a session may be behind. It skips older ones.
 const BEHIND: usize = 16;
 
 /// What all connections share.
@@ -122,9 +123,10 @@ fn enter(app: &App, mut request: Request<Incoming>) -> Result<Response<Full<Byte
     // A browser lets any page open a websocket, with your users' cookies.
     app.browsers.check(&request, true)?;
     let path = request.uri().path();
-    let room = path.strip_prefix("/topics/");
-    let room = room.ok_or_else(|| Problem::not_found(path))?.parse();
-    let room: Topic = room.map_err(Problem::bad_request)?;
+    let Some(room) = path.strip_prefix("/topics/") else {
+        return Err(Problem::not_found(path));
+    };
+    let room: Topic = room.parse().map_err(Problem::bad_request)?;
     let after = Query::of(request.uri()).get("after")?;
     let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let session = session(
@@ -163,13 +165,13 @@ async fn session(app: App, upgrade: OnUpgrade, room: Topic, after: After) {
 struct Chat {
     stored: Subscriptions,
     room: Topic,
-    /// A session does not hear itself.
+    /// The number of this session, because it does not hear itself.
     me: u64,
     typing: broadcast::Sender<Typing>,
     others: broadcast::Receiver<Typing>,
 }
 
-/// Who types, and where.
+/// The number of the session that types, and its room.
 type Typing = (u64, Topic);
 
 /// With a login, add the user's name to the frame that the others get. Do not take it from the command.
@@ -194,7 +196,7 @@ impl Subprotocol for Chat {
         // Both futures are cancel-safe: the one that is dropped loses nothing.
         tokio::select! {
             news = self.stored.next() => news,
-            () = hears(&mut self.others, self.me, &self.room) => {
+            () = other_types(&mut self.others, self.me, &self.room) => {
                 let text = format!(r#"{{"typing":{{"topic":"{}"}}}}"#, self.room);
                 let mut frame = Vec::new();
                 push_frame(TEXT, text.as_bytes(), &mut frame);
@@ -209,12 +211,12 @@ impl Subprotocol for Chat {
 }
 
 /// Waits until another session in the room types.
-async fn hears(others: &mut broadcast::Receiver<Typing>, me: u64, room: &Topic) {
+async fn other_types(others: &mut broadcast::Receiver<Typing>, me: u64, room: &Topic) {
     loop {
-        // An error says that the session was slow and has skipped some. They are no longer true anyway.
-        if let Ok((who, place)) = others.recv().await
-            && who != me
-            && place == *room
+        // An error says that this session was slow and skipped some. They are out of date anyway.
+        if let Ok((session, topic)) = others.recv().await
+            && session != me
+            && topic == *room
         {
             return;
         }
@@ -223,7 +225,7 @@ async fn hears(others: &mut broadcast::Receiver<Typing>, me: u64, room: &Topic) 
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let address = env::args().nth(1).ok_or("where to listen?")?;
+    let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     serve(listener, Feed::new(Retention::default()), shutdown_signal()).await
