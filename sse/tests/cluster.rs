@@ -22,7 +22,7 @@ use common::Cursor;
 use harness::{Client, Fault, FaultProxy, NatsServers, Process, free_ports};
 use sse::parse::Parser;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::{Child, Command},
     task::JoinSet,
@@ -39,6 +39,22 @@ const CALM: Duration = Duration::from_secs(2);
 /// How long every client may take to get everything.
 const PATIENCE: Duration = Duration::from_secs(60);
 const UNPOISONED: &str = "nothing panics under this lock";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_may_be_in_a_variable() {
+    let nats = NatsServers::start(1).await;
+    let feed = format!("nats://{}", nats.addrs()[0]);
+    for (login, starts) in [(nats.user(), true), ("u0:wrong".to_owned(), false)] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--listen", "127.0.0.1:0", "--feed", &feed]);
+        command.env("NATS_LOGIN", login).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut server = command.spawn().unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await.unwrap();
+        assert_eq!(line.unwrap().is_some(), starts);
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_or_cut_off_every_client_gets_everything_once() {

@@ -17,6 +17,7 @@ mod shape;
 mod url;
 
 use std::{
+    env,
     fmt::Display,
     io, mem,
     sync::Arc,
@@ -52,6 +53,8 @@ use shape::{BadStream, RENEWED, STREAM, epoch_of, nats};
 
 pub use url::NatsUrl;
 
+/// The variable that holds the login, if the URL has none.
+const LOGIN: &str = "NATS_LOGIN";
 /// The time between two pings. After three pings without an answer the client tries another server.
 const PING: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect.
@@ -116,10 +119,12 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
             }
             std::future::ready(())
         });
-    options = match &url.login {
+    // `ps` shows a flag to everyone on the machine, but not a variable.
+    let variable = || env::var(LOGIN).ok().map(|text| url::login(&text));
+    options = match url.login.clone().or_else(variable) {
         None => options,
-        Some((token, None)) => options.token(token.clone()),
-        Some((user, Some(password))) => options.user_and_password(user.clone(), password.clone()),
+        Some((token, None)) => options.token(token),
+        Some((user, Some(password))) => options.user_and_password(user, password),
     };
     options.connect(&url.servers[..]).await.map_err(nats)
 }

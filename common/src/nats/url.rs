@@ -42,7 +42,7 @@ impl FromStr for NatsUrl {
 }
 
 /// A login without a colon is a token. The first colon counts, because a password may contain one.
-fn login(text: &str) -> (String, Option<String>) {
+pub(super) fn login(text: &str) -> (String, Option<String>) {
     match text.split_once(':') {
         None => (text.into(), None),
         Some((user, password)) => (user.into(), Some(password.into())),
