@@ -52,6 +52,16 @@ fn a_mistyped_secret_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn the_rest_of_a_secret_without_quotes_is_not_repeated() {
+    let refused = run(Command::new(RECEIVER).args(["--github-secret", "my", "S3CRET"]));
+    assert_eq!(refused.status.code(), Some(2));
+    says_nothing_secret(&refused);
+    let mistyped = run(Command::new(RECEIVER).arg("--secrets"));
+    let said = String::from_utf8(mistyped.stderr).unwrap();
+    assert!(said.contains("'--secrets'"), "{said}");
+}
+
+#[test]
 fn a_variable_that_ends_in_a_line_break_is_refused_and_the_cause_is_named() {
     for (_, variable, _) in MISTYPED {
         let refused = run(Command::new(RECEIVER).env(variable, format!("{SECRET}\n")));

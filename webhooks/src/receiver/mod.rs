@@ -15,7 +15,7 @@ use std::{
 
 use clap::{
     Arg, CommandFactory, FromArgMatches, Parser,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use common::{Drained, Feed, PublishLimits, ServerConfig, address, metrics, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
@@ -160,6 +160,12 @@ fn instead_of_secret(error: &clap::Error) -> Option<&'static str> {
     }
 }
 
+/// Whether the error shows a word that belongs to no option. It may be the second word of a secret.
+fn is_a_word(error: &clap::Error) -> bool {
+    let arg = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    error.kind() == ErrorKind::UnknownArgument && arg.is_some_and(|arg| !arg.starts_with('-'))
+}
+
 impl Config {
     /// Parses the command line, or prints what is wrong with it and exits. clap repeats a refused value in the
     /// error, but a mistyped secret is close to the real one.
@@ -168,6 +174,10 @@ impl Config {
             if let Some(shown) = instead_of_secret(&error) {
                 let shown = ContextValue::String(shown.to_owned());
                 error.insert(ContextKind::InvalidValue, shown);
+            }
+            if is_a_word(&error) {
+                let shown = ContextValue::String("(hidden: is a value without quotes?)".to_owned());
+                error.insert(ContextKind::InvalidArg, shown);
             }
             error.exit()
         })
