@@ -13,9 +13,9 @@
  * it. A browser does not tell why a connection was refused: after `lost`, ask your server whether the login still holds.
  */
 
-/** A connection that is silent for this long is given up after GRACE more. Three heartbeats. */
+/** A connection is closed after this silence and GRACE. Three heartbeats. */
 const SILENCE = 45_000;
-/** The same for a new connection. A proxy that holds a stream back fails here. */
+/** The same until a new connection's first data. A proxy that buffers a stream fails here. */
 const OPENING = 10_000;
 /** The time from a missing heartbeat to the end. A computer that wakes up has this long to read what has come. */
 const GRACE = 5_000;
@@ -54,8 +54,8 @@ export function subscribe(topics, options) {
 
   const own = {
     message(message) { moveTo(message.id); onMessage(message); },
-    gap: onGap, // moves nothing: messages of other topics may still come before `resumed`
-    /** Everything up to `next` was delivered. */
+    gap: onGap, // does not move the cursor: messages of other topics may still come before `resumed`
+    /** All messages up to `next` were passed on. */
     position(next) { if (next && isNewer(next, cursor)) moveTo(next); },
     state(next) {
       if (`${next}` !== `${state}`) onState(...next);
@@ -96,8 +96,9 @@ export function subscribe(topics, options) {
   });
 
   /**
-   * The tab that holds the lock connects, and posts what it hears with the cursor before it. Another tab takes a post if
-   * it has everything up to that cursor. If it has not, or hears nothing, it connects too, until it can take a post.
+   * The tab that holds the lock, the leader, connects. It posts each thing that it receives, with its cursor before it.
+   * Another tab follows: it takes a post if it has everything up to that cursor. If it has not, or if no post comes, it
+   * connects too, until it can take a post.
    */
   function runForAll(signal) {
     const channel = new BroadcastChannel(key);
@@ -108,7 +109,7 @@ export function subscribe(topics, options) {
     function goAlone() {
       if (alone) return;
       alone = new AbortController();
-      const position = (next) => { own.position(next); post("hello"); };
+      const position = (next) => { own.position(next); post("hello"); }; // a leader answers, and is followed again
       run({ ...own, position }, AbortSignal.any([signal, alone.signal]));
     }
     function stop() {
@@ -123,7 +124,7 @@ export function subscribe(topics, options) {
       timer = setTimeout(goAlone, SILENCE + GRACE);
       if (name !== "message" || isNewer(body.id, cursor)) own[name](body);
     }
-    /** Returns a promise for as long as it holds the lock. The browser also takes the lock from a tab that crashes. */
+    /** The tab holds the lock until the returned promise resolves. The browser also takes it from a tab that crashes. */
     function lead() {
       if (signal.aborted) return;
       stop();
@@ -163,7 +164,7 @@ export function subscribe(topics, options) {
   };
 }
 
-/** Each passes what comes to `take`, until it fails or `signal` is aborted. Then it rejects, and holds nothing open. */
+/** Each passes what it receives to `take`, until it fails or `signal` is aborted. Then it closes everything and rejects. */
 const TRANSPORTS = {
   websocket(url, take, signal) {
     const address = new URL(`${url()}&heartbeat=${HEARTBEAT}`, location.href);

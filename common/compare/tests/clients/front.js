@@ -1,4 +1,4 @@
-// A web site with `common/feed.js` in its page, in front of all servers on one feed. A check can block a server's name.
+// A web site whose page uses `common/feed.js`, in front of all servers on one feed. It can block a server by name.
 
 import { readFileSync } from "node:fs";
 import http from "node:http";
@@ -46,7 +46,7 @@ async function startServers() {
   }
 }
 
-// One server with a feed of its own. It ends with its standard input.
+// One server with its own feed. It ends when its standard input does.
 export async function startServer(name) {
   const started = start(process.env.SERVER, ["serve", SERVERS[name]], { stdio: "pipe" });
   const lines = readline.createInterface({ input: started.child.stdout });
@@ -97,7 +97,7 @@ function forward(request, socket, response) {
   if (!response) socket.pipe(through);
 }
 
-// Destroys the open connections of a server, and those that come.
+// Destroys the open connections of a server, and every new one.
 export function block(name) {
   blocked.add(name);
   for (const connection of open) if (connection.name === name) connection.socket.destroy();

@@ -1,6 +1,6 @@
 // `common/feed.js` in a browser. Each transport is blocked in turn while messages are published. Nothing is lost, nothing
-// comes twice, and a page that is left holds no connection. Then each transport alone, while its server starts again with
-// another feed.
+// comes twice, and a page in the back/forward cache holds no connection. Then each transport alone, while its server
+// restarts with another feed.
 
 import { NAMES, block, blocked, end, hasAll, liveOn, open, openPage, publish, published, startServer, visit } from "./front.js";
 import { check, until } from "./kit.js";
@@ -8,7 +8,7 @@ import { check, until } from "./kit.js";
 const page = await openPage("/");
 for (const name of NAMES) await handsOver(name);
 await theFirstIsTriedAgain();
-await aPageThatIsLeftLetsGo();
+await aPageInTheCacheHoldsNoConnection();
 await aPageThatIsLoadedAgainGoesOn();
 await page.close();
 await Promise.all(NAMES.map(aRestartIsNamed));
@@ -32,15 +32,15 @@ async function theFirstIsTriedAgain() {
   await hasAll(page);
 }
 
-async function aPageThatIsLeftLetsGo() {
+async function aPageInTheCacheHoldsNoConnection() {
   await page.evaluate("ids.kept = true");
   await visit(page, "/elsewhere");
-  await until(() => open.size === 0, () => "no connection of the page that was left");
+  await until(() => open.size === 0, () => "the connection of the page to close");
   await publish(5);
   await page.evaluate("history.back()");
   await page.waitForFunction("globalThis.ids?.kept");
   await hasAll(page);
-  console.log("a page that is left lets go, and goes on when it is shown again");
+  console.log("a page in the back/forward cache holds no connection, and goes on when it is shown again");
 }
 
 async function aPageThatIsLoadedAgainGoesOn() {

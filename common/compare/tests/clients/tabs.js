@@ -1,10 +1,10 @@
-// `common/feed.js` with `share: true`: all tabs use the connection of one of them, the leader. Tabs are opened, closed,
-// left, killed and stopped while messages are published. Each tab has each message once.
+// `common/feed.js` with `share: true`: all tabs use the connection of one of them, the leader. Messages are published
+// while tabs open, close, crash, hang, or go into the back/forward cache. Each tab gets each message once.
 
 import { block, blocked, context, end, hasAll, liveOn, open, openPage, publish, startServer, visit } from "./front.js";
 import { check, until } from "./kit.js";
 
-// Shorter than a heartbeat, so a tab must not wait for one.
+// Shorter than a heartbeat: a tab must not need one to notice.
 const SOON = 5_000;
 
 const tabs = []; // in the order in which they become the leader
@@ -15,8 +15,8 @@ await aNewTabCatchesUp();
 await theNextTakesOver("is closed", (leader) => leader.close());
 await theNextTakesOver("crashes", crash);
 await aTransportFails();
-await aLeaderInTheCacheLetsGo();
-await aLeaderThatHangsIsNotWaitedFor();
+await aLeaderInTheCacheIsReplaced();
+await noTabWaitsForALeaderThatHangs();
 await aRestartIsNamedInEachTab();
 await end();
 
@@ -29,7 +29,7 @@ async function allHaveAll(connections = 1) {
 async function aNewTabCatchesUp() {
   tabs.push(await openPage("/?share"));
   await hasAll(tabs.at(-1));
-  await until(() => open.size === 1, () => "no connection of its own any more", SOON);
+  await until(() => open.size === 1, () => "the new tab's own connection to close", SOON);
   await allHaveAll();
   console.log("a new tab catches up");
 }
@@ -56,10 +56,10 @@ async function aTransportFails() {
   await allHaveAll();
   for (const tab of tabs) await liveOn(tab, "sse");
   blocked.clear();
-  console.log("a transport that fails is left by all tabs");
+  console.log("all tabs leave a transport that fails");
 }
 
-async function aLeaderInTheCacheLetsGo() {
+async function aLeaderInTheCacheIsReplaced() {
   const left = tabs.shift();
   await left.evaluate("ids.kept = true");
   await visit(left, "/elsewhere");
@@ -68,11 +68,11 @@ async function aLeaderInTheCacheLetsGo() {
   await left.waitForFunction("globalThis.ids?.kept");
   tabs.push(left);
   await allHaveAll();
-  console.log("a leader in the back/forward cache lets go, and follows when it is shown again");
+  console.log("a leader in the back/forward cache is replaced, and follows when it is shown again");
 }
 
 // The tab holds the lock, but nothing in it runs any more.
-async function aLeaderThatHangsIsNotWaitedFor() {
+async function noTabWaitsForALeaderThatHangs() {
   const follower = await openPage("/elsewhere");
   await follower.addInitScript("const slow = setTimeout; setTimeout = (run, time) => slow(run, time / 20);");
   await visit(follower, "/?share");
@@ -88,7 +88,7 @@ async function aLeaderThatHangsIsNotWaitedFor() {
   await debug.send("Debugger.disable");
   tabs.push(leader);
   await allHaveAll();
-  console.log("a leader that hangs is not waited for");
+  console.log("no tab waits for a leader that hangs");
 }
 
 async function aRestartIsNamedInEachTab() {
