@@ -23,8 +23,8 @@ pub(super) struct Wakers<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    /// The wakers of each key that has some, by the number of their waiter. A tree, because the numbers come in
-    /// their order: a hash table would be rebuilt again and again while it grows.
+    /// The wakers of each key that has some, by the number of their waiter. A tree, because a hash table would be
+    /// rebuilt again and again while it grows.
     waiting: HashMap<K, BTreeMap<u64, Waker>>,
     /// The number of the last [`Waiter`] that has registered.
     last: u64,
@@ -85,7 +85,7 @@ fn wake(wakers: BTreeMap<u64, Waker>) {
 pub(super) struct Waiter<'a, K: Hash + Eq + Clone> {
     wakers: &'a Wakers<K>,
     keys: &'a [K],
-    /// From 1; 0 until it has registered. Not an `Option`, which would be twice as large.
+    /// Counts from 1, and is 0 until the first registration. Not an `Option`, which would be twice as large.
     number: u64,
 }
 
@@ -117,7 +117,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         registered.clone_from(waker); // Does nothing if both wake the same task.
     }
 
-    /// Removes a key without wakers, too, or such keys would pile up.
+    /// Removes the waker, and with the last waker the key, or keys without waiters would pile up.
     fn leave(&mut self, key: &K, number: u64) -> Option<Waker> {
         let wakers = self.waiting.get_mut(key)?;
         let waker = wakers.remove(&number);
