@@ -1,4 +1,4 @@
-//! Your own log in place of `common::Feed`, filled from the channel that your service has already. Run it with
+//! Your own log in place of `common::Feed`, filled from a channel that your service already has. Run it with
 //! `cargo run -p common --example own_log`.
 //!
 //! A `broadcast` channel alone loses messages: a slow receiver skips some, and one that reconnects starts at the end.
@@ -28,7 +28,7 @@ use tokio::sync::{
     watch,
 };
 
-/// What your service sends already.
+/// What your service already sends.
 #[derive(Debug, Clone)]
 struct Quote {
     symbol: &'static str,
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Publishes each quote to the log, until your channel is closed. This task must keep up with the channel: what it
-/// skips is in no log. If that matters, call `publish` in the place where you send now.
+/// skips is lost. If that matters, call `publish` where you now send.
 async fn fill(log: OwnLog, mut quotes: broadcast::Receiver<Quote>) {
     loop {
         match quotes.recv().await {
@@ -132,7 +132,7 @@ impl OwnLog {
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        Ok(self.look(|kept| kept.page(topics, after, limit)))
+        Ok(self.with_kept(|kept| kept.page(topics, after, limit)))
     }
 
     /// Like `read`, but waits until there is a message or a gap.
@@ -142,7 +142,7 @@ impl OwnLog {
         after: &After,
         limit: PageLimit,
     ) -> Result<Page, FeedError> {
-        // Both subscribe before the first look. So nothing is lost between a look and the wait.
+        // Both subscribe before the first read, so nothing is lost between a read and the wait.
         let (mut news, mut closed) = (self.news.subscribe(), self.closed.subscribe());
         let after = match after {
             After::Latest => self.head().into(),
@@ -150,7 +150,7 @@ impl OwnLog {
             after => after.clone(),
         };
         loop {
-            let page = self.look(|kept| kept.page(topics, &after, limit));
+            let page = self.with_kept(|kept| kept.page(topics, &after, limit));
             if page.is_news() {
                 return Ok(page);
             }
@@ -168,13 +168,13 @@ impl OwnLog {
     pub fn position(&self, _topics: &Topics, after: &After) -> Option<Cursor> {
         match after {
             After::Last | After::Rest { .. } => None,
-            after => self.look(|kept| kept.start(after).ok()),
+            after => self.with_kept(|kept| kept.start(after).ok()),
         }
     }
 
     /// The position of the last message.
     pub fn head(&self) -> Cursor {
-        self.look(|kept| kept.at(kept.head()))
+        self.with_kept(|kept| kept.at(kept.head()))
     }
 
     /// Ends every wait of this handle and its clones, and every later one.
@@ -192,8 +192,8 @@ impl OwnLog {
         self.news.receiver_count()
     }
 
-    fn look<T>(&self, look: impl FnOnce(&Kept) -> T) -> T {
-        look(&self.kept.read().expect(UNPOISONED))
+    fn with_kept<T>(&self, read: impl FnOnce(&Kept) -> T) -> T {
+        read(&self.kept.read().expect(UNPOISONED))
     }
 }
 
