@@ -23,7 +23,7 @@ use access::{Access, guarded, login};
 use in_axum::publish;
 
 /// The wait of a revoked client ends after this time.
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK: Duration = Duration::from_secs(15);
 
 /// The routes of the technique behind the guard, and a page that logs in.
 pub fn router(feed: Feed, access: Arc<Access>) -> Router {
@@ -37,8 +37,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
-    // Read yours from a file or a variable: with a random key, no token survives a restart.
-    let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
+    // Read your key from a file or a variable: with a random one, no token survives a restart.
+    let access = Access::new(&rand::random(), browsers, RECHECK, SystemTime::now);
     println!("token {}", access.token_for("you", "news.*", 3_600));
     println!("listening on http://{}", listener.local_addr()?);
     let feed = Feed::new(Retention::default());

@@ -12,13 +12,13 @@ use example::access::{Access, Grant};
 use harness::{START, TestServer, start_clock, wall_clock};
 use tokio::time::Instant;
 
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK: Duration = Duration::from_secs(15);
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_is_answered_401_when_its_token_ends() {
     start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
+    let access = Arc::new(Access::new(&[1; 32], browsers, RECHECK, wall_clock));
     let feed = Feed::new(Retention::default());
     let router = example::router(feed.clone(), access.clone());
     let server = TestServer::start(async |listener, shutdown| {

@@ -21,11 +21,11 @@ use example::{
 use harness::{EventReader, START, TestServer, start_clock, wall_clock};
 use tokio::time::{Instant, sleep};
 
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK: Duration = Duration::from_secs(15);
 
 fn access(key: u8) -> Access {
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    Access::new(&[key; 32], browsers, LOOK, wall_clock)
+    Access::new(&[key; 32], browsers, RECHECK, wall_clock)
 }
 
 async fn start() -> (TestServer, Arc<Access>) {

@@ -55,7 +55,7 @@ const PING: Duration = Duration::from_secs(20);
 const AGE: Duration = Duration::from_secs(3_600);
 const DRAIN: Duration = Duration::from_secs(10);
 /// A revoked client is disconnected after this time.
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK: Duration = Duration::from_secs(15);
 const LIMITS: Limits = Limits {
     message: 65_536,
     fragments: 1_024,
@@ -226,8 +226,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
     let listener = TcpListener::bind(address).await?;
     let browsers = Browsers::new(Vec::new(), listener.local_addr()?, "");
-    // Read yours from a file or a variable: with a random key, no token survives a restart.
-    let access = Access::new(&rand::random(), browsers, LOOK, SystemTime::now);
+    // Read your key from a file or a variable: with a random one, no token survives a restart.
+    let access = Access::new(&rand::random(), browsers, RECHECK, SystemTime::now);
     println!("token {}", access.token_for("you", "news.*", 3_600));
     println!("listening on http://{}", listener.local_addr()?);
     let (feed, access) = (Feed::new(Retention::default()), Arc::new(access));

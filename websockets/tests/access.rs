@@ -16,12 +16,12 @@ use serde_json::json;
 use setup::{ask, data, feed, fill, is_alive, live, publish, subscribe};
 use tokio::time::{Instant, sleep};
 
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK: Duration = Duration::from_secs(15);
 
 async fn start(feed: common::Feed) -> (TestServer, Arc<Access>) {
     start_clock();
     let browsers = Browsers::new(Vec::new(), ([127, 0, 0, 1], 0).into(), "");
-    let access = Arc::new(Access::new(&[1; 32], browsers, LOOK, wall_clock));
+    let access = Arc::new(Access::new(&[1; 32], browsers, RECHECK, wall_clock));
     let with = access.clone();
     let server = TestServer::start(async move |listener, shutdown| {
         let router = |draining| example::router(feed, with, draining);
@@ -154,7 +154,7 @@ async fn a_page_learns_by_a_close_code_why_it_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_ends_with_its_token_or_at_the_next_look_after_it_was_revoked() {
+async fn a_session_ends_with_its_token_or_at_the_next_check_after_it_was_revoked() {
     let (server, access) = start(feed()).await;
     let begun = Instant::now();
     let brief = Grant {
@@ -171,7 +171,7 @@ async fn a_session_ends_with_its_token_or_at_the_next_look_after_it_was_revoked(
     sleep(Duration::from_secs(3)).await;
     access.revoke("ann");
     assert_eq!(lasting.expect_close().await.0, 4401);
-    assert!(begun.elapsed() <= LOOK + Duration::from_secs(1));
+    assert!(begun.elapsed() <= RECHECK + Duration::from_secs(1));
     drop((lasting, ending));
     server.stop().await;
 }

@@ -22,8 +22,9 @@
 //! | the token ends while it listens | the end of the stream | the end of the body | `error`, then 401 at its next try | code 4401 |
 //!
 //! So a page gets a new ticket or token when its EventSource is `CLOSED` or its WebSocket has 4401, and goes on after
-//! its last id. The page of [`login`] shows all of this. A reader gets only topics that it may read, replays included. The numbers in the ids tell it how many
-//! messages the other topics had. Nothing here logs a token, and a `Problem` does not repeat one.
+//! its last id. The page of [`login`] shows all of this. A reader gets only topics that it may read, replays included.
+//! The numbers in the ids tell it how many messages the other topics had. Nothing here logs a token, and a `Problem`
+//! does not repeat one.
 
 pub mod login;
 
@@ -80,8 +81,8 @@ pub struct Grant {
 pub struct Access {
     key: Hmac<Sha256>,
     browsers: Browsers,
-    /// How often a listening client's grant is checked again, to see a revocation: the heartbeat.
-    look: Duration,
+    /// How often a listening client's grant is checked again, so that a revocation ends it.
+    recheck: Duration,
     clock: fn() -> SystemTime,
     /// Unused tickets, and until when each is valid, in seconds since 1970.
     tickets: Mutex<HashMap<String, (Grant, u64)>>,
@@ -94,13 +95,13 @@ impl Access {
     pub fn new(
         key: &[u8; 32],
         browsers: Browsers,
-        look: Duration,
+        recheck: Duration,
         clock: fn() -> SystemTime,
     ) -> Self {
         Self {
             key: Hmac::new_from_slice(key).expect("HMAC takes a key of any length"),
             browsers,
-            look,
+            recheck,
             clock,
             tickets: Mutex::default(),
             revoked: Mutex::default(),
@@ -183,7 +184,7 @@ impl Access {
     pub async fn ended(&self, grant: &Grant) {
         while self.check(grant).is_ok() {
             let left = Duration::from_secs(grant.end().saturating_sub(self.now()));
-            sleep(left.min(self.look)).await;
+            sleep(left.min(self.recheck)).await;
         }
     }
 
