@@ -199,6 +199,7 @@ fn a_file_that_holds_no_secrets_is_refused_and_not_repeated() {
         ("GITHUB_WEBHOOK_SECRET=\"S3CRET\"", file, quotes),
         ("GITHUB_WEBHOOK_SECRET='S3CRET'", file, quotes),
         ("\"whsec_S3CRET\"", file, quotes),
+        ("'whsec_S3CRET='", file, quotes),
         ("SECRET=S3CRET", file, neither),
         ("export WEBHOOK_SECRET=whsec_S3CRET", file, neither),
         // The secret itself instead of a file's name.

@@ -29,16 +29,16 @@ impl FromStr for SecretFile {
 
 /// Adds the secret of one line. No error repeats the line, because it may hold a secret.
 fn add(secrets: &mut Secrets, line: &str) -> Result<(), Box<dyn Error>> {
-    let (_, value) = line.split_once('=').unwrap_or(("", line));
-    let is_quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
-    if is_quoted('"') || is_quoted('\'') {
+    // The `=` of a secret alone is base64's padding.
+    let (variable, secret) = line.split_once('=').unwrap_or_default();
+    if is_quoted(line) || is_quoted(secret) {
         return Err("quotes would be part of the secret: write it without them".into());
     }
-    match line.split_once('=') {
-        Some(("STRIPE_WEBHOOK_SECRET", secret)) => secrets.stripe.push(secret.parse()?),
-        Some(("GITHUB_WEBHOOK_SECRET", secret)) => secrets.github.push(secret.parse()?),
-        Some(("TELEGRAM_SECRET_TOKEN", secret)) => secrets.telegram.push(secret.parse()?),
-        Some(("WEBHOOK_SECRET", secret)) => secrets.standard.push(secret.parse()?),
+    match variable {
+        "STRIPE_WEBHOOK_SECRET" => secrets.stripe.push(secret.parse()?),
+        "GITHUB_WEBHOOK_SECRET" => secrets.github.push(secret.parse()?),
+        "TELEGRAM_SECRET_TOKEN" => secrets.telegram.push(secret.parse()?),
+        "WEBHOOK_SECRET" => secrets.standard.push(secret.parse()?),
         _ if line.starts_with("whsec_") => secrets.standard.push(line.parse()?),
         _ => {
             return Err(
@@ -48,4 +48,9 @@ fn add(secrets: &mut Secrets, line: &str) -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+fn is_quoted(text: &str) -> bool {
+    let is_in = |quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+    is_in('"') || is_in('\'')
 }
