@@ -176,7 +176,8 @@ impl Config {
                 error.insert(ContextKind::InvalidValue, shown);
             }
             if is_a_word(&error) {
-                let shown = ContextValue::String("(hidden: is a value without quotes?)".to_owned());
+                let shown =
+                    ContextValue::String("(hidden: is a value with spaces not quoted?)".to_owned());
                 error.insert(ContextKind::InvalidArg, shown);
             }
             error.exit()
@@ -241,7 +242,7 @@ pub async fn run_with(
 ) -> io::Result<Drained> {
     let _metrics = metrics(&config.server, &feed, &["received"], Vec::new).await?;
     let (stop, stopped) = watch::channel(false);
-    let worker = work(
+    let working = work(
         inbox.clone(),
         Arc::new(effects),
         config.attempts.clone(),
@@ -251,7 +252,7 @@ pub async fn run_with(
     let hold = config.hold;
     let worker = tokio::spawn(async move {
         if !hold {
-            worker.await
+            working.await
         }
     });
     // A failed inbox stores nothing more, so its failure ends the server too.
