@@ -47,7 +47,7 @@ const MAX_SECRETS: usize = 10;
 /// No backlog expires this soon after the start, because the clock may still be wrong.
 const SETTLED: Duration = Duration::from_secs(3_600);
 /// How long a change of an endpoint waits for its attempts in flight.
-const LET_GO: Duration = Duration::from_secs(1);
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// The endpoint after a change.
 type Changed = Result<Arc<Endpoint>, Problem>;
@@ -406,7 +406,7 @@ impl Endpoints {
     }
 
     /// Changes an endpoint in the store. Its loop ends first, and then a new one starts from the store, as after
-    /// a restart. Attempts in flight have [`LET_GO`] to end. Those that are cut are repeated.
+    /// a restart. Attempts in flight have [`STOP_GRACE`] to end. Those that are cut are repeated.
     async fn change<T: Send + 'static>(
         &self,
         turn: Turn<'_>,
@@ -438,10 +438,10 @@ impl Endpoints {
 
     /// Tells the endpoint's loop to end.
     fn halt(&self, id: &str) -> Option<JoinHandle<Push>> {
-        let mut running = self.running();
-        let mut running = running.iter_mut().flatten();
-        let running = running.find(|one| one.endpoint.id == id)?;
-        running.stop.send_replace(Some(LET_GO));
+        let mut all = self.running();
+        let mut endpoints = all.iter_mut().flatten();
+        let running = endpoints.find(|one| one.endpoint.id == id)?;
+        running.stop.send_replace(Some(STOP_GRACE));
         running.push.take()
     }
 

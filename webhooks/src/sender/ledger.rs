@@ -6,8 +6,8 @@
 //! A message is *claimed* from the feed, and its first attempt is *in flight*. When the attempt has *ended*,
 //! its outcome is *recorded* in the store. A failed message then waits for its retry, and is in flight again.
 //!
-//! The store keeps a [`State`] with a [`Position`]: everything up to `claimed` is settled, except the few messages in `open`.
-//! Settled means delivered, dead, or waiting with a row in the store. So a slow attempt stays open and delays
+//! The store keeps a [`State`] with a [`Position`]: everything up to `claimed` is settled, except the few
+//! messages in `open`. Settled means delivered, dead, or waiting with a row in the store. So a slow attempt stays open and delays
 //! nothing else. After a crash the open messages and everything after `claimed` are attempted again. An ended
 //! attempt keeps its slot until it is recorded, so a crash repeats at most the slots of one endpoint.
 //!
@@ -59,7 +59,7 @@ pub(crate) struct Rules {
     pub(crate) ordered: bool,
 }
 
-/// What the store keeps of a ledger, as JSON. Each failed message has a row of its own.
+/// What the store keeps of a ledger, as JSON. Each failed message has its own row.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct State {

@@ -492,8 +492,8 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
     }
     for ended in &settlement.record.ended {
         match settlement.failed.get(&ended.delivery.seq) {
-            Some(failed) => owe(database, endpoint, ended, failed)?,
-            None if ended.delivery.row => pay(database, endpoint, ended.delivery.seq)?,
+            Some(failed) => write_row(database, endpoint, ended, failed)?,
+            None if ended.delivery.row => delete_row(database, endpoint, ended.delivery.seq)?,
             None => {}
         }
     }
@@ -504,7 +504,7 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
 }
 
 /// Writes the row of a delivery that failed: it waits for a retry, or is dead.
-fn owe(
+fn write_row(
     database: &Connection,
     endpoint: i64,
     ended: &Ended,
@@ -532,7 +532,7 @@ fn owe(
 }
 
 /// Deletes the row of a delivery that has succeeded.
-fn pay(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
+fn delete_row(database: &Connection, endpoint: i64, seq: u64) -> rusqlite::Result<()> {
     database
         .prepare_cached("DELETE FROM deliveries WHERE endpoint = ?1 AND seq = ?2")?
         .execute(params![endpoint, seq])?;
@@ -938,7 +938,7 @@ mod tests {
             settles(&database, endpoint, at(8), &[(8, false, waits(60))]);
         }
         assert_eq!(bodies(&database), 1);
-        pay(&database, both[0], 8).unwrap();
+        delete_row(&database, both[0], 8).unwrap();
         assert_eq!(bodies(&database), 1);
         assert!(remove(&database, both[1]).unwrap());
         assert_eq!(bodies(&database), 0);
