@@ -133,8 +133,8 @@ impl Inbox {
         &self.bytes[place]
     }
 
-    /// Skips frames up to the peer's close frame. Returns whether that has come, or cannot be found, because a frame
-    /// has a reserved opcode.
+    /// Skips frames up to the peer's close frame. Returns whether to stop: the close frame has come, or cannot be
+    /// found, because a frame before it has a reserved opcode.
     pub fn skip_to_close(&mut self) -> bool {
         self.begun = None;
         while let Ok(header) = self.header() {
@@ -436,7 +436,7 @@ mod tests {
 
     /// Otherwise the bytes behind it would pile up in the buffer.
     #[test]
-    fn behind_a_reserved_opcode_no_close_frame_is_waited_for() {
+    fn after_a_reserved_opcode_no_close_frame_is_awaited() {
         let mut inbox = Inbox::new(b"", LIMITS);
         receive(
             &mut inbox,

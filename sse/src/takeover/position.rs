@@ -71,7 +71,7 @@ mod tests {
         drain: Duration::from_secs(10),
     };
 
-    /// Of the topic `a`.
+    /// A reader of the topic `a`.
     fn reader(feed: &Feed, newest: bool) -> Reader {
         let streams = Arc::new(Streams::new(feed.handle(), LIMITS));
         let query = if newest { "&newest=1" } else { "" };
