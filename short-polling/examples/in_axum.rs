@@ -80,7 +80,7 @@ pub async fn serve(
     shutdown.await;
     feed.close();
     drop(stop);
-    let _ = timeout(DRAIN, server).await; // Too late, or all have left: the server itself never fails.
+    let _ = timeout(DRAIN, server).await; // The time is up, or all have left. The server never fails.
 }
 
 #[path = "../../common/examples/axum/publish.rs"]

@@ -108,7 +108,7 @@ pub async fn serve(
     shutdown.await;
     drain.send_replace(true);
     let ended = async { tokio::join!(server, drain.closed()) };
-    let _ = timeout(DRAIN, ended).await; // Too late, or all have left: the server itself never fails.
+    let _ = timeout(DRAIN, ended).await; // The time is up, or all have left. The server never fails.
 }
 
 #[path = "../../common/examples/axum/publish.rs"]
