@@ -132,7 +132,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// A process of its own, so that its CPU time is not mixed with the client's.
+/// A separate process, so that its CPU time is not mixed with the client's.
 struct Server {
     process: Process,
     /// A poll after the only message.

@@ -242,7 +242,7 @@ async fn answer(peer: &mut Wire, status: &str, fields: &str, body: &str) {
     .await;
 }
 
-/// A file name of its own, removed at the end.
+/// A unique file name. The file is removed at the end.
 struct CursorFile(PathBuf);
 
 impl CursorFile {

@@ -160,7 +160,7 @@ async fn send(addr: SocketAddr, body: Bytes, count: usize) {
     }
 }
 
-/// Deliveries per second of the sender to so many endpoints, from their start to the last answer. All is
+/// Deliveries per second of the sender to this many endpoints, from their start to the last answer. All is
 /// published before: what that costs is told by the bench `publish`.
 async fn delivered(sink: &Sink, endpoints: usize, durable: bool) -> f64 {
     let retention = Retention {

@@ -1,4 +1,4 @@
-//! A durable receiver with effects of your own. The server is this crate's, and has the options of the program
+//! A durable receiver with your own effects. The server is this crate's, and has the options of the program
 //! `receiver`. Only the effects are here: the table that they write, and what they write into it.
 //! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example receive -- --inbox orders.sqlite`
 

@@ -10,7 +10,7 @@ async fn pair() -> (Wire, Wire) {
     (near, listener.accept().await)
 }
 
-/// What the near end gets to read of these bytes, each in a segment of its own.
+/// What the near end gets to read of these bytes, each in its own segment.
 async fn receiving(bytes: &'static str) -> Wire {
     let (near, mut far) = pair().await;
     tokio::spawn(async move { far.send_bytewise(bytes).await });

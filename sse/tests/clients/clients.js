@@ -38,7 +38,7 @@ export async function startListeners(url, firefox) {
   const browser = await startChromium();
   const page = await browser.newPage();
   await page.route("**/npm/**", serveModule);
-  await page.goto(new URL("/healthz", url).href); // without a stream of its own
+  await page.goto(new URL("/healthz", url).href); // a page without a stream
   await page.addScriptTag({ url: "/npm/event-source-polyfill/src/eventsource.js" });
   await page.exposeFunction("tellAll", (batch) => batch.forEach(([name, heard]) => tells[name](heard)));
   await page.evaluate(`

@@ -145,7 +145,7 @@ impl Stage {
         let message: String = shop.query_row(last, [], first)?;
         let last: Cursor = message.parse()?;
         let endpoint = ask(self.sender.address().await, &self.endpoint).await?;
-        // It may be further: the sender publishes messages of its own, for the operator.
+        // It may be further: the sender publishes its own messages for the operator.
         let after: Cursor = endpoint["after"].as_str().unwrap_or_default().parse()?;
         let waiting = ask(self.back_end.address().await, "/events?state=waiting").await?;
         Ok(published == payments

@@ -165,7 +165,7 @@ impl Program {
         })
     }
 
-    /// A receiver without a secret of its own.
+    /// A receiver without a secret, unless `adjust` gives one.
     pub(crate) fn start_with(scratch: &Scratch, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiver"));
         command.arg("--inbox").arg(scratch.inbox());

@@ -62,7 +62,7 @@ fn driven() -> SystemTime {
 thread_local! {
     /// By how much the system's clock has jumped ahead.
     static JUMPED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    /// When a name was looked up. A test has a thread of its own.
+    /// When a name was looked up. Each test has its own thread.
     static LOOKUPS: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
     /// Whose position is noted, and where it was when a name was looked up.
     static WATCHED: RefCell<Option<Arc<Endpoint>>> = const { RefCell::new(None) };
