@@ -31,8 +31,8 @@ const LONGEST_PAUSE = 30; // seconds
  *   them may be absent. They are tried in the order of this object.
  * @param {string} [options.after] - where to begin: a cursor, `earliest`, `latest` or `last`. A page that is loaded again
  *   in the same tab goes on where it was.
- * @param {boolean} [options.share] - one connection for all tabs. A page without the browser's locks (it came over plain
- *   HTTP, and not from localhost) has its own.
+ * @param {boolean} [options.share] - one connection for all tabs. A page without the browser's locks has its own: it came
+ *   over plain HTTP, and not from localhost, or it may store nothing.
  * @param {(message: object) => void} options.onMessage
  * @param {(gap: {reason: string, topics: string[], requested: string, resumed: string}) => void} [options.onGap] -
  *   messages are missing. It may be called again with the same gap after a reconnect.
@@ -40,16 +40,19 @@ const LONGEST_PAUSE = 30; // seconds
  * @returns {{ close: () => void }}
  */
 export function subscribe(topics, options) {
-  const { servers, after = "latest", share = false, onMessage, onGap = () => {}, onState = () => {} } = options;
-  const key = `feed ${topics}`;
+  const { servers, after = "latest", share = false } = options;
+  const [onMessage, onGap, onState] = ["onMessage", "onGap", "onState"].map(
+    (name) => (...args) => attempt(() => options[name]?.(...args), reportError),
+  );
+  const key = `feed ${[...topics].sort()}`;
   const choices = Object.entries(servers);
-  let cursor = sessionStorage.getItem(key) ?? after;
+  let cursor = attempt(() => sessionStorage.getItem(key)) ?? after;
   let state = [];
   let left, wake;
 
   function moveTo(next) {
     cursor = next;
-    sessionStorage.setItem(key, next);
+    attempt(() => sessionStorage.setItem(key, next)); // without it, a page that is loaded again begins at `after`
   }
 
   const own = {
@@ -64,13 +67,17 @@ export function subscribe(topics, options) {
   };
 
   /** One connection, until it fails. Resolves to whether it was live. */
-  async function connect([name, base], take, signal) {
+  async function connect([name, base], take, until) {
     let isLive = false;
     const live = () => { if (!isLive) take.state(["live", name]); isLive = true; };
     const controller = new AbortController();
+    const signal = AbortSignal.any([until, controller.signal]);
     take.state(["connecting", name]);
+    if (signal.aborted) return false; // any callback may close the subscription
+    const unlessClosed = ([name, hear]) => [name, (what) => signal.aborted || hear(what)];
+    const hearing = Object.fromEntries(Object.entries({ ...take, live }).map(unlessClosed));
     const url = () => `${base}/topics/${topics}?after=${cursor}`;
-    await TRANSPORTS[name](url, { ...take, live }, AbortSignal.any([signal, controller.signal])).catch(() => {});
+    await TRANSPORTS[name](url, hearing, signal).catch(() => {});
     controller.abort(); // closes what is still open
     return isLive;
   }
@@ -137,15 +144,17 @@ export function subscribe(topics, options) {
     signal.addEventListener("abort", () => { stop(); channel.close(); });
     channel.onmessage = follow;
     post("hello");
-    navigator.locks.request(key, { signal }, lead).catch(() => {});
+    navigator.locks.request(key, { signal }, lead).catch(goAlone); // a page that may store nothing gets no lock
   }
 
   /** A page in the back/forward cache holds no connection. When it is shown again, it goes on after its cursor. */
   function show() {
     left?.abort();
     left = new AbortController();
-    if (share && navigator.locks) runForAll(left.signal);
-    else run(own, left.signal);
+    const { signal } = left;
+    const runAlone = () => run(own, signal);
+    if (share && navigator.locks) attempt(() => runForAll(signal), runAlone);
+    else runAlone();
   }
   const hide = () => { left.abort(); wake?.(); };
   const listeners = {
@@ -164,6 +173,15 @@ export function subscribe(topics, options) {
   };
 }
 
+/** An error of the page's callbacks, or of a browser that may store nothing, does not end a subscription. */
+function attempt(call, failed = () => {}) {
+  try {
+    return call();
+  } catch (error) {
+    failed(error);
+  }
+}
+
 /** Each passes what it receives to `take`, until it fails or `signal` is aborted. Then it closes everything and rejects. */
 const TRANSPORTS = {
   websocket(url, take, signal) {
@@ -173,7 +191,6 @@ const TRANSPORTS = {
     return watched(signal, () => socket.close(), (alive, fail) => {
       socket.onclose = fail;
       socket.onmessage = ({ data }) => {
-        if (signal.aborted) return;
         alive();
         const [[name, body]] = Object.entries(JSON.parse(data));
         if (name === "message") take.message(body);
@@ -190,7 +207,6 @@ const TRANSPORTS = {
     return watched(signal, () => source.close(), (alive, fail) => {
       source.onerror = fail;
       const on = (name, heard) => source.addEventListener(name, (event) => {
-        if (signal.aborted) return;
         alive();
         heard(event);
         take.live();
@@ -220,11 +236,11 @@ async function poll(url, take, signal) {
   const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.any([signal, timeout]) });
   if (!answer.ok) throw new Error(`${answer.status}`);
   const page = await answer.json();
-  signal.throwIfAborted();
   if (page.gap) take.gap(page.gap);
   page.messages.forEach(take.message);
   take.position(page.next);
   take.live();
+  signal.throwIfAborted();
   return { more: page.more, interval: Number(answer.headers.get("X-Poll-Interval")) || POLL_INTERVAL };
 }
 

@@ -1,0 +1,125 @@
+// `common/feed.js` where the page or the browser gets in its way: callbacks that throw or close the subscription, and a
+// browser that stores nothing. Over each transport.
+
+import { NAMES, block, blocked, context, end, open, publish, published, visit } from "./front.js";
+import { check, until } from "./kit.js";
+
+await publish(5);
+for (const name of NAMES) {
+  await aCallbackMayThrow(name);
+  await aCallbackMayClose(name, "message");
+  await aCallbackMayClose(name, "state");
+  await aTryMayBeTheLast(name);
+  await theBrowserMayStoreNothing(name);
+}
+await theOrderOfTopicsIsNoDifference();
+await end();
+
+// Every callback throws. All messages come once all the same, and the page sees its errors.
+async function aCallbackMayThrow(name) {
+  const page = await newPage();
+  const errors = [];
+  page.on("pageerror", ({ message }) => errors.push(message));
+  await subscribe(page, name, { act: `throw Error(kind)`, after: "other-1" });
+  await hasAll(page);
+  for (const kind of ["state", "gap", "message"]) check(errors.includes(kind), `${name}: the error in ${kind} is reported`);
+  await publish(2);
+  await hasAll(page);
+  check((await told(page, "gap")).length === 1, `${name}: the gap comes once`);
+  await page.close();
+  console.log(`${name}: callbacks may throw`);
+}
+
+// The first call of a callback, but the one within `subscribe`, closes the subscription. It is the last call of all.
+async function aCallbackMayClose(name, kind) {
+  const page = await newPage();
+  await subscribe(page, name, { act: `kind === "${kind}" && globalThis.subscription?.close()` });
+  await page.waitForFunction(`told.some(([kind]) => kind === "${kind}")`);
+  await until(() => open.size === 0, () => "the connection to close");
+  await publish(1);
+  const calls = await page.evaluate("told");
+  const closed = calls.findIndex(([called, , closes]) => called === kind && closes);
+  check(closed === calls.length - 1, `${name}: nothing comes after close: ${JSON.stringify(calls)}`);
+  await page.close();
+  console.log(`${name}: nothing comes after a close in on ${kind}`);
+}
+
+// The subscription is closed when it says that it connects again. Then it does not.
+async function aTryMayBeTheLast(name) {
+  const page = await newPage(() => {
+    globalThis.made = 0;
+    const counted = (type) => new Proxy(type, { construct: (_, args) => { made += 1; return new type(...args); } });
+    globalThis.WebSocket = counted(WebSocket);
+    globalThis.EventSource = counted(EventSource);
+    const { fetch } = globalThis;
+    globalThis.fetch = (...args) => { made += args[1].signal.aborted ? 0 : 1; return fetch(...args); };
+  });
+  block(name);
+  await subscribe(page, name, { act: `what === "connecting" && made && subscription.close()` });
+  await page.waitForFunction(`told.filter(([, what]) => what === "connecting").length === 2`);
+  check(await page.evaluate("made") === 1, `${name}: no connection after a close`);
+  blocked.clear();
+  await page.close();
+  console.log(`${name}: a subscription that is closed between two tries does not connect`);
+}
+
+async function theBrowserMayStoreNothing(name) {
+  const denials = [
+    `Object.defineProperty(window, "sessionStorage", { get: deny });`,
+    `Storage.prototype.setItem = deny;`, // it is full
+    `navigator.locks.request = async () => deny();`,
+    `BroadcastChannel = class { constructor() { deny(); } };`,
+  ];
+  for (const denial of denials) {
+    const page = await newPage(`const deny = () => { throw new DOMException("denied", "SecurityError"); }; ${denial}`);
+    await subscribe(page, name, { share: true });
+    await hasAll(page);
+    await page.close();
+  }
+  console.log(`${name}: a browser may store nothing`);
+}
+
+async function theOrderOfTopicsIsNoDifference() {
+  const pages = [];
+  for (const topics of [["handover", "b"], ["b", "handover"]]) {
+    pages.push(await newPage());
+    await subscribe(pages.at(-1), "websocket", { topics, share: true });
+  }
+  for (const page of pages) await hasAll(page);
+  await until(() => open.size === 1, () => `one connection, not ${open.size}`);
+  console.log("tabs with the same topics in another order share a connection");
+}
+
+async function newPage(before = "") {
+  const page = await context.newPage();
+  await page.addInitScript(before);
+  await visit(page, "/elsewhere");
+  return page;
+}
+
+// `told` has each call of a callback. `act` is run in each.
+function subscribe(page, name, { act = "", after = "earliest", share = false, topics = ["handover"] }) {
+  return page.evaluate(`(async () => {
+    const { subscribe } = await import("/feed.js");
+    globalThis.told = [];
+    const on = (kind) => (what) => {
+      told.push([kind, what, Boolean(globalThis.subscription)]);
+      ${act};
+    };
+    globalThis.subscription = subscribe(${JSON.stringify(topics)}, {
+      servers: { ${name}: "/${name}" }, after: "${after}", share: ${share},
+      onMessage: on("message"), onGap: on("gap"), onState: on("state"),
+    });
+  })()`);
+}
+
+function told(page, kind) {
+  return page.evaluate(`told.filter(([called]) => called === "${kind}").map(([, what]) => what)`);
+}
+
+async function hasAll(page) {
+  const numbers = async () => (await told(page, "message")).map(({ id }) => Number(id.split("-")[1]));
+  await until(async () => (await numbers()).length >= published, () => `all of ${published} messages`, 8_000);
+  const expected = Array.from({ length: published }, (_, at) => at + 1);
+  check(`${await numbers()}` === `${expected}`, `each message once: ${await numbers()}`);
+}
