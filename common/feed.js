@@ -127,6 +127,7 @@ export function subscribe(topics, options) {
     function follow({ data: { name, body, before } }) {
       if (name === "hello") return;
       if (isNewer(before, cursor)) return goAlone();
+      if (alone) post("hello"); // for the leader's state
       stop();
       timer = setTimeout(goAlone, SILENCE + GRACE);
       if (name !== "message" || isNewer(body.id, cursor)) own[name](body);

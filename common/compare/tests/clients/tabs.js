@@ -1,7 +1,7 @@
 // `common/feed.js` with `share: true`: all tabs use the connection of one of them, the leader. Messages are published
 // while tabs open, close, crash, hang, or go into the back/forward cache. Each tab gets each message once.
 
-import { block, blocked, context, end, hasAll, liveOn, open, openPage, publish, startServer, visit } from "./front.js";
+import { NAMES, block, blocked, context, end, hasAll, liveOn, open, openPage, publish, startServer, visit } from "./front.js";
 import { check, until } from "./kit.js";
 
 // Shorter than a heartbeat: a tab must not need one to notice.
@@ -84,10 +84,14 @@ async function noTabWaitsForALeaderThatHangs() {
   await debug.send("Debugger.pause");
   await publish(10);
   await hasAll(follower);
+  for (const name of NAMES) blocked.add(name); // for new connections
+  await until(() => follower.evaluate(`states.at(-1) !== "live websocket"`), () => "a follower on its own");
   await debug.send("Debugger.resume");
   await debug.send("Debugger.disable");
   tabs.push(leader);
   await allHaveAll();
+  for (const tab of tabs) await liveOn(tab, "websocket");
+  blocked.clear();
   console.log("no tab waits for a leader that hangs");
 }
 
