@@ -9,7 +9,7 @@
  *     });
  *
  * All servers must share one feed, because only then do they share its cursors. With `share: true`, all tabs of the
- * origin that subscribe to the same topics use one connection. A login must be a cookie, because every transport sends
+ * origin that subscribe to the same topics of the same servers use one connection. A login must be a cookie, because every transport sends
  * it. A browser does not tell why a connection was refused: after `lost`, ask your server whether the login still holds.
  */
 
@@ -44,7 +44,7 @@ export function subscribe(topics, options) {
   const [onMessage, onGap, onState] = ["onMessage", "onGap", "onState"].map(
     (name) => (...args) => attempt(() => options[name]?.(...args), reportError),
   );
-  const key = `feed ${[...topics].sort()}`;
+  const key = `feed ${[...topics].sort()} of ${Object.values(servers)}`;
   const choices = Object.entries(servers);
   let cursor = attempt(() => sessionStorage.getItem(key)) ?? after;
   let state = [];

@@ -26,7 +26,7 @@ use hyper::{
     upgrade::{self, OnUpgrade},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{broadcast, watch},
@@ -174,22 +174,19 @@ struct Chat {
 /// The number of the session that types, and its room.
 type Typing = (u64, Topic);
 
-/// With a login, add the user's name to the frame that the others get. Do not take it from the command.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-enum Command {
-    Typing {},
+/// Whether it is `{"typing":{}}`. With a login, add the user's name to the frame that the others get. Do not take it
+/// from the command.
+fn is_typing(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|command| command == json!({"typing": {}}))
 }
 
 impl Subprotocol for Chat {
     async fn handle(&mut self, text: &str) -> Option<String> {
-        match serde_json::from_str(text) {
-            Ok(Command::Typing {}) => {
-                let _ = self.typing.send((self.me, self.room.clone())); // There is a receiver: `others`.
-                None
-            }
-            Err(_) => self.stored.handle(text).await,
+        if !is_typing(text) {
+            return self.stored.handle(text).await;
         }
+        let _ = self.typing.send((self.me, self.room.clone())); // There is a receiver: `others`.
+        None
     }
 
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {

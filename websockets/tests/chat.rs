@@ -45,8 +45,10 @@ async fn typing_reaches_the_others_in_the_room_and_is_not_stored() {
     frame(&mut late).await; // subscribed
     assert_eq!(data(&mut late).await, "hello");
     is_live(&mut late).await;
-    let error = ask(&mut bob, json!({"typing": {"topic": "other"}})).await;
-    assert_eq!(error["error"]["status"], 400);
+    for bad in [json!({"typing": {"topic": "other"}}), json!({"typing": []})] {
+        let error = ask(&mut bob, bad).await;
+        assert_eq!(error["error"]["status"], 400);
+    }
     drop((ann, bob, elsewhere, late));
     server.stop().await;
 }
