@@ -4,7 +4,8 @@ source .ci/lib.sh
 ulimit -n 8192                         # a thousand clients in one process, with nginx in front
 WORK=$(mktemp -d "$TOOLS/work.XXXXXX") # below the folder in which Node finds its packages
 trap 'rm -rf "$WORK"' EXIT
-export SERVER=$PWD/target/release/$MEMBER
+PROFILE=${PROFILE:-release}            # or `dev`
+export SERVER=$PWD/target/${PROFILE/dev/debug}/$MEMBER
 
 member_step() { step "$MEMBER: $1" "${@:2}"; }
 
@@ -14,7 +15,7 @@ client_tools() { # the clients, the scripts of the checks in $WORK, the server's
     npm_packages
     cp -r .ci/clients/. "$WORK"
     cp -r "${CLIENTS:-$MEMBER/tests/clients}"/. "$WORK"
-    cargo build --quiet --locked --release -p "$MEMBER"
+    cargo build --quiet --locked --profile "$PROFILE" -p "$MEMBER"
     echo "node $(node --version), $(nginx -v 2>&1), $(chromium --version 2>/dev/null)"
     curl --version | head -n 1
 }
