@@ -74,8 +74,7 @@ export function subscribe(topics, options) {
     const signal = AbortSignal.any([until, controller.signal]);
     take.state(["connecting", name]);
     if (signal.aborted) return false; // any callback may close the subscription
-    const unlessClosed = ([name, hear]) => [name, (what) => signal.aborted || hear(what)];
-    const hearing = Object.fromEntries(Object.entries({ ...take, live }).map(unlessClosed));
+    const hearing = wrapped({ ...take, live }, (name, hear) => (what) => signal.aborted || hear(what));
     const url = () => `${base}/topics/${topics}?after=${cursor}`;
     await TRANSPORTS[name](url, hearing, signal).catch(() => {});
     controller.abort(); // closes what is still open
@@ -137,8 +136,7 @@ export function subscribe(topics, options) {
       if (signal.aborted) return;
       stop();
       channel.onmessage = ({ data: { name } }) => name === "hello" && post("state", state);
-      const posted = ([name, take]) => [name, (body) => { post(name, body); take(body); }];
-      run(Object.fromEntries(Object.entries(own).map(posted)), signal);
+      run(wrapped(own, (name, hear) => (body) => { post(name, body); hear(body); }), signal);
       return new Promise((release) => signal.addEventListener("abort", release));
     }
 
@@ -182,6 +180,10 @@ function attempt(call, failed = () => {}) {
     failed(error);
   }
 }
+
+/** The same functions, each in another one. */
+const wrapped = (functions, wrap) =>
+  Object.fromEntries(Object.entries(functions).map(([name, one]) => [name, wrap(name, one)]));
 
 /** Each passes what it receives to `take`, until it fails or `signal` is aborted. Then it closes everything and rejects. */
 const TRANSPORTS = {
