@@ -120,6 +120,14 @@ async fn an_attempt_that_fails_is_made_again_and_its_effects_inside_happen_once(
     assert_eq!(done(&scratch), 1);
 }
 
+/// The only event is handled, and its effect has happened once.
+async fn is_handled_once(server: TestServer, scratch: &Scratch) {
+    let events = when_all(&server.client(), settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    server.stop().await;
+    assert_eq!(done(scratch), 1);
+}
+
 #[tokio::test]
 async fn a_panic_before_there_is_a_future_is_an_attempt_that_failed() {
     let scratch = Scratch::new();
@@ -129,10 +137,7 @@ async fn a_panic_before_there_is_a_future_is_an_attempt_that_failed() {
     });
     let server = start(&scratch, |_| {}, effects).await;
     send(&server.client(), "m").await;
-    let events = when_all(&server.client(), settled).await;
-    assert_eq!(events[0]["state"], "handled");
-    server.stop().await;
-    assert_eq!(done(&scratch), 1);
+    is_handled_once(server, &scratch).await;
 }
 
 #[tokio::test]
@@ -283,10 +288,7 @@ async fn an_event_that_is_held_waits_for_a_program_with_effects() {
     assert_eq!(attempts, Ok(0));
     drop(database);
     let server = start(&scratch, |_| {}, script(async |_| Ok(row()))).await;
-    let events = when_all(&server.client(), settled).await;
-    assert_eq!(events[0]["state"], "handled");
-    server.stop().await;
-    assert_eq!(done(&scratch), 1);
+    is_handled_once(server, &scratch).await;
 }
 
 #[tokio::test]

@@ -260,8 +260,8 @@ fn retried_event(path: &str) -> Option<i64> {
     seq.parse().ok()
 }
 
-/// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. 409 for any
-/// other event, and 404 if there is none.
+/// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. Answers 409 for
+/// any other event, and 404 for an event that does not exist.
 async fn retry(
     app: &App,
     seq: i64,
