@@ -8,19 +8,10 @@ use std::{
 
 use crate::ROOT;
 
-/// The packages with copy sets.
-const PACKAGES: [&str; 6] = [
-    "common",
+/// The packages with copy sets, besides `common`.
+const MEMBERS: [&str; 5] = [
     "short-polling",
     "long-polling",
-    "webhooks",
-    "websockets",
-    "sse",
-];
-/// The crates that examples in doc comments name.
-const MEMBERS: [&str; 5] = [
-    "short_polling",
-    "long_polling",
     "webhooks",
     "websockets",
     "sse",
@@ -64,7 +55,7 @@ impl CopySet {
     /// If a README is missing or has a row that cannot be read.
     pub fn all() -> io::Result<Vec<Self>> {
         let mut sets = Vec::new();
-        for package in PACKAGES {
+        for package in ["common"].into_iter().chain(MEMBERS) {
             sets.extend(Self::of(package)?);
         }
         Ok(sets)
@@ -98,11 +89,20 @@ impl CopySet {
 impl CopyFile {
     /// The crates of this workspace that the examples in the doc comments name.
     pub(crate) fn names_in_examples(&self) -> impl Iterator<Item = &str> {
+        let is_member = |name: &str| {
+            MEMBERS
+                .iter()
+                .any(|member| member.replace('-', "_") == name)
+        };
         let lines = self.text.lines().map(str::trim_start);
         let comments = lines.filter(|line| line.starts_with("///") || line.starts_with("//!"));
         let paths = comments.flat_map(|line| line.split([' ', '(', '!']));
         let names = paths.filter_map(|path| path.split_once("::").map(|(name, _)| name));
-        names.filter(|name| MEMBERS.contains(name))
+        names.filter(|name| {
+            MEMBERS
+                .iter()
+                .any(|member| member.replace('-', "_") == *name)
+        })
     }
 }
 
