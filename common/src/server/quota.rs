@@ -43,8 +43,8 @@ impl Quota {
     pub fn take(&'static self, kind: &'static str) -> bool {
         let now = Instant::now();
         self.end_window(kind, now);
-        let mut window = self.window();
-        let window = window.get_or_insert(Window {
+        let mut current = self.window();
+        let window = current.get_or_insert(Window {
             until: now + WINDOW,
             requested: 0,
         });
