@@ -89,11 +89,6 @@ impl CopySet {
 impl CopyFile {
     /// The crates of this workspace that the examples in the doc comments name.
     pub(crate) fn names_in_examples(&self) -> impl Iterator<Item = &str> {
-        let is_member = |name: &str| {
-            MEMBERS
-                .iter()
-                .any(|member| member.replace('-', "_") == name)
-        };
         let lines = self.text.lines().map(str::trim_start);
         let comments = lines.filter(|line| line.starts_with("///") || line.starts_with("//!"));
         let paths = comments.flat_map(|line| line.split([' ', '(', '!']));
