@@ -9,6 +9,7 @@ use std::{
 };
 
 use rusqlite::{Connection, Transaction};
+use tracing::warn;
 
 /// How long to wait for another process that holds the database, such as an administrator's shell.
 const BUSY: Duration = Duration::from_secs(2);
@@ -17,7 +18,7 @@ const BUSY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Claim {
@@ -46,12 +47,21 @@ impl Claim {
         let lock = create(&beside)?;
         lock.try_lock()
             .map_err(|_| io::Error::other("another process has it open"))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// The path without links. Open this one.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process that is just starting has a copy of the descriptor until its `exec`.
+        if let Err(error) = self.lock.unlock() {
+            warn!(%error, "a database's lock stays until this process ends");
+        }
     }
 }
 
@@ -172,4 +182,23 @@ pub fn configure(database: &Connection) -> rusqlite::Result<()> {
         database.pragma_update(None, pragma, value)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if a child process was starting.
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_claim() {
+        let path = std::env::temp_dir().join(format!("claim-{}.sqlite", std::process::id()));
+        let claim = Claim::new(&path).unwrap();
+        let copy = claim.lock.try_clone().unwrap();
+        Claim::new(&path).unwrap_err();
+        drop(claim);
+        drop(Claim::new(&path).unwrap());
+        drop(copy);
+        std::fs::remove_file(path.with_extension("sqlite-lock")).unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
 }
