@@ -107,14 +107,18 @@ async fn until_session(
     let service = service_fn(|request| answer(&app, &activity, &opened, request));
     let io = TokioIo::new(StallGuard::new(stream, app.server.stall));
     let http = app.server.http1();
-    // Without `with_upgrades` hyper would close the connection after the 101.
-    let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        _ = draining.changed() => {
-            // Answers a request that has begun, and closes.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    // In a block, because hyper's connection must be gone before the upgrade is awaited. Without a 101 the
+    // upgrade fails only then.
+    let served = {
+        // Without `with_upgrades` hyper would close the connection after the 101.
+        let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
+        tokio::select! {
+            served = connection.as_mut() => served,
+            _ = draining.changed() => {
+                // Answers a request that has begun, and closes.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     let _ = served.inspect_err(log);

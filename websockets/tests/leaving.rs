@@ -3,8 +3,8 @@
 mod setup;
 
 use common::Feed;
-use harness::{End, Frame, TestServer, WsWire};
-use setup::{config, data, feed, live, publish, start_with, until_waiters};
+use harness::{End, Frame, TestServer, WsWire, handshake};
+use setup::{config, data, feed, live, publish, start, start_with, until_waiters};
 
 /// Two sessions of one topic. The second one stays.
 async fn two() -> (TestServer, Feed, WsWire, WsWire) {
@@ -34,6 +34,20 @@ async fn a_reset_ends_the_session() {
     let (server, feed, leaves, stays) = two().await;
     leaves.into_wire().reset();
     goes_on(server, feed, stays).await;
+}
+
+#[tokio::test]
+async fn a_reset_before_the_101_frees_the_slot() {
+    let server = start(config()).await;
+    for _ in 0..20 {
+        let mut leaves = server.wire().await;
+        leaves.send(handshake("localhost", "/topics/a", &[])).await;
+        leaves.reset();
+    }
+    // Accepted after the others.
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let drained = server.stop().await;
+    assert_eq!(drained.cut, 0);
 }
 
 #[tokio::test]
