@@ -6,11 +6,11 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tracing::{Instrument, Span, debug_span, info, warn};
 
-use crate::http::{Activities, Activity};
+use crate::http::{Activities, Activity, fair_timeout};
 
 /// How long to wait when the system has no descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -169,7 +169,7 @@ impl Connections {
         let open = self.activities.open();
         self.next = None;
         // After the time limit, the connections that are left are counted and cut.
-        let _ = timeout(limit, self.all_closed()).await;
+        let _ = fair_timeout(limit, self.all_closed()).await;
         let cut = self.activities.open();
         self.tasks.shutdown().await;
         let finished = open - cut;
@@ -208,7 +208,11 @@ pub async fn accept_failed(error: io::Error) {
 mod tests {
     use std::future::pending;
 
-    use tokio::{sync::oneshot, time::Instant};
+    use tokio::{
+        sync::oneshot,
+        task::yield_now,
+        time::{Instant, advance, timeout},
+    };
 
     use super::*;
     use crate::http::Watched;
@@ -224,6 +228,23 @@ mod tests {
         let drained = connections.drain(LIMIT).await;
         assert_eq!((drained.finished, drained.cut), (1, 1));
         assert_eq!(started.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_noticed_late_cuts_a_moment_later() {
+        let mut connections = Connections::new(1);
+        let stopped = LIMIT * 100;
+        // Its peer has sent everything while the process was stopped.
+        let connection = async move {
+            sleep(stopped).await;
+            sleep(Duration::from_millis(50)).await;
+        };
+        connections.spawn(connections.activity(), connection);
+        let drained = tokio::spawn(connections.drain(LIMIT));
+        yield_now().await;
+        advance(stopped).await;
+        let drained = drained.await.unwrap();
+        assert_eq!((drained.finished, drained.cut), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
