@@ -3,6 +3,7 @@
 mod activity;
 mod answer;
 mod browser;
+mod fair;
 mod problem;
 mod publish;
 mod query;
@@ -15,6 +16,7 @@ pub(crate) use activity::watched::Watched;
 pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
+pub use fair::FairTimer;
 pub use problem::{Problem, retry_after};
 pub use publish::{
     PublishLimits, fair_timeout, idempotency_key, is_json, publish, read_body, too_large, too_slow,

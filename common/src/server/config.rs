@@ -5,11 +5,12 @@ use std::{ffi::OsStr, io, net::SocketAddr, time::Duration};
 
 use clap::{Arg, Args, Command, builder::TypedValueParser, error::ErrorKind};
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 
 use super::fit_descriptors;
-use crate::{Browsers, Feed, FeedSource, Origin, PublishLimits, Retention, Timeouts};
+use crate::{
+    Browsers, Feed, FeedSource, Origin, PublishLimits, Retention, Timeouts, http::FairTimer,
+};
 
 /// The longest request head in bytes. A longer one gets hyper's 431. hyper also buffers at most this
 /// much of an answer.
@@ -107,10 +108,10 @@ impl ServerConfig {
     /// What hyper does with them stays in view, in each `serve.rs`.
     pub fn http1(&self) -> http1::Builder {
         let mut http = http1::Builder::new();
-        // hyper needs the timer: without one, its own limit on slow heads is silently off. It closes
+        // hyper needs a timer: without one, its own limit on slow heads is silently off. It closes
         // an idle connection after the same time.
         // A client that sends no more after its request still wants the answer (RFC 9112 §9.6).
-        http.timer(TokioTimer::new())
+        http.timer(FairTimer)
             .header_read_timeout(self.read_timeout)
             .half_close(true)
             .max_buf_size(MAX_HEAD);
@@ -217,7 +218,17 @@ pub fn positive_seconds(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, future::ready};
+
     use clap::Parser;
+    use hyper::{Response, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        spawn,
+        task::yield_now,
+        time::advance,
+    };
 
     use super::*;
 
@@ -237,6 +248,26 @@ mod tests {
         assert_eq!(parse(&[]).connections(10_000), 10_256);
         assert_eq!(parse(&[]).connections(usize::MAX), usize::MAX);
         assert_eq!(parse(&["--max-connections", "7"]).connections(10_000), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_while_the_process_was_stopped_is_answered() {
+        let (mut client, io) = duplex(1_024);
+        let config = parse(&[]);
+        let service =
+            service_fn(|_| ready(Ok::<_, Infallible>(Response::new(String::from("hello")))));
+        spawn(config.http1().serve_connection(TokioIo::new(io), service));
+        yield_now().await;
+        // The timers run before the request is seen.
+        advance(config.read_timeout * 100).await;
+        for _ in 0..9 {
+            yield_now().await;
+        }
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut status = [0; 15];
+        client.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200 OK");
     }
 
     #[test]

@@ -30,14 +30,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, join},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tracing::debug;
 
 use super::{Handover, encode_head};
 use crate::{
     feed::Pieces,
-    http::{Activity, StallGuard},
+    http::{Activity, StallGuard, fair::fair_sleep_until},
 };
 
 /// The most bytes kept of what a client sends before it has its answer.
@@ -151,7 +151,7 @@ where
         tokio::select! {
             biased; // The request first: it is the usual reason for a wake-up.
             sent = reads(&mut self.socket, &mut self.early) => sent,
-            () = sleep_until(deadline) => Ok(false),
+            () = fair_sleep_until(deadline) => Ok(false),
             _ = self.draining.changed() => Ok(false),
         }
     }
@@ -305,11 +305,18 @@ fn encode(version: Version, last: bool, answer: Response<Pieces>) -> impl Buf {
 
 #[cfg(test)]
 mod tests {
+    use std::{pin::pin, sync::Arc};
+
     use http_body_util::BodyExt;
     use hyper_util::rt::TokioTimer;
-    use tokio::io::simplex;
+    use tokio::{
+        io::simplex,
+        net::TcpListener,
+        time::{advance, timeout},
+    };
 
     use super::*;
+    use crate::http::Activities;
 
     /// Publishes every `POST`, and answers everything else with 404 and a long body.
     async fn route(request: Request<Incoming>) -> Routed {
@@ -392,6 +399,43 @@ mod tests {
         let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
         let (_, _, written) = parsed_then(head, tokio::io::empty()).await;
         assert!(written.starts_with("HTTP/1.1 404 "), "{written}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_while_the_process_was_stopped_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        const LIMIT: Duration = Duration::from_secs(75);
+        let timeouts = Timeouts {
+            read: LIMIT,
+            stall: LIMIT,
+        };
+        let activity = Arc::<Activities>::default().add();
+        let (_drain, draining) = watch::channel(false);
+        let mut served = pin!(serve_unbuffered(
+            socket,
+            timeouts,
+            activity,
+            draining,
+            || {
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new());
+                http
+            },
+            route,
+        ));
+        assert!(timeout(Duration::ZERO, served.as_mut()).await.is_err());
+        // The timers run before the request is seen.
+        advance(LIMIT * 100).await;
+        assert!(timeout(Duration::ZERO, served.as_mut()).await.is_err());
+        let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        io::Write::write_all(&mut client, last).unwrap();
+        served.await;
+        let mut status = [0; 22];
+        io::Read::read_exact(&mut client, &mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 404 Not Found");
     }
 
     #[test]
