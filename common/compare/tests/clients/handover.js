@@ -8,6 +8,7 @@ import { check, until } from "./kit.js";
 const page = await openPage("/");
 for (const name of NAMES) await handsOver(name);
 await theFirstIsTriedAgain();
+await oneThatWasLiveIsTriedAgain();
 await aPageInTheCacheHoldsNoConnection();
 await aPageThatIsLoadedAgainGoesOn();
 await page.close();
@@ -30,6 +31,14 @@ async function theFirstIsTriedAgain() {
   await liveOn(page, "websocket");
   await publish(5);
   await hasAll(page);
+}
+
+async function oneThatWasLiveIsTriedAgain() {
+  await page.evaluate("states.length = 0");
+  for (const { socket } of open) socket.destroy();
+  await liveOn(page, "websocket");
+  const states = await page.evaluate("states.join()");
+  check(states === "lost websocket,connecting websocket,live websocket", `the same is tried again: ${states}`);
 }
 
 async function aPageInTheCacheHoldsNoConnection() {

@@ -12,6 +12,7 @@ for (let count = 3; count > 0; count -= 1) tabs.push(await openPage("/?share"));
 await allHaveAll();
 console.log("three tabs share one connection");
 await aNewTabCatchesUp();
+await aTabThatBeginsAgainFollowsAgain();
 await theNextTakesOver("is closed", (leader) => leader.close());
 await theNextTakesOver("crashes", crash);
 await aTransportFails();
@@ -24,6 +25,7 @@ async function allHaveAll(connections = 1) {
   await publish(10);
   for (const tab of tabs) await hasAll(tab);
   await until(() => open.size === connections, () => `${connections} connections, not ${open.size}`, SOON);
+  for (const tab of tabs) check(await tab.evaluate("states.every((state, at) => state !== states[at - 1])"), "each state is told once");
 }
 
 async function aNewTabCatchesUp() {
@@ -32,6 +34,12 @@ async function aNewTabCatchesUp() {
   await until(() => open.size === 1, () => "the new tab's own connection to close", SOON);
   await allHaveAll();
   console.log("a new tab catches up");
+}
+
+async function aTabThatBeginsAgainFollowsAgain() {
+  await tabs.at(-1).evaluate(`dispatchEvent(new Event("online"))`);
+  await allHaveAll();
+  console.log("a tab that begins again follows again");
 }
 
 async function theNextTakesOver(what, leave) {
