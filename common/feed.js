@@ -54,8 +54,11 @@ export function subscribe(topics, options) {
 
   const received = {
     message(message) { moveTo(message.id); call("onMessage", message); },
-    // It does not move the cursor: messages of other topics may still come before `resumed`.
-    gap(gap) { call("onGap", gap); },
+    gap(gap) {
+      // After a trimmed one, messages of other topics may still come before `resumed`.
+      if (gap.reason !== "trimmed") moveTo(gap.resumed);
+      call("onGap", gap);
+    },
     /** All messages up to `next` were passed on. */
     position({ next }) { if (isNewer(next, cursor)) moveTo(next); },
     state(next) {

@@ -1,7 +1,7 @@
 // `common/feed.js` where the page or the browser gets in its way: callbacks that throw or close the subscription, and a
 // browser that stores nothing. Over each transport.
 
-import { NAMES, block, blocked, context, end, open, publish, published, visit } from "./front.js";
+import { NAMES, block, blocked, context, end, open, publish, published, startServer, visit } from "./front.js";
 import { check, until } from "./kit.js";
 
 await publish(5);
@@ -12,7 +12,9 @@ for (const name of NAMES) {
   await aTryMayBeTheLast(name);
   await theBrowserMayStoreNothing(name);
 }
+await aTransportMayNotExist();
 await theOrderOfTopicsIsNoDifference();
+await aCursorAheadOfTheFeedIsAGap();
 await end();
 
 // Every callback throws. All messages come once all the same, and the page sees its errors.
@@ -46,14 +48,7 @@ async function aCallbackMayClose(name, kind) {
 
 // The subscription is closed when it says that it connects again. Then it does not.
 async function aTryMayBeTheLast(name) {
-  const page = await newPage(() => {
-    globalThis.made = 0;
-    const counted = (type) => new Proxy(type, { construct: (_, args) => { made += 1; return new type(...args); } });
-    globalThis.WebSocket = counted(WebSocket);
-    globalThis.EventSource = counted(EventSource);
-    const { fetch } = globalThis;
-    globalThis.fetch = (...args) => { made += args[1].signal.aborted ? 0 : 1; return fetch(...args); };
-  });
+  const page = await newPage(count);
   block(name);
   await subscribe(page, name, { act: `what === "connecting" && made && subscription.close()` });
   await page.waitForFunction(`told.filter(([, what]) => what === "connecting").length === 2`);
@@ -61,6 +56,16 @@ async function aTryMayBeTheLast(name) {
   blocked.clear();
   await page.close();
   console.log(`${name}: a subscription that is closed between two tries does not connect`);
+}
+
+// Runs in a page. `made` is how many connections it opened.
+function count() {
+  globalThis.made = 0;
+  const counted = (type) => new Proxy(type, { construct: (_, args) => { made += 1; return new type(...args); } });
+  globalThis.WebSocket = counted(WebSocket);
+  globalThis.EventSource = counted(EventSource);
+  const { fetch } = globalThis;
+  globalThis.fetch = (...args) => { made += args[1].signal.aborted ? 0 : 1; return fetch(...args); };
 }
 
 async function theBrowserMayStoreNothing(name) {
@@ -79,6 +84,14 @@ async function theBrowserMayStoreNothing(name) {
   console.log(`${name}: a browser may store nothing`);
 }
 
+async function aTransportMayNotExist() {
+  const page = await newPage("WebSocket = undefined");
+  await subscribe(page, "websocket", { more: `servers: { websocket: "/websocket", sse: "/sse" }` });
+  await hasAll(page);
+  await page.close();
+  console.log("a browser without a transport takes the next");
+}
+
 async function theOrderOfTopicsIsNoDifference() {
   const pages = [];
   for (const topics of [["handover", "b"], ["b", "handover"]]) {
@@ -90,6 +103,24 @@ async function theOrderOfTopicsIsNoDifference() {
   console.log("tabs with the same topics in another order share a connection");
 }
 
+// As after the restore of an old copy of a feed. What comes next has numbers up to the page's cursor.
+async function aCursorAheadOfTheFeedIsAGap() {
+  const server = await startServer("sse");
+  const { id } = await publish(1, "sse");
+  const [epoch] = id.split("-");
+  const page = await newPage();
+  await subscribe(page, "sse", { after: `${epoch}-3`, topics: ["quiet"] });
+  await page.waitForFunction(`told.some(([kind]) => kind === "gap")`);
+  block("sse");
+  await publish(1, "sse", "quiet");
+  await publish(2, "sse");
+  blocked.clear();
+  await page.waitForFunction(`told.some(([kind, { id }]) => kind === "message" && id === "${epoch}-2")`);
+  check(`${(await told(page, "gap")).map(({ reason }) => reason)}` === "ahead", "there is one gap");
+  server.end();
+  console.log("a cursor ahead of the feed is a gap, and no message is lost after it");
+}
+
 async function newPage(before = "") {
   const page = await context.newPage();
   await page.addInitScript(before);
@@ -98,7 +129,7 @@ async function newPage(before = "") {
 }
 
 // `told` has each call of a callback. `act` is run in each.
-function subscribe(page, name, { act = "", after = "earliest", share = false, topics = ["handover"] }) {
+function subscribe(page, name, { act = "", after = "earliest", share = false, topics = ["handover"], more = "" }) {
   return page.evaluate(`(async () => {
     const { subscribe } = await import("/feed.js");
     globalThis.told = [];
@@ -109,6 +140,7 @@ function subscribe(page, name, { act = "", after = "earliest", share = false, to
     globalThis.subscription = subscribe(${JSON.stringify(topics)}, {
       servers: { ${name}: "/${name}" }, after: "${after}", share: ${share},
       onMessage: on("message"), onGap: on("gap"), onState: on("state"),
+      ${more}
     });
   })()`);
 }

@@ -103,12 +103,15 @@ export function block(name) {
   for (const connection of open) if (connection.name === name) connection.socket.destroy();
 }
 
-export async function publish(count, name = "sse") {
+// Returns what the last is answered.
+export async function publish(count, name = "sse", topic = TOPIC) {
+  let answer;
   for (let left = count; left > 0; left -= 1) {
-    const answer = await fetch(`http://127.0.0.1:${ports[SERVERS[name]]}/topics/${TOPIC}`, { method: "POST", body: "text" });
+    answer = await fetch(`http://127.0.0.1:${ports[SERVERS[name]]}/topics/${topic}`, { method: "POST", body: "text" });
     check(answer.status === 201, "a publish is answered 201");
     published += 1;
   }
+  return answer.json();
 }
 
 // The page has each message after the first `before` once and in order, and was told of no gap.
