@@ -9,9 +9,9 @@
  *     });
  *
  * All servers must share one feed, because only then do they share its cursors. With `share: true`, all tabs of the
- * origin that subscribe to the same topics of the same servers use one connection. A login must be a cookie, because
- * every transport sends it. A browser does not tell why a connection was refused: after `lost`, ask your server
- * whether the login still holds.
+ * origin that subscribe to the same topics of the same servers use one connection. A login is a cookie, which every
+ * transport sends, or `query` adds a ticket. A browser does not tell why a connection was refused: after `lost`, ask
+ * your server whether the login still holds.
  */
 
 // All times are in seconds.
@@ -32,6 +32,8 @@ const LONGEST_PAUSE = 30;
  *   again in the same tab goes on where it was.
  * @param {boolean} [options.share] - one connection for all tabs. A page without the browser's locks has its own: it
  *   came over plain HTTP, and not from localhost, or it may store nothing.
+ * @param {() => Promise<Object<string, string>>} [options.query] - parameters for one request, for instance
+ *   `{ ticket }`. It is called before each connection, and before each poll.
  * @param {(message: object) => void} options.onMessage
  * @param {(gap: {reason: string, topics: string[], requested: string, resumed: string}) => void} [options.onGap] -
  *   messages are missing. It may be called again with the same gap after a reconnect.
@@ -76,7 +78,8 @@ export function subscribe(topics, options) {
     const hear = (what, body) => signal.aborted || take(what, body); // any callback may close the subscription
     async function url(query) {
       signal.throwIfAborted();
-      return `${base}/topics/${topics}?${new URLSearchParams({ after: cursor, ...query })}`;
+      const added = await options.query?.();
+      return `${base}/topics/${topics}?${new URLSearchParams({ after: cursor, ...query, ...added })}`;
     }
     let timer = later(OPENING, end);
     /** The server is there. It must be heard again within this time. */
@@ -193,7 +196,7 @@ const TRANSPORTS = {
   }),
 
   sse: (connection) => stream(connection, { heartbeat: "event" }, (url, frame) => {
-    const source = new EventSource(url);
+    const source = new EventSource(url, { withCredentials: true });
     for (const name of ["message", "gap", "heartbeat"]) {
       source.addEventListener(name, ({ data }) => frame(name, JSON.parse(data)));
     }
@@ -221,7 +224,7 @@ async function stream({ url, hear, live, end, signal }, query, open) {
 async function poll({ url, hear, live, signal }, longest) {
   // The first poll does not wait: its answer shows that the server is there.
   for (let wait = 0; ; wait = longest) {
-    const answer = await fetch(await url({ wait }), { cache: "no-cache", signal });
+    const answer = await fetch(await url({ wait }), { cache: "no-cache", credentials: "include", signal });
     if (!answer.ok) throw new Error(`${answer.status}`);
     const page = await answer.json();
     if (page.gap) hear("gap", page.gap);

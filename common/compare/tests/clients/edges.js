@@ -10,6 +10,7 @@ for (const name of NAMES) {
   await aCallbackMayClose(name, "message");
   await aCallbackMayClose(name, "state");
   await aTryMayBeTheLast(name);
+  await aTicketMayNotCome(name);
   await theBrowserMayStoreNothing(name);
 }
 await aTransportMayNotExist();
@@ -56,6 +57,26 @@ async function aTryMayBeTheLast(name) {
   blocked.clear();
   await page.close();
   console.log(`${name}: a subscription that is closed between two tries does not connect`);
+}
+
+// Each is waited for as long as for a server. One that comes after the close opens no connection.
+async function aTicketMayNotCome(name) {
+  const fast = "const slow = setTimeout; setTimeout = (run, time) => slow(run, time / 20);";
+  const page = await newPage(`(${count})(); ${fast}`);
+  const query = `() => new Promise((resolve) => (globalThis.tickets ??= []).push(resolve))`;
+  await subscribe(page, name, { more: `query: ${query}` });
+  await page.waitForFunction(`tickets.length > 1 && told.some(([, what]) => what === "lost")`);
+  const asked = await page.evaluate(`(async () => {
+    subscription.close();
+    for (const resolve of tickets) resolve({ ticket: "late" });
+    const asked = tickets.length;
+    await new Promise((resolve) => setTimeout(resolve)); // what the tickets led to has run
+    return [asked, tickets.length];
+  })()`);
+  check(asked[0] === asked[1], `${name}: no ticket is asked for after a close`);
+  check(await page.evaluate("made") === 0, `${name}: no connection without a ticket`);
+  await page.close();
+  console.log(`${name}: a ticket may not come`);
 }
 
 // Runs in a page. `made` is how many connections it opened.
