@@ -95,7 +95,7 @@ impl Line {
 
 #[tokio::test]
 async fn a_delivery_that_was_acknowledged_is_not_sent_again() {
-    let line = Line::with(Fault::Pass).await;
+    let line = Line::patient(Fault::Pass).await;
     publish(&line.sender, "hello").await;
     endpoint(&line.sender, &line.path, |endpoint| {
         endpoint["delivered"] == 1

@@ -12,8 +12,8 @@ use std::{
 use harness::{TestServer, Wire};
 use serde_json::{Value, json};
 use setup::{
-    Called, OK, Program, SHORT, Scratch, Sink, endpoint, local, publish, register, send_until_cut,
-    soon, start,
+    Called, OK, Program, Scratch, Sink, endpoint, local, publish, register, send_until_cut, soon,
+    start,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,10 +21,9 @@ use tokio::{
 };
 use webhooks::{Config, schedule::Schedule};
 
-/// One attempt for each message, within a short time.
-fn hasty() -> Config {
+/// One attempt for each message.
+fn once() -> Config {
     Config {
-        attempt_timeout: SHORT,
         schedule: Schedule::new([]),
         ..local()
     }
@@ -51,7 +50,7 @@ async fn again(wire: Wire) -> Called {
 /// The endpoint answers one delivery with `answer`, and then sends `then` until the connection is closed. The
 /// delivery fails with `class`.
 async fn fails(answer: &str, then: &str, class: &str) {
-    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let (sender, sink) = (start(once()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
     let mut called = sink.called().await;
@@ -79,7 +78,7 @@ async fn an_answer_without_a_status_is_a_failure() {
         "ICY 200 OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\n",
     ] {
-        let (sender, sink) = (start(hasty()).await, Sink::open().await);
+        let (sender, sink) = (start(once()).await, Sink::open().await);
         let path = register(&sender, &sink.url()).await;
         publish(&sender, "hello").await;
         sink.answers(answer).await;
@@ -112,7 +111,7 @@ async fn after_a_whole_2xx_head_nothing_can_fail_a_delivery() {
         "HTTP/1.1 103 E\r\n\r\nHTTP/1.1 202 A\r\nbad field\r\n\r\n",
         &format!("HTTP/1.1 200 OK\r\n{many}\r\n"),
     ] {
-        let (sender, sink) = (start(hasty()).await, Sink::open().await);
+        let (sender, sink) = (start(once()).await, Sink::open().await);
         let path = register(&sender, &sink.url()).await;
         publish(&sender, "hello").await;
         sink.answers(answer).await;
@@ -140,7 +139,7 @@ async fn endless_extensions_of_a_chunk_are_ended() {
 
 #[tokio::test]
 async fn a_redirect_to_the_metadata_service_is_told_and_not_followed() {
-    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let (sender, sink) = (start(once()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
     sink.answers("HTTP/1.1 307 T\r\nLocation: http://169.254.169.254/latest/meta-data/\r\nContent-Length: 0\r\n\r\n")
@@ -155,7 +154,7 @@ async fn a_redirect_to_the_metadata_service_is_told_and_not_followed() {
 /// Every delivery of an endpoint keeps its last failure. 16 KB each would fill the disk.
 #[tokio::test]
 async fn of_a_long_location_a_hundred_characters_are_kept() {
-    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let (sender, sink) = (start(once()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
     let location = "l".repeat(15_000);
@@ -174,7 +173,7 @@ async fn of_a_long_location_a_hundred_characters_are_kept() {
 /// The sender requests no encoding, and decodes none.
 #[tokio::test]
 async fn a_bomb_is_so_many_bytes_and_not_what_they_unpack_to() {
-    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let (sender, sink) = (start(once()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "hello").await;
     let mut called = sink.called().await;
@@ -389,7 +388,7 @@ async fn a_kept_connection_that_ends_without_an_answer_costs_no_attempt() {
 
 #[tokio::test]
 async fn a_kept_connection_that_began_to_answer_is_a_failure_like_any() {
-    let (sender, sink) = (start(hasty()).await, Sink::open().await);
+    let (sender, sink) = (start(once()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     publish(&sender, "first").await;
     let mut called = sink.called().await;
