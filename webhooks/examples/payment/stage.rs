@@ -98,6 +98,7 @@ impl Stage {
         let url = format!("http://{}/webhook", before_back_end.local_addr()?);
         tokio::spawn(to_back_end.clone().serve(before_back_end));
         let endpoint = register(sender.address().await, &url, &secret).await?;
+        back_end.address().await; // A slow start would use up faults: the sender waits for a second only.
         let relay = start("relay", "relay", &[&sender_address])?;
         let to_sender = Link::new([&relay, &sender], timeline, faults);
         tokio::spawn(to_sender.clone().serve(before_sender));
