@@ -14,7 +14,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 /// More than a group writes at once.
 const MANY: usize = 70;
-/// One test with that many streams at a time, because a process may have only 256 descriptors.
+/// One test with many streams at a time, because a process may have only 256 descriptors.
 static CROWD: Mutex<()> = Mutex::const_new(());
 
 async fn publish(feed: &Feed, topic: &str, text: &str) -> String {
@@ -256,6 +256,7 @@ async fn until_too_old(mut stream: EventReader, opened: Instant) -> Duration {
 
 #[tokio::test]
 async fn streams_join_while_news_come_and_each_hears_every_message_once() {
+    let _one = CROWD.lock().await;
     let feed = Feed::new(Retention::default());
     let server = start_with(feed.clone(), config()).await;
     let joining = async {
