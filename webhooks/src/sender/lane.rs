@@ -30,6 +30,8 @@ const IDLE: Duration = Duration::from_secs(15);
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
+/// The most fields of a head. If there are more, only the status counts.
+const MAX_FIELDS: usize = 512;
 /// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -95,6 +97,11 @@ impl Line {
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            // A sloppy field must not hide the others, such as `Retry-After`.
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
             .handshake(TokioIo::new(join(watched, writer)))
             .await?;
         let mut driver = JoinSet::new();
@@ -123,7 +130,7 @@ impl Line {
 
     /// Whether any byte of an answer to the last request came.
     pub fn has_received(&self) -> bool {
-        lock(&self.received).bytes > 0
+        !lock(&self.received).start.is_empty()
     }
 
     /// The status of an answer whose head is complete, even if hyper refuses the head for one of its fields.
@@ -135,6 +142,8 @@ impl Line {
 /// What was received in answer to one request.
 #[derive(Debug, Default)]
 struct Received {
+    /// This connection has had an answer before.
+    is_later: bool,
     bytes: usize,
     /// The beginning of the head's first line, as far as [`STATUS`](Self::STATUS).
     start: Vec<u8>,
@@ -147,9 +156,11 @@ struct Received {
 impl Received {
     /// The length of `HTTP/1.1 200 ` (RFC 9112 §4).
     const STATUS: usize = 13;
+    const VERSION: &[u8] = b"HTTP/1.";
 
     /// Forgets the last answer, before the next request.
     fn clear(&mut self) {
+        self.is_later |= !self.start.is_empty();
         self.bytes = 0;
         self.clear_head();
     }
@@ -160,22 +171,36 @@ impl Received {
         self.is_whole = false;
     }
 
-    /// Takes note of bytes that came.
+    /// Takes note of bytes that came. Returns how many of them are not of this answer.
     ///
     /// # Errors
     /// If the answer is too long.
-    fn note(&mut self, read: &[u8]) -> io::Result<()> {
+    fn note(&mut self, read: &[u8]) -> io::Result<usize> {
         self.bytes += read.len();
         if self.bytes > MAX_ANSWER {
             return Err(io::Error::other("the answer is too long"));
         }
-        for byte in read {
+        let late = self.late(read);
+        for byte in &read[late..] {
             if self.is_whole {
                 break;
             }
             self.note_head(*byte);
         }
-        Ok(())
+        Ok(late)
+    }
+
+    /// How many bytes come before the answer. They are the end of an earlier answer that was longer than it said,
+    /// such as a 204 with a body.
+    fn late(&self, read: &[u8]) -> usize {
+        if !self.is_later || !self.start.is_empty() {
+            return 0;
+        }
+        let begins = |at: &usize| {
+            let rest = &read[*at..];
+            rest.starts_with(Self::VERSION) || Self::VERSION.starts_with(rest)
+        };
+        (0..read.len()).find(begins).unwrap_or(read.len())
     }
 
     fn note_head(&mut self, byte: u8) {
@@ -195,7 +220,7 @@ impl Received {
     }
 
     fn code(&self) -> Option<StatusCode> {
-        let rest = self.start.strip_prefix(b"HTTP/1.")?;
+        let rest = self.start.strip_prefix(Self::VERSION)?;
         let [_, b' ', code @ ..] = rest else {
             return None;
         };
@@ -205,7 +230,7 @@ impl Received {
     }
 }
 
-/// A reader that watches what is read from it.
+/// A reader that watches what is read from it, and drops what is not of the answer.
 struct Watched<R> {
     reader: R,
     received: Arc<Mutex<Received>>,
@@ -218,8 +243,18 @@ impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
-        Poll::Ready(lock(&self.received).note(&buffer.filled()[before..]))
+        loop {
+            ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
+            let read = &mut buffer.filled_mut()[before..];
+            let late = lock(&self.received).note(read)?;
+            read.copy_within(late.., 0);
+            let kept = read.len() - late;
+            buffer.set_filled(before + kept);
+            // Without any byte it would be the end of the stream.
+            if kept > 0 || late == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
