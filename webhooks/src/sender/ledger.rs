@@ -285,6 +285,11 @@ impl Ledger {
         free.saturating_sub(usize::from(is_due && is_kept))
     }
 
+    /// Whether the only slot is for a new message, if there is one.
+    pub(crate) fn is_new_first(&self, now: SystemTime) -> bool {
+        self.slots(now) == 1 && self.room(now) > 0
+    }
+
     /// Takes what was read from the feed up to `next`: the number and size of each new message.
     pub(crate) fn claim(&mut self, next: u64, new: impl IntoIterator<Item = (u64, usize)>) {
         for (seq, size) in new {

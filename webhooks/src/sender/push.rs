@@ -191,7 +191,7 @@ impl Push {
                 Some(ended) = self.attempts.next() => self.end_all(ended),
                 done = written(&mut self.recording) => self.written(done),
                 page = self.outbound.feed.next(&self.endpoint.target.topics, &after, PAGE), if reads => self.take(page),
-                () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.retry(),
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.wake().await,
                 _ = quiet.tick() => self.pass_by().await,
             }
         }
@@ -271,6 +271,18 @@ impl Push {
         if self.unclaimed.is_empty() {
             self.ledger.claim(self.read, []);
             self.retry(); // No new message needs the slot.
+        }
+    }
+
+    /// Called when a pause has ended or a retry is due. If a new message goes first, it is read from the feed now:
+    /// otherwise the retry would always get the only slot.
+    async fn wake(&mut self) {
+        if !self.ledger.is_new_first(self.outbound.steady.now()) {
+            self.retry();
+        } else if self.unclaimed.is_empty() {
+            let (feed, topics) = (&self.outbound.feed, &self.endpoint.target.topics);
+            let page = feed.read(topics, &self.after().into(), PAGE).await;
+            self.take(page);
         }
     }
 

@@ -430,6 +430,24 @@ async fn retry_after_puts_off_the_whole_endpoint_in_both_forms_from_a_second_to_
     }
 }
 
+/// Otherwise a message that is always answered 503 would stop all others.
+#[tokio::test(start_paused = true)]
+async fn after_a_requested_pause_a_new_message_goes_before_the_throttled_one() {
+    let (sender, mut sink) = (Sender::start().await, Sink::open().await);
+    sender.register(&sink.url).await;
+    sender.publish("throttled").await;
+    for text in ["second", "third"] {
+        let called = sink.called().await;
+        assert!(called.says("throttled"));
+        called.answer(503, "Retry-After: 5\r\n").await;
+        sleep(SECOND).await;
+        sender.publish(text).await;
+        let called = sink.called().await;
+        assert!(called.says(text), "{}", called.text);
+        called.answer(200, "").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_requested_pause_outlasts_a_change_and_a_restart() {
     let feed = Feed::new(Retention::default());
