@@ -99,7 +99,8 @@ impl Endpoints {
             full: AtomicBool::new(false),
             running: Mutex::new(Some(Vec::new())),
         };
-        for saved in saved {
+        for mut saved in saved {
+            saved.state.failures.resume(endpoints.now());
             let number = saved.endpoint;
             // Rows of one endpoint at a time, because all endpoints together may have a million.
             let waiting = endpoints

@@ -135,11 +135,27 @@ impl Health {
 pub(crate) struct Failures {
     /// When the first one ended.
     pub(crate) since: Option<SystemTime>,
+    /// When the last one ended.
+    last: Option<SystemTime>,
     count: u32,
     /// The different messages that failed: the first [`SAMPLES`] of them.
     messages: Vec<u64>,
     /// Pauses that the endpoint did not request.
     pauses: u32,
+}
+
+impl Failures {
+    /// As if the last one had ended `now`, at a start: nothing failed while no sender ran. The system's clock may
+    /// also have jumped since.
+    pub(crate) fn resume(&mut self, now: SystemTime) {
+        let Some((since, last)) = self.since.zip(self.last) else {
+            return;
+        };
+        let lasted = last.duration_since(since).unwrap_or_default();
+        // A time before 1970 could not be stored.
+        let since = (now - lasted).max(SystemTime::UNIX_EPOCH);
+        (self.since, self.last) = (Some(since), Some(now));
+    }
 }
 
 /// A message that is being delivered. Kept small, because there may be a million.
@@ -498,6 +514,7 @@ impl Ledger {
     /// Counts a failed attempt, and decides whether it changes the endpoint's health.
     fn fail(&mut self, seq: u64, verdict: Verdict, now: SystemTime) {
         let since = *self.failures.since.get_or_insert(now);
+        self.failures.last = Some(now);
         let lasts = now.duration_since(since).unwrap_or_default();
         self.failures.count = self.failures.count.saturating_add(1);
         if !self.is_failing() && !self.failures.messages.contains(&seq) {

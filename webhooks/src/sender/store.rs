@@ -234,14 +234,10 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Corrects times that a wrong clock may have written: nothing began later than now, no pause is longer
+    /// Corrects times that a wrong clock may have written: nothing was disabled later than now, no pause is longer
     /// than [`MAX_RETRY_AFTER`], and an old secret signs for at most [`OVERLAP`].
     pub(crate) fn believed(mut self, now: SystemTime) -> Self {
-        let State {
-            health, failures, ..
-        } = &mut self.state;
-        failures.since = failures.since.map(|since| since.min(now));
-        match health {
+        match &mut self.state.health {
             Health::Well => {}
             Health::Paused { until, .. } => *until = (*until).min(now + MAX_RETRY_AFTER),
             Health::Disabled { since, .. } => *since = (*since).min(now),

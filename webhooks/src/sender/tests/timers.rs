@@ -341,6 +341,40 @@ async fn a_failure_every_two_days_disables_at_the_fifth() {
     assert!(endpoint.status().disabled.is_some());
 }
 
+/// It is stopped for six days, or the clock is corrected at its start.
+#[tokio::test(start_paused = true)]
+async fn the_time_without_a_sender_is_no_time_of_failing() {
+    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let feed = Feed::new(Retention::default());
+    let store = Store::open(&feed).await.unwrap();
+    let mut endpoint = None;
+    for jump in [Duration::ZERO, 6 * DAY, 12 * DAY, 6 * DAY] {
+        JUMPED.set(jump);
+        let sender = Sender::over(feed.clone(), store.clone(), once).await;
+        let found = sender.endpoints.list().pop();
+        let failing = match found {
+            Some(found) => found,
+            None => sender.register("https://nobody.example/").await,
+        };
+        for _ in 0..2 {
+            sender.publish("fails").await;
+            sleep(DAY - HOUR).await;
+        }
+        assert!(failing.status().disabled.is_none(), "{jump:?}");
+        sender.endpoints.stop();
+        sender.endpoints.drained().await;
+        endpoint = Some(failing);
+    }
+    assert_eq!(endpoint.unwrap().status().dead, 8);
+    // Four days of failing are counted: there is one failure at the start of each, and one a day later.
+    let sender = Sender::over(feed, store, once).await;
+    sender.publish("fails").await;
+    sleep(DAY + 4 * HOUR).await;
+    sender.publish("fails").await;
+    sleep(SECOND).await;
+    assert!(sender.endpoints.list()[0].status().disabled.is_some());
+}
+
 /// The clock was a year ahead when the retry was written, and is right at the next start.
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_a_wrong_clock_wrote_comes_after_the_longest_step() {
