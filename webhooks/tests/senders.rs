@@ -434,8 +434,10 @@ async fn any_json_is_taken_and_an_encoding_that_changes_nothing() {
     for (status, encoding) in [
         (200, "identity"),
         (200, "Identity"),
+        (200, "identity, identity"),
+        (200, ""),
         (415, "gzip"),
-        (415, ""),
+        (415, "identity, gzip"),
     ] {
         let signature = format!("sha256={}", hex(GITHUB, &[PUSH.as_bytes()]));
         let fields = [

@@ -147,8 +147,9 @@ impl Source {
         if !is_form && !is_json(&kind) {
             return Err(Unsupported("Content-Type is not application/json"));
         }
-        let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-        if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let fields = headers.get_all(CONTENT_ENCODING).iter();
+        let mut encodings = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+        if encodings.any(is_encoded) {
             return Err(Unsupported("a body with a Content-Encoding is refused"));
         }
         Ok(())
@@ -354,6 +355,12 @@ fn media_type(headers: &HeaderMap) -> String {
 /// Also what is JSON by its suffix (RFC 6839 §3.1), such as `application/cloudevents+json`.
 fn is_json(media_type: &str) -> bool {
     media_type == "application/json" || media_type.contains('/') && media_type.ends_with("+json")
+}
+
+/// Whether this item of `Content-Encoding` changes the body. An empty item counts as none (RFC 9110 §5.6.1).
+fn is_encoded(encoding: &[u8]) -> bool {
+    let encoding = encoding.trim_ascii();
+    !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity")
 }
 
 /// The JSON in a form. It is taken out after the verification, because the signature covers the form.
