@@ -39,7 +39,7 @@ pub mod store;
 pub use feed::{
     After, BadCursor, BadKey, BadName, BadTopics, Counts, Cursor, Data, Draft, Epoch, Feed,
     FeedError, Gap, IdempotencyKey, InvalidData, Message, MessageType, Newest, Page, PageLimit,
-    Pieces, Published, Reason, Retention, Topic, Topics,
+    Pieces, Published, Reason, Retention, Topic, Topics, whole_number,
 };
 pub use http::{
     Activity, Browsers, Busy, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken,

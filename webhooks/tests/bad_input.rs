@@ -277,8 +277,11 @@ async fn the_receiver_refuses_what_no_sender_writes() {
             "GET /events?after=x",
             &[],
             400,
-            "parameter after=x: invalid digit",
+            "parameter after=x: not the number of an event",
         ),
+        Row::head("GET /events?after=+1", &[], 400, "parameter after=+1"),
+        Row::head("GET /events?after=-1", &[], 400, "parameter after=-1"),
+        Row::head("GET /events?after=01", &[], 400, "parameter after=01"),
         Row::head(
             "GET /webhook/stripe",
             &[],

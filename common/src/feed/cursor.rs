@@ -67,19 +67,21 @@ pub struct Cursor {
 impl FromStr for Cursor {
     type Err = BadCursor;
 
-    /// Takes the canonical form only: `042` and `+42` are not the cursor `42`.
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let (epoch, digits) = text.split_once('-').ok_or(BadCursor)?;
-        let canonical = digits == "0" || digits.starts_with(|c: char| ('1'..='9').contains(&c));
-        let seq = digits.parse().map_err(|_| BadCursor)?;
-        if !canonical || seq > MAX_SEQ {
-            return Err(BadCursor);
-        }
+        let seq = whole_number(digits).filter(|seq| *seq <= MAX_SEQ);
         Ok(Self {
             epoch: epoch.parse()?,
-            seq,
+            seq: seq.ok_or(BadCursor)?,
         })
     }
+}
+
+/// Parses the canonical form only: `042` and `+42` are not the number `42`.
+pub fn whole_number<T: FromStr>(text: &str) -> Option<T> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_canonical = text == "0" || digits && !text.starts_with('0');
+    text.parse().ok().filter(|_| is_canonical)
 }
 
 impl fmt::Display for Cursor {
@@ -205,6 +207,7 @@ mod tests {
             assert_eq!(good.parse::<Cursor>().unwrap().to_string(), good);
         }
         let long = format!("{}-1", "z".repeat(33));
+        assert_eq!(whole_number::<i64>("-1"), None);
         for bad in [
             "",
             "-",

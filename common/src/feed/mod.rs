@@ -40,7 +40,7 @@ use store::{Store, StoreFuture};
 use view::{PartialPage, View};
 use wake::Waiter;
 
-pub use cursor::{After, BadCursor, Cursor, Epoch};
+pub use cursor::{After, BadCursor, Cursor, Epoch, whole_number};
 pub use error::FeedError;
 pub use log::Counts;
 pub use message::{

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, trace};
 
 use super::{
-    cursor::{After, Cursor},
+    cursor::{After, Cursor, whole_number},
     message::{Message, Topics},
     pieces::Pieces,
 };
@@ -58,9 +58,8 @@ impl FromStr for PageLimit {
 
     /// `limit=`: messages, from 1 to 500.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-        match text.parse() {
-            Ok(messages @ 1..=500) if is_canonical => Ok(Self {
+        match whole_number(text) {
+            Some(messages @ 1..=500) => Ok(Self {
                 messages,
                 ..Self::default()
             }),

@@ -1,11 +1,11 @@
 //! From request to answer: which path takes which method, and what is checked before.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use common::{
     Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, healthz, html, is_json,
-    read_body, retry_after,
+    read_body, retry_after, whole_number,
 };
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -241,10 +241,23 @@ fn refuse(rejection: Rejection) -> Problem {
     }
 }
 
+/// An event's number in a query.
+struct Seq(i64);
+
+impl FromStr for Seq {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        whole_number(text)
+            .map(Self)
+            .ok_or("not the number of an event")
+    }
+}
+
 /// `GET /events?after=SEQ&state=STATE`.
 async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Pieces>, Problem> {
     let query = Query::of(request.uri());
-    let after = query.get("after")?.unwrap_or(0);
+    let Seq(after) = query.get("after")?.unwrap_or(Seq(0));
     let filter: Filter = query.get("state")?.unwrap_or_default();
     let inbox = &app.receiver.inbox;
     let page = inbox
@@ -256,8 +269,7 @@ async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Pieces>, Pr
 
 /// The event's number in `/events/{seq}/retry`.
 fn retried_event(path: &str) -> Option<i64> {
-    let seq = path.strip_prefix("/events/")?.strip_suffix("/retry")?;
-    seq.parse().ok()
+    whole_number(path.strip_prefix("/events/")?.strip_suffix("/retry")?)
 }
 
 /// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. Answers 409 for
