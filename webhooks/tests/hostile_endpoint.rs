@@ -134,7 +134,7 @@ async fn a_sloppy_field_does_not_hide_retry_after() {
         (&fields(512), "waiting"),
         (&fields(513), "dead"),
     ] {
-        let (sender, sink) = (start(hasty()).await, Sink::open().await);
+        let (sender, sink) = (start(once()).await, Sink::open().await);
         let path = register(&sender, &sink.url()).await;
         publish(&sender, "hello").await;
         sink.answers(&format!(
@@ -155,7 +155,7 @@ async fn bytes_after_an_answer_do_not_fail_the_next_delivery() {
         "HTTP/1.1 204 N\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     ] {
-        let (sender, sink) = (start(hasty()).await, Sink::open().await);
+        let (sender, sink) = (start(once()).await, Sink::open().await);
         let path = register(&sender, &sink.url()).await;
         publish(&sender, "hello").await;
         let mut called = sink.called().await;
