@@ -95,7 +95,6 @@ export function subscribe(topics, options) {
       signal.addEventListener("abort", resolve);
       TRANSPORTS[name]({ url, hear, live, end, signal }).catch(resolve);
     });
-    clearTimeout(timer);
     end(); // closes what is still open
   }
 
@@ -204,7 +203,6 @@ const TRANSPORTS = {
   }),
 
   longPoll: (connection) => poll(connection, WAIT),
-
   poll: (connection) => poll(connection, 0),
 };
 

@@ -11,6 +11,7 @@ for (const name of NAMES) {
   await aCallbackMayClose(name, "state");
   await aTryMayBeTheLast(name);
   await aTicketMayNotCome(name);
+  await theTopicMayBeSilent(name);
   await theBrowserMayStoreNothing(name);
 }
 await aTransportMayNotExist();
@@ -87,6 +88,15 @@ function count() {
   globalThis.EventSource = counted(EventSource);
   const { fetch } = globalThis;
   globalThis.fetch = (...args) => { made += args[1].signal.aborted ? 0 : 1; return fetch(...args); };
+}
+
+// A page that is loaded again goes on after all that other topics had, though it was told of nothing.
+async function theTopicMayBeSilent(name) {
+  const page = await newPage();
+  await subscribe(page, name, { after: "latest", topics: ["silent"] });
+  await page.waitForFunction(`Object.values(sessionStorage).some((cursor) => cursor.endsWith("-${published}"))`);
+  await page.close();
+  console.log(`${name}: a silent topic has a cursor`);
 }
 
 async function theBrowserMayStoreNothing(name) {
