@@ -183,6 +183,29 @@ async fn what_was_published_is_answered_and_read_back() {
     assert!(json.ends_with(r#"Z","data":[1,2]}"#));
 }
 
+#[tokio::test]
+async fn quotes_around_an_idempotency_key_are_not_part_of_it() {
+    let feed = Feed::new(Retention::default());
+    let longest = "k".repeat(255);
+    for (key, is_repeat) in [
+        ("k", false),
+        (r#""k""#, true),
+        (r#"""#, false),
+        (r#""k"#, false),
+        (&format!(r#""{longest}""#), false),
+        (&longest, true),
+    ] {
+        let request = Request::builder().header("idempotency-key", key);
+        let request = request.body(Full::from("hello")).unwrap();
+        let answer = text(publish(&feed, LIMITS, "t", request).await.unwrap()).await;
+        let expected = format!(r#","duplicate":{is_repeat}}}"#);
+        assert!(answer.ends_with(&expected), "{key}: {answer}");
+    }
+    let request = Request::builder().header("idempotency-key", r#""""#);
+    let request = request.body(Full::from("hello")).unwrap();
+    assert_eq!(outcome(publish(&feed, LIMITS, "t", request).await), 400);
+}
+
 async fn text(response: Response<Full<Bytes>>) -> String {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()

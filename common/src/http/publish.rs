@@ -85,7 +85,12 @@ pub fn idempotency_key<B>(request: &Request<B>) -> Result<Option<IdempotencyKey>
     }
     // A value that is not text becomes an empty key, which is invalid, so the request is refused.
     let text = value.to_str().unwrap_or_default();
-    text.parse().map(Some).map_err(Problem::bad_request)
+    // Some clients write it as a structured field, `"K"`, and others without the quotes (RFC 8941 §3.3.3).
+    let unquoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let key = unquoted.unwrap_or(text).parse();
+    key.map(Some).map_err(Problem::bad_request)
 }
 
 /// Whether the body's media type is `application/json`, with any parameters.
