@@ -141,6 +141,10 @@ fn registrations() -> Vec<Row> {
         ),
         bad("", "the body is no endpoint: EOF"),
         bad("[]", "the body is no endpoint: invalid "),
+        bad(
+            r#"["http://1.1.1.1/",["a"],null,{},null,null,false,null]"#,
+            "the body is no endpoint: invalid type: sequence, expected an object",
+        ),
         bad("{}", "the body is no endpoint: missing field `url`"),
         bad(
             r#"{"url":"http://1.1.1.1/"}"#,

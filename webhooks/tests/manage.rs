@@ -109,6 +109,24 @@ async fn of_secrets_at_most_ten_sign_at_one_time() {
     sender.stop().await;
 }
 
+/// serde alone would read the fields of a struct from an array.
+#[tokio::test]
+async fn an_array_is_no_command() {
+    let sender = start(local()).await;
+    let path = register(&sender, "http://127.0.0.1:1/").await;
+    for (command, body) in [
+        ("enable", "[]"),
+        ("test", " []"),
+        ("rotate", "[null]"),
+        ("replay", r#"["earliest"]"#),
+        ("dead/a-1/retry", "[]"),
+    ] {
+        let reply = send_json(&sender, &format!("{path}/{command}"), body).await;
+        assert_eq!(reply.status, 400, "{command}: {}", reply.text());
+    }
+    sender.stop().await;
+}
+
 #[tokio::test]
 async fn who_answers_410_is_not_called_until_it_is_enabled_and_then_gets_what_it_missed() {
     let (sender, sink) = (start(local()).await, Sink::open().await);

@@ -18,6 +18,7 @@ use common::{
 };
 use hyper::StatusCode;
 use rusqlite::Connection;
+use serde::de::{DeserializeOwned, Error, Unexpected};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -211,7 +212,7 @@ impl Endpoints {
         key: Option<IdempotencyKey>,
     ) -> Result<Registered, Problem> {
         let mut registration: Registration =
-            serde_json::from_slice(body).map_err(invalid("the body is no endpoint"))?;
+            object(body).map_err(invalid("the body is no endpoint"))?;
         let secret = registration.secret.take();
         let target = registration.check()?;
         let secret = new_secret(secret)?;
@@ -303,7 +304,7 @@ impl Endpoints {
 
     /// Sends a signed test message to the endpoint now, once, and returns how that went. It changes nothing.
     pub(crate) async fn test(&self, endpoint: &Endpoint, body: &[u8]) -> Result<String, Problem> {
-        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let Nothing {} = object(body).map_err(invalid("the body is not {}"))?;
         let outbound = &self.outbound;
         let busy = || Problem::unavailable("all slots for attempts are in use", retry_after());
         let _place = outbound.stock.try_take().ok_or_else(busy)?;
@@ -327,8 +328,7 @@ impl Endpoints {
         endpoint: &Endpoint,
         body: &[u8],
     ) -> Result<(Arc<Endpoint>, String), Problem> {
-        let rotation: Rotation =
-            serde_json::from_slice(body).map_err(invalid("the body is no rotation"))?;
+        let rotation: Rotation = object(body).map_err(invalid("the body is no rotation"))?;
         let secret = new_secret(rotation.secret)?.reveal();
         let turn = self.turn(endpoint).await?;
         let now = self.now();
@@ -348,14 +348,13 @@ impl Endpoints {
 
     /// Enables a disabled endpoint. It gets the messages that it missed.
     pub(crate) async fn enable(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
-        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let Nothing {} = object(body).map_err(invalid("the body is not {}"))?;
         self.patch(endpoint, br#"{"enabled":true}"#).await
     }
 
     /// Delivers everything after a position again, with the same ids.
     pub(crate) async fn replay(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
-        let Replay { after } =
-            serde_json::from_slice(body).map_err(invalid("the body is no replay"))?;
+        let Replay { after } = object(body).map_err(invalid("the body is no replay"))?;
         let after: After = after.parse().map_err(invalid("after"))?;
         let position = self.outbound.feed.position(&endpoint.target.topics, &after);
         let position = position.ok_or("the feed has no such position");
@@ -376,7 +375,7 @@ impl Endpoints {
 
     /// Makes a dead delivery due again, with the whole schedule of retries.
     pub(crate) async fn retry(&self, endpoint: &Endpoint, id: &str, body: &[u8]) -> Changed {
-        let Nothing {} = serde_json::from_slice(body).map_err(invalid("the body is not {}"))?;
+        let Nothing {} = object(body).map_err(invalid("the body is not {}"))?;
         let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
         let turn = self.turn(endpoint).await?;
@@ -591,6 +590,14 @@ impl Endpoints {
 
     fn running(&self) -> MutexGuard<'_, Option<Vec<Running>>> {
         self.running.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// Reads a JSON object. serde alone would also read a struct from an array.
+fn object<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    match body.trim_ascii_start().starts_with(b"[") {
+        true => Err(Error::invalid_type(Unexpected::Seq, &"an object")),
+        false => serde_json::from_slice(body),
     }
 }
 
