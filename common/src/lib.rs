@@ -43,8 +43,8 @@ pub use feed::{
 };
 pub use http::{
     Activity, Browsers, Busy, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken,
-    Timeouts, encode_head, fair_timeout, healthz, html, idempotency_key, is_json, publish,
-    read_body, retry_after, serve_unbuffered, too_large, too_slow,
+    Timeouts, encode_head, expect_no_body, fair_timeout, healthz, html, idempotency_key, is_json,
+    publish, read_body, retry_after, serve_unbuffered, too_large, too_slow,
 };
 #[cfg(feature = "nats")]
 pub use nats::NatsUrl;

@@ -1,8 +1,12 @@
 //! From request to answer.
 
-use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
+use std::{convert::Infallible, fmt::Display, future::ready, pin::Pin, sync::Arc};
 
-use common::{Browsers, Feed, Pieces, Problem, ServerConfig, healthz, html, publish};
+use bytes::Bytes;
+use common::{
+    Browsers, Feed, Pieces, Problem, ServerConfig, expect_no_body, healthz, html, publish,
+};
+use http_body_util::Empty;
 use hyper::{
     Method, Request, Response,
     body::{Body, Incoming},
@@ -43,7 +47,10 @@ pub(crate) fn route(
 /// memory of a publish.
 type LateAnswer = Pin<Box<dyn Future<Output = Result<Response<Pieces>, Problem>> + Send>>;
 
-fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Problem> {
+fn answer<B>(app: &Arc<App>, mut request: Request<B>) -> Result<LateAnswer, Problem>
+where
+    B: Body<Data = Bytes, Error: Display + Send> + Unpin + Send + 'static,
+{
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser sends a preflight without credentials.
@@ -53,7 +60,11 @@ fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<LateAnswer, Prob
     admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+        let app = app.clone();
+        return Ok(Box::pin(async move {
+            expect_no_body(&mut request, app.server.publish_limits()).await?;
+            answer(&app, request.map(|_| Empty::new()))?.await
+        }));
     }
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {

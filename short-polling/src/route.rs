@@ -3,7 +3,9 @@
 use std::{convert::Infallible, fmt::Display, sync::Arc};
 
 use bytes::Bytes;
-use common::{Browsers, Feed, Pieces, Problem, ServerConfig, healthz, html, publish};
+use common::{
+    Browsers, Feed, Pieces, Problem, ServerConfig, expect_no_body, healthz, html, publish,
+};
 use hyper::{Method, Request, Response, body::Body};
 
 use crate::poll::Polls;
@@ -22,7 +24,7 @@ pub(crate) struct App {
 /// Answers one request.
 pub(crate) async fn route(
     app: Arc<App>,
-    request: Request<impl Body<Data = Bytes, Error: Display>>,
+    request: Request<impl Body<Data = Bytes, Error: Display> + Unpin>,
 ) -> Result<Response<Pieces>, Infallible> {
     let allowed_origin = app.browsers.allowed_origin(request.headers());
     let answered = answer(&app, request).await;
@@ -33,7 +35,7 @@ pub(crate) async fn route(
 
 async fn answer(
     app: &App,
-    request: Request<impl Body<Data = Bytes, Error: Display>>,
+    mut request: Request<impl Body<Data = Bytes, Error: Display> + Unpin>,
 ) -> Result<Response<Pieces>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
@@ -43,8 +45,8 @@ async fn answer(
     }
     admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+    if reads {
+        expect_no_body(&mut request, app.server.publish_limits()).await?;
     }
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {

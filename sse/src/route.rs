@@ -2,12 +2,9 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use common::{Browsers, Feed, Problem, ServerConfig, healthz, html, publish};
+use common::{Browsers, Feed, Problem, ServerConfig, expect_no_body, healthz, html, publish};
 use http_body_util::Either;
-use hyper::{
-    Method, Request, Response,
-    body::{Body, Incoming},
-};
+use hyper::{Method, Request, Response, body::Incoming};
 
 use crate::{
     stream::{AnswerBody, Streams},
@@ -36,7 +33,10 @@ pub(crate) async fn route(
     Ok(response)
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<AnswerBody>, Problem> {
+async fn answer(
+    app: &App,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Problem> {
     app.browsers
         .check(&request, request.method() == Method::POST)?;
     // Before `admit`: a browser sends a preflight without credentials.
@@ -45,8 +45,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Answer
     }
     admit(&request)?;
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+    if reads {
+        expect_no_body(&mut request, app.server.publish_limits()).await?;
     }
     let path = request.uri().path().to_owned();
     let whole = match (path.as_str(), path.strip_prefix("/topics/")) {

@@ -4,16 +4,16 @@ use std::{fmt::Display, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{
-    Activity, After, Browsers, Feed, Newest, Problem, Query, ServerConfig, Topics, healthz, html,
-    publish,
+    After, Browsers, Feed, Newest, Problem, Query, ServerConfig, Topics, expect_no_body, healthz,
+    html, publish,
 };
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
     body::Body,
     upgrade::{self, OnUpgrade},
 };
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{handshake, protocol::SUBPROTOCOL, session::Sessions, spelling::SPELLING};
 
@@ -68,7 +68,7 @@ where
     // hyper sends no body in answer to HEAD.
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads {
-        expect_no_body(app, &mut request).await?;
+        expect_no_body(&mut request, app.server.publish_limits()).await?;
     }
     let path = request.uri().path().to_owned();
     let response = match (path.as_str(), path.strip_prefix("/topics/")) {
@@ -86,22 +86,6 @@ where
         _ => return Err(Problem::not_found(&path)),
     };
     Ok((response, None))
-}
-
-/// Accepts an empty body. It may be chunked: then its end must be read before the upgrade.
-async fn expect_no_body<B>(app: &App, request: &mut Request<B>) -> Result<(), Problem>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    // The client has to act. Until then its connection can be closed for a new one.
-    let _idle = request.extensions().get().map(Activity::idle);
-    let body = request.body_mut();
-    if body.size_hint().lower() == 0
-        && let Ok(None) = timeout(app.server.read_timeout, body.frame()).await
-    {
-        return Ok(());
-    }
-    Err(Problem::bad_request("a GET has no body"))
 }
 
 /// Put your authentication here. It is called before any route, and admits everything. Let `/healthz` pass, because a

@@ -19,7 +19,8 @@ pub use browser::{Browsers, Origin};
 pub use fair::FairTimer;
 pub use problem::{Problem, retry_after};
 pub use publish::{
-    PublishLimits, fair_timeout, idempotency_key, is_json, publish, read_body, too_large, too_slow,
+    PublishLimits, expect_no_body, fair_timeout, idempotency_key, is_json, publish, read_body,
+    too_large, too_slow,
 };
 pub use query::Query;
 pub use stall::StallGuard;

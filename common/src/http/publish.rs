@@ -101,6 +101,31 @@ pub fn is_json<B>(request: &Request<B>) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
+/// Checks that the body is empty. An empty one may be chunked: then its end is read.
+///
+/// # Errors
+/// 400 if the body is not empty, or does not end in time.
+pub async fn expect_no_body<B>(
+    request: &mut Request<B>,
+    limits: PublishLimits,
+) -> Result<(), Problem>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if request.body().is_end_stream() {
+        return Ok(());
+    }
+    // The client has to act. Until then its connection can be closed for a new one.
+    let _idle = request.extensions().get().map(Activity::idle);
+    let body = request.body_mut();
+    if body.size_hint().lower() == 0
+        && let Ok(None) = fair_timeout(limits.body_timeout, body.frame()).await
+    {
+        return Ok(());
+    }
+    Err(Problem::bad_request("a GET has no body"))
+}
+
 /// Reads the whole body, within the limits. An oversized one is drained first, see `DISCARD_BYTES`.
 ///
 /// # Errors

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, healthz, html, is_json,
-    read_body, retry_after, whole_number,
+    Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, expect_no_body, healthz, html,
+    is_json, read_body, retry_after, whole_number,
 };
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::Incoming,
 };
 use tokio::task::spawn_blocking;
 use tracing::{trace, warn};
@@ -87,7 +87,10 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
     Ok(response)
 }
 
-async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
+async fn answer(
+    app: &Arc<App>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let retried = retried_event(&path);
     let is_private =
@@ -99,8 +102,8 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<P
     }
     admit(&request)?;
     // No route reads it, and it can hide a second request from a proxy (RFC 9110 §9.3.1).
-    if reads(&request) && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+    if reads(&request) {
+        expect_no_body(&mut request, app.commands).await?;
     }
     let posts = request.method() == Method::POST;
     match (path.as_str(), app.source(&path), retried) {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{
-    Browsers, Feed, Pieces, Problem, PublishLimits, Query, healthz, html, idempotency_key, is_json,
-    publish, read_body,
+    Browsers, Feed, Pieces, Problem, PublishLimits, Query, expect_no_body, healthz, html,
+    idempotency_key, is_json, publish, read_body,
 };
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::Incoming,
     header::{self, HeaderValue},
 };
 
@@ -36,7 +36,10 @@ pub(super) async fn route(app: Arc<App>, request: Request<Incoming>) -> Answer {
 }
 
 /// Unlike in the other servers, a GET of a topic does not subscribe: a client registers an endpoint.
-async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
+async fn answer(
+    app: Arc<App>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Pieces>, Problem> {
     let path = request.uri().path().to_owned();
     let safe = reads(&request) || request.method() == Method::OPTIONS;
     app.browsers.check(&request, !safe)?;
@@ -45,8 +48,8 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Pi
         return Ok(preflight);
     }
     admit(&request)?;
-    if reads(&request) && !request.body().is_end_stream() {
-        return Err(Problem::bad_request("a GET has no body"));
+    if reads(&request) {
+        expect_no_body(&mut request, app.limits).await?;
     }
     match path.as_str() {
         "/" if reads(&request) => Ok(html(include_str!("page.html"))),

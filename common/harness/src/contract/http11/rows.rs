@@ -617,6 +617,11 @@ fn lengths() -> Vec<Row> {
             LATE,
         ),
         get("a GET with a length of 0", "Content-Length: 0\r\n", SERVED),
+        get(
+            "a GET with an empty chunked body",
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n",
+            SERVED,
+        ),
         // It is answered, and its body is not parsed as a request.
         raw(
             "a GET with a body",
