@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::stall::LATE;
 
 /// Resolves at `deadline`, or a little later if the process was stopped meanwhile.
-pub(super) async fn fair_sleep_until(deadline: Instant) {
+async fn fair_sleep_until(deadline: Instant) {
     let mut sleep = pin!(sleep_until(deadline));
     sleep.as_mut().await;
     if deadline.elapsed() >= LATE {
