@@ -86,7 +86,9 @@ pub(crate) struct Ref<'a>(&'a str);
 impl<'a> Ref<'a> {
     fn new(json: &'a str) -> Option<Self> {
         let scalar = json.starts_with(|first| matches!(first, '"' | '-' | '0'..='9'));
-        (scalar && json.len() <= MAX_REF).then_some(Self(json))
+        // An answer with a lone surrogate or `1e999` would be JSON that common parsers fail on.
+        let readable = json.len() <= MAX_REF && Data::json(json.as_bytes()).is_ok();
+        (scalar && readable).then_some(Self(json))
     }
 }
 
@@ -339,7 +341,14 @@ mod tests {
         assert_eq!(reference(r#"{"leave":{"ref":"b"}}"#), Some(Ref("\"b\"")));
         let twice = r#"{"subscribe":{"ref":1,"ref":2,"topics":["a"]}}"#;
         assert_eq!(reference(twice), Some(Ref("1")));
-        for nothing in [r#"{"leave":{"ref":[]}}"#, r#"{"leave":{}}"#, "[7]", "{"] {
+        for nothing in [
+            r#"{"leave":{"ref":[]}}"#,
+            r#"{"leave":{"ref":"\ud800"}}"#,
+            r#"{"leave":{"ref":1e999}}"#,
+            r#"{"leave":{}}"#,
+            "[7]",
+            "{",
+        ] {
             assert_eq!(reference(nothing), None, "{nothing}");
         }
     }
