@@ -75,7 +75,7 @@ impl App {
         let sessions = Sessions::new(config.max_subscribers, config.ping, config.max_age, drain);
         Ok(Self {
             feed,
-            browsers: config.server.browsers(listener, "")?,
+            browsers: config.server.browsers(listener, "Retry-After")?,
             server: config.server,
             sessions: Arc::new(sessions),
         })

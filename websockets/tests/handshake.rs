@@ -359,6 +359,19 @@ async fn an_own_or_allowed_origin_may_upgrade_and_so_may_none() {
 }
 
 #[tokio::test]
+async fn a_page_of_an_allowed_origin_may_read_when_to_publish_again() {
+    let mut config = config();
+    config.server.allow_origin = vec!["https://app.example".parse().unwrap()];
+    let server = start(config).await;
+    let client = server.client();
+    let request = client.post("/topics/a", "x");
+    let reply = request.header("Origin", "https://app.example").send().await;
+    let exposed = reply.header("access-control-expose-headers");
+    assert_eq!(exposed, Some("Retry-After"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn head_is_answered_as_get_without_a_body() {
     let server = start(config()).await;
     let mut wire = server.wire().await;
