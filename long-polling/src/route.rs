@@ -69,11 +69,12 @@ where
     let path = request.uri().path();
     match (path, path.strip_prefix("/topics/")) {
         ("/", _) if reads => Ok(now(html(include_str!("page.html")))),
-        ("/healthz", _) if reads || request.method() == Method::OPTIONS => {
+        ("/healthz", _) if reads => Ok(now(healthz(&app.feed)?)),
+        // The default probe of some load balancers.
+        ("/" | "/healthz", _) if request.method() == Method::OPTIONS => {
             Ok(now(healthz(&app.feed)?))
         }
-        ("/", _) => Err(Problem::method_not_allowed("GET, HEAD")),
-        ("/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/" | "/healthz", _) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
         (_, Some(topics)) if reads => {
             let (mut poll, app) = (app.polls.parse(topics, &request)?, app.clone());
             Ok(Box::pin(async move { app.polls.answer(&mut poll).await }))

@@ -51,9 +51,10 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let whole = match (path.as_str(), path.strip_prefix("/topics/")) {
         ("/", _) if reads => html(include_str!("page.html")),
-        ("/healthz", _) if reads || request.method() == Method::OPTIONS => healthz(&app.feed)?,
-        ("/", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
-        ("/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/healthz", _) if reads => healthz(&app.feed)?,
+        // The default probe of some load balancers.
+        ("/" | "/healthz", _) if request.method() == Method::OPTIONS => healthz(&app.feed)?,
+        ("/" | "/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
         (_, Some(topics)) if reads => return app.streams.subscribe(topics, &request),
         (_, Some(topic)) if request.method() == Method::POST => {
             publish(&app.feed, app.server.publish_limits(), topic, request).await?

@@ -75,9 +75,11 @@ where
         ("/topics", _) if reads => return open(app, None, request),
         (_, Some(topics)) if reads => return open(app, Some(topics), request),
         ("/", _) if reads => html(include_str!("page.html")),
-        ("/healthz", _) if reads || request.method() == Method::OPTIONS => healthz(&app.feed)?,
-        ("/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
-        ("/" | "/topics", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
+        ("/healthz", _) if reads => healthz(&app.feed)?,
+        // The default probe of some load balancers.
+        ("/" | "/healthz", _) if request.method() == Method::OPTIONS => healthz(&app.feed)?,
+        ("/" | "/healthz", _) => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/topics", _) => return Err(Problem::method_not_allowed("GET, HEAD")),
         // A POST that asks for an upgrade is neither a publish nor a handshake.
         (_, Some(topic)) if request.method() == Method::POST && !upgrades => {
             publish(&app.feed, app.server.publish_limits(), topic, request).await?

@@ -143,8 +143,9 @@ fn check(row: &Row, response: &RawResponse) {
 pub async fn leaves_nothing_to_caches(server: &TestServer) {
     for (request, status, cache_control) in [
         ("GET /healthz", 200, "no-store"),
-        // Some load balancers send it by default.
+        // Some load balancers send it by default, with or without a path.
         ("OPTIONS /healthz", 200, "no-store"),
+        ("OPTIONS /", 200, "no-store"),
         ("PUT /healthz", 405, "no-store"),
         ("GET /nothing", 404, "no-store"),
         // A browser asks the server at each load. `no-store` would also disable its back button for the page.

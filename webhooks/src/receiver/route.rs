@@ -7,10 +7,7 @@ use common::{
     Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, expect_no_body, healthz, html,
     is_json, read_body, retry_after, whole_number,
 };
-use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    body::Incoming,
-};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
 use tokio::task::spawn_blocking;
 use tracing::{trace, warn};
 
@@ -112,15 +109,15 @@ async fn answer(
         (_, _, Some(seq)) if posts => retry(app, seq, request).await,
         (_, _, Some(_)) => Err(Problem::method_not_allowed("POST")),
         ("/", ..) if reads(&request) => Ok(html(include_str!("page.html"))),
-        ("/healthz", ..) if reads(&request) || request.method() == Method::OPTIONS => {
-            healthz(&app.feed)
-        }
+        ("/healthz", ..) if reads(&request) => healthz(&app.feed),
+        // The default probe of some load balancers.
+        ("/" | "/healthz", ..) if request.method() == Method::OPTIONS => healthz(&app.feed),
         ("/events", ..) if reads(&request) => list(app, &request).await,
         ("/sources", ..) if reads(&request) => {
             Ok(json(StatusCode::OK, app.tally.page(&app.receiver.secrets)))
         }
-        ("/healthz", ..) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
-        ("/" | "/events" | "/sources", ..) => Err(Problem::method_not_allowed("GET, HEAD")),
+        ("/" | "/healthz", ..) => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
+        ("/events" | "/sources", ..) => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => {
             let missing = Problem::not_found(&path).detail;
             let detail = format!("{missing}: {}", app.enabled());

@@ -53,9 +53,9 @@ async fn answer(
     }
     match path.as_str() {
         "/" if reads(&request) => Ok(html(include_str!("page.html"))),
-        "/healthz" if safe => healthz(&app.feed),
-        "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
-        "/" => Err(Problem::method_not_allowed("GET, HEAD")),
+        // OPTIONS is the default probe of some load balancers.
+        "/" | "/healthz" if safe => healthz(&app.feed),
+        "/" | "/healthz" => Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
         path => match path.strip_prefix("/topics/") {
             Some(topic) => take(&app, topic, request).await,
             None => to_its_end(async move { endpoints(&app, request).await }).await,
