@@ -113,6 +113,7 @@ impl Following {
             self.state.send_replace(State::Connecting);
             let started = Instant::now();
             let left = tokio::select! {
+                biased; // what has arrived is received before a pause
                 _ = self.connection() => false,
                 _ = paused.wait_for(|paused| *paused), if leaves => true,
             };

@@ -98,7 +98,7 @@ pub type Client = BoxStream<'static, io::Result<News>>;
 /// What came in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
-    /// Empty only if a receiver of webhooks asked for its position.
+    /// Empty if only the position is news.
     pub heard: Vec<Heard>,
     /// The position to resume from.
     pub after: String,

@@ -59,17 +59,15 @@ async fn open(to: Subscription, polls: Option<Interval>) -> io::Result<Client> {
 
 impl Polling {
     async fn next(mut self) -> io::Result<Option<(News, Self)>> {
-        loop {
-            if let Some(polls) = &mut self.polls {
-                polls.tick().await;
-            }
-            let heard = self.poll().await?;
-            if !heard.is_empty() {
-                let after = self.to.after.clone();
-                return Ok(Some((News { heard, after }, self)));
-            }
+        if let Some(polls) = &mut self.polls {
+            polls.tick().await;
+        }
+        let heard = self.poll().await?;
+        if heard.is_empty() {
             self.to.traffic.empty();
         }
+        let after = self.to.after.clone();
+        Ok(Some((News { heard, after }, self)))
     }
 
     async fn poll(&mut self) -> io::Result<Vec<Heard>> {

@@ -35,19 +35,18 @@ pub(super) async fn open(to: Subscription) -> io::Result<Client> {
 impl Sse {
     /// `None` if the response has ended.
     async fn next(mut self) -> io::Result<Option<(News, Self)>> {
-        while let Some(frame) = timeout(self.patience, self.body.frame()).await? {
-            let bytes = frame.map_err(io::Error::other)?.into_data();
-            let events = self.parser.feed(&bytes.unwrap_or_default());
-            let heard: io::Result<Vec<Heard>> = events.iter().filter_map(heard).collect();
-            let news = News {
-                heard: heard?,
-                after: self.parser.last_event_id().to_owned(),
-            };
-            if !news.heard.is_empty() {
-                return Ok(Some((news, self)));
-            }
-        }
-        Ok(None)
+        let Some(frame) = timeout(self.patience, self.body.frame()).await? else {
+            return Ok(None);
+        };
+        let bytes = frame.map_err(io::Error::other)?.into_data();
+        let events = self.parser.feed(&bytes.unwrap_or_default());
+        let heard: io::Result<Vec<Heard>> = events.iter().filter_map(heard).collect();
+        let news = News {
+            heard: heard?,
+            // An `id` without data moves it too.
+            after: self.parser.last_event_id().to_owned(),
+        };
+        Ok(Some((news, self)))
     }
 }
 

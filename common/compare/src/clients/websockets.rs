@@ -21,6 +21,13 @@ struct WebSocket {
 struct Frame {
     message: Option<Message>,
     gap: Option<Gap>,
+    heartbeat: Option<Heartbeat>,
+}
+
+/// The position after everything that there was.
+#[derive(Debug, Deserialize)]
+struct Heartbeat {
+    next: String,
 }
 
 pub(super) async fn open(to: Subscription) -> io::Result<Client> {
@@ -61,11 +68,11 @@ impl WebSocket {
 }
 
 fn news(frame: Frame) -> Option<News> {
-    let (heard, after) = match (frame.message, frame.gap) {
-        (Some(message), _) => (Heard::Message(message.clone()), message.id),
-        (_, Some(gap)) => (Heard::Gap(gap.clone()), gap.resumed),
+    let (heard, after) = match (frame.message, frame.gap, frame.heartbeat) {
+        (Some(message), ..) => (vec![Heard::Message(message.clone())], message.id),
+        (_, Some(gap), _) => (vec![Heard::Gap(gap.clone())], gap.resumed),
+        (.., Some(heartbeat)) => (Vec::new(), heartbeat.next),
         _ => return None,
     };
-    let heard = vec![heard];
     Some(News { heard, after })
 }

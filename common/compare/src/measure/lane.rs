@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{TryStreamExt, future::try_join_all};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::{ready, try_join_all},
+};
 use serde_json::json;
 use tokio::time::{self, sleep_until, timeout};
 
@@ -124,7 +127,7 @@ pub async fn measure(
     process: Option<&Process>,
     plan: &Plan,
 ) -> io::Result<Measured> {
-    let subscribing = (0..plan.clients).map(|_| subscribed(technique, to.clone(), plan.clients));
+    let subscribing = (0..plan.clients).map(|_| counted(technique, to.clone(), plan.clients));
     let clients = try_join_all(subscribing).await?;
     // Subscribing may have taken longer than planned.
     let mut plan = plan.clone();
@@ -153,7 +156,7 @@ pub async fn measure(
 }
 
 /// Each of several clients counts by itself. A single one counts in `to.traffic`, where a test can read it.
-async fn subscribed(
+async fn counted(
     technique: Technique,
     mut to: Subscription,
     clients: usize,
@@ -162,7 +165,14 @@ async fn subscribed(
         to.traffic = Arc::default();
     }
     let traffic = to.traffic.clone();
-    Ok((subscribe(technique, to).await?, traffic))
+    Ok((subscribed(technique, to).await?, traffic))
+}
+
+/// A client that says only what it heard, and not that its position moved.
+pub(super) async fn subscribed(technique: Technique, to: Subscription) -> io::Result<Client> {
+    let client = subscribe(technique, to).await?;
+    let heard = client.try_filter(|news| ready(!news.heard.is_empty()));
+    Ok(heard.boxed())
 }
 
 /// Returns when each message was sent, and the server's processor time after warming up.

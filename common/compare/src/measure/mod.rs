@@ -22,11 +22,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use lane::subscribed;
 pub use lane::{Measured, Plan, measure as lane};
 
 use crate::{
-    Figure, Knobs, News, Process, Report, Row, Spread, Subscription, Technique, clients::subscribe,
-    report::machine,
+    Figure, Knobs, News, Process, Report, Row, Spread, Subscription, Technique, report::machine,
 };
 
 /// The time between two messages of the table's run. All messages together take longer than any interval of polls.
@@ -271,7 +271,7 @@ async fn waiting(
     count: usize,
     spread: Duration,
 ) -> io::Result<JoinSet<io::Result<Option<News>>>> {
-    let subscribing = (0..count).map(|_| subscribe(technique, to.clone()));
+    let subscribing = (0..count).map(|_| subscribed(technique, to.clone()));
     let mut waiting = JoinSet::new();
     for (mut client, number) in try_join_all(subscribing).await?.into_iter().zip(0..) {
         let begin = spread.mul_f64(f64::from(number) / count as f64);
