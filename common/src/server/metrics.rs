@@ -5,6 +5,7 @@
 use std::{
     future::ready,
     io::{self, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,8 +24,10 @@ use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use super::{ServerConfig, accept_failed, counters, log};
 use crate::feed::Feed;
 
-/// How long one scrape may take. Scrapes are answered one after the other.
+/// How long one scrape may take.
 const SCRAPE: Duration = Duration::from_secs(10);
+/// The most scrapes at a time. The next one waits.
+const SCRAPES: usize = 8;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A gauge: its name, what it is, and its value now.
@@ -52,13 +55,21 @@ pub async fn metrics(
         let _ = writeln!(io::stdout(), "metrics on http://{address}/metrics");
         counters::enable();
         let feed = feed.clone();
-        serving.spawn(answer_scrapes(listener, move || text(&feed, own, gauges())));
+        let text = Arc::new(move || text(&feed, own, gauges()));
+        serving.spawn(answer_scrapes(listener, text));
     }
     Ok(serving)
 }
 
-async fn answer_scrapes(listener: TcpListener, text: impl Fn() -> String) {
+async fn answer_scrapes(
+    listener: TcpListener,
+    text: Arc<impl Fn() -> String + Send + Sync + 'static>,
+) {
+    let mut scrapes = JoinSet::new();
     loop {
+        if scrapes.len() == SCRAPES {
+            scrapes.join_next().await;
+        }
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -66,11 +77,15 @@ async fn answer_scrapes(listener: TcpListener, text: impl Fn() -> String) {
                 continue;
             }
         };
-        let service = service_fn(|request| ready(answer(&request, &text)));
-        let mut http = http1::Builder::new();
-        http.keep_alive(false);
-        // A scraper that did not get its answer scrapes again.
-        let _ = timeout(SCRAPE, http.serve_connection(TokioIo::new(stream), service)).await;
+        while scrapes.try_join_next().is_some() {} // these have ended
+        let text = text.clone();
+        scrapes.spawn(async move {
+            let service = service_fn(|request| ready(answer(&request, &*text)));
+            let mut http = http1::Builder::new();
+            http.keep_alive(false);
+            // A scraper that did not get its answer scrapes again.
+            let _ = timeout(SCRAPE, http.serve_connection(TokioIo::new(stream), service)).await;
+        });
     }
 }
 
@@ -112,4 +127,45 @@ fn text(feed: &Feed, own: &[&str], gauges: Vec<Gauge>) -> String {
     let mut text = String::new();
     encode(&mut text, &registry).expect("a String takes any text");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_delay_no_scrape_until_there_are_too_many() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(answer_scrapes(listener, Arc::new(|| "metrics".to_owned())));
+        let mut silent = Vec::new();
+        let scrape = async || {
+            let mut scrape = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+            scrape.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            scrape.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        while silent.len() < SCRAPES - 1 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+            let answer = timeout(SCRAPE / 2, scrape()).await.unwrap();
+            assert!(answer.ends_with("metrics"), "{answer}");
+        }
+        silent.push(TcpStream::connect(address).await.unwrap());
+        let waits = scrape();
+        tokio::pin!(waits);
+        timeout(Duration::from_millis(50), waits.as_mut())
+            .await
+            .unwrap_err();
+        silent.pop();
+        let answer = timeout(SCRAPE / 2, waits).await.unwrap();
+        assert!(answer.ends_with("metrics"), "{answer}");
+        serving.abort();
+    }
 }
