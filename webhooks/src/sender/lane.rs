@@ -31,7 +31,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 /// The longest head of an answer.
 const MAX_HEAD: usize = 16 * 1024;
 /// The most fields of a head. If there are more, only the status counts.
-const MAX_FIELDS: usize = 512;
+const MAX_FIELDS: usize = 128;
 /// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
 const MAX_ANSWER: usize = 64 * 1024;
 
