@@ -47,6 +47,15 @@ async fn again(wire: Wire) -> Called {
     called
 }
 
+/// A sender whose only endpoint has given `answer` to a message, and the endpoint's path.
+async fn answered(answer: &str) -> (TestServer, String) {
+    let (sender, sink) = (start(once()).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    publish(&sender, "hello").await;
+    sink.answers(answer).await;
+    (sender, path)
+}
+
 /// The endpoint answers one delivery with `answer`, and then sends `then` until the connection is closed. The
 /// delivery fails with `class`.
 async fn fails(answer: &str, then: &str, class: &str) {
@@ -78,10 +87,7 @@ async fn an_answer_without_a_status_is_a_failure() {
         "ICY 200 OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\n",
     ] {
-        let (sender, sink) = (start(once()).await, Sink::open().await);
-        let path = register(&sender, &sink.url()).await;
-        publish(&sender, "hello").await;
-        sink.answers(answer).await;
+        let (sender, path) = answered(answer).await;
         endpoint(&sender, &path, |endpoint| endpoint["dead"] == 1).await;
         assert_eq!(
             attempts(&sender, &path).await[0]["error"],
@@ -111,10 +117,7 @@ async fn after_a_whole_2xx_head_nothing_can_fail_a_delivery() {
         "HTTP/1.1 103 E\r\n\r\nHTTP/1.1 202 A\r\nbad field\r\n\r\n",
         &format!("HTTP/1.1 200 OK\r\n{many}\r\n"),
     ] {
-        let (sender, sink) = (start(once()).await, Sink::open().await);
-        let path = register(&sender, &sink.url()).await;
-        publish(&sender, "hello").await;
-        sink.answers(answer).await;
+        let (sender, path) = answered(answer).await;
         let ended = |endpoint: &Value| endpoint["dead"] == 1 || endpoint["delivered"] == 1;
         let endpoint = endpoint(&sender, &path, ended).await;
         assert_eq!(endpoint["delivered"], 1, "{answer}: {endpoint}");
@@ -125,22 +128,17 @@ async fn after_a_whole_2xx_head_nothing_can_fail_a_delivery() {
 /// It is throttling, so the delivery waits. Without `Retry-After` it would be a failure, and here the last one.
 #[tokio::test]
 async fn a_sloppy_field_does_not_hide_retry_after() {
-    let fields = |count: usize| "X: y\r\n".repeat(count - 2);
+    let others = |count: usize| "X: y\r\n".repeat(count - 2);
     for (sloppy, state) in [
         ("Server : sloppy\r\n", "waiting"),
         ("X-Folded: a\r\n b\r\n", "waiting"),
         ("X-Control: \u{1}\r\n", "waiting"),
         ("no colon\r\n", "waiting"),
-        (&fields(128), "waiting"),
-        (&fields(129), "dead"),
+        (&others(128), "waiting"),
+        (&others(129), "dead"),
     ] {
-        let (sender, sink) = (start(once()).await, Sink::open().await);
-        let path = register(&sender, &sink.url()).await;
-        publish(&sender, "hello").await;
-        sink.answers(&format!(
-            "HTTP/1.1 503 S\r\n{sloppy}Retry-After: 60\r\nContent-Length: 0\r\n\r\n"
-        ))
-        .await;
+        let fields = format!("{sloppy}Retry-After: 60\r\nContent-Length: 0\r\n");
+        let (sender, path) = answered(&format!("HTTP/1.1 503 S\r\n{fields}\r\n")).await;
         let ended = |endpoint: &Value| endpoint["dead"] == 1 || endpoint["waiting"] == 1;
         let endpoint = endpoint(&sender, &path, ended).await;
         assert_eq!(endpoint[state], 1, "{sloppy:.100}: {endpoint}");
