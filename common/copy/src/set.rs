@@ -8,7 +8,7 @@ use std::{
 
 use crate::ROOT;
 
-/// The packages with copy sets, besides `common`.
+/// The packages that have copy sets. `common` has some, too.
 const MEMBERS: [&str; 5] = [
     "short-polling",
     "long-polling",

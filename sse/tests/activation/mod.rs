@@ -26,7 +26,8 @@ fn activated(listener: &TcpListener) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Connects and asks until nobody counts how often. Returns how many connections ended without an answer.
+/// Asks on one new connection after another, and counts them in `done` until its receiver is dropped. Returns how many
+/// connections ended without an answer.
 async fn connects(addr: SocketAddr, done: watch::Sender<usize>) -> usize {
     let mut closed = 0;
     while !done.is_closed() {
