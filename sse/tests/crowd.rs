@@ -1,6 +1,6 @@
 //! Ten thousand streams at once, with the program as it is shipped.
 //!
-//! Ignored by default: they need 10,300 descriptors, `/proc`, and a minute and a half.
+//! Ignored by default: they need 10,300 descriptors, `/proc`, and a minute.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -74,7 +74,7 @@ async fn ten_thousand_streams_drain_in_time_each_with_a_whole_last_block() {
 }
 
 #[tokio::test]
-#[ignore = "needs 10,300 descriptors and 80 s"]
+#[ignore = "needs 10,300 descriptors and 40 s"]
 async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() {
     let _stage = enter().await;
     let server = Process::start(PROGRAM, &["--stall", "600"]).await;
@@ -84,7 +84,7 @@ async fn ten_thousand_stalled_readers_hold_a_page_each_and_hold_up_no_publish() 
     until_all_are_stalled(&server, &client).await;
 
     let before = server.resident();
-    let crowded = publish(&client, 60).await;
+    let crowded = publish(&client, 20).await;
     let after = server.resident();
     println!(
         "resident {} KiB, then {} KiB; a publish's p99 {alone:?} alone, {crowded:?} in the crowd",
