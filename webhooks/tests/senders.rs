@@ -308,28 +308,36 @@ fn a_signed_time_passes_up_to_the_tolerance_and_not_a_second_more() {
     let headers: HeaderMap = fields
         .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
         .collect();
-    for (source, future, now, passes) in [
-        (Source::Standard, None, TIME + 60, true),
-        (Source::Standard, None, TIME + 61, false),
-        (Source::Standard, None, TIME - 300, true),
-        (Source::Standard, None, TIME - 301, false),
-        (Source::Standard, Some(sixty), TIME - 60, true),
-        (Source::Standard, Some(sixty), TIME - 61, false),
-        (Source::Stripe, None, TIME + 60, true),
-        (Source::Stripe, None, TIME + 61, false),
-        (Source::Stripe, None, 0, true),
-        (Source::Stripe, Some(sixty), TIME - 60, true),
-        (Source::Stripe, Some(sixty), TIME - 61, false),
+    for (source, past, future, now, passes) in [
+        (Source::Standard, Some(sixty), None, TIME + 60, true),
+        (Source::Standard, Some(sixty), None, TIME + 61, false),
+        (Source::Standard, Some(sixty), None, TIME - 300, true),
+        (Source::Standard, Some(sixty), None, TIME - 301, false),
+        (Source::Standard, Some(sixty), Some(sixty), TIME - 60, true),
+        (Source::Standard, Some(sixty), Some(sixty), TIME - 61, false),
+        (Source::Stripe, Some(sixty), None, TIME + 60, true),
+        (Source::Stripe, Some(sixty), None, TIME + 61, false),
+        (Source::Stripe, Some(sixty), None, 0, true),
+        (Source::Stripe, Some(sixty), Some(sixty), TIME - 60, true),
+        (Source::Stripe, Some(sixty), Some(sixty), TIME - 61, false),
+        (Source::Standard, None, None, TIME + 300, true),
+        (Source::Standard, None, None, TIME + 301, false),
+        (Source::Stripe, None, None, TIME + 300, true),
+        (Source::Stripe, None, None, TIME + 301, false),
     ] {
         let secrets = Secrets {
             standard: vec![SECRET.parse().unwrap()],
             stripe: vec![STRIPE.parse().unwrap()],
-            past: sixty,
+            past,
             future,
             ..Secrets::default()
         };
         let verified = secrets.verify(source, &headers, PAYMENT.into(), now);
-        assert_eq!(verified.is_ok(), passes, "{source:?} {future:?} {now}");
+        assert_eq!(
+            verified.is_ok(),
+            passes,
+            "{source:?} {past:?} {future:?} {now}"
+        );
     }
 }
 

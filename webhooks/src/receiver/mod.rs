@@ -198,7 +198,7 @@ impl Config {
             stripe: self.stripe_secret.clone(),
             github: self.github_secret.clone(),
             telegram: self.telegram_secret.clone(),
-            past: self.tolerance,
+            past: Some(self.tolerance),
             future: self.future,
         };
         for SecretFile(file) in self.secret_file.clone() {

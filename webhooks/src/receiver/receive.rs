@@ -13,7 +13,6 @@
 //! let receiver = Receiver { // once, and shared by all requests
 //!     secrets: Arc::new(Secrets {
 //!         stripe: vec!["whsec_TEXT".parse()?],
-//!         past: Duration::from_secs(300),
 //!         ..Secrets::default()
 //!     }),
 //!     inbox: Inbox::open(Path::new("inbox.sqlite"), Duration::from_secs(8))?,

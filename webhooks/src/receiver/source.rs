@@ -48,8 +48,8 @@ pub struct Secrets {
     pub github: Vec<github::Secret>,
     /// For [`Source::Telegram`].
     pub telegram: Vec<telegram::Secret>,
-    /// How old a signed request may be.
-    pub past: Duration,
+    /// How old a signed request may be. `None`: 300 s.
+    pub past: Option<Duration>,
     /// How far the signed time may be ahead of our clock. `None`: 300 s with Standard Webhooks, and any time
     /// with Stripe, as in its own libraries.
     pub future: Option<Duration>,
@@ -212,7 +212,7 @@ impl Secrets {
 
     fn tolerance(&self, default: Tolerance) -> Tolerance {
         Tolerance {
-            past: self.past,
+            past: self.past.unwrap_or(default.past),
             future: self.future.unwrap_or(default.future),
         }
     }
