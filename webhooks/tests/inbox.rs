@@ -221,6 +221,55 @@ async fn a_dead_event_is_tried_again_when_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_event_that_waits_for_a_later_attempt_is_attempted_at_once_on_request() {
+    let scratch = Scratch::new();
+    let effects = script(async |attempt| match attempt {
+        0 => Err("away".to_owned()),
+        _ => Ok(row()),
+    });
+    let later = |config: &mut receiver::Config| {
+        config.attempts.schedule = Schedule::new([Duration::from_secs(3_600)]);
+    };
+    let server = start(&scratch, later, effects).await;
+    let client = server.client();
+    send(&client, "m").await;
+    when_all(&client, |event| event["attempts"] == 1).await;
+    assert_eq!(server.post("/events/1/retry", "").await.status, 202);
+    let events = when_all(&client, settled).await;
+    assert_eq!(events[0]["state"], "handled");
+    let late = server.post("/events/1/retry", "").await;
+    assert_eq!(late.status, 409);
+    let detail = r#"event 1 is handled or being attempted; a handled one needs {"again":true}"#;
+    assert_eq!(late.json()["detail"], detail);
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_is_being_attempted_is_not_disturbed_by_a_retry() {
+    let (scratch, go) = (Scratch::new(), Arc::new(Notify::new()));
+    let gate = go.clone();
+    let effects = script(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            Ok(row())
+        }
+    });
+    let server = start(&scratch, |_| {}, effects).await;
+    let client = server.client();
+    send(&client, "m").await;
+    for body in ["{}", r#"{"again":true}"#] {
+        let reply = setup::send_json(&server, "/events/1/retry", body).await;
+        assert_eq!(reply.status, 409, "{}", reply.text());
+    }
+    go.notify_one();
+    when_all(&client, settled).await;
+    server.stop().await;
+    assert_eq!(done(&scratch), 1);
+}
+
+#[tokio::test]
 async fn a_redelivery_revives_a_dead_event_and_repeats_nothing_else() {
     let scratch = Scratch::new();
     let effects = script(async |attempt| match attempt {

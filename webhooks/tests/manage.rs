@@ -292,7 +292,24 @@ async fn a_replay_delivers_the_same_messages_again() {
 }
 
 #[tokio::test]
-async fn what_is_not_dead_cannot_be_tried_again() {
+async fn a_delivery_that_waits_for_a_later_attempt_is_attempted_at_once_on_request() {
+    let config = Config {
+        schedule: Schedule::new([Duration::from_secs(3_600)]),
+        ..local()
+    };
+    let (sender, sink) = (start(config).await, Sink::open().await);
+    let path = register(&sender, &sink.url()).await;
+    let id = publish(&sender, "hello").await;
+    sink.answers(FAILED).await;
+    endpoint(&sender, &path, |endpoint| endpoint["waiting"] == 1).await;
+    post(&sender, &format!("{path}/dead/{id}/retry"), json!({})).await;
+    assert_eq!(sink.answers(OK).await, "hello");
+    endpoint(&sender, &path, |endpoint| endpoint["delivered"] == 1).await;
+    sender.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_delivered_or_unknown_cannot_be_tried_again() {
     let (sender, sink) = (start(never_again()).await, Sink::open().await);
     let path = register(&sender, &sink.url()).await;
     let id = publish(&sender, "hello").await;

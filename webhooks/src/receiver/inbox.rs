@@ -234,8 +234,8 @@ impl Inbox {
             .await
     }
 
-    /// Makes a dead event due again, with the whole schedule, and with `again` also a handled one. Returns
-    /// whether the event was in such a state, or `None` if there is no such event.
+    /// Makes an event due that is dead or waits for a later attempt, with the whole schedule, and with `again` also
+    /// a handled one. Returns whether the event was in such a state, or `None` if there is no such event.
     ///
     /// # Errors
     /// If it is not recorded.
@@ -417,8 +417,8 @@ fn record(
     Ok(())
 }
 
-/// Only a dead event has no `due` time, and only a handled one no `work`. So this cannot disturb an event that
-/// is being attempted.
+/// A dead event has no `due` time, and a handled one no `work`. An event that is being attempted is due already, so
+/// this cannot disturb it.
 fn retry(
     transaction: &Transaction<'_>,
     seq: i64,
@@ -431,7 +431,9 @@ fn retry(
     }
     let due = millis(due);
     let revived = transaction
-        .prepare_cached("UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND due IS NULL")?
+        .prepare_cached(
+            "UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND (due IS NULL OR due > ?2)",
+        )?
         .execute([seq, due])?;
     if revived > 0 || !again {
         return Ok(Some(revived > 0));

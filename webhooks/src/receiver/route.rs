@@ -290,9 +290,11 @@ async fn retry(
         }
         Some(false) => {
             let detail = if again {
-                format!("event {seq} is waiting")
+                format!("event {seq} is being attempted")
             } else {
-                format!(r#"event {seq} is not dead; a handled one needs {{"again":true}}"#)
+                format!(
+                    r#"event {seq} is handled or being attempted; a handled one needs {{"again":true}}"#
+                )
             };
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }

@@ -373,10 +373,13 @@ impl Endpoints {
         Ok(endpoint)
     }
 
-    /// Makes a dead delivery due again, with the whole schedule of retries.
+    /// Makes a delivery due that is dead or waits for a later attempt, with the whole schedule of retries.
     pub(crate) async fn retry(&self, endpoint: &Endpoint, id: &str, body: &[u8]) -> Changed {
         let Nothing {} = object(body).map_err(invalid("the body is not {}"))?;
-        let missing = || Problem::new(StatusCode::NOT_FOUND, format!("{id} is not dead"));
+        let missing = || {
+            let detail = format!("{id} is not dead, and waits for no later attempt");
+            Problem::new(StatusCode::NOT_FOUND, detail)
+        };
         let Cursor { seq, .. } = id.parse().map_err(|_| missing())?;
         let turn = self.turn(endpoint).await?;
         let (number, text, now) = (endpoint.number, id.to_owned(), self.now());
@@ -387,7 +390,7 @@ impl Endpoints {
         if !revived {
             return Err(missing());
         }
-        info!(endpoint = endpoint.id, id, "a dead delivery is tried again");
+        info!(endpoint = endpoint.id, id, "a delivery is tried again");
         Ok(endpoint)
     }
 

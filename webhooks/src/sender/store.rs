@@ -395,7 +395,8 @@ pub(crate) fn replay(
     Ok(true)
 }
 
-/// Makes a dead delivery due again, with the whole schedule of retries. Returns whether it was dead.
+/// Makes a delivery due that is dead or waits for a later attempt, with the whole schedule of retries. Returns whether
+/// it was in such a state.
 pub(crate) fn revive(
     database: &Connection,
     endpoint: i64,
@@ -404,8 +405,8 @@ pub(crate) fn revive(
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
     let revived = database.execute(
-        "UPDATE deliveries SET due = ?4, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq = ?2 AND due IS NULL
-         AND EXISTS (SELECT 1 FROM bodies WHERE seq = ?2 AND id = ?3)",
+        "UPDATE deliveries SET due = ?4, failed = 0, throttled = 0 WHERE endpoint = ?1 AND seq = ?2
+         AND (due IS NULL OR due > ?4) AND EXISTS (SELECT 1 FROM bodies WHERE seq = ?2 AND id = ?3)",
         params![endpoint, seq, id, millis(now)],
     )?;
     Ok(revived > 0)
@@ -812,18 +813,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dead_can_be_made_due_once_and_by_its_id() {
+    fn what_is_dead_or_waits_can_be_made_due_once_and_by_its_id() {
         let database = database();
         let number = added(&database, "ep_1");
-        let ended = [(8, false, Fate::Dead), (9, false, waits(60))];
-        settles(&database, number, at(9), &ended);
+        let ended = [
+            (8, false, Fate::Dead),
+            (9, false, waits(60)),
+            (10, false, waits(71)),
+        ];
+        settles(&database, number, at(10), &ended);
         let revive = |seq, id| revive(&database, number, seq, id, time(70)).unwrap();
         assert!(!revive(8, "b-8"), "it is of another epoch");
-        assert!(!revive(9, "a-9"), "it is not dead");
-        assert!(revive(8, "a-8"));
-        assert!(!revive(8, "a-8"), "it is not any more");
-        let waiting = waiting(&database, number).unwrap();
-        assert_eq!((waiting[0].delivery.failed, waiting[0].due), (0, time(70)));
+        assert!(!revive(9, "a-9"), "it is due already");
+        for (seq, id) in [(8, "a-8"), (10, "a-10")] {
+            assert!(revive(seq, id));
+            assert!(!revive(seq, id), "it is due now");
+            let waiting = waiting(&database, number).unwrap();
+            let made_due = waiting.iter().find(|one| one.delivery.seq == seq).unwrap();
+            assert_eq!((made_due.delivery.failed, made_due.due), (0, time(70)));
+        }
         assert_eq!(endpoint(&database, number).unwrap().dead, 0);
     }
 
