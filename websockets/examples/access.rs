@@ -1,6 +1,6 @@
-//! A websocket with access control: a token as a subprotocol, rights on topics for each command, an end at expiry.
-//! `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour. Its page at `/`
-//! logs in. In a browser:
+//! A websocket with access control: tokens, cookies, tickets, rights on topics for each command. A session ends when
+//! its token ends. `cargo run -p websockets --example websockets_access -- 127.0.0.1:8004` prints a token for an hour.
+//! Its page at `/` logs in. In a browser:
 //! `new WebSocket("ws://127.0.0.1:8004/topics/news.a", ["feed.v1.json", "bearer.TOKEN"])`
 //!
 //! The session is the same as in `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
@@ -19,9 +19,7 @@ use axum::{
     response::Response,
     routing::get,
 };
-use common::{
-    After, Browsers, Feed, Problem, Query, Retention, StallGuard, Topics, shutdown_signal,
-};
+use common::{Browsers, Feed, Problem, Retention, StallGuard, shutdown_signal};
 use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::IgnoredAny};
@@ -29,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use websockets::{
     close::{Ending, close},
-    frames::{Limits, TEXT},
+    frames::TEXT,
     handshake,
     protocol::SUBPROTOCOL,
     session::{Session, Sessions, Subprotocol},
@@ -37,29 +35,17 @@ use websockets::{
     subscriptions::Subscriptions,
 };
 
-#[allow(dead_code, reason = "the middleware is for answers of HTTP")]
 #[path = "../../common/examples/access/mod.rs"]
 pub mod access;
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "only `serve` and `STALL` are used here"
-)]
+#[allow(dead_code, unreachable_pub, reason = "its routes are not used here")]
 #[path = "in_axum.rs"]
 pub mod in_axum;
 
-use access::{Access, Grant, login};
+use access::{Access, Grant, guarded, login};
+use in_axum::{LIMITS, STALL, Wanted, publish};
 
-const SESSIONS: usize = 10_000;
-const PING: Duration = Duration::from_secs(20);
-const AGE: Duration = Duration::from_secs(3_600);
-const DRAIN: Duration = Duration::from_secs(10);
 /// A revoked client is disconnected after this time.
 const RECHECK: Duration = Duration::from_secs(15);
-const LIMITS: Limits = Limits {
-    message: 65_536,
-    fragments: 1_024,
-};
 
 #[derive(Clone)]
 struct App {
@@ -69,18 +55,21 @@ struct App {
     draining: watch::Receiver<bool>,
 }
 
-/// The routes, and a page that logs in. Sessions end when `draining` changes.
+/// The routes of the technique, with publishing and tickets over HTTP, and a page that logs in. Sessions end when
+/// `draining` changes.
 pub fn router(feed: Feed, access: Arc<Access>, draining: watch::Receiver<bool>) -> Router {
-    let sessions = Arc::new(Sessions::new(SESSIONS, PING, AGE, DRAIN));
+    let publishing = publish::router(feed.clone(), publish::LIMITS);
+    let over_http = guarded(access.clone(), publishing);
     let page = login::routes(access.clone(), "WebSocket");
+    // Not behind the guard: its refusals are answers of HTTP, which a page cannot see.
     let router = Router::new().route("/topics/{*topics}", get(open));
     let router = router.with_state(App {
         feed,
         access,
-        sessions,
+        sessions: Arc::new(in_axum::sessions()),
         draining,
     });
-    router.merge(page)
+    router.merge(over_http).merge(page)
 }
 
 async fn open(State(app): State<App>, request: Request) -> Response {
@@ -89,24 +78,18 @@ async fn open(State(app): State<App>, request: Request) -> Response {
 }
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
-    let after = Query::of(request.uri()).get("after")?;
-    let topics = request
-        .uri()
-        .path()
-        .strip_prefix("/topics/")
-        .unwrap_or_default();
-    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
+    let wanted = Wanted::parse(request.uri())?;
     let admitted = match app.access.admit(&request) {
-        Ok(grant) => grant.may_read(&topics).map(|()| grant),
-        // A foreign page gets no session at all.
-        Err(problem) if problem.status == StatusCode::FORBIDDEN => return Err(problem),
-        Err(problem) => Err(problem),
+        Ok(grant) => grant.may_read(&wanted.topics).map(|()| grant),
+        Err(problem) if problem.status == StatusCode::UNAUTHORIZED => Err(problem),
+        // Neither a foreign page nor a wrong parameter gets a session.
+        Err(problem) => return Err(problem),
     };
     let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let connection = StallGuard::new(TokioIo::new(upgraded), in_axum::STALL);
+        let connection = StallGuard::new(TokioIo::new(upgraded), STALL);
         let mut socket = Socket::new(connection, b"", LIMITS);
         let grant = match admitted {
             Ok(grant) => grant,
@@ -119,12 +102,12 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
             grant,
         };
         if slot.is_some() {
-            let after = after.unwrap_or(After::Latest);
-            let subscribed = subprotocol.inner.open(topics, after, false);
+            let (topics, after) = (wanted.topics, wanted.after);
+            let subscribed = subprotocol.inner.open(topics, after, wanted.newest);
             socket.push(TEXT, subscribed.as_bytes());
         }
         let mut draining = app.draining;
-        let mut session = Session::new(app.sessions, slot, socket, subprotocol, None);
+        let mut session = Session::new(app.sessions, slot, socket, subprotocol, wanted.heartbeat);
         let _ = session.run(&mut draining).await;
     });
     Ok(switching_protocols)

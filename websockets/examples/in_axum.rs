@@ -28,7 +28,7 @@
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request, extract::State, response::Response, routing::get};
+use axum::{Router, extract::Request, extract::State, http::Uri, response::Response, routing::get};
 use common::{After, Feed, Newest, Problem, Query, StallGuard, Topics};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch, time::timeout};
@@ -42,7 +42,8 @@ const AGE: Duration = Duration::from_secs(3_600);
 const DRAIN: Duration = Duration::from_secs(10);
 /// A client that accepts no data is disconnected after this time.
 pub const STALL: Duration = Duration::from_secs(30);
-const LIMITS: Limits = Limits {
+/// The largest message of a client, and the most fragments of one.
+pub const LIMITS: Limits = Limits {
     message: 65_536,
     fragments: 1_024,
 };
@@ -53,9 +54,13 @@ type App = (Feed, Arc<Sessions>, watch::Receiver<bool>);
 /// The routes of the technique. Sessions end when `draining` changes, and
 /// when all have ended, its sender is `closed`.
 pub fn router(feed: Feed, draining: watch::Receiver<bool>) -> Router {
-    let sessions = Sessions::new(SESSIONS, PING, AGE, DRAIN);
     let router = Router::new().route("/topics/{*topics}", get(open));
-    router.with_state((feed, Arc::new(sessions), draining))
+    router.with_state((feed, Arc::new(sessions()), draining))
+}
+
+/// No sessions yet, and the limits that all of them share.
+pub fn sessions() -> Sessions {
+    Sessions::new(SESSIONS, PING, AGE, DRAIN)
 }
 
 async fn open(State(app): State<App>, request: Request) -> Response {
@@ -64,15 +69,7 @@ async fn open(State(app): State<App>, request: Request) -> Response {
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let (feed, sessions, mut draining) = app;
-    let query = Query::of(request.uri());
-    let after: After = query.get("after")?.unwrap_or(After::Latest);
-    let newest = query.get::<Newest>("newest")?.is_some();
-    let seconds = query.get::<NonZeroU16>("heartbeat")?;
-    let heartbeat = seconds.map(|seconds| Duration::from_secs(seconds.get().into()));
-    // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
-    let path = request.uri().path();
-    let topics = path.strip_prefix("/topics/").unwrap_or_default();
-    let topics: Topics = topics.parse().map_err(Problem::bad_request)?;
+    let wanted = Wanted::parse(request.uri())?;
     let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -83,14 +80,46 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
         let mut subscriptions = Subscriptions::new(feed);
         let slot = sessions.slot();
         if slot.is_some() {
-            let subscribed = subscriptions.open(topics, after, newest);
+            let subscribed = subscriptions.open(wanted.topics, wanted.after, wanted.newest);
             socket.push(TEXT, subscribed.as_bytes());
         }
         // Without a slot the session ends at once, with code 1013.
-        let mut session = Session::new(sessions, slot, socket, subscriptions, heartbeat);
+        let mut session = Session::new(sessions, slot, socket, subscriptions, wanted.heartbeat);
         let _ = session.run(&mut draining).await; // A peer that accepts no data is dropped all the same.
     });
     Ok(switching_protocols)
+}
+
+/// What the path and the query ask for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// At least one.
+    pub topics: Topics,
+    /// Where to begin.
+    pub after: After,
+    /// Only the newest message of each topic.
+    pub newest: bool,
+    /// How often the client wants a `heartbeat` frame.
+    pub heartbeat: Option<Duration>,
+}
+
+impl Wanted {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// 400 for a topic or a parameter that is wrong.
+    pub fn parse(uri: &Uri) -> Result<Self, Problem> {
+        let query = Query::of(uri);
+        let seconds = query.get::<NonZeroU16>("heartbeat")?;
+        // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+        let topics = uri.path().strip_prefix("/topics/").unwrap_or_default();
+        Ok(Self {
+            after: query.get("after")?.unwrap_or(After::Latest),
+            newest: query.get::<Newest>("newest")?.is_some(),
+            heartbeat: seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
+            topics: topics.parse().map_err(Problem::bad_request)?,
+        })
+    }
 }
 
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:

@@ -13,7 +13,7 @@ use common::{Browsers, Drained};
 use example::access::{Access, Grant};
 use harness::{START, TestServer, WsWire, handshake, start_clock, wall_clock};
 use serde_json::json;
-use setup::{ask, data, feed, fill, is_alive, live, publish, subscribe};
+use setup::{ask, data, feed, fill, is_alive, is_live, live, publish, subscribe};
 use tokio::time::{Instant, sleep};
 
 const RECHECK: Duration = Duration::from_secs(15);
@@ -49,6 +49,97 @@ async fn open(server: &TestServer, topics: &str, token: &str) -> WsWire {
     let chosen = session.header("sec-websocket-protocol");
     assert_eq!(chosen, Some("feed.v1.json"), "a token is never sent back");
     session
+}
+
+/// The answer to a POST, which has to succeed.
+async fn post(server: &TestServer, path: &str, token: &str) -> serde_json::Value {
+    let bearer = format!("Bearer {token}");
+    let client = server.client();
+    let request = client.post(path, "x").header("authorization", &bearer);
+    let reply = request.send().await;
+    assert!(reply.status.is_success(), "{path}: {}", reply.text());
+    serde_json::from_str(reply.text()).unwrap()
+}
+
+async fn ticket(server: &TestServer, token: &str) -> String {
+    let answer = post(server, "/tickets", token).await;
+    format!(
+        "/topics/news.a?ticket={}",
+        answer["ticket"].as_str().unwrap()
+    )
+}
+
+#[tokio::test]
+async fn a_token_comes_in_any_of_four_places_and_a_ticket_once() {
+    let (server, access) = start(feed()).await;
+    let token = access.token(&grant());
+    let ticket = ticket(&server, &token).await;
+    let mut sessions = Vec::new();
+    for (path, field) in [
+        (
+            "/topics/news.a",
+            ("Authorization", format!("Bearer {token}")),
+        ),
+        ("/topics/news.a", ("Cookie", format!("token={token}"))),
+        (
+            "/topics/news.a",
+            (
+                "Sec-WebSocket-Protocol",
+                format!("feed.v1.json, bearer.{token}"),
+            ),
+        ),
+        (&ticket, ("Accept", "*/*".to_owned())),
+    ] {
+        let fields = [(field.0, &*field.1)];
+        let mut session = WsWire::connect_with(server.addr(), path, &fields).await;
+        live(&mut session).await;
+        sessions.push(session);
+    }
+    let mut again = WsWire::connect_with(server.addr(), &ticket, &[]).await;
+    assert_eq!(again.expect_close().await.0, 4401, "the ticket is used");
+    post(&server, "/topics/news.a", &token).await;
+    for session in &mut sessions {
+        assert_eq!(data(session).await, "x");
+    }
+    drop((again, sessions));
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_began_with_a_ticket_ends_with_the_token_of_its_ticket() {
+    let (server, access) = start(feed()).await;
+    let begun = Instant::now();
+    let brief = Grant {
+        exp: START + 5,
+        ..grant()
+    };
+    let ticket = ticket(&server, &access.token(&brief)).await;
+    let mut session = WsWire::connect_with(server.addr(), &ticket, &[]).await;
+    live(&mut session).await;
+    assert_eq!(session.expect_close().await.0, 4401);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    drop(session);
+    server.stop().await;
+}
+
+/// As `common/feed.js` asks, which leaves a silent connection.
+#[tokio::test(start_paused = true)]
+async fn a_session_has_the_heartbeats_and_the_newest_messages_that_it_asks_for() {
+    let feed = feed();
+    let (server, access) = start(feed.clone()).await;
+    for text in ["old", "new"] {
+        publish(&feed, "news.a", text).await;
+    }
+    let topics = "news.a?after=earliest&newest=1&heartbeat=1";
+    let mut session = open(&server, topics, &access.token(&grant())).await;
+    assert!(session.next_json().await["subscribed"].is_object());
+    assert_eq!(data(&mut session).await, "new");
+    is_live(&mut session).await;
+    let begun = Instant::now();
+    is_live(&mut session).await;
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    drop(session);
+    server.stop().await;
 }
 
 #[tokio::test]
@@ -142,11 +233,14 @@ async fn a_page_learns_by_a_close_code_why_it_is_refused() {
         assert_eq!(session.expect_close().await.0, code, "{topics}");
     }
     let cookie = format!("token={token}");
-    for (origin, status) in [("https://evil.example", 403), ("http://localhost", 101)] {
+    for (path, origin, status) in [
+        ("/topics/news.a", "https://evil.example", 403),
+        ("/topics/news.a", "http://localhost", 101),
+        ("/topics/news.a?ticket=1&ticket=2", "http://localhost", 400),
+    ] {
         let fields = [("Origin", origin), ("Cookie", cookie.as_str())];
         let mut wire = server.wire().await;
-        wire.send(handshake("localhost", "/topics/news.a", &fields))
-            .await;
+        wire.send(handshake("localhost", path, &fields)).await;
         let head = wire.read_head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
     }
