@@ -16,6 +16,7 @@ const SHOWN = {
   WebSocket: {
     cookie: [/^closed, 4401: /, /^closed, 4403: /, /^closed, 4401: /],
     subprotocol: [/^closed, 4401: /, /^closed, 4403: /, /^closed, 4401: /],
+    ticket: [/^no ticket, 401: there is no token/, /^closed, 4403: /, /^closed, 4401: /],
   },
 }[process.argv[2]];
 

@@ -10,7 +10,7 @@
 //! | `fetch`, a server | `Authorization: Bearer TOKEN` |
 //! | a page of this site | the cookie `token`, with the `Origin` check |
 //! | `new WebSocket(url, ["feed.v1.json", "bearer.TOKEN"])` | `Sec-WebSocket-Protocol` |
-//! | `new EventSource(url)`, which sets no field | `?ticket=`, once, within 10 s after `POST /tickets`. It may get into a proxy's log |
+//! | `new EventSource(url)` and `new WebSocket(url)`, which set no field | `?ticket=`, once, within 10 s after `POST /tickets`. It may get into a proxy's log |
 //!
 //! What a client sees when it is refused:
 //!

@@ -10,7 +10,7 @@ import { FaultProxy, Server, check, start, startChromium, until } from "./kit.js
 
 const MODULE = readFileSync(process.env.FEED_JS, "utf8");
 const MEMBERS = { websocket: "websockets", sse: "sse", longPoll: "long-polling", poll: "short-polling" };
-const TICKETS = { sse: "sse_access", longPoll: "long_polling_access" };
+const TICKETS = { websocket: "websockets_access", sse: "sse_access", longPoll: "long_polling_access" };
 const TOPIC = "news.a";
 
 const chromium = await startChromium();
