@@ -2,11 +2,13 @@
 //! `cargo run -p long-polling --example long_polling_in_axum -- 127.0.0.1:8002`
 //!
 //! To copy it: `cargo run -p copy -- common feed long-polling DIR`. Add this file up to `mod publish` as a module, and
-//! replace `long_polling::` by `crate::`. Publish with `feed.publish(topic, Draft::new(Data::text("…")))`. And in `main`:
+//! replace `long_polling::` by `crate::`. And in `main`:
 //!
 //! ```ignore
 //! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
 //! let app = Router::new().nest("/long", long_polling_in_axum::router(feed.clone()));
+//! // How your handlers publish:
+//! feed.publish("news".parse()?, Draft::new(Data::text("…"))).await?;
 //! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
 //! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
 //! long_polling_in_axum::serve(listener, app, feed, shutdown).await;

@@ -162,11 +162,11 @@ struct AxumExample {
 /// What its head does not name.
 const MAIN: &str = "\
 use axum::Router;
-use copied::{Feed, Retention, MODULE};
+use copied::*;
 use tokio::{net::TcpListener, signal::{ctrl_c, unix::{SignalKind, signal}}};
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(\"127.0.0.1:0\").await?;
     let feed = Feed::new(Retention::default());
     HEAD
@@ -213,8 +213,7 @@ impl AxumExample {
         let (_, code) = self.text.split_once("//! ```ignore\n").expect("its head");
         let (code, _) = code.split_once("//! ```\n").expect("its end");
         let code = code.replace("//! ", "    ");
-        MAIN.replace("MODULE", &self.name())
-            .replace("    HEAD\n", &code)
+        MAIN.replace("    HEAD\n", &code)
     }
 }
 
