@@ -140,7 +140,8 @@ fn every_set_compiles_with_the_feed_in_place_of_its_own_log() {
 fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_for_axum() {
     let examples = ["sse", "long-polling", "short-polling", "websockets"].map(AxumExample::of);
     let mut chosen = Chosen(sets());
-    chosen.0.extend(examples.iter().map(AxumExample::crates));
+    let crates = examples.iter().map(|example| crates_of(&example.text));
+    chosen.0.extend(crates);
     let new = NewCrate::with(&chosen);
     fs::create_dir(new.0.join("src/bin")).expect("the disk takes it");
     let mut lib = chosen.lib();
@@ -150,6 +151,42 @@ fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_for_axu
         new.write(&format!("src/bin/{}.rs", example.member), &example.main());
     }
     new.write("src/lib.rs", &lib);
+    new.is_right();
+}
+
+#[test]
+#[ignore = "compiles the dependencies of each set once more; CI runs it"]
+fn the_loop_and_the_access_example_compile_with_a_technique_and_the_package_common() {
+    let common = Path::new(ROOT).canonicalize().expect("it exists");
+    let common = common.join("common");
+    let (sse, manifest) = (AxumExample::of("sse"), "Cargo.toml");
+    let files = ["axum/serve.rs", "access/mod.rs", "access/login.rs"];
+    let read = |file| fs::read_to_string(common.join("examples").join(file)).expect("it exists");
+    let [serve, access, login] = files.map(read);
+    let mut chosen = Chosen(sets());
+    chosen.0.retain(|set| set.name == "sse");
+    chosen
+        .0
+        .extend([&sse.text, &serve, &access].map(|text| crates_of(text)));
+    let new = NewCrate::with(&chosen);
+    let crates = fs::read_to_string(new.0.join(manifest)).expect("it is written");
+    new.write(
+        manifest,
+        &format!("{crates}common = {{ path = {common:?} }}\n"),
+    );
+    fs::create_dir(new.0.join("src/access")).expect("the disk takes it");
+    new.write("src/access/mod.rs", &access);
+    new.write("src/access/login.rs", &login);
+    new.write("src/access/page.html", &read("access/page.html"));
+    new.write("src/serve.rs", &serve);
+    new.write("src/sse_in_axum.rs", &sse.module());
+    let modules = ["access", "event", "parse", "serve", "sse_in_axum", "stream"];
+    let lib = modules.map(|name| format!("pub mod {name};\n")).concat();
+    new.write("src/lib.rs", &lib);
+    let names = "use common::{Data, Draft, Feed, Retention};\nuse copied::{serve, sse_in_axum};";
+    let last = "    sse_in_axum::serve(listener, app, feed, shutdown).await;\n";
+    let main = sse.main().replace("use copied::*;", names);
+    new.write("src/main.rs", &main.replace(last, &code_of(&serve)));
     new.is_right();
 }
 
@@ -185,20 +222,6 @@ impl AxumExample {
         format!("{}_in_axum", self.member.replace('-', "_"))
     }
 
-    /// The crates that it needs, as if they were of a set.
-    fn crates(&self) -> CopySet {
-        let (_, crates) = self.text.split_once("//! Crates: ").expect("its head");
-        let (crates, _) = crates.split_once("\n//!\n").expect("its head goes on");
-        let entries = crates.split('`').skip(1).step_by(2).map(str::to_owned);
-        CopySet {
-            name: "axum".to_owned(),
-            files: Vec::new(),
-            dependencies: entries.collect(),
-            needs_feed: false,
-            needs: Vec::new(),
-        }
-    }
-
     /// Changed as its head says.
     fn module(&self) -> String {
         let end = "\n#[path = \"../../common/examples/axum/publish.rs\"]\npub mod publish;";
@@ -210,11 +233,33 @@ impl AxumExample {
 
     /// With the code in its head.
     fn main(&self) -> String {
-        let (_, code) = self.text.split_once("//! ```ignore\n").expect("its head");
-        let (code, _) = code.split_once("//! ```\n").expect("its end");
-        let code = code.replace("//! ", "    ");
-        MAIN.replace("    HEAD\n", &code)
+        MAIN.replace("    HEAD\n", &code_of(&self.text))
     }
+}
+
+/// The crates that the head of an example names, as if they were of a set.
+fn crates_of(example: &str) -> CopySet {
+    let (_, crates) = example.split_once("//! Crates: ").expect("its head");
+    let (crates, _) = crates.split_once("\n\n").expect("it ends");
+    let (crates, _) = crates.split_once("\n//!\n").unwrap_or((crates, ""));
+    let quoted = crates.split('`').skip(1).step_by(2);
+    let entries = quoted
+        .filter(|text| text.contains(" = "))
+        .map(str::to_owned);
+    CopySet {
+        name: "axum".to_owned(),
+        files: Vec::new(),
+        dependencies: entries.collect(),
+        needs_feed: false,
+        needs: Vec::new(),
+    }
+}
+
+/// The code in the head of an example.
+fn code_of(example: &str) -> String {
+    let (_, code) = example.split_once("//! ```ignore\n").expect("its head");
+    let (code, _) = code.split_once("//! ```\n").expect("its end");
+    code.replace("//! ", "    ")
 }
 
 fn compile(chosen: Chosen) {

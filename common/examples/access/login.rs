@@ -26,8 +26,8 @@ struct Login {
     seconds: u64,
 }
 
-/// `GET /` and `POST /login`, which need no token. The page listens by `technique`: `EventSource`, `fetch` or
-/// `WebSocket`.
+/// `GET /` and `POST /login`, which need no token. The page listens by `technique`, which is `EventSource`, `fetch` or
+/// `WebSocket`. It expects the guarded routes beside it, at `/topics/` and `/tickets`.
 pub fn routes(access: Arc<Access>, technique: &str) -> Router {
     let page = include_str!("page.html").replace("TECHNIQUE", technique);
     let page: &'static str = page.leak(); // once, for as long as the program runs

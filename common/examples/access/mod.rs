@@ -1,6 +1,12 @@
-//! Access control, as a worked example: a layer around axum's routes. Include or copy this file; `examples/access.rs` of
-//! sse, long-polling and websockets use it. Without axum, call [`Access::admit`] in `route::admit`, and
-//! [`Grant::may_read`] and [`Grant::may_publish`] where the route parses the topics.
+//! Access control, as a worked example: a layer around axum's routes. `examples/access.rs` of sse, long-polling and
+//! websockets use it. Without axum, call [`Access::admit`] in `route::admit`, and [`Grant::may_read`] and
+//! [`Grant::may_publish`] where the route parses the topics.
+//!
+//! To copy this folder, depend on the package `common`, as the head of `examples/axum/serve.rs` says.
+//!
+//! Crates: `base64 = "0.23"` · `futures-util = { version = "0.3", default-features = false }` · `hmac = "0.13"` ·
+//! `rand = "0.10"` · `serde = { version = "1", features = ["derive"] }` · `serde_json = "1"` · `sha2 = "0.11"`, and
+//! those of the example `in_axum.rs`.
 //!
 //! A *token* is a JWT signed with HMAC-SHA256. It says who may read and publish which topics, and until when. It comes
 //! in the place that the client can set:

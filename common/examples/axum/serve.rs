@@ -13,8 +13,22 @@
 //! and end it, as `websockets/examples/in_axum.rs` does.
 //!
 //! The takeover is not here: a waiting client keeps hyper's two buffers of 8 KiB. The takeover needs the sockets
-//! before hyper has them, so such a route needs its own listener and the crate's `run`. To use this file, copy it and
-//! depend on the package `common`: `common = { git = "…" }` with this repository.
+//! before hyper has them, so such a route needs its own listener and the crate's `run`.
+//!
+//! To copy it, depend on the package `common`: `common = { git = "…" }` with this repository. Copy the techniques without
+//! `common feed`, which would be a second feed. In `lib.rs` leave out `feed`, `http` and `extern crate self as common`.
+//! The copied files then use the package. And in `main`:
+//!
+//! ```ignore
+//! /// What your app is: `--help` begins with it.
+//! #[derive(clap::Parser)]
+//! struct Options { #[command(flatten)] server: common::ServerConfig }
+//! let config = <Options as clap::Parser>::parse().server;
+//! serve::serve(listener, app, feed, config, shutdown).await?;
+//! ```
+//!
+//! Crates: `clap = { version = "4", features = ["derive"] }` · `hyper = { version = "1", features = ["server"] }` ·
+//! `hyper-util = { version = "0.1", features = ["service", "tokio"] }`, and those of the example `in_axum.rs`.
 
 use std::{convert::Infallible, io, pin::pin, sync::Arc};
 
