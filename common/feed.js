@@ -8,10 +8,12 @@
  *       onMessage: ({ id, topic, type, timestamp, data }) => show(data),
  *     });
  *
- * All servers must share one feed, because only then do they share its cursors. With `share: true`, all tabs of the
- * origin that subscribe to the same topics of the same servers use one connection. A login is a cookie, which every
- * transport sends, or `query` adds a ticket. A browser does not tell why a connection was refused: after `lost`, ask
- * your server whether the login still holds.
+ * All servers must share one feed, because only then do they share its cursors: they are routes of one app, or are
+ * started with `--feed nats://…`. A base URL on another origin, such as `http://127.0.0.1:8005`, needs `--allow-origin`.
+ *
+ * With `share: true`, all tabs of the origin that subscribe to the same topics of the same servers use one connection.
+ * A login is a cookie, which every transport sends, or `query` adds a ticket. A browser does not tell why a connection
+ * was refused: after `lost`, ask your server whether the login still holds.
  */
 
 // All times are in seconds.
