@@ -204,11 +204,15 @@ impl fmt::Display for Chosen {
             "\nAdd to Cargo.toml:\n\n[dependencies]\n{}",
             self.dependencies()
         )?;
-        write!(f, "Add to lib.rs:\n\n{}", self.lib())?;
+        write!(
+            f,
+            "Add to lib.rs, or to main.rs if there is none:\n\n{}",
+            self.lib()
+        )?;
         match self.stub() {
             Some(stub) => write!(
                 f,
-                "\nAlso copy `{FEED}`, or write a feed.rs over your own log. It must define what this stub defines:\n\n{stub}"
+                "\nThe feed must be there, too: copy `{FEED}`, or write a feed.rs over your own log, which must define what this stub defines:\n\n{stub}"
             ),
             None => Ok(()),
         }
