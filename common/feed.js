@@ -10,6 +10,7 @@
  *
  * All servers must share one feed, because only then do they share its cursors: they are routes of one app, or are
  * started with `--feed nats://…`. A base URL on another origin, such as `http://127.0.0.1:8005`, needs `--allow-origin`.
+ * nginx gives them one origin: `location /sse/ { proxy_pass http://127.0.0.1:8005/; }`, and so on.
  *
  * With `share: true`, all tabs of the origin that subscribe to the same topics of the same servers use one connection.
  * A login is a cookie, which every transport sends, or `query` adds a ticket. A browser does not tell why a connection

@@ -39,7 +39,8 @@ fn help() -> io::Result<String> {
     Ok(format!(
         "Copies the files of one or more techniques into your crate, and prints what to add there.\n\n\
          Usage: cargo run -p copy -- SET… DIR\n\n\
-         DIR is the `src` folder of your crate. If a file there differs from the one to be copied, nothing is copied.\n\n\
+         DIR is the `src` folder of your crate, which may be a new one in your workspace.\n\
+         If a file there differs from the one to be copied, nothing is copied.\n\n\
          SET is one of these:\n{sets}"
     ))
 }
