@@ -1,12 +1,15 @@
 //! The sender as a background task of an axum app. `POST /orders` publishes, and the task of `send.rs` delivers.
 //! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example in_axum -- 127.0.0.1:8003 https://example.com/webhook`
 //!
-//! How an axum app receives webhooks is in `verify_in_axum.rs`.
+//! To copy it: copy `send.rs` as its head says. Add this file up to `main` as a module, put `use crate::send;` in the
+//! place of `mod send`, and replace `common::` by `crate::feed::`.
+//!
+//! How an axum app receives webhooks is in `receive_in_axum.rs`.
 
-use std::{env, error::Error, time::Duration};
+use std::time::Duration;
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
-use common::{Data, Draft, Feed, Retention, shutdown_signal};
+use common::{Data, Draft, Feed};
 use tokio::{net::TcpListener, time::timeout};
 
 #[allow(dead_code, reason = "it is also a program")]
@@ -57,15 +60,15 @@ pub async fn serve(
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = env::args().skip(1).collect();
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [listen, url, ..] = arguments.as_slice() else {
         return Err("give the address to listen on, and the URL to call".into());
     };
     let sender = Sender::to(url, &send::secret()?, send::guard())?;
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let feed = Feed::new(Retention::default());
-    serve(listener, feed, sender, shutdown_signal()).await;
+    let feed = Feed::new(common::Retention::default());
+    serve(listener, feed, sender, common::shutdown_signal()).await;
     Ok(())
 }

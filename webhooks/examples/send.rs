@@ -1,18 +1,21 @@
-//! Webhooks from a tokio program, by the files of the copy set *send*. A background task sends each message, signed, to
-//! one endpoint, until that answers 2xx or the attempts are used up.
+//! Webhooks from a tokio program, by the files of the copy sets *feed* and *send*. A background task sends each message,
+//! signed, to one endpoint, until that answers 2xx or the attempts are used up.
 //! `WEBHOOK_SECRET=whsec_… cargo run -p webhooks --example send -- https://example.com/webhook`
 //! To call a receiver on this machine: `… -- http://127.0.0.1:8006/webhook --local`
 //!
 //! One `Sender` is one endpoint. For several, run one for each, over clones of the same `Feed`.
+//!
+//! To copy it: `cargo run -p copy -- common feed webhooks send DIR`. Add this file up to `guard` as a module. Replace
+//! `webhooks::` by `crate::`, and `common::` by `crate::feed::`.
 //!
 //! What [`webhooks::run`] has, and this does not: deliveries that outlive the process (`--feed file:PATH`), many
 //! endpoints and their management, a list of dead deliveries, a pause for an endpoint that fails. To get them,
 //! start it in a task of your program, with its own listener. It takes the same `Feed`. Register endpoints over HTTP:
 //! `POST /endpoints` with an `Idempotency-Key` that is the same at each start, so that it registers each one once.
 
-use std::{env, error::Error, sync::Arc, time::Duration, time::SystemTime};
+use std::{error::Error, sync::Arc, time::Duration, time::SystemTime};
 
-use common::{After, Data, Draft, Feed, Message, PageLimit, Retention, Topics};
+use common::{After, Feed, Message, PageLimit, Topics};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use url::Url;
 use webhooks::schedule::Schedule;
@@ -77,8 +80,9 @@ impl Sender {
         let now = SystemTime::now;
         while let Err(failure) = self.attempt.run(&mut lane, &payload, now()).await.result {
             failed += 1;
+            eprintln!("{}, attempt {failed}: {failure}", payload.id);
             if !self.may_retry(failed, &failure).await {
-                eprintln!("{} is not delivered: {failure}", payload.id);
+                eprintln!("{} is not delivered", payload.id);
                 break;
             }
         }
@@ -116,7 +120,7 @@ async fn free_lane(deliveries: &mut JoinSet<Lane>) -> Lane {
 
 /// With `--local` also http and this machine.
 pub fn guard() -> Guard {
-    let local = env::args().any(|argument| argument == "--local");
+    let local = std::env::args().any(|argument| argument == "--local");
     Guard {
         http: local,
         loopback: local,
@@ -126,18 +130,23 @@ pub fn guard() -> Guard {
 
 /// The secret that signs.
 pub fn secret() -> Result<String, &'static str> {
-    env::var("WEBHOOK_SECRET")
+    std::env::var("WEBHOOK_SECRET")
         .map_err(|_| "set WEBHOOK_SECRET to the endpoint's secret, whsec_BASE64")
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = env::args().nth(1).ok_or("give the URL to call")?;
+    let url = std::env::args().nth(1).ok_or("give the URL to call")?;
     let sender = Sender::to(&url, &secret()?, guard())?;
-    let feed = Feed::new(Retention::default());
+    let drain = sender.drain.clone();
+    let feed = Feed::new(common::Retention::default());
     let sending = tokio::spawn(sender.run(feed.clone(), "news".parse()?, feed.head().into()));
-    let hello = Draft::new(Data::text("hello"));
+    let hello = common::Draft::new(common::Data::text("hello"));
     feed.publish("news".parse()?, hello).await?;
-    feed.close(); // Your program goes on instead.
+    tokio::spawn(async move {
+        common::shutdown_signal().await;
+        drain.send_replace(true)
+    });
+    feed.close(); // Your program goes on instead, and closes the feed when it drains.
     Ok(sending.await?)
 }

@@ -1,9 +1,11 @@
 //! `verify` in an axum app: an extractor for Stripe's webhooks, one secret a line in `STRIPE_WEBHOOK_SECRET`.
 //! `cargo run -p webhooks --example verify_in_axum -- 127.0.0.1:8007`
 //!
-//! What differs for GitHub is in `verify/README.md`.
+//! To copy it: `cargo run -p copy -- webhooks verify DIR`. Add this file up to `main` as a module, and replace
+//! `webhooks::` by `crate::`. What differs for GitHub is in `verify/README.md`. What also stores the events of both, and
+//! handles each once, is `receive_in_axum.rs`.
 
-use std::{env, error::Error, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Router,
@@ -12,7 +14,6 @@ use axum::{
     http::StatusCode,
     routing::post,
 };
-use tokio::net::TcpListener;
 use webhooks::verify::{Unverified, Verified, stripe, unix_seconds};
 
 /// The largest body. It is axum's default too. GitHub sends up to 25 MiB.
@@ -59,12 +60,12 @@ pub fn app(secrets: Secrets) -> Router {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let secrets = env::var("STRIPE_WEBHOOK_SECRET");
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let secrets = std::env::var("STRIPE_WEBHOOK_SECRET");
     let secrets = secrets.map_err(|_| "set STRIPE_WEBHOOK_SECRET, one secret a line")?;
     let secrets: Secrets = secrets.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let address = env::args().nth(1).ok_or("give IP:PORT to listen on")?;
-    let listener = TcpListener::bind(address).await?;
+    let address = std::env::args().nth(1).ok_or("give IP:PORT to listen on")?;
+    let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, app(secrets)).await?)
 }

@@ -137,7 +137,7 @@ fn every_set_compiles_with_the_feed_in_place_of_its_own_log() {
 
 #[test]
 #[ignore = "compiles the dependencies of each set once more; CI runs it"]
-fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_for_axum() {
+fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_to_copy() {
     let examples = ["sse", "long-polling", "short-polling", "websockets"].map(AxumExample::of);
     let mut chosen = Chosen(sets());
     let crates = examples.iter().map(|example| crates_of(&example.text));
@@ -150,8 +150,32 @@ fn every_set_compiles_in_one_crate_with_the_others_and_with_the_examples_for_axu
         new.write(&format!("src/{}.rs", example.name()), &example.module());
         new.write(&format!("src/bin/{}.rs", example.member), &example.main());
     }
+    for (name, end) in OF_WEBHOOKS {
+        lib += &format!("pub mod {name};\n");
+        new.write(&format!("src/{name}.rs"), &example_of_webhooks(name, end));
+    }
     new.write("src/lib.rs", &lib);
     new.is_right();
+}
+
+/// The examples of webhooks, and where the part to copy ends.
+const OF_WEBHOOKS: [(&str, &str); 4] = [
+    ("send", "\n/// With `--local`"),
+    ("in_axum", "\n#[tokio::main]"),
+    ("receive_in_axum", "\n#[allow(dead_code"),
+    ("verify_in_axum", "\n#[tokio::main]"),
+];
+
+/// Changed as its head says.
+fn example_of_webhooks(name: &str, end: &str) -> String {
+    let path = Path::new(ROOT).join(format!("webhooks/examples/{name}.rs"));
+    let text = fs::read_to_string(path).expect("webhooks has it");
+    let (module, _) = text.split_once(end).expect("more follows");
+    let send = "#[allow(dead_code, reason = \"it is also a program\")]\n#[path = \"send.rs\"]\npub mod send;";
+    module
+        .replace("use webhooks::", "use crate::")
+        .replace("use common::", "use crate::feed::")
+        .replace(send, "use crate::send;")
 }
 
 #[test]
