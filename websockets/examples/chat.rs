@@ -6,7 +6,10 @@
 //!
 //! It runs on the copy sets `websockets` and `websockets protocol`. From `common` it also uses `Browsers`, `prepare`,
 //! `accept_failed` and `shutdown_signal`. What the crate's own server has, and this does not: a limit on connections that
-//! are not sessions yet (`serve.rs`), and all other paths (`route.rs`).
+//! are not sessions yet (`serve.rs`), all other paths, `?newest=` and `?heartbeat=` (`route.rs`).
+//!
+//! Crates, with those of the copy sets: `http-body-util = "0.1"` · `hyper = { version = "1", features = ["http1", "server"] }` ·
+//! `hyper-util = { version = "0.1", features = ["tokio"] }` · `tokio = { version = "1", features = ["net", "rt-multi-thread", "signal"] }`
 
 use std::{
     convert::Infallible, env, error::Error, future::ready, pin::pin, sync::Arc, time::Duration,

@@ -24,7 +24,7 @@
 //! - The paths `/healthz`, and `/topics` for a session that begins without subscriptions.
 //! - The spelling of RFC 6455: names of fields are in lower case here. Some old clients refuse that (`spelling.rs`).
 //! - What else `axum::serve` leaves out: closing slow heads, a limit on connections that are not sessions yet.
-//!   `common/examples/axum/serve.rs` serves the same router with all of them.
+//!   `common/examples/axum/serve.rs` serves the same router with all of them. Await `drain.closed()` after it.
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
