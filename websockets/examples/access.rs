@@ -5,6 +5,10 @@
 //!
 //! The session is the same as in `in_axum.rs`. A page cannot see why a handshake is refused, so it gets
 //! the 101 and a close code: 4401 for a token that is not valid, 4403 for a topic that it may not read.
+//!
+//! To copy it, depend on the package `common`, as the head of `common/examples/axum/serve.rs` says. Copy the folder
+//! `access`, the file `publish.rs`, and `in_axum.rs` as its head says. Add this file up to `main` as a module that uses
+//! these copies, and replace `websockets::` by `crate::`.
 
 use std::{
     env,

@@ -18,6 +18,9 @@
 //! | `new WebSocket(url, ["feed.v1.json", "bearer.TOKEN"])` | `Sec-WebSocket-Protocol` |
 //! | `new EventSource(url)` and `new WebSocket(url)`, which set no field | `?ticket=`, once, within 10 s after `POST /tickets`. It may get into a proxy's log |
 //!
+//! A page of another origin needs CORS for `POST /tickets` and for an event stream, but not for a websocket. The accept
+//! loop in `examples/axum/serve.rs` answers it for each `--allow-origin`.
+//!
 //! What a client sees when it is refused:
 //!
 //! | | answer | `fetch` | `EventSource` | `WebSocket` |
