@@ -1,46 +1,33 @@
 //! Time limits that are fair after the process was stopped.
 //!
-//! A limit that is noticed late is not believed at once: what the peer sent meanwhile may be unread. The runtime may
-//! run the timers before it learns of it.
+//! A limit that is noticed late is not believed at once: the process was stopped or starved. When it continues, the
+//! runtime may run the timers before it learns what the peer did meanwhile. So the peer gets a moment more, once.
 
 use std::{
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use hyper::rt::{Sleep, Timer};
-use tokio::time::{Instant, sleep_until};
+use hyper::rt;
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::stall::LATE;
+/// A limit that is noticed this late is extended by the same time.
+pub(super) const LATE: Duration = Duration::from_millis(100);
 
-/// Resolves at `deadline`, or a little later if the process was stopped meanwhile.
-async fn fair_sleep_until(deadline: Instant) {
-    let mut sleep = pin!(sleep_until(deadline));
-    sleep.as_mut().await;
-    if deadline.elapsed() >= LATE {
-        sleep.as_mut().reset(Instant::now() + LATE);
-        sleep.await;
-    }
+/// Resolves when its time is up. If that is noticed late, [`LATE`] after it is noticed.
+#[derive(Debug)]
+pub(super) struct FairSleep {
+    sleep: Pin<Box<Sleep>>,
+    is_extended: bool,
 }
 
-/// hyper's timer, for its limit on slow heads and idle connections.
-#[derive(Debug, Clone, Copy)]
-pub struct FairTimer;
-
-struct FairSleep(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
-
-impl Timer for FairTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(self.now() + duration)
-    }
-
-    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(FairSleep(Box::pin(fair_sleep_until(deadline.into()))))
-    }
-
-    fn now(&self) -> std::time::Instant {
-        Instant::now().into()
+impl FairSleep {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            sleep: Box::pin(sleep(limit)),
+            is_extended: false,
+        }
     }
 }
 
@@ -48,19 +35,57 @@ impl Future for FairSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(task)
+        ready!(self.sleep.as_mut().poll(task));
+        if self.is_extended || self.sleep.deadline().elapsed() < LATE {
+            return Poll::Ready(());
+        }
+        self.is_extended = true;
+        self.sleep.as_mut().reset(Instant::now() + LATE);
+        self.sleep.as_mut().poll(task)
     }
 }
 
-impl Sleep for FairSleep {}
+/// The work was not done in time.
+#[derive(Debug)]
+pub struct TooSlow;
+
+/// Like [`tokio::time::timeout`], but what came while the process was stopped is in time.
+///
+/// # Errors
+/// If the work is not done in time.
+pub async fn fair_timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, TooSlow> {
+    let work = pin!(work);
+    tokio::select! {
+        biased; // The work first: it may be done when the time is up.
+        done = work => Ok(done),
+        () = FairSleep::new(limit) => Err(TooSlow),
+    }
+}
+
+/// hyper's timer, for its limit on slow heads and idle connections.
+#[derive(Debug, Clone, Copy)]
+pub struct FairTimer;
+
+impl rt::Timer for FairTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(FairSleep::new(duration))
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep(deadline - self.now())
+    }
+
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into()
+    }
+}
+
+impl rt::Sleep for FairSleep {}
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        spawn,
-        task::yield_now,
-        time::{advance, sleep},
-    };
+    use hyper::rt::Timer;
+    use tokio::{spawn, task::yield_now, time::advance};
 
     use super::*;
 

@@ -16,11 +16,11 @@ pub(crate) use activity::watched::Watched;
 pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};
-pub use fair::FairTimer;
+pub use fair::{FairTimer, TooSlow, fair_timeout};
 pub use problem::{Problem, retry_after};
 pub use publish::{
-    PublishLimits, expect_no_body, fair_timeout, idempotency_key, is_json, publish, read_body,
-    too_large, too_slow,
+    PublishLimits, expect_no_body, idempotency_key, is_json, publish, read_body, too_large,
+    too_slow,
 };
 pub use query::Query;
 pub use stall::StallGuard;

@@ -13,9 +13,9 @@ use hyper::{
     body::Body,
     header::{self, HeaderValue},
 };
-use tokio::time::{Instant, error::Elapsed, timeout};
+use tokio::time::timeout;
 
-use super::{Activity, Problem, Query, stall::LATE};
+use super::{Activity, Problem, Query, fair_timeout};
 use crate::feed::{Data, Draft, Feed, IdempotencyKey, Published, Topic};
 
 /// An oversized body is drained up to this many bytes, so that the client can read the answer. Most
@@ -153,19 +153,6 @@ where
             Err(too_slow(format!("the body took longer than {seconds} s")))
         }
     }
-}
-
-/// Like [`timeout`], but what came while the process was stopped is in time.
-///
-/// # Errors
-/// If the work is not done in time.
-pub async fn fair_timeout<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-    let (started, mut work) = (Instant::now(), pin!(work));
-    let done = timeout(limit, work.as_mut()).await;
-    if done.is_ok() || started.elapsed() < limit.saturating_add(LATE) {
-        return done;
-    }
-    timeout(LATE, work).await
 }
 
 /// The whole body, or `None` once it is larger than `max`.

@@ -8,15 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::{info, trace};
 
-/// A time limit that is noticed this late is not believed: the process was stopped or starved. When it continues,
-/// the runtime may run the timers before it learns what the peer did meanwhile. So the peer gets this much more.
-pub(super) const LATE: Duration = Duration::from_millis(100);
+use super::fair::FairSleep;
 
 /// Passes reads and writes through. A write fails with [`io::ErrorKind::TimedOut`] when the socket has
 /// accepted no data for `stall`.
@@ -25,7 +20,7 @@ pub struct StallGuard<S> {
     io: S,
     stall: Duration,
     /// The timer of a write that waits. Created only then, because most writes never wait.
-    waiting: Option<Pin<Box<Sleep>>>,
+    waiting: Option<FairSleep>,
 }
 
 impl<S> StallGuard<S> {
@@ -71,12 +66,8 @@ impl<S> StallGuard<S> {
             return progress;
         }
         let stall = self.stall;
-        let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(stall)));
-        ready!(timer.as_mut().poll(task));
-        if timer.deadline().elapsed() >= LATE {
-            timer.as_mut().reset(Instant::now() + LATE);
-            ready!(timer.as_mut().poll(task));
-        }
+        let timer = self.waiting.get_or_insert_with(|| FairSleep::new(stall));
+        ready!(Pin::new(timer).poll(task));
         let message = format!("the peer accepted no data for {} s", stall.as_secs_f64());
         info!("cut: {message}");
         trace!(count.stalled = 1);
@@ -132,10 +123,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, duplex},
-        time::advance,
+        time::{Instant, advance},
     };
 
-    use super::*;
+    use super::{super::fair::LATE, *};
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_disconnected_after_the_stall() {

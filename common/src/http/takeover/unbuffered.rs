@@ -30,14 +30,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, join},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::Instant,
 };
 use tracing::debug;
 
 use super::{Handover, encode_head};
 use crate::{
     feed::Pieces,
-    http::{Activity, StallGuard, stall::LATE},
+    http::{Activity, StallGuard, fair::FairSleep},
 };
 
 /// The most bytes kept of what a client sends before it has its answer.
@@ -115,10 +115,7 @@ where
     async fn serve(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         loop {
             let deadline = Instant::now() + self.timeouts.read;
-            // The second is boxed, because it is rare.
-            if !self.request_comes(deadline).await?
-                && !Box::pin(self.request_came(deadline)).await?
-            {
+            if !self.request_comes(deadline).await? {
                 return Ok(());
             }
             // Keeps two facts and not the request, which would take memory until the answer is ready.
@@ -154,18 +151,9 @@ where
         tokio::select! {
             biased; // The request first: it is the usual reason for a wake-up.
             sent = reads(&mut self.socket, &mut self.early) => sent,
-            () = sleep_until(deadline) => Ok(false),
+            () = FairSleep::new(deadline - Instant::now()) => Ok(false),
             _ = self.draining.changed() => Ok(false),
         }
-    }
-
-    /// Whether a request came while the process was stopped. If so, the deadline is noticed late.
-    async fn request_came(&mut self, deadline: Instant) -> io::Result<bool> {
-        if deadline.elapsed() < LATE {
-            return Ok(false);
-        }
-        let came = timeout(LATE, reads(&mut self.socket, &mut self.early)).await;
-        came.unwrap_or(Ok(false))
     }
 
     /// Makes a hyper connection for one request.
@@ -321,7 +309,11 @@ mod tests {
 
     use http_body_util::BodyExt;
     use hyper_util::rt::TokioTimer;
-    use tokio::{io::simplex, net::TcpListener, time::advance};
+    use tokio::{
+        io::simplex,
+        net::TcpListener,
+        time::{advance, timeout},
+    };
 
     use super::*;
     use crate::http::Activities;
