@@ -14,7 +14,7 @@ use super::{
     cursor::Cursor,
     error::FeedError,
     keys::{Keys, Once},
-    log::{Changes, Log},
+    log::Log,
     message::{Draft, Message, Published, Topic},
     wake::Wakers,
 };
@@ -50,9 +50,9 @@ impl LiveLog {
     }
 
     /// Appends a message that a store has, and wakes the readers that wait for its topic.
-    pub fn push(&self, message: Message, now: Instant, changes: &mut Changes) {
+    pub fn push(&self, message: Message, now: Instant) {
         let topic = message.topic.clone();
-        self.change(|log| log.push(message, now, changes));
+        self.change(|log| log.push(message, now));
         self.wakers.wake(&topic);
     }
 

@@ -9,14 +9,14 @@
 //! A store has every message that the log keeps, so the log may free the bytes of older ones. It still
 //! knows their numbers and costs. Retention and gaps are therefore the same wherever the bytes are.
 //!
-//! A publish notes in [`Changes`] what it drops, for a store that must delete the same.
+//! A log that [records changes](Log::record_changes) notes what it drops, for a store that must delete the same.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     time::SystemTime,
 };
 
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -48,7 +48,7 @@ pub struct Log {
     none_idle_before: Option<Instant>,
 }
 
-/// Sums over all topics.
+/// Sums over all topics, and their changes.
 #[derive(Debug, Default)]
 struct Totals {
     /// Each topic that has messages, by its oldest message's number. The first entry is the oldest
@@ -58,15 +58,17 @@ struct Totals {
     bytes: usize,
     /// What the messages in memory cost.
     in_memory: usize,
+    /// Since they were last taken. `None` if no store needs them.
+    changes: Option<Changes>,
 }
 
-/// What one step changed in the log, for a store that must change the same.
+/// What changed in the log, for a store that must change the same.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// The numbers of messages that are no longer kept.
-    pub dropped: SmallVec<[u64; 1]>,
-    /// Topics that are new, were reclaimed or have a new mark. A topic may occur twice.
-    pub topics: SmallVec<[Topic; 1]>,
+    pub dropped: Vec<u64>,
+    /// Topics that are new, were reclaimed or have a new mark.
+    pub topics: BTreeSet<Topic>,
 }
 
 /// What a log keeps at one moment.
@@ -78,14 +80,6 @@ pub struct Counts {
     pub messages: usize,
     /// What the messages count for in the byte limits.
     pub bytes: usize,
-}
-
-impl Changes {
-    /// Adds the changes of another step.
-    pub fn extend(&mut self, other: Self) {
-        self.dropped.extend(other.dropped);
-        self.topics.extend(other.topics);
-    }
 }
 
 impl Log {
@@ -115,29 +109,21 @@ impl Log {
         now: Instant,
         time: SystemTime,
     ) -> Result<Cursor, FeedError> {
-        let mut changes = Changes::default();
-        self.admit(&topic, now, &mut changes)?;
+        self.admit(&topic, now)?;
         // Encoded under the lock, because the JSON contains the number.
         let id = self.at(self.head + 1);
-        let message = Message::encode(id, topic, draft, time);
-        self.push(message, now, &mut changes);
+        self.push(Message::encode(id, topic, draft, time), now);
         Ok(id)
     }
 
     /// Makes room for a message of this topic, and counts the topic as used now. A store calls it before it
-    /// stores the message, and [`push`](Self::push) once it is stored. Apply the changes even if the message
-    /// is refused.
+    /// stores the message, and [`push`](Self::push) once it is stored.
     ///
     /// # Errors
     /// [`FeedError::TooManyTopics`] and [`FeedError::Full`]: the log refuses the publish, because it
     /// drops no pinned message and no topic that is in use.
-    pub fn admit(
-        &mut self,
-        topic: &Topic,
-        now: Instant,
-        changes: &mut Changes,
-    ) -> Result<(), FeedError> {
-        self.trim(changes);
+    pub fn admit(&mut self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
+        self.trim();
         if self.totals.bytes > self.retention.total_bytes && self.holds_pinned() {
             return Err(FeedError::Full(self.retention.total_bytes));
         }
@@ -146,19 +132,19 @@ impl Log {
             return Ok(());
         }
         if self.topics.len() >= self.retention.topics {
-            self.reclaim(now, changes);
+            self.reclaim(now);
         }
         if self.topics.len() >= self.retention.topics {
             return Err(FeedError::TooManyTopics(self.retention.topics));
         }
         self.restore_topic(topic.clone(), self.floor, now);
-        changes.topics.push(topic.clone());
+        self.totals.note([topic.clone()], []);
         Ok(())
     }
 
     /// Appends a message that already has its number. Drops what is then over the limits, and frees what
     /// is then too much in memory.
-    pub fn push(&mut self, message: Message, now: Instant, changes: &mut Changes) {
+    pub fn push(&mut self, message: Message, now: Instant) {
         let topic = message.topic.clone();
         self.head = message.id.seq;
         // Looked up once, because almost every publish to a full topic drops a message.
@@ -169,9 +155,9 @@ impl Log {
             && let Some(first) = ring.first()
             && !is_pinned(&self.pins, &topic, first)
         {
-            self.totals.drop_oldest(ring, changes);
+            self.totals.drop_oldest(ring);
         }
-        self.trim(changes);
+        self.trim();
         self.page_out();
     }
 
@@ -215,7 +201,7 @@ impl Log {
     }
 
     /// Drops every idle topic.
-    fn reclaim(&mut self, now: Instant, changes: &mut Changes) {
+    fn reclaim(&mut self, now: Instant) {
         if self.none_idle_before.is_some_and(|idle| now < idle) {
             return;
         }
@@ -231,8 +217,7 @@ impl Log {
             if let Some(first) = ring.first() {
                 self.totals.oldest.remove(&first);
             }
-            changes.topics.push(topic);
-            changes.dropped.extend(ring.seqs());
+            self.totals.note([topic], ring.seqs());
         }
         let published = self.topics.values().map(|ring| ring.published);
         self.none_idle_before = published.min().map(|published| published + idle);
@@ -240,12 +225,12 @@ impl Log {
 
     /// Drops the oldest messages until the log fits its byte limit. Keeps the newest message and everything
     /// that is pinned.
-    fn trim(&mut self, changes: &mut Changes) {
+    fn trim(&mut self) {
         while self.totals.bytes > self.retention.total_bytes
             && let Some(topic) = self.oldest_unpinned().cloned()
             && let Some(ring) = self.topics.get_mut(&topic)
         {
-            self.totals.drop_oldest(ring, changes);
+            self.totals.drop_oldest(ring);
         }
     }
 
@@ -275,6 +260,25 @@ impl Log {
 
 /// What a store does to its log, in addition to appending.
 impl Log {
+    /// Records changes from now on.
+    pub fn record_changes(&mut self) {
+        self.totals.changes.get_or_insert_default();
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        self.totals
+            .changes
+            .as_mut()
+            .map(mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Adds changes that were taken, but could not be saved.
+    pub fn put_back(&mut self, changes: Changes) {
+        self.totals.note(changes.topics, changes.dropped);
+    }
+
     /// Restores a topic as it was saved.
     pub fn restore_topic(&mut self, topic: Topic, mark: u64, now: Instant) {
         self.topics.insert(topic, Ring::new(mark, now));
@@ -341,7 +345,7 @@ impl Log {
             return;
         };
         while ring.first().is_some_and(|first| first <= seq) {
-            self.totals.drop_oldest(ring, &mut Changes::default());
+            self.totals.drop_oldest(ring);
         }
         ring.mark = ring.mark.max(seq);
     }
@@ -358,7 +362,7 @@ impl Totals {
     }
 
     /// Drops a ring's oldest message.
-    fn drop_oldest(&mut self, ring: &mut Ring, changes: &mut Changes) {
+    fn drop_oldest(&mut self, ring: &mut Ring) {
         let Some(entry) = ring.pop() else {
             return;
         };
@@ -367,12 +371,22 @@ impl Totals {
             self.in_memory -= message.cost();
         }
         if let Some(topic) = self.oldest.remove(&entry.seq()) {
-            changes.topics.push(topic.clone());
+            self.note([topic.clone()], [entry.seq()]);
             if let Some(first) = ring.first() {
                 self.oldest.insert(first, topic);
             }
         }
-        changes.dropped.push(entry.seq());
+    }
+
+    fn note(
+        &mut self,
+        topics: impl IntoIterator<Item = Topic>,
+        dropped: impl IntoIterator<Item = u64>,
+    ) {
+        if let Some(changes) = &mut self.changes {
+            changes.topics.extend(topics);
+            changes.dropped.extend(dropped);
+        }
     }
 }
 

@@ -24,11 +24,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    feed::{
-        Cursor, Message, Retention,
-        log::{Changes, Log},
-        store::LiveLog,
-    },
+    feed::{Cursor, Message, Retention, log::Log, store::LiveLog},
     store::instant_of,
 };
 
@@ -148,7 +144,7 @@ impl Follower {
 
     fn show(&self, id: Cursor, message: &jetstream::Message) {
         if let Some((message, published)) = decode(id, message) {
-            self.log.push(message, published, &mut Changes::default());
+            self.log.push(message, published);
         }
         self.log.change(|log| log.raise_head(id.seq));
         self.shown.send_replace(id);
@@ -192,7 +188,7 @@ pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log,
         for message in tail.batch().await? {
             let seq = tail.count(&message).map_err(nats)?;
             if let Some((message, published)) = decode(Cursor { epoch, seq }, &message) {
-                log.push(message, published, &mut Changes::default());
+                log.push(message, published);
             }
             log.raise_head(seq);
         }

@@ -44,7 +44,6 @@ use tokio::{
 
 use crate::feed::{
     Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
-    log::Changes,
     store::{LiveLog, Once, PartialPage, Store, StoreFuture, fingerprint},
 };
 use follow::{Follower, PATIENCE, SETTLE};
@@ -200,8 +199,7 @@ impl Nats {
         }
         let before = *self.head.borrow();
         // Refuses before anything is stored: the stream knows nothing of topics, pins and their limits.
-        self.log
-            .change(|log| log.admit(&topic, Instant::now(), &mut Changes::default()))?;
+        self.log.change(|log| log.admit(&topic, Instant::now()))?;
         let stored = self.send(&topic, &draft, once.as_ref()).await?;
         let (epoch, seq) = (before.epoch, stored.sequence);
         let id = Cursor { epoch, seq };

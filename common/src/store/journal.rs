@@ -5,17 +5,11 @@
 //! So nobody sees a message that a crash could take back. What the log drops is deleted by a later job,
 //! so after a crash the file may have a few messages more than the log kept, but never fewer.
 
-use std::{
-    any::Any,
-    io, mem,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
-};
+use std::{any::Any, io, mem, path::Path, sync::Arc, time::SystemTime};
 
 use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::{
-    sync::{Mutex as AsyncMutex, oneshot},
+    sync::{Mutex, oneshot},
     task::spawn_blocking,
     time::Instant,
 };
@@ -26,7 +20,7 @@ use super::{
     tables::{self, BadFile},
 };
 use crate::feed::{
-    Cursor, Draft, Feed, FeedError, Message, Page, Published, Retention, Topic,
+    Draft, Feed, FeedError, Message, Page, Published, Retention, Topic,
     log::{Changes, Log},
     store::{LiveLog, Once, PartialPage, Store, StoreFuture},
 };
@@ -38,16 +32,10 @@ const ROW: usize = 128;
 struct Journal {
     commits: Commits,
     /// Its own connection, so a read never waits for a write.
-    reader: Arc<AsyncMutex<Connection>>,
-    kept: Arc<Kept>,
+    reader: Arc<Mutex<Connection>>,
+    log: Arc<LiveLog>,
     /// Keeps other processes out until the file is closed.
     _claim: Claim,
-}
-
-/// What the feed keeps, and which of its changes are not in the file yet.
-struct Kept {
-    log: Arc<LiveLog>,
-    unsaved: Mutex<Changes>,
 }
 
 /// The thread that writes the feed's file. `None` if the feed is not in a file. A program can keep its
@@ -67,11 +55,8 @@ pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Re
     let log = Arc::new(LiveLog::new(log));
     let journal = Journal {
         commits: Commits::start("feed", database)?,
-        reader: Arc::new(AsyncMutex::new(reader)),
-        kept: Arc::new(Kept {
-            log: log.clone(),
-            unsaved: Mutex::default(),
-        }),
+        reader: Arc::new(Mutex::new(reader)),
+        log: log.clone(),
         _claim: claim,
     };
     Ok(Feed::with_store(log, Arc::new(journal)))
@@ -102,7 +87,7 @@ impl Store for Journal {
     ) -> StoreFuture<'_, Published> {
         let (reply, answer) = oneshot::channel();
         self.commits.submit(Publish {
-            kept: self.kept.clone(),
+            log: self.log.clone(),
             topic,
             draft,
             once,
@@ -117,12 +102,12 @@ impl Store for Journal {
 
     /// No other process can have given out a cursor beyond the head, so such a cursor keeps its gap.
     fn complete(&self, mut partial: PartialPage) -> StoreFuture<'_, Option<Page>> {
-        let (reader, kept) = (self.reader.clone(), self.kept.clone());
+        let (reader, log) = (self.reader.clone(), self.log.clone());
         let seqs = mem::take(&mut partial.missing);
         // Its own task: a reader that is not polled would keep the connection from the others.
         let reading = tokio::spawn(async move {
             let reader = reader.lock_owned().await;
-            spawn_blocking(move || kept.read(&reader, &seqs)).await
+            spawn_blocking(move || read(&log, &reader, &seqs)).await
         });
         Box::pin(async {
             let read = reading.await.flatten();
@@ -142,13 +127,13 @@ impl Store for Journal {
 impl Drop for Journal {
     /// Saves what the log has dropped, so that the next start has the same messages.
     fn drop(&mut self) {
-        self.commits.submit(Save(self.kept.clone()));
+        self.commits.submit(Save(self.log.clone()));
     }
 }
 
 /// One publish on its way to the disk.
 struct Publish {
-    kept: Arc<Kept>,
+    log: Arc<LiveLog>,
     topic: Topic,
     draft: Draft,
     once: Option<Once>,
@@ -170,7 +155,7 @@ impl Job for Publish {
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
         let publish = *self;
         if committed.is_err() {
-            publish.kept.unsaved().extend(publish.unsaved);
+            publish.log.change(|log| log.put_back(publish.unsaved));
         }
         let answer = committed.map_err(FeedError::from).and(publish.outcome);
         if let Ok(Published {
@@ -179,8 +164,7 @@ impl Job for Publish {
         }) = answer
         {
             let message = Message::encode(id, publish.topic, publish.draft, publish.time);
-            let kept = publish.kept;
-            kept.log.push(message, publish.now, &mut kept.unsaved());
+            publish.log.push(message, publish.now);
         }
         // An error only means that the publisher is gone.
         let _ = publish.reply.send(answer);
@@ -194,80 +178,64 @@ impl Publish {
         &mut self,
         transaction: &Transaction<'_>,
     ) -> rusqlite::Result<Result<Published, FeedError>> {
-        let (kept, topic) = (&self.kept, &self.topic);
+        let (log, topic) = (&self.log, &self.topic);
+        let at = |seq| log.read(|log| log.at(seq));
         if let Some(once) = &self.once
             && let Some((used, seq)) = tables::find_key(transaction, topic, &once.key, self.time)?
         {
-            return Ok(once.answer_repeat(&used, kept.at(seq)));
+            return Ok(once.answer_repeat(&used, at(seq)));
         }
-        if let Err(refused) = kept.admit(topic, self.now) {
+        if let Err(refused) = log.change(|log| log.admit(topic, self.now)) {
             return Ok(Err(refused));
         }
-        self.unsaved = kept.save(transaction)?;
+        self.unsaved = save(log, transaction)?;
         let seq = tables::insert(transaction, topic, &self.draft, self.time)?;
         if let Some(once) = &self.once {
             tables::insert_key(transaction, topic, once, seq, self.time)?;
         }
-        Ok(Ok(Published::new(kept.at(seq))))
+        Ok(Ok(Published::new(at(seq))))
     }
 }
 
 /// Saves what the log has dropped.
-struct Save(Arc<Kept>);
+struct Save(Arc<LiveLog>);
 
 impl Job for Save {
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize> {
-        self.0.save(transaction).map(|_| 0)
+        save(&self.0, transaction).map(|_| 0)
     }
 
     fn settle(self: Box<Self>, _: Result<(), CommitError>) {} // the next start drops it again
 }
 
-impl Kept {
-    fn admit(&self, topic: &Topic, now: Instant) -> Result<(), FeedError> {
-        let mut unsaved = self.unsaved();
-        self.log.change(|log| log.admit(topic, now, &mut unsaved))
+/// Writes the log's changes to the file. A topic's mark is saved in the same transaction as its
+/// deletions. Without the mark, a crash would hide the loss from a cursor.
+fn save(log: &LiveLog, transaction: &Transaction<'_>) -> rusqlite::Result<Changes> {
+    let unsaved = log.change(Log::take_changes);
+    if !unsaved.topics.is_empty() {
+        tables::save_floor(transaction, log.read(Log::floor))?;
     }
-
-    /// Writes the log's changes to the file. A topic's mark is saved in the same transaction as its
-    /// deletions. Without the mark, a crash would hide the loss from a cursor.
-    fn save(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Changes> {
-        let mut unsaved = mem::take(&mut *self.unsaved());
-        unsaved.topics.sort_unstable();
-        unsaved.topics.dedup();
-        if !unsaved.topics.is_empty() {
-            tables::save_floor(transaction, self.log.read(Log::floor))?;
-        }
-        for topic in &unsaved.topics {
-            let mark = self.log.read(|log| log.mark_of(topic));
-            tables::save_topic(transaction, topic, mark)?;
-        }
-        for seq in &unsaved.dropped {
-            tables::delete(transaction, *seq)?;
-        }
-        Ok(unsaved)
+    for topic in &unsaved.topics {
+        let mark = log.read(|log| log.mark_of(topic));
+        tables::save_topic(transaction, topic, mark)?;
     }
-
-    /// `None` if the log has dropped one of the messages in the meantime.
-    fn read(
-        &self,
-        reader: &Connection,
-        seqs: &[u64],
-    ) -> Result<Option<Vec<Arc<Message>>>, FeedError> {
-        match tables::read(reader, self.log.read(Log::head).epoch, seqs) {
-            Ok(messages) => Ok(Some(messages)),
-            // The log drops a message before the file does.
-            Err(BadFile::Missing(seq)) if !self.log.read(|log| log.keeps(seq)) => Ok(None),
-            Err(error) => Err(FeedError::Unreadable(error.to_string())),
-        }
+    for seq in &unsaved.dropped {
+        tables::delete(transaction, *seq)?;
     }
+    Ok(unsaved)
+}
 
-    fn unsaved(&self) -> MutexGuard<'_, Changes> {
-        self.unsaved.lock().expect("nothing panics under this lock")
-    }
-
-    fn at(&self, seq: u64) -> Cursor {
-        self.log.read(|log| log.at(seq))
+/// `None` if the log has dropped one of the messages in the meantime.
+fn read(
+    log: &LiveLog,
+    reader: &Connection,
+    seqs: &[u64],
+) -> Result<Option<Vec<Arc<Message>>>, FeedError> {
+    match tables::read(reader, log.read(Log::head).epoch, seqs) {
+        Ok(messages) => Ok(Some(messages)),
+        // The log drops a message before the file does.
+        Err(BadFile::Missing(seq)) if !log.read(|log| log.keeps(seq)) => Ok(None),
+        Err(error) => Err(FeedError::Unreadable(error.to_string())),
     }
 }
 

@@ -119,6 +119,7 @@ pub(super) fn restore(database: &Connection, retention: Retention) -> Result<Log
     let last = "SELECT seq FROM sqlite_sequence WHERE name = 'messages'";
     let head = database.query_row(last, [], |row| row.get(0)).optional()?;
     log.raise_head(head.unwrap_or(0));
+    log.record_changes();
     Ok(log)
 }
 
