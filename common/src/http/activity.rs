@@ -23,10 +23,11 @@ use tracing::info;
 
 /// The activity of one open connection. The connection counts as open until all clones are dropped.
 #[derive(Debug, Clone)]
-pub struct Activity(Arc<Connection>);
+pub struct Activity(pub(crate) Arc<Connection>);
 
+/// An open connection.
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     state: Mutex<State>,
     server: Arc<Activities>,
 }
@@ -207,34 +208,5 @@ impl Activities {
 
     fn next(&self) -> u64 {
         self.count.fetch_add(1, Ordering::SeqCst)
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod watched {
-    use std::sync::Weak;
-
-    use super::*;
-
-    /// Tells a connection from others, and does not keep it open.
-    #[derive(Debug)]
-    pub(crate) struct Watched(Weak<Connection>);
-
-    impl Watched {
-        pub(crate) fn new(activity: &Activity) -> Self {
-            Self(Arc::downgrade(&activity.0))
-        }
-
-        pub(crate) fn is(&self, activity: &Activity) -> bool {
-            std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&activity.0))
-        }
-
-        pub(crate) fn is_closed(&self) -> bool {
-            self.0.strong_count() == 0
-        }
-
-        pub(crate) fn activity(&self) -> Activity {
-            Activity(self.0.upgrade().expect("the connection is open"))
-        }
     }
 }

@@ -12,7 +12,7 @@ mod stall;
 mod takeover;
 
 #[cfg(test)]
-pub(crate) use activity::watched::Watched;
+pub(crate) use activity::Connection;
 pub use activity::{Activities, Activity, Busy, Idle};
 pub use answer::{healthz, html};
 pub use browser::{Browsers, Origin};

@@ -206,7 +206,7 @@ pub async fn accept_failed(error: io::Error) {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::{future::pending, ptr, sync::Weak};
 
     use tokio::{
         sync::oneshot,
@@ -215,7 +215,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::Watched;
+    use crate::http::Connection;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -283,6 +283,27 @@ mod tests {
         assert_eq!(started.elapsed(), Duration::ZERO);
         accept_failed(io::Error::other("no descriptors")).await;
         assert_eq!(started.elapsed(), ACCEPT_PAUSE);
+    }
+
+    /// Tells a connection from others, and does not keep it open.
+    struct Watched(Weak<Connection>);
+
+    impl Watched {
+        fn new(activity: &Activity) -> Self {
+            Self(Arc::downgrade(&activity.0))
+        }
+
+        fn is(&self, activity: &Activity) -> bool {
+            ptr::eq(self.0.as_ptr(), Arc::as_ptr(&activity.0))
+        }
+
+        fn is_closed(&self) -> bool {
+            self.0.strong_count() == 0
+        }
+
+        fn activity(&self) -> Activity {
+            Activity(self.0.upgrade().expect("the connection is open"))
+        }
     }
 
     /// One more connection, which never ends by itself.
