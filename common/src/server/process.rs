@@ -7,7 +7,7 @@ use std::{
 };
 
 #[cfg(unix)]
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::{runtime::Builder, sync::oneshot};
 use tracing::{info, warn};
 
@@ -25,20 +25,20 @@ use super::{Drained, log};
 pub fn shutdown_signal() -> impl Future<Output = ()> {
     let built = Builder::new_current_thread().enable_io().build();
     let runtime = built.expect("a new process has descriptors left");
-    let mut signals = {
+    let mut next_signal = {
         let _entered = runtime.enter(); // Signals belong to the runtime that is entered.
-        Signals::new()
+        signals()
     };
     let (first, shutdown) = oneshot::channel();
-    let wait = async move {
-        signals.next().await;
+    let wait = async move || {
+        next_signal().await;
         // It fails only if the server no longer waits for it.
         let _ = first.send(());
-        signals.next().await;
+        next_signal().await;
         exit(1);
     };
     let thread = thread::Builder::new().name("signals".into());
-    let spawned = thread.spawn(move || runtime.block_on(wait));
+    let spawned = thread.spawn(move || runtime.block_on(wait()));
     spawned.expect("a new process has threads left");
     async {
         // The sender is not dropped before it has sent.
@@ -47,41 +47,23 @@ pub fn shutdown_signal() -> impl Future<Output = ()> {
     }
 }
 
+/// Each call of the result waits for one signal. They are caught from now on, and not from the first wait.
 #[cfg(unix)]
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    /// Registered here and not at the first wait, so that no signal is missed before it.
-    fn new() -> Self {
-        const INSTALLED: &str = "a signal handler can be installed";
-        Self {
-            terminate: signal(SignalKind::terminate()).expect(INSTALLED),
-            interrupt: signal(SignalKind::interrupt()).expect(INSTALLED),
-        }
-    }
-
-    async fn next(&mut self) {
+fn signals() -> impl AsyncFnMut() + Send {
+    const INSTALLED: &str = "a signal handler can be installed";
+    let mut terminate = signal(SignalKind::terminate()).expect(INSTALLED);
+    let mut interrupt = signal(SignalKind::interrupt()).expect(INSTALLED);
+    async move || {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     }
 }
 
 #[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> Self {
-        Self
-    }
-
-    async fn next(&mut self) {
+fn signals() -> impl AsyncFnMut() + Send {
+    async || {
         let pressed = tokio::signal::ctrl_c().await;
         pressed.expect("Ctrl-C can be listened for");
     }
