@@ -198,24 +198,22 @@ fn write(
     while let Ok(first) = jobs.recv() {
         let more = jobs.try_iter().take(MAX_GROUP - 1);
         let mut group: Group = iter::once(first).chain(more).collect();
-        let outcomes = match commit(&mut database, &mut group) {
-            Ok(written) => {
+        let committing = commit(&mut database, &mut group);
+        committed.notify_one();
+        let outcomes = match committing {
+            Ok(outcomes) => {
                 trace!(count.commits = 1, count.committed = group.len());
-                since_checkpoint += written.bytes;
-                written.outcomes
+                outcomes
             }
             Err(error) if is_no_room(&error) => {
                 warn!(%error, jobs = group.len(), "nothing was written");
                 vec![Err(CommitError::NoRoom); group.len()]
             }
-            Err(error) => {
-                committed.notify_one();
-                return Err((error, group));
-            }
+            Err(error) => return Err((error, group)),
         };
-        committed.notify_one();
+        since_checkpoint += outcomes.iter().flatten().sum::<usize>();
         for (job, outcome) in group.into_iter().zip(outcomes) {
-            job.settle(outcome);
+            job.settle(outcome.map(drop));
         }
         if since_checkpoint > CHECKPOINT {
             since_checkpoint = 0;
@@ -225,26 +223,20 @@ fn write(
     checkpoint(&database).map_err(|error| (error, Group::new()))
 }
 
-/// How much a transaction wrote, and the outcome of each job.
-#[derive(Default)]
-struct Written {
-    bytes: usize,
-    outcomes: Vec<Result<(), CommitError>>,
-}
-
 /// Commits all jobs except those that the database refuses. After an error of the disk, commits none. If one job
-/// syncs, the whole group is synced, and everything before it.
-fn commit(database: &mut Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Written> {
+/// syncs, the whole group is synced, and everything before it. Returns for each job how many bytes it wrote.
+fn commit(
+    database: &mut Connection,
+    group: &mut [Box<dyn Job>],
+) -> rusqlite::Result<Vec<Result<usize, CommitError>>> {
     let syncs = group.iter().any(|job| job.syncs());
     database.execute_batch(if syncs { SYNCED } else { UNSYNCED })?;
     let mut transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut written = Written::default();
-    for job in group {
-        let applied = apply(job.as_mut(), &mut transaction)?;
-        written.bytes += applied.unwrap_or(0);
-        written.outcomes.push(applied.map(|_| ()));
-    }
-    transaction.commit().map(|()| written)
+    let jobs = group.iter_mut();
+    let outcomes = jobs
+        .map(|job| apply(job.as_mut(), &mut transaction))
+        .collect::<rusqlite::Result<_>>()?;
+    transaction.commit().map(|()| outcomes)
 }
 
 /// Runs one job in a savepoint. The outer error is of the disk.
