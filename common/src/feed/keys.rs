@@ -19,6 +19,17 @@ pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// How many keys are remembered. Beyond that the feed forgets the oldest key.
 pub const MAX_KEYS: usize = 100_000;
 
+/// What a publisher asks for.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Where to.
+    pub topic: Topic,
+    /// The message.
+    pub draft: Draft,
+    /// `None` without a key.
+    pub once: Option<Once>,
+}
+
 /// What makes a publish happen at most once.
 #[derive(Debug, Clone)]
 pub struct Once {

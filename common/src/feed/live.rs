@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     cursor::Cursor,
     error::FeedError,
-    keys::{Keys, Once},
+    keys::{Keys, Once, Publish},
     log::Log,
     message::{Draft, Message, Published, Topic},
     wake::Wakers,
@@ -71,12 +71,8 @@ impl LiveLog {
     }
 
     /// Publishes to a log that is only in memory.
-    pub(super) fn publish(
-        &self,
-        topic: Topic,
-        draft: Draft,
-        once: Option<Once>,
-    ) -> Result<Published, FeedError> {
+    pub(super) fn publish(&self, publish: Publish) -> Result<Published, FeedError> {
+        let Publish { topic, draft, once } = publish;
         let published = match once {
             None => self.append(topic.clone(), draft).map(Published::new),
             Some(once) => self.append_once(topic.clone(), draft, once),

@@ -33,7 +33,7 @@ use std::{
 
 use tracing::trace;
 
-use keys::{Once, fingerprint};
+use keys::{Once, Publish, fingerprint};
 use live::LiveLog;
 use log::Log;
 use store::{Store, StoreFuture};
@@ -121,11 +121,12 @@ impl Feed {
             key,
             fingerprint: fingerprint(&draft),
         });
+        let publish = Publish { topic, draft, once };
         match self.store() {
-            None => self.0.log.publish(topic, draft, once),
+            None => self.0.log.publish(publish),
             Some(store) => {
                 let started = Instant::now();
-                let published = store.publish(topic, draft, once).await;
+                let published = store.publish(publish).await;
                 trace!(count.publish_seconds = started.elapsed().as_secs_f64());
                 published
             }

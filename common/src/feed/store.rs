@@ -2,14 +2,10 @@
 
 use std::{any::Any, pin::Pin};
 
-use super::{
-    error::FeedError,
-    message::{Draft, Published, Topic},
-    page::Page,
-};
+use super::{error::FeedError, message::Published, page::Page};
 
 pub use super::{
-    keys::{Fingerprint, KEY_LIFE, MAX_KEYS, Once, fingerprint},
+    keys::{Fingerprint, KEY_LIFE, MAX_KEYS, Once, Publish, fingerprint},
     live::LiveLog,
     view::PartialPage,
 };
@@ -19,8 +15,7 @@ pub use super::{
 /// type back from [`Feed::store`](super::Feed::store).
 pub trait Store: Any + Send + Sync {
     /// Resolves when the message is stored and in the log that readers see.
-    fn publish(&self, topic: Topic, draft: Draft, once: Option<Once>)
-    -> StoreFuture<'_, Published>;
+    fn publish(&self, publish: Publish) -> StoreFuture<'_, Published>;
 
     /// Adds the messages of a page that are not in memory. Also decides about a cursor beyond the head:
     /// another process may have given it out before the message came here. `None` if the log has changed

@@ -43,8 +43,8 @@ use tokio::{
 };
 
 use crate::feed::{
-    Cursor, Draft, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
-    store::{LiveLog, Once, PartialPage, Store, StoreFuture, fingerprint},
+    Cursor, Feed, FeedError, IdempotencyKey, Page, Published, Retention, Topic,
+    store::{LiveLog, Once, PartialPage, Publish, Store, StoreFuture, fingerprint},
 };
 use follow::{Follower, PATIENCE, SETTLE};
 use record::Record;
@@ -146,14 +146,9 @@ impl Drop for Nats {
 }
 
 impl Store for Nats {
-    fn publish(
-        &self,
-        topic: Topic,
-        draft: Draft,
-        once: Option<Once>,
-    ) -> StoreFuture<'_, Published> {
+    fn publish(&self, publish: Publish) -> StoreFuture<'_, Published> {
         Box::pin(async move {
-            timeout(PATIENCE, self.publish(topic, draft, once))
+            timeout(PATIENCE, self.publish(publish))
                 .await
                 // The message may or may not be stored.
                 .unwrap_or_else(|_| Err(away("it took too long")))
@@ -186,12 +181,7 @@ fn follows(head: &watch::Receiver<Cursor>) -> Result<(), FeedError> {
 }
 
 impl Nats {
-    async fn publish(
-        &self,
-        topic: Topic,
-        draft: Draft,
-        once: Option<Once>,
-    ) -> Result<Published, FeedError> {
+    async fn publish(&self, publish: Publish) -> Result<Published, FeedError> {
         self.health()?;
         // Without a connection the client would queue the message and send it later, after the error answer.
         if self.client.connection_state() != State::Connected {
@@ -199,12 +189,13 @@ impl Nats {
         }
         let before = *self.head.borrow();
         // Refuses before anything is stored: the stream knows nothing of topics, pins and their limits.
-        self.log.change(|log| log.admit(&topic, Instant::now()))?;
-        let stored = self.send(&topic, &draft, once.as_ref()).await?;
+        self.log
+            .change(|log| log.admit(&publish.topic, Instant::now()))?;
+        let stored = self.send(&publish).await?;
         let (epoch, seq) = (before.epoch, stored.sequence);
         let id = Cursor { epoch, seq };
-        let published = match once {
-            Some(once) if stored.duplicate => self.repeat(id, &topic, &once).await?,
+        let published = match publish.once {
+            Some(once) if stored.duplicate => self.repeat(id, &publish.topic, &once).await?,
             // A new message cannot have an old number: another process has created the stream anew.
             _ if id.seq <= before.seq => return Err(away(RENEWED)),
             _ => Published::new(id),
@@ -217,12 +208,8 @@ impl Nats {
         Ok(published)
     }
 
-    async fn send(
-        &self,
-        topic: &Topic,
-        draft: &Draft,
-        once: Option<&Once>,
-    ) -> Result<PublishAck, FeedError> {
+    async fn send(&self, publish: &Publish) -> Result<PublishAck, FeedError> {
+        let Publish { topic, draft, once } = publish;
         let record = record::encode(draft, SystemTime::now());
         let mut message = PublishMessage::build().payload(record);
         if let Some(once) = once {

@@ -20,9 +20,9 @@ use super::{
     tables::{self, BadFile},
 };
 use crate::feed::{
-    Draft, Feed, FeedError, Message, Page, Published, Retention, Topic,
+    Feed, FeedError, Message, Page, Published, Retention,
     log::{Changes, Log},
-    store::{LiveLog, Once, PartialPage, Store, StoreFuture},
+    store::{LiveLog, PartialPage, Publish, Store, StoreFuture},
 };
 
 /// Roughly how many bytes a row takes in addition to its data, to estimate the write-ahead log's size.
@@ -79,18 +79,11 @@ fn named(path: &Path, error: &str) -> io::Error {
 }
 
 impl Store for Journal {
-    fn publish(
-        &self,
-        topic: Topic,
-        draft: Draft,
-        once: Option<Once>,
-    ) -> StoreFuture<'_, Published> {
+    fn publish(&self, publish: Publish) -> StoreFuture<'_, Published> {
         let (reply, answer) = oneshot::channel();
-        self.commits.submit(Publish {
+        self.commits.submit(Writing {
             log: self.log.clone(),
-            topic,
-            draft,
-            once,
+            publish,
             now: Instant::now(),
             time: SystemTime::now(),
             outcome: Err(FeedError::Stopped),
@@ -132,11 +125,9 @@ impl Drop for Journal {
 }
 
 /// One publish on its way to the disk.
-struct Publish {
+struct Writing {
     log: Arc<LiveLog>,
-    topic: Topic,
-    draft: Draft,
-    once: Option<Once>,
+    publish: Publish,
     now: Instant,
     time: SystemTime,
     /// The answer, if the transaction succeeds. Set by [`Job::apply`].
@@ -146,41 +137,42 @@ struct Publish {
     reply: oneshot::Sender<Result<Published, FeedError>>,
 }
 
-impl Job for Publish {
+impl Job for Writing {
     fn apply(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<usize> {
-        self.outcome = self.publish(transaction)?;
-        Ok(self.draft.data.as_str().len() + ROW)
+        self.outcome = self.write(transaction)?;
+        Ok(self.publish.draft.data.as_str().len() + ROW)
     }
 
     fn settle(self: Box<Self>, committed: Result<(), CommitError>) {
-        let publish = *self;
+        let writing = *self;
         if committed.is_err() {
-            publish.log.change(|log| log.put_back(publish.unsaved));
+            writing.log.change(|log| log.put_back(writing.unsaved));
         }
-        let answer = committed.map_err(FeedError::from).and(publish.outcome);
+        let answer = committed.map_err(FeedError::from).and(writing.outcome);
         if let Ok(Published {
             id,
             duplicate: false,
         }) = answer
         {
-            let message = Message::encode(id, publish.topic, publish.draft, publish.time);
-            publish.log.push(message, publish.now);
+            let Publish { topic, draft, .. } = writing.publish;
+            let message = Message::encode(id, topic, draft, writing.time);
+            writing.log.push(message, writing.now);
         }
         // An error only means that the publisher is gone.
-        let _ = publish.reply.send(answer);
+        let _ = writing.reply.send(answer);
     }
 }
 
-impl Publish {
+impl Writing {
     /// The outer error is the database's, see [`Job::apply`]. The inner one is the publisher's: it writes
     /// nothing, and the group is committed.
-    fn publish(
+    fn write(
         &mut self,
         transaction: &Transaction<'_>,
     ) -> rusqlite::Result<Result<Published, FeedError>> {
-        let (log, topic) = (&self.log, &self.topic);
+        let (log, Publish { topic, draft, once }) = (&self.log, &self.publish);
         let at = |seq| log.read(|log| log.at(seq));
-        if let Some(once) = &self.once
+        if let Some(once) = once
             && let Some((used, seq)) = tables::find_key(transaction, topic, &once.key, self.time)?
         {
             return Ok(once.answer_repeat(&used, at(seq)));
@@ -189,8 +181,8 @@ impl Publish {
             return Ok(Err(refused));
         }
         self.unsaved = save(log, transaction)?;
-        let seq = tables::insert(transaction, topic, &self.draft, self.time)?;
-        if let Some(once) = &self.once {
+        let seq = tables::insert(transaction, topic, draft, self.time)?;
+        if let Some(once) = once {
             tables::insert_key(transaction, topic, once, seq, self.time)?;
         }
         Ok(Ok(Published::new(at(seq))))

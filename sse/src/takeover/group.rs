@@ -429,10 +429,10 @@ mod tests {
     use std::{future::ready, time::SystemTime};
 
     use common::{
-        Connections, Data, Draft, Epoch, Feed, Page, Published, Retention, Topic,
+        Connections, Data, Draft, Epoch, Feed, Page, Published, Retention,
         feed::{
             log::Log,
-            store::{LiveLog, Once, PartialPage, Store, StoreFuture},
+            store::{LiveLog, PartialPage, Publish, Store, StoreFuture},
         },
     };
     use hyper::Request;
@@ -614,12 +614,8 @@ mod tests {
     struct Unreadable(Arc<LiveLog>);
 
     impl Store for Unreadable {
-        fn publish(
-            &self,
-            topic: Topic,
-            draft: Draft,
-            _: Option<Once>,
-        ) -> StoreFuture<'_, Published> {
+        fn publish(&self, publish: Publish) -> StoreFuture<'_, Published> {
+            let Publish { topic, draft, .. } = publish;
             let append =
                 |log: &mut Log| log.append(topic, draft, Instant::now(), SystemTime::now());
             let id = self.0.change(append);
