@@ -170,8 +170,10 @@ enum Command {
     Ping(IgnoredAny),
 }
 
+/// No topic counts as one that is not a topic, so that the error has the command's `ref`.
 #[derive(Deserialize)]
 struct Publish {
+    #[serde(default)]
     topic: String,
     #[serde(default)]
     r#ref: Value,
@@ -179,6 +181,7 @@ struct Publish {
 
 #[derive(Deserialize)]
 struct Subscribe {
+    #[serde(default)]
     topics: Vec<String>,
     #[serde(default)]
     r#ref: Value,

@@ -169,6 +169,8 @@ async fn each_command_is_refused_without_a_right_to_its_topics() {
             400,
             "topic \"a..b\"",
         ),
+        (json!({"publish": {"data": 1, "ref": 1}}), 400, "topic \"\""),
+        (json!({"subscribe": {"ref": 1}}), 400, "topic \"\""),
     ] {
         let error = ask(&mut session, command).await["error"].clone();
         assert_eq!(
