@@ -27,9 +27,30 @@ use crate::{
 /// more memory. At most one answer exceeds it.
 pub const MAX_UNSENT: usize = 64 * 1024;
 
-/// What the messages of one session mean (RFC 6455 §1.9).
+/// What the messages of one session mean (RFC 6455 §1.9). An echo, which has no news:
+///
+/// ```
+/// use websockets::{close::Ending, session::Subprotocol};
+///
+/// struct Echo;
+///
+/// impl Subprotocol for Echo {
+///     async fn handle(&mut self, text: &str) -> Option<String> {
+///         Some(text.to_owned())
+///     }
+///
+///     async fn next(&mut self) -> Result<Option<Vec<u8>>, Ending> {
+///         std::future::pending().await
+///     }
+///
+///     async fn heartbeat(&mut self) -> Option<String> {
+///         None
+///     }
+/// }
+/// ```
 pub trait Subprotocol {
-    /// Handles one text message. Returns the text that answers it, if there is one.
+    /// Handles one text message. Returns the text that answers it, if there is one. To end the session for a message,
+    /// remember why, and return it from `next`.
     fn handle(&mut self, text: &str) -> impl Future<Output = Option<String>> + Send;
 
     /// Waits for news. Returns whole frames, made by [`push_frame`]. `None` means that no more will come:
