@@ -46,7 +46,7 @@ pub mod access;
 pub mod in_axum;
 
 use access::{Access, Grant, guarded, login};
-use in_axum::{LIMITS, STALL, Wanted, publish};
+use in_axum::{LIMITS, STALL, publish, wanted};
 
 /// A revoked client is disconnected after this time.
 const RECHECK: Duration = Duration::from_secs(15);
@@ -82,9 +82,9 @@ async fn open(State(app): State<App>, request: Request) -> Response {
 }
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
-    let wanted = Wanted::parse(request.uri())?;
+    let (topics, after, newest, heartbeat) = wanted(request.uri())?;
     let admitted = match app.access.admit(&request) {
-        Ok(grant) => grant.may_read(&wanted.topics).map(|()| grant),
+        Ok(grant) => grant.may_read(&topics).map(|()| grant),
         Err(problem) if problem.status == StatusCode::UNAUTHORIZED => Err(problem),
         // Neither a foreign page nor a wrong parameter gets a session.
         Err(problem) => return Err(problem),
@@ -106,12 +106,11 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
             grant,
         };
         if slot.is_some() {
-            let (topics, after) = (wanted.topics, wanted.after);
-            let subscribed = subprotocol.inner.open(topics, after, wanted.newest);
+            let subscribed = subprotocol.inner.open(topics, after, newest);
             socket.push(TEXT, subscribed.as_bytes());
         }
         let mut draining = app.draining;
-        let mut session = Session::new(app.sessions, slot, socket, subprotocol, wanted.heartbeat);
+        let mut session = Session::new(app.sessions, slot, socket, subprotocol, heartbeat);
         let _ = session.run(&mut draining).await;
     });
     Ok(switching_protocols)

@@ -69,7 +69,7 @@ async fn open(State(app): State<App>, request: Request) -> Response {
 
 fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
     let (feed, sessions, mut draining) = app;
-    let wanted = Wanted::parse(request.uri())?;
+    let (topics, after, newest, heartbeat) = wanted(request.uri())?;
     let switching_protocols = handshake::answer(&request, SUBPROTOCOL)?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -80,46 +80,27 @@ fn upgrade(app: App, mut request: Request) -> Result<Response, Problem> {
         let mut subscriptions = Subscriptions::new(feed);
         let slot = sessions.slot();
         if slot.is_some() {
-            let subscribed = subscriptions.open(wanted.topics, wanted.after, wanted.newest);
+            let subscribed = subscriptions.open(topics, after, newest);
             socket.push(TEXT, subscribed.as_bytes());
         }
         // Without a slot the session ends at once, with code 1013.
-        let mut session = Session::new(sessions, slot, socket, subscriptions, wanted.heartbeat);
+        let mut session = Session::new(sessions, slot, socket, subscriptions, heartbeat);
         let _ = session.run(&mut draining).await; // A peer that accepts no data is dropped all the same.
     });
     Ok(switching_protocols)
 }
 
-/// What the path and the query ask for.
-#[derive(Debug)]
-pub struct Wanted {
-    /// At least one.
-    pub topics: Topics,
-    /// Where to begin.
-    pub after: After,
-    /// Only the newest message of each topic.
-    pub newest: bool,
-    /// How often the client wants a `heartbeat` frame.
-    pub heartbeat: Option<Duration>,
-}
-
-impl Wanted {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// 400 for a topic or a parameter that is wrong.
-    pub fn parse(uri: &Uri) -> Result<Self, Problem> {
-        let query = Query::of(uri);
-        let seconds = query.get::<NonZeroU16>("heartbeat")?;
-        // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
-        let topics = uri.path().strip_prefix("/topics/").unwrap_or_default();
-        Ok(Self {
-            after: query.get("after")?.unwrap_or(After::Latest),
-            newest: query.get::<Newest>("newest")?.is_some(),
-            heartbeat: seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
-            topics: topics.parse().map_err(Problem::bad_request)?,
-        })
-    }
+/// What the path and the query ask for: topics, where to begin, whether only the newest messages, and heartbeats.
+pub fn wanted(uri: &Uri) -> Result<(Topics, After, bool, Option<Duration>), Problem> {
+    let query = Query::of(uri);
+    let after = query.get("after")?.unwrap_or(After::Latest);
+    let newest = query.get::<Newest>("newest")?.is_some();
+    let seconds = query.get::<NonZeroU16>("heartbeat")?;
+    let heartbeat = seconds.map(|seconds| Duration::from_secs(seconds.get().into()));
+    // As they were sent. axum's `Path` would decode `%2C`, and `Topics` would decode the result once more.
+    let topics = uri.path().strip_prefix("/topics/").unwrap_or_default();
+    let topics = topics.parse().map_err(Problem::bad_request)?;
+    Ok((topics, after, newest, heartbeat))
 }
 
 /// Serves until `shutdown`. Then each session gets its last news and close code 1012. axum does not wait for that:
