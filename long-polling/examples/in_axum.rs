@@ -11,6 +11,7 @@
 //! feed.publish("news".parse()?, Draft::new(Data::text("…"))).await?;
 //! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
 //! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! // One `serve` is enough for several techniques. With websockets take theirs, because it also ends the sessions.
 //! long_polling_in_axum::serve(listener, app, feed, shutdown).await;
 //! ```
 //!

@@ -8,9 +8,12 @@
 //!
 //! ```ignore
 //! // Each technique has its own path, as in `common/feed.js`. Merged, their routes overlap, and axum panics.
-//! let app = |draining| Router::new().nest("/websocket", websockets_in_axum::router(feed, draining));
+//! let app = |draining| Router::new().nest("/websocket", websockets_in_axum::router(feed.clone(), draining));
 //! let mut terminate = signal(SignalKind::terminate())?; // systemd, Docker and Kubernetes send SIGTERM
-//! let shutdown = async { tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} } };
+//! let shutdown = async {
+//!     tokio::select! { _ = terminate.recv() => {}, _ = ctrl_c() => {} }
+//!     feed.close(); // for other techniques in the app: it ends their streams and waits
+//! };
 //! websockets_in_axum::serve(listener, app, shutdown).await;
 //! ```
 //!

@@ -11,6 +11,9 @@ mod short_polling_in_axum;
 #[allow(dead_code, unreachable_pub, reason = "an example is a program")]
 #[path = "../../../sse/examples/in_axum.rs"]
 mod sse_in_axum;
+#[allow(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../../../websockets/examples/in_axum.rs"]
+mod websockets_in_axum;
 
 use axum::Router;
 use common::{Drained, Feed, Retention};
@@ -20,13 +23,23 @@ use sse_in_axum::publish;
 const WAITING: &str = "GET /long/topics/a?after=latest HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 async fn start(feed: Feed) -> TestServer {
-    TestServer::start(async |listener, shutdown| {
-        let app = Router::new()
-            .nest("/sse", sse_in_axum::router(feed.clone()))
-            .nest("/long", long_polling_in_axum::router(feed.clone()))
-            .nest("/short", short_polling_in_axum::router(feed.clone()))
-            .merge(publish::router(feed.clone(), publish::LIMITS));
-        sse_in_axum::serve(listener, app, feed, shutdown).await;
+    TestServer::start(async move |listener, shutdown| {
+        let app = |draining| {
+            Router::new()
+                .nest(
+                    "/websocket",
+                    websockets_in_axum::router(feed.clone(), draining),
+                )
+                .nest("/sse", sse_in_axum::router(feed.clone()))
+                .nest("/long", long_polling_in_axum::router(feed.clone()))
+                .nest("/short", short_polling_in_axum::router(feed.clone()))
+                .merge(publish::router(feed.clone(), publish::LIMITS))
+        };
+        let shutdown = async {
+            shutdown.await;
+            feed.close();
+        };
+        websockets_in_axum::serve(listener, app, shutdown).await;
         let (finished, cut) = (0, 0); // axum does not tell.
         Ok(Drained { finished, cut })
     })
@@ -52,22 +65,29 @@ async fn a_client_changes_its_technique_and_a_drain_ends_the_waits_of_all() {
         .await;
     stream.next().await.unwrap(); // the opening
     assert_eq!(stream.next().await.unwrap().json()["data"], "three");
+    let mut session = server.websocket("/websocket/topics/a").await;
+    for frame in ["subscribed", "heartbeat"] {
+        assert!(session.next_json().await.get(frame).is_some(), "{frame}");
+    }
 
     let mut poll = server.wire().await;
     poll.send(WAITING).await;
-    while feed.waiters() < 2 {
+    while feed.waiters() < 3 {
         tokio::task::yield_now().await;
     }
-    server.stop().await;
+    let client = async move {
+        assert_eq!(session.expect_close().await.0, 1012);
+        session.close(1012, "").await;
+    };
+    tokio::join!(server.stop(), client);
     assert!(
         poll.read_response()
             .await
             .text()
             .starts_with(r#"{"messages":[],"#)
     );
-    let mut last = stream.next().await;
-    while let Some(block) = stream.next().await {
-        last = Some(block);
-    }
-    assert!(last.unwrap().retry().is_some(), "it says when to come back");
+    stream.next().await.unwrap(); // It has everything.
+    let last = stream.next().await.unwrap();
+    assert!(last.retry().is_some(), "it says when to come back");
+    assert!(stream.next().await.is_none());
 }
