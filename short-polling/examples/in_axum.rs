@@ -20,8 +20,8 @@
 //!
 //! What the crate's own server has, and this does not:
 //! - The takeover: an idle connection keeps two buffers of hyper. For many clients, depend on
-//!   `short-polling` and `common` in place of the copies, and start [`short_polling::run`] on its own listener in a task
-//!   of your app. It takes the same `Feed`.
+//!   `short-polling` and `common` in place of the copies, and start [`short_polling::run`] on its own listener in a
+//!   task of your app. It takes the same `Feed`.
 //! - What `axum::serve` itself leaves out: a write timeout, closing slow heads, a connection limit, the `Origin`
 //!   check. `common/examples/axum/serve.rs` serves the same router with all of them.
 
