@@ -38,7 +38,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -80,7 +80,7 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
     let context = ContextBuilder::new()
         .timeout(PATIENCE)
         .ack_timeout(PATIENCE)
-        .build(client.clone());
+        .build(client);
     let stream = shape::prepare(&context, &retention, url.replicas, new_epoch).await?;
     let (log, tail) = follow::fill(&stream, &retention).await?;
     let (shown, head) = watch::channel(log.head());
@@ -93,12 +93,11 @@ async fn start(url: &NatsUrl, retention: Retention, new_epoch: bool) -> Result<F
         connections,
     };
     let store = Nats {
-        client,
         context,
         stream,
         log: log.clone(),
         head,
-        follower: tokio::spawn(follower.run(tail)),
+        _follower: JoinSet::from_iter([follower.run(tail)]),
     };
     Ok(Feed::with_store(log, Arc::new(store)))
 }
@@ -128,21 +127,15 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
     options.connect(&url.servers[..]).await.map_err(nats)
 }
 
-/// One process's view of the stream. Dropping it stops the follower.
+/// One process's view of the stream.
 struct Nats {
-    client: Client,
     context: Context,
     stream: Stream,
     log: Arc<LiveLog>,
     /// The log's head. The follower drops the sender when the stream has lost messages: see `health`.
     head: watch::Receiver<Cursor>,
-    follower: JoinHandle<()>,
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        self.follower.abort();
-    }
+    /// Stopped when this is dropped.
+    _follower: JoinSet<()>,
 }
 
 impl Store for Nats {
@@ -172,19 +165,14 @@ impl Store for Nats {
 
 /// The sender of the head is dropped when the follower ends, also by a panic.
 fn follows(head: &watch::Receiver<Cursor>) -> Result<(), FeedError> {
-    let ended = head.has_changed().is_err();
-    if ended {
-        Err(FeedError::Stopped)
-    } else {
-        Ok(())
-    }
+    head.has_changed().map(drop).map_err(|_| FeedError::Stopped)
 }
 
 impl Nats {
     async fn publish(&self, publish: Publish) -> Result<Published, FeedError> {
         self.health()?;
         // Without a connection the client would queue the message and send it later, after the error answer.
-        if self.client.connection_state() != State::Connected {
+        if self.context.client().connection_state() != State::Connected {
             return Err(away("not connected"));
         }
         let before = *self.head.borrow();
