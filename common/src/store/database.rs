@@ -34,6 +34,7 @@ impl Claim {
     pub fn new(path: &Path) -> io::Result<Self> {
         let path = resolve(path)?;
         refuse_other(&path)?;
+        #[cfg(unix)]
         refuse_names(&path)?;
         let mut name = path.clone().into_os_string();
         name.push("-lock");
@@ -99,11 +100,6 @@ fn refuse_names(path: &Path) -> io::Result<()> {
             "it has {names} hard links, and must have one"
         ))),
     }
-}
-
-#[cfg(not(unix))]
-fn refuse_names(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// What a database's header says it is.

@@ -49,10 +49,15 @@ pub fn commits(feed: &Feed) -> Option<&Commits> {
 /// but get a new epoch. That is for a restored copy: cursors given out after the copy was made must not
 /// be valid for the messages that come now.
 pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Result<Feed> {
-    let claim = Claim::new(path).map_err(|error| named(path, &error.to_string()))?;
-    let (database, log, reader) = open_databases(claim.path(), retention, new_epoch)
-        .map_err(|error| named(path, &error.to_string()))?;
-    let log = Arc::new(LiveLog::new(log));
+    let started = start(path, retention, new_epoch);
+    started.map_err(|error| io::Error::other(format!("feed file {}: {error}", path.display())))
+}
+
+fn start(path: &Path, retention: Retention, new_epoch: bool) -> Result<Feed, BadFile> {
+    let claim = Claim::new(path)?;
+    let database = tables::prepare(claim.path(), new_epoch)?;
+    let log = Arc::new(LiveLog::new(tables::restore(&database, retention)?));
+    let reader = Connection::open_with_flags(claim.path(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let journal = Journal {
         commits: Commits::start("feed", database)?,
         reader: Arc::new(Mutex::new(reader)),
@@ -60,22 +65,6 @@ pub(crate) fn open(path: &Path, retention: Retention, new_epoch: bool) -> io::Re
         _claim: claim,
     };
     Ok(Feed::with_store(log, Arc::new(journal)))
-}
-
-/// The connection that writes, what the file holds, and the connection that reads.
-fn open_databases(
-    path: &Path,
-    retention: Retention,
-    new_epoch: bool,
-) -> Result<(Connection, Log, Connection), BadFile> {
-    let database = tables::prepare(path, new_epoch)?;
-    let log = tables::restore(&database, retention)?;
-    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    Ok((database, log, reader))
-}
-
-fn named(path: &Path, error: &str) -> io::Error {
-    io::Error::other(format!("feed file {}: {error}", path.display()))
 }
 
 impl Store for Journal {

@@ -4,6 +4,7 @@
 //! restored copy starts a new epoch, so its messages get new ids.
 
 use std::{
+    io,
     path::Path,
     str::FromStr,
     sync::Arc,
@@ -74,6 +75,8 @@ pub(super) enum BadFile {
     Database(#[from] rusqlite::Error),
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Unusable(#[from] io::Error),
 }
 
 /// Opens the file, and creates the tables if it is new. Refuses another program's database unchanged.
