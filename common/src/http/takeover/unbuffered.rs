@@ -43,9 +43,6 @@ use crate::{
 /// The most bytes kept of what a client sends before it has its answer.
 const MAX_EARLY: usize = 8 * 1_024;
 
-/// A smaller answer is copied into one buffer.
-const SMALL: usize = 1_024;
-
 /// What a route answers: a complete body, not a stream.
 type Routed = Result<Response<Pieces>, Infallible>;
 
@@ -120,8 +117,8 @@ where
             }
             // Keeps two facts and not the request, which would take memory until the answer is ready.
             let (version, closes, answer) = match Box::pin(self.parse(deadline)).await? {
-                Some(Parsed::Request { request, closes }) => {
-                    (request.version(), closes, (self.route)(request))
+                Some(Parsed::Request(request)) => {
+                    (request.version(), is_last(&request), (self.route)(request))
                 }
                 Some(Parsed::Answered) => continue,
                 None => return Ok(()),
@@ -185,15 +182,7 @@ where
     ) -> io::Result<()> {
         let mut bytes = encode(version, last, answer);
         let mut socket = StallGuard::new(&mut self.socket, self.timeouts.stall);
-        match bytes.remaining() {
-            // A `write` costs less than a `writev`.
-            ..SMALL => {
-                socket
-                    .write_all(&bytes.copy_to_bytes(bytes.remaining()))
-                    .await?
-            }
-            _ => socket.write_all_buf(&mut bytes).await?,
-        }
+        socket.write_all_buf(&mut bytes).await?;
         if last {
             socket.shutdown().await?;
         }
@@ -220,11 +209,7 @@ fn reads(socket: &mut TcpStream, early: &mut Vec<u8>) -> impl Future<Output = io
 #[allow(clippy::large_enum_variant, reason = "it is short-lived")]
 enum Parsed {
     /// A request that is to be answered without hyper.
-    Request {
-        request: Request<Incoming>,
-        /// Whether its answer is the connection's last.
-        closes: bool,
-    },
+    Request(Request<Incoming>),
     /// hyper has answered the request.
     Answered,
 }
@@ -263,7 +248,7 @@ async fn hand_over<A: Future<Output = Routed>>(
 ) -> Routed {
     let (has_body, closes) = (!request.body().is_end_stream(), is_last(&request));
     if request.method() == Method::GET && !has_body {
-        handover.give(Parsed::Request { request, closes });
+        handover.give(Parsed::Request(request));
         return pending().await;
     }
     let answer = route(request).await?;
@@ -283,12 +268,9 @@ fn is_last<B>(request: &Request<B>) -> bool {
 }
 
 fn close_is_said(headers: &HeaderMap) -> bool {
-    let connection = headers.get_all(header::CONNECTION);
-    connection.iter().any(says_close)
-}
-
-fn says_close(connection: &HeaderValue) -> bool {
-    let mut options = connection.to_str().unwrap_or_default().split(',');
+    let values = headers.get_all(header::CONNECTION).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    let mut options = texts.flat_map(|text| text.split(','));
     options.any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
@@ -362,7 +344,7 @@ mod tests {
         let next = "GET /next".repeat(2_000); // more than hyper reads at once
         let sent = ["GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n", &next].concat();
         let (parsed, early, written) = parsed(&sent).await;
-        let Some(Parsed::Request { request, .. }) = parsed else {
+        let Some(Parsed::Request(request)) = parsed else {
             panic!("a GET was sent");
         };
         assert_eq!(request.uri().path(), "/topics/a");
@@ -395,7 +377,7 @@ mod tests {
     async fn the_last_word_of_a_client_that_sends_no_more_is_a_request_too() {
         let get = "GET /topics/a HTTP/1.1\r\nHost: a\r\n\r\n";
         let (parsed, ..) = parsed_then(get, tokio::io::empty()).await;
-        assert!(matches!(parsed, Some(Parsed::Request { .. })));
+        assert!(matches!(parsed, Some(Parsed::Request(_))));
         let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
         let (_, _, written) = parsed_then(head, tokio::io::empty()).await;
         assert!(written.starts_with("HTTP/1.1 404 "), "{written}");
