@@ -109,20 +109,12 @@ impl Commits {
         self.submit_work(size, true, work).await
     }
 
-    /// The same without a sync: until the next job that syncs, a power cut may undo it. For state that can be
-    /// recomputed.
+    /// The same, perhaps without a sync: until the next job that `syncs`, a power cut may undo it. For state that
+    /// can be recomputed.
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub async fn note<T: Send + 'static>(
-        &self,
-        size: usize,
-        work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, CommitError> {
-        self.submit_work(size, false, work).await
-    }
-
-    async fn submit_work<T: Send + 'static>(
+    pub async fn submit_work<T: Send + 'static>(
         &self,
         size: usize,
         syncs: bool,
@@ -399,7 +391,7 @@ mod tests {
         };
         for _ in 0..3 {
             assert_eq!(commits.run(0, level).await, Ok(2), "FULL");
-            assert_eq!(commits.note(0, level).await, Ok(1), "NORMAL");
+            assert_eq!(commits.submit_work(0, false, level).await, Ok(1), "NORMAL");
         }
     }
 

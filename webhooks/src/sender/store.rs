@@ -173,10 +173,7 @@ impl Store {
             Home::Memory(database) => return at_once(database, work),
         };
         let work = |transaction: &mut Transaction<'_>| work(transaction);
-        match syncs {
-            true => commits.run(PAGE, work).await,
-            false => commits.note(PAGE, work).await,
-        }
+        commits.submit_work(PAGE, syncs, work).await
     }
 
     /// Whether the tables survive the process.
