@@ -50,8 +50,8 @@ const SETTLED: Duration = Duration::from_secs(3_600);
 /// How long a change of an endpoint waits for its attempts in flight.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The endpoint after a change.
-type Changed = Result<Arc<Endpoint>, Problem>;
+/// The endpoint after a change, as JSON.
+type Changed = Result<String, Problem>;
 
 /// All endpoints and their loops.
 pub(crate) struct Endpoints {
@@ -78,13 +78,6 @@ struct Running {
 struct Turn<'a> {
     endpoint: Arc<Endpoint>,
     _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
-}
-
-/// The answer to a registration.
-pub(crate) struct Registered {
-    pub(crate) endpoint: Arc<Endpoint>,
-    /// It was registered before, with the same key.
-    pub(crate) is_repeat: bool,
 }
 
 impl Endpoints {
@@ -205,12 +198,12 @@ impl Endpoints {
     }
 
     /// Registers an endpoint, which gets what is published from now on. A repeat with the same key and body
-    /// returns the first endpoint.
+    /// returns the first endpoint, with 200 instead of 201.
     pub(crate) async fn register(
         &self,
         body: &[u8],
         key: Option<IdempotencyKey>,
-    ) -> Result<Registered, Problem> {
+    ) -> Result<(Arc<Endpoint>, StatusCode), Problem> {
         let mut registration: Registration =
             object(body).map_err(invalid("the body is no endpoint"))?;
         let secret = registration.secret.take();
@@ -226,10 +219,7 @@ impl Endpoints {
         if let Some((key, row)) = key.zip(row.clone())
             && let Some(endpoint) = self.registered(key, row).await?
         {
-            return Ok(Registered {
-                endpoint,
-                is_repeat: true,
-            });
+            return Ok((endpoint, StatusCode::OK));
         }
         self.check_room()?;
         let new = saved.clone();
@@ -240,10 +230,7 @@ impl Endpoints {
         // Path and query may hold a token.
         let at = &endpoint.target.url[..Position::BeforePath];
         info!(endpoint = endpoint.id, at, "registered");
-        Ok(Registered {
-            endpoint,
-            is_repeat: false,
-        })
+        Ok((endpoint, StatusCode::CREATED))
     }
 
     /// The endpoint that was registered with this key. Refuses the key for another body.
@@ -299,7 +286,7 @@ impl Endpoints {
         if let Some(enabled) = enabled {
             info!(endpoint = endpoint.id, enabled, "set by hand");
         }
-        Ok(endpoint)
+        Ok(endpoint.to_json(None))
     }
 
     /// Sends a signed test message to the endpoint now, once, and returns how that went. It changes nothing.
@@ -322,12 +309,8 @@ impl Endpoints {
         Ok(to_json(&AttemptView::new(&message.id, 1, &outcome, None)))
     }
 
-    /// Sets a new secret, and returns it. The previous one signs too, for [`store::OVERLAP`].
-    pub(crate) async fn rotate(
-        &self,
-        endpoint: &Endpoint,
-        body: &[u8],
-    ) -> Result<(Arc<Endpoint>, String), Problem> {
+    /// Sets a new secret, and shows it. The previous one signs too, for [`store::OVERLAP`].
+    pub(crate) async fn rotate(&self, endpoint: &Endpoint, body: &[u8]) -> Changed {
         let rotation: Rotation = object(body).map_err(invalid("the body is no rotation"))?;
         let secret = new_secret(rotation.secret)?.reveal();
         let turn = self.turn(endpoint).await?;
@@ -343,7 +326,7 @@ impl Endpoints {
         };
         let (endpoint, ()) = self.change(turn, change).await?;
         info!(endpoint = endpoint.id, "its secrets changed");
-        Ok((endpoint, secret))
+        Ok(endpoint.to_json(Some(secret)))
     }
 
     /// Enables a disabled endpoint. It gets the messages that it missed.
@@ -370,7 +353,7 @@ impl Endpoints {
             ));
         }
         info!(endpoint = endpoint.id, %cursor, "replays");
-        Ok(endpoint)
+        Ok(endpoint.to_json(None))
     }
 
     /// Makes a delivery due that is dead or waits for a later attempt, with the whole schedule of retries.
@@ -391,7 +374,7 @@ impl Endpoints {
             return Err(missing());
         }
         info!(endpoint = endpoint.id, id, "a delivery is tried again");
-        Ok(endpoint)
+        Ok(endpoint.to_json(None))
     }
 
     /// Waits until no other change is under way, and returns the endpoint as it then is.

@@ -107,35 +107,34 @@ async fn endpoints(app: &App, request: Request<Incoming>) -> Result<Response<Pie
         };
     };
     let endpoint = app.endpoints.find(id).ok_or_else(missing)?;
-    match (part, request.method()) {
-        ([], &Method::GET | &Method::HEAD) => Ok(shown(&endpoint, None)),
+    let shown = match (part, request.method()) {
+        ([], &Method::GET | &Method::HEAD) => endpoint.to_json(None),
         ([], &Method::DELETE) => {
             app.endpoints.remove(&endpoint).await?;
             let mut response = Response::default();
             *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
+            return Ok(response);
         }
         ([], &Method::PATCH) => {
             let body = read_json(app, request).await?;
-            let endpoint = app.endpoints.patch(&endpoint, &body).await?;
-            Ok(shown(&endpoint, None))
+            app.endpoints.patch(&endpoint, &body).await?
         }
-        ([], _) => Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
+        ([], _) => return Err(Problem::method_not_allowed("DELETE, GET, HEAD, PATCH")),
         (["deliveries"], &Method::GET | &Method::HEAD) => {
             let before = Query::of(request.uri()).get("before")?;
-            let deliveries = app.endpoints.deliveries(&endpoint, before).await?;
-            Ok(json(StatusCode::OK, deliveries))
+            app.endpoints.deliveries(&endpoint, before).await?
         }
-        (["deliveries"], _) => Err(Problem::method_not_allowed("GET, HEAD")),
+        (["deliveries"], _) => return Err(Problem::method_not_allowed("GET, HEAD")),
         (["enable" | "replay" | "rotate" | "test"] | ["dead", _, "retry"], method) => {
             if method != Method::POST {
                 return Err(Problem::method_not_allowed("POST"));
             }
             let body = read_json(app, request).await?;
-            act(&app.endpoints, &endpoint, part, &body).await
+            act(&app.endpoints, &endpoint, part, &body).await?
         }
-        _ => Err(missing()),
-    }
+        _ => return Err(missing()),
+    };
+    Ok(json(StatusCode::OK, shown))
 }
 
 fn list(endpoints: &Endpoints) -> Response<Pieces> {
@@ -150,12 +149,7 @@ fn list(endpoints: &Endpoints) -> Response<Pieces> {
 async fn register(app: &App, request: Request<Incoming>) -> Result<Response<Pieces>, Problem> {
     let key = idempotency_key(&request)?;
     let body = read_json(app, request).await?;
-    let registered = app.endpoints.register(&body, key).await?;
-    let endpoint = registered.endpoint;
-    let status = match registered.is_repeat {
-        true => StatusCode::OK,
-        false => StatusCode::CREATED,
-    };
+    let (endpoint, status) = app.endpoints.register(&body, key).await?;
     let mut response = json(status, endpoint.to_json(endpoint.secret()));
     let location = format!("/endpoints/{}", endpoint.id);
     let location = HeaderValue::try_from(location).expect("an endpoint's id is header text");
@@ -169,25 +163,14 @@ async fn act(
     endpoint: &Endpoint,
     part: &[&str],
     body: &[u8],
-) -> Result<Response<Pieces>, Problem> {
-    let endpoint = match part {
-        ["dead", id, _] => endpoints.retry(endpoint, id, body).await?,
-        ["enable"] => endpoints.enable(endpoint, body).await?,
-        ["replay"] => endpoints.replay(endpoint, body).await?,
-        ["test"] => {
-            let attempt = endpoints.test(endpoint, body).await?;
-            return Ok(json(StatusCode::OK, attempt));
-        }
-        _ => {
-            let (endpoint, secret) = endpoints.rotate(endpoint, body).await?;
-            return Ok(shown(&endpoint, Some(secret)));
-        }
-    };
-    Ok(shown(&endpoint, None))
-}
-
-fn shown(endpoint: &Endpoint, secret: Option<String>) -> Response<Pieces> {
-    json(StatusCode::OK, endpoint.to_json(secret))
+) -> Result<String, Problem> {
+    match part {
+        ["dead", id, _] => endpoints.retry(endpoint, id, body).await,
+        ["enable"] => endpoints.enable(endpoint, body).await,
+        ["replay"] => endpoints.replay(endpoint, body).await,
+        ["test"] => endpoints.test(endpoint, body).await,
+        _ => endpoints.rotate(endpoint, body).await,
+    }
 }
 
 /// The whole body of a request that says it is JSON. Requiring the media type also stops a browser's form,

@@ -137,9 +137,8 @@ impl Sender {
         let registration = registration.to_string();
         let registered = self.endpoints.register(registration.as_bytes(), None).await;
         lookups();
-        registered
-            .unwrap_or_else(|problem| panic!("{}", problem.detail))
-            .endpoint
+        let (endpoint, _) = registered.unwrap_or_else(|problem| panic!("{}", problem.detail));
+        endpoint
     }
 
     async fn publish(&self, text: &str) {
