@@ -3,7 +3,7 @@
 //! A change must run to its end, because it stops the endpoint's loop and starts it again. `route.rs` spawns it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     io,
     sync::{
@@ -36,7 +36,7 @@ use super::{
         new_endpoint, new_secret,
     },
     lane::Lane,
-    ledger::{Health, Waiting},
+    ledger::Health,
     push::{Outbound, Push},
     store::{self, Key, Saved, to_json},
 };
@@ -62,8 +62,8 @@ pub(crate) struct Endpoints {
     stopping: watch::Sender<bool>,
     /// Whether the disk budget is used up.
     full: AtomicBool,
-    /// In the order of registration. `None` once the server drains.
-    running: Mutex<Option<Vec<Running>>>,
+    /// By number, so in the order of registration. `None` once the server drains.
+    running: Mutex<Option<BTreeMap<i64, Running>>>,
 }
 
 struct Running {
@@ -83,30 +83,21 @@ struct Turn<'a> {
 impl Endpoints {
     /// Continues with the endpoints in the store.
     pub(crate) async fn open(outbound: Outbound, max: usize) -> io::Result<Self> {
-        let saved = outbound.store.run(|database| store::endpoints(database));
-        let saved = saved.await.map_err(io::Error::other)?;
+        let numbers = outbound.store.run(|database| store::endpoints(database));
+        let numbers = numbers.await.map_err(io::Error::other)?;
         let endpoints = Self {
             outbound: Arc::new(outbound),
             max,
             changing: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
             full: AtomicBool::new(false),
-            running: Mutex::new(Some(Vec::new())),
+            running: Mutex::new(Some(BTreeMap::new())),
         };
-        for mut saved in saved {
-            saved.state.failures.resume(endpoints.now());
-            let number = saved.endpoint;
+        for number in numbers {
             // Rows of one endpoint at a time, because all endpoints together may have a million.
-            let waiting = endpoints
-                .outbound
-                .store
-                .run(move |database| store::waiting(database, number));
-            let waiting = waiting.await.map_err(io::Error::other)?;
-            let damaged = |problem: Problem| {
-                let detail = format!("endpoint {} is damaged: {}", saved.id, problem.detail);
-                io::Error::other(detail)
-            };
-            endpoints.start(&saved, waiting).map_err(damaged)?;
+            endpoints.start(number).await.map_err(|problem| {
+                io::Error::other(format!("endpoint number {number}: {}", problem.detail))
+            })?;
         }
         endpoints.pin();
         Ok(endpoints)
@@ -119,7 +110,7 @@ impl Endpoints {
         let Some(running) = running.as_ref() else {
             return; // during the drain the pins stay
         };
-        for Running { endpoint, .. } in running {
+        for Running { endpoint, .. } in running.values() {
             let status = endpoint.status();
             let disabled = status.disabled.as_ref();
             if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
@@ -210,7 +201,7 @@ impl Endpoints {
         let target = registration.check()?;
         let secret = new_secret(secret)?;
         self.admit(&target.url)?;
-        let mut saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
+        let saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
         let row = key.as_ref().map(|key| Key {
             key: key.to_string(),
             digest: Sha256::digest(body).to_vec(),
@@ -222,10 +213,8 @@ impl Endpoints {
             return Ok((endpoint, StatusCode::OK));
         }
         self.check_room()?;
-        let new = saved.clone();
-        let inserted = self.write(move |database| store::insert(database, &new, row.as_ref()));
-        saved.endpoint = inserted.await?;
-        let endpoint = self.start(&saved, Vec::new())?;
+        let inserted = self.write(move |database| store::insert(database, &saved, row.as_ref()));
+        let endpoint = self.start(inserted.await?).await?;
         self.pin();
         // Path and query may hold a token.
         let at = &endpoint.target.url[..Position::BeforePath];
@@ -398,11 +387,11 @@ impl Endpoints {
         turn: Turn<'_>,
         work: impl FnOnce(&Connection, &mut Saved) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<(Arc<Endpoint>, T), Problem> {
-        let (id, number) = (&turn.endpoint.id, turn.endpoint.number);
-        if let Some(push) = self.halt(id)
+        let number = turn.endpoint.number;
+        if let Some(push) = self.halt(number)
             && let Err(error) = push.await
         {
-            error!(%error, endpoint = id, "an endpoint's loop failed");
+            error!(%error, endpoint = turn.endpoint.id, "an endpoint's loop failed");
         }
         let change = move |database: &Connection| {
             let mut saved = store::endpoint(database, number)?;
@@ -412,21 +401,15 @@ impl Endpoints {
         };
         let changed = self.write(change).await;
         // Changed or not, the endpoint needs a loop again.
-        let read = self.outbound.store.note(move |database| {
-            let waiting = store::waiting(database, number)?;
-            Ok((store::endpoint(database, number)?, waiting))
-        });
-        let (saved, waiting) = read.await.map_err(unavailable)?;
-        let endpoint = self.start(&saved, waiting)?;
+        let endpoint = self.start(number).await?;
         self.pin();
         Ok((endpoint, changed?))
     }
 
     /// Tells the endpoint's loop to end.
-    fn halt(&self, id: &str) -> Option<JoinHandle<Push>> {
+    fn halt(&self, number: i64) -> Option<JoinHandle<Push>> {
         let mut all = self.running();
-        let mut endpoints = all.iter_mut().flatten();
-        let running = endpoints.find(|one| one.endpoint.id == id)?;
+        let running = all.as_mut()?.get_mut(&number)?;
         running.stop.send_replace(Some(STOP_GRACE));
         running.push.take()
     }
@@ -446,13 +429,18 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Starts the loop of an endpoint, unless the server drains.
-    fn start(&self, saved: &Saved, waiting: Vec<Waiting>) -> Result<Arc<Endpoint>, Problem> {
+    /// Starts the loop of an endpoint as the store has it, unless the server drains.
+    async fn start(&self, number: i64) -> Result<Arc<Endpoint>, Problem> {
+        let read = self.outbound.store.note(move |database| {
+            let waiting = store::waiting(database, number)?;
+            Ok((store::endpoint(database, number)?, waiting))
+        });
+        let (saved, waiting) = read.await.map_err(unavailable)?;
+        let saved = saved.believed(&self.outbound.steady);
         let epoch = self.outbound.feed.head().epoch;
-        let saved = &saved.clone().believed(self.now());
         let before = self.find(&saved.id);
-        let endpoint = Arc::new(Endpoint::restore(saved, epoch, before.as_deref())?);
-        let push = Push::new(self.outbound.clone(), endpoint.clone(), saved, waiting);
+        let endpoint = Arc::new(Endpoint::restore(&saved, epoch, before.as_deref())?);
+        let push = Push::new(self.outbound.clone(), endpoint.clone(), &saved, waiting);
         if let Some(running) = self.running().as_mut() {
             let drain = self.outbound.drain;
             let stop = watch::Sender::new(self.stopping.borrow().then_some(drain));
@@ -461,10 +449,7 @@ impl Endpoints {
                 push: Some(tokio::spawn(push.run(stop.subscribe()))),
                 stop,
             };
-            match running.iter_mut().find(|one| one.endpoint.id == saved.id) {
-                Some(before) => *before = next,
-                None => running.push(next),
-            }
+            running.insert(number, next);
         }
         Ok(endpoint)
     }
@@ -500,8 +485,8 @@ impl Endpoints {
     /// Every endpoint, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Endpoint>> {
         let running = self.running();
-        let endpoints = running.iter().flatten();
-        endpoints.map(|running| running.endpoint.clone()).collect()
+        let running = running.iter().flat_map(|running| running.values());
+        running.map(|running| running.endpoint.clone()).collect()
     }
 
     /// What the deliveries of all endpoints wait for. Those of a disabled endpoint are not due.
@@ -527,9 +512,7 @@ impl Endpoints {
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Endpoint>> {
-        let running = self.running();
-        let found = running.iter().flatten().find(|one| one.endpoint.id == id);
-        found.map(|running| running.endpoint.clone())
+        self.list().into_iter().find(|endpoint| endpoint.id == id)
     }
 
     /// Removes an endpoint with its backlog.
@@ -539,10 +522,9 @@ impl Endpoints {
         let removed = self.write(move |database| store::remove(database, number));
         removed.await?;
         if let Some(running) = self.running().as_mut()
-            && let Some(at) = running.iter().position(|one| one.endpoint.id == *id)
+            && let Some(removed) = running.remove(&number)
         {
-            let push = running.remove(at).push;
-            push.inspect(JoinHandle::abort);
+            removed.push.inspect(JoinHandle::abort);
         }
         info!(endpoint = id, "removed");
         Ok(())
@@ -551,7 +533,7 @@ impl Endpoints {
     /// Tells every loop to claim nothing more, and to finish within the drain time.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
-        for running in self.running().iter().flatten() {
+        for running in self.running().iter().flat_map(BTreeMap::values) {
             running.stop.send_replace(Some(self.outbound.drain));
         }
     }
@@ -564,7 +546,7 @@ impl Endpoints {
         let _no_change = self.changing.lock().await;
         let running = self.running().take().unwrap_or_default();
         let mut left = Vec::with_capacity(running.len());
-        for push in running.into_iter().filter_map(|running| running.push) {
+        for push in running.into_values().filter_map(|running| running.push) {
             // Each loop limits its own drain, and all began at the same time.
             match push.await {
                 Ok(push) => left.push(push),
@@ -574,7 +556,7 @@ impl Endpoints {
         left
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<Vec<Running>>> {
+    fn running(&self) -> MutexGuard<'_, Option<BTreeMap<i64, Running>>> {
         self.running.lock().expect("nothing panics under this lock")
     }
 }

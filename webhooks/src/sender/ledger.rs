@@ -145,16 +145,19 @@ pub(crate) struct Failures {
 }
 
 impl Failures {
-    /// As if the last one had ended `now`, at a start: nothing failed while no sender ran. The system's clock may
-    /// also have jumped since.
-    pub(crate) fn resume(&mut self, now: SystemTime) {
+    /// Failures of an earlier process count as if the last one had ended when this one `began`: nothing failed
+    /// while no sender ran. The system's clock may also have jumped since.
+    pub(crate) fn resume(&mut self, began: SystemTime, now: SystemTime) {
         let Some((since, last)) = self.since.zip(self.last) else {
             return;
         };
+        if (began..=now).contains(&last) {
+            return;
+        }
         let lasted = last.duration_since(since).unwrap_or_default();
         // A time before 1970 could not be stored.
-        let since = (now - lasted).max(SystemTime::UNIX_EPOCH);
-        (self.since, self.last) = (Some(since), Some(now));
+        let since = (began - lasted).max(SystemTime::UNIX_EPOCH);
+        (self.since, self.last) = (Some(since), Some(began));
     }
 }
 

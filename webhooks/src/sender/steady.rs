@@ -27,6 +27,11 @@ impl Steady {
         self.at + self.lasts()
     }
 
+    /// When it started.
+    pub(crate) fn began(&self) -> SystemTime {
+        self.at
+    }
+
     /// How long it has run.
     pub(crate) fn lasts(&self) -> Duration {
         self.began.elapsed()

@@ -34,6 +34,7 @@ use tracing::{error, warn};
 use super::{
     deliver::{MAX_RETRY_AFTER, Payload},
     ledger::{Delivery, Ended, Fate, Health, Record, State, Waiting},
+    steady::Steady,
 };
 
 /// How many dead deliveries one answer shows, and how many gaps of an endpoint are kept. Always the newest.
@@ -232,8 +233,10 @@ pub(crate) struct Saved {
 
 impl Saved {
     /// Corrects times that a wrong clock may have written: nothing was disabled later than now, no pause is longer
-    /// than [`MAX_RETRY_AFTER`], and an old secret signs for at most [`OVERLAP`].
-    pub(crate) fn believed(mut self, now: SystemTime) -> Self {
+    /// than [`MAX_RETRY_AFTER`], and an old secret signs for at most [`OVERLAP`]. See also [`super::ledger::Failures::resume`].
+    pub(crate) fn believed(mut self, steady: &Steady) -> Self {
+        let now = steady.now();
+        self.state.failures.resume(steady.began(), now);
         match &mut self.state.health {
             Health::Well => {}
             Health::Paused { until, .. } => *until = (*until).min(now + MAX_RETRY_AFTER),
@@ -314,36 +317,31 @@ pub(crate) fn save(database: &Connection, saved: &Saved) -> rusqlite::Result<()>
     Ok(())
 }
 
-/// Every endpoint, oldest first.
-pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<Saved>> {
-    let mut rows = database.prepare_cached(&format!("{ENDPOINT} ORDER BY endpoint"))?;
-    let rows = rows.query_map([], saved)?;
+/// The number of every endpoint, oldest first.
+pub(crate) fn endpoints(database: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let mut rows = database.prepare_cached("SELECT endpoint FROM endpoints ORDER BY endpoint")?;
+    let rows = rows.query_map([], |row| row.get(0))?;
     rows.collect()
 }
 
 /// One endpoint, which must exist.
 pub(crate) fn endpoint(database: &Connection, endpoint: i64) -> rusqlite::Result<Saved> {
-    database
-        .prepare_cached(&format!("{ENDPOINT} WHERE endpoint = ?1"))?
-        .query_row([endpoint], saved)
-}
-
-/// What [`saved`] reads.
-const ENDPOINT: &str = "
-    SELECT endpoint, id, target, secrets, state, delivered, last_error,
-      (SELECT count(*) FROM deliveries d WHERE d.endpoint = e.endpoint AND due IS NULL)
-    FROM endpoints e";
-
-fn saved(row: &Row<'_>) -> rusqlite::Result<Saved> {
-    Ok(Saved {
-        endpoint: row.get(0)?,
-        id: row.get(1)?,
-        target: row.get(2)?,
-        secrets: json(row, 3)?,
-        state: json(row, 4)?,
-        delivered: row.get(5)?,
-        last_error: row.get(6)?,
-        dead: row.get(7)?,
+    let mut row = database.prepare_cached(
+        "SELECT endpoint, id, target, secrets, state, delivered, last_error,
+           (SELECT count(*) FROM deliveries WHERE endpoint = ?1 AND due IS NULL)
+         FROM endpoints WHERE endpoint = ?1",
+    )?;
+    row.query_row([endpoint], |row| {
+        Ok(Saved {
+            endpoint: row.get(0)?,
+            id: row.get(1)?,
+            target: row.get(2)?,
+            secrets: json(row, 3)?,
+            state: json(row, 4)?,
+            delivered: row.get(5)?,
+            last_error: row.get(6)?,
+            dead: row.get(7)?,
+        })
     })
 }
 
@@ -747,6 +745,13 @@ mod tests {
         }
     }
 
+    fn all(database: &Connection) -> Vec<Saved> {
+        let numbers = endpoints(database).unwrap().into_iter();
+        numbers
+            .map(|number| endpoint(database, number).unwrap())
+            .collect()
+    }
+
     fn bodies(database: &Connection) -> u64 {
         let count = "SELECT count(*) FROM bodies";
         database.query_row(count, [], |row| row.get(0)).unwrap()
@@ -763,7 +768,7 @@ mod tests {
         let number = insert(&database, &two, None).unwrap();
         let expected = |endpoint, saved| Saved { endpoint, ..saved };
         let both = [expected(one, new("ep_1")), expected(number, two)];
-        assert_eq!(endpoints(&database).unwrap(), both);
+        assert_eq!(all(&database), both);
     }
 
     #[test]
@@ -772,7 +777,7 @@ mod tests {
         let endpoint = added(&database, "ep_1");
         let ended = [(8, false, waits(60)), (9, false, Fate::Delivered)];
         settles(&database, endpoint, at(9), &ended);
-        let now = endpoints(&database).unwrap().remove(0);
+        let now = all(&database).remove(0);
         assert_eq!((now.state, now.delivered, now.dead), (at(9), 1, 0));
         assert_eq!(now.last_error.as_deref(), Some("answered 500"));
         let waiting_one = Waiting {
@@ -785,7 +790,7 @@ mod tests {
         settles(&database, endpoint, at(9), &[(8, true, Fate::Delivered)]);
         assert_eq!(waiting(&database, endpoint).unwrap(), []);
         assert_eq!(body(&database, 8).unwrap(), None);
-        let now = endpoints(&database).unwrap().remove(0);
+        let now = all(&database).remove(0);
         assert_eq!(now.last_error.as_deref(), Some("answered 500"), "it stays");
     }
 
@@ -805,7 +810,7 @@ mod tests {
             (dead[0].attempts, dead[0].at, &*dead[0].reason),
             (1, time(5), "answered 500")
         );
-        assert_eq!(endpoints(&database).unwrap()[0].dead, 2);
+        assert_eq!(all(&database)[0].dead, 2);
         assert!(body(&database, 8).unwrap().is_some(), "it can be retried");
     }
 
@@ -963,10 +968,10 @@ mod tests {
         let number = store.run(|database| insert(database, &new("ep_1"), None));
         let number = number.await.unwrap();
         let there = store.run(endpoints_of).await.unwrap();
-        assert_eq!(there[0].endpoint, number);
+        assert_eq!(there[0], number);
     }
 
-    fn endpoints_of(database: &Transaction<'_>) -> rusqlite::Result<Vec<Saved>> {
+    fn endpoints_of(database: &Transaction<'_>) -> rusqlite::Result<Vec<i64>> {
         endpoints(database)
     }
 }

@@ -355,6 +355,8 @@ async fn the_time_without_a_sender_is_no_time_of_failing() {
             Some(found) => found,
             None => sender.register("https://nobody.example/").await,
         };
+        sender.patch(&failing, json!({})).await; // its loop starts again from the store
+        let failing = sender.now(&failing);
         for _ in 0..2 {
             sender.publish("fails").await;
             sleep(DAY - HOUR).await;
