@@ -59,11 +59,17 @@ pub(crate) struct Endpoints {
     max: usize,
     /// One registration or change at a time.
     changing: tokio::sync::Mutex<()>,
-    stopping: watch::Sender<bool>,
     /// Whether the disk budget is used up.
     full: AtomicBool,
-    /// By number, so in the order of registration. `None` once the server drains.
-    running: Mutex<Option<BTreeMap<i64, Running>>>,
+    loops: Mutex<Loops>,
+}
+
+#[derive(Default)]
+struct Loops {
+    /// By the endpoint's number, so in the order of registration.
+    running: BTreeMap<i64, Running>,
+    /// Nothing is registered or changed any more.
+    is_draining: bool,
 }
 
 struct Running {
@@ -89,9 +95,8 @@ impl Endpoints {
             outbound: Arc::new(outbound),
             max,
             changing: tokio::sync::Mutex::default(),
-            stopping: watch::Sender::new(false),
             full: AtomicBool::new(false),
-            running: Mutex::new(Some(BTreeMap::new())),
+            loops: Mutex::default(),
         };
         for number in numbers {
             // Rows of one endpoint at a time, because all endpoints together may have a million.
@@ -106,11 +111,7 @@ impl Endpoints {
     /// Tells the feed to keep the messages that an endpoint has not received, even if it is disabled.
     fn pin(&self) {
         let mut pins: HashMap<Topic, u64> = HashMap::new();
-        let running = self.running();
-        let Some(running) = running.as_ref() else {
-            return; // during the drain the pins stay
-        };
-        for Running { endpoint, .. } in running.values() {
+        for endpoint in self.list() {
             let status = endpoint.status();
             let disabled = status.disabled.as_ref();
             if disabled.is_some_and(|disabled| disabled.expired.is_some()) {
@@ -202,18 +203,18 @@ impl Endpoints {
         let secret = new_secret(secret)?;
         self.admit(&target.url)?;
         let saved = new_endpoint(&target, &secret, self.outbound.feed.head().seq);
-        let row = key.as_ref().map(|key| Key {
+        let key = key.map(|key| Key {
             key: key.to_string(),
             digest: Sha256::digest(body).to_vec(),
         });
-        let _one_at_a_time = self.changing.lock().await;
-        if let Some((key, row)) = key.zip(row.clone())
-            && let Some(endpoint) = self.registered(key, row).await?
+        let _one_at_a_time = self.one_at_a_time().await?;
+        if let Some(key) = key.clone()
+            && let Some(endpoint) = self.registered(key).await?
         {
             return Ok((endpoint, StatusCode::OK));
         }
         self.check_room()?;
-        let inserted = self.write(move |database| store::insert(database, &saved, row.as_ref()));
+        let inserted = self.write(move |database| store::insert(database, &saved, key.as_ref()));
         let endpoint = self.start(inserted.await?).await?;
         self.pin();
         // Path and query may hold a token.
@@ -223,22 +224,16 @@ impl Endpoints {
     }
 
     /// The endpoint that was registered with this key. Refuses the key for another body.
-    async fn registered(
-        &self,
-        key: IdempotencyKey,
-        row: Key,
-    ) -> Result<Option<Arc<Endpoint>>, Problem> {
-        let found = self.write(move |database| store::registered(database, &row));
+    async fn registered(&self, key: Key) -> Result<Option<Arc<Endpoint>>, Problem> {
+        let used = format!(
+            "Idempotency-Key {:.100} was used for another endpoint",
+            key.key
+        );
+        let found = self.write(move |database| store::registered(database, &key));
         match found.await? {
+            Some((_, false)) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, used)),
+            Some((id, true)) => Ok(self.find(&id)),
             None => Ok(None),
-            Some((_, false)) => {
-                let detail = format!(
-                    "Idempotency-Key {:.100} was used for another endpoint",
-                    key.as_str()
-                );
-                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
-            }
-            Some((id, true)) => Ok(Some(self.find(&id).ok_or_else(draining)?)),
         }
     }
 
@@ -366,12 +361,18 @@ impl Endpoints {
         Ok(endpoint.to_json(None))
     }
 
+    /// Waits until no other change is under way.
+    async fn one_at_a_time(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Problem> {
+        let turn = self.changing.lock().await;
+        match self.loops().is_draining {
+            true => Err(Problem::unavailable("draining", retry_after())),
+            false => Ok(turn),
+        }
+    }
+
     /// Waits until no other change is under way, and returns the endpoint as it then is.
     async fn turn(&self, endpoint: &Endpoint) -> Result<Turn<'_>, Problem> {
-        let one_at_a_time = self.changing.lock().await;
-        if self.running().is_none() {
-            return Err(draining());
-        }
+        let one_at_a_time = self.one_at_a_time().await?;
         let id = &endpoint.id;
         let removed = || Problem::new(StatusCode::NOT_FOUND, format!("{id} was removed"));
         Ok(Turn {
@@ -408,8 +409,8 @@ impl Endpoints {
 
     /// Tells the endpoint's loop to end.
     fn halt(&self, number: i64) -> Option<JoinHandle<Push>> {
-        let mut all = self.running();
-        let running = all.as_mut()?.get_mut(&number)?;
+        let mut loops = self.loops();
+        let running = loops.running.get_mut(&number)?;
         running.stop.send_replace(Some(STOP_GRACE));
         running.push.take()
     }
@@ -421,15 +422,14 @@ impl Endpoints {
     }
 
     fn check_room(&self) -> Result<(), Problem> {
-        let running = self.running();
-        if running.as_ref().ok_or_else(draining)?.len() >= self.max {
+        if self.loops().running.len() >= self.max {
             let detail = format!("there are already {} endpoints (--max-endpoints)", self.max);
             return Err(Problem::unavailable(detail, retry_after()));
         }
         Ok(())
     }
 
-    /// Starts the loop of an endpoint as the store has it, unless the server drains.
+    /// Starts the loop of an endpoint as the store has it. While the server drains, the loop ends at once.
     async fn start(&self, number: i64) -> Result<Arc<Endpoint>, Problem> {
         let read = self.outbound.store.note(move |database| {
             let waiting = store::waiting(database, number)?;
@@ -441,16 +441,14 @@ impl Endpoints {
         let before = self.find(&saved.id);
         let endpoint = Arc::new(Endpoint::restore(&saved, epoch, before.as_deref())?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), &saved, waiting);
-        if let Some(running) = self.running().as_mut() {
-            let drain = self.outbound.drain;
-            let stop = watch::Sender::new(self.stopping.borrow().then_some(drain));
-            let next = Running {
-                endpoint: endpoint.clone(),
-                push: Some(tokio::spawn(push.run(stop.subscribe()))),
-                stop,
-            };
-            running.insert(number, next);
-        }
+        let mut loops = self.loops();
+        let stop = watch::Sender::new(loops.is_draining.then_some(self.outbound.drain));
+        let running = Running {
+            endpoint: endpoint.clone(),
+            push: Some(tokio::spawn(push.run(stop.subscribe()))),
+            stop,
+        };
+        loops.running.insert(number, running);
         Ok(endpoint)
     }
 
@@ -484,8 +482,8 @@ impl Endpoints {
 
     /// Every endpoint, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Endpoint>> {
-        let running = self.running();
-        let running = running.iter().flat_map(|running| running.values());
+        let loops = self.loops();
+        let running = loops.running.values();
         running.map(|running| running.endpoint.clone()).collect()
     }
 
@@ -521,9 +519,7 @@ impl Endpoints {
         let (id, number) = (&endpoint.id, endpoint.number);
         let removed = self.write(move |database| store::remove(database, number));
         removed.await?;
-        if let Some(running) = self.running().as_mut()
-            && let Some(removed) = running.remove(&number)
-        {
+        if let Some(removed) = self.loops().running.remove(&number) {
             removed.push.inspect(JoinHandle::abort);
         }
         info!(endpoint = id, "removed");
@@ -532,21 +528,23 @@ impl Endpoints {
 
     /// Tells every loop to claim nothing more, and to finish within the drain time.
     pub(crate) fn stop(&self) {
-        self.stopping.send_replace(true);
-        for running in self.running().iter().flat_map(BTreeMap::values) {
+        let mut loops = self.loops();
+        loops.is_draining = true;
+        for running in loops.running.values() {
             running.stop.send_replace(Some(self.outbound.drain));
         }
     }
 
-    /// Waits for [`Endpoints::stop`], then for the attempts in flight, and returns what is left of each loop.
+    /// Waits for the attempts in flight after [`Endpoints::stop`], and returns what is left of each loop.
     pub(crate) async fn drained(&self) -> Vec<Push> {
-        let mut stopping = self.stopping.subscribe();
-        // It fails only if the channel's other end was dropped, and `self` holds that.
-        let _ = stopping.wait_for(|stop| *stop).await;
         let _no_change = self.changing.lock().await;
-        let running = self.running().take().unwrap_or_default();
-        let mut left = Vec::with_capacity(running.len());
-        for push in running.into_values().filter_map(|running| running.push) {
+        let pushes: Vec<_> = {
+            let mut loops = self.loops();
+            let running = loops.running.values_mut();
+            running.filter_map(|running| running.push.take()).collect()
+        };
+        let mut left = Vec::with_capacity(pushes.len());
+        for push in pushes {
             // Each loop limits its own drain, and all began at the same time.
             match push.await {
                 Ok(push) => left.push(push),
@@ -556,8 +554,8 @@ impl Endpoints {
         left
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<BTreeMap<i64, Running>>> {
-        self.running.lock().expect("nothing panics under this lock")
+    fn loops(&self) -> MutexGuard<'_, Loops> {
+        self.loops.lock().expect("nothing panics under this lock")
     }
 }
 
@@ -571,8 +569,4 @@ fn object<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
 
 fn unavailable(error: CommitError) -> Problem {
     Problem::unavailable(error, retry_after())
-}
-
-fn draining() -> Problem {
-    Problem::unavailable("draining", retry_after())
 }

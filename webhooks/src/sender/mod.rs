@@ -202,7 +202,7 @@ pub async fn run(
     };
     let http = config.server.http1();
     let serving = serve(listener, &served, config.server, http, route, shutdown);
-    let ended = async { tokio::join!(serving, endpoints.drained()) };
+    let ended = async { (serving.await, endpoints.drained().await) };
     let (drained, left) = tokio::select! {
         ended = ended => ended,
         never = endpoints.keep_pinned() => match never {},
