@@ -18,12 +18,14 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
+    mem,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::deliver::Verdict;
+use super::deliver::{Payload, Verdict};
 use crate::schedule::Schedule;
 
 /// The most concurrent attempts of one endpoint.
@@ -205,19 +207,38 @@ impl Fate {
 pub(crate) struct Ended {
     pub(crate) delivery: Delivery,
     pub(crate) fate: Fate,
+    /// The attempt, if it failed.
+    pub(crate) failed: Option<Failed>,
 }
 
-/// What to record in one transaction.
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) message: Payload,
+    /// When it began.
+    pub(crate) at: SystemTime,
+    pub(crate) reason: String,
+}
+
+/// What to record in one transaction. To record it twice changes only the counter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) state: State,
     pub(crate) ended: Vec<Ended>,
+    /// See [`Ledger::miss`].
+    pub(crate) gaps: Vec<String>,
 }
 
 impl Record {
     /// How many deliveries have this fate.
     pub(crate) fn count(&self, fate: Fate) -> u64 {
         self.ended.iter().filter(|ended| ended.fate == fate).count() as u64
+    }
+
+    /// The reason of the last failure.
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        let mut failed = self.ended.iter().filter_map(|ended| ended.failed.as_ref());
+        failed.next_back().map(|failed| failed.reason.as_str())
     }
 }
 
@@ -237,8 +258,9 @@ pub(crate) struct Ledger {
     ahead: BTreeMap<u64, Waiting>,
     in_flight: Vec<Delivery>,
     ended: Vec<Ended>,
+    gaps: Vec<String>,
     /// The transaction that is being written.
-    recording: Option<Record>,
+    recording: Option<Arc<Record>>,
     /// The position in the store.
     recorded: Position,
     waiting: BinaryHeap<Reverse<Waiting>>,
@@ -266,6 +288,7 @@ impl Ledger {
             ahead: ahead.collect(),
             in_flight: Vec::new(),
             ended: Vec::new(),
+            gaps: Vec::new(),
             recording: None,
             recorded: position,
             bytes: 0,
@@ -327,10 +350,15 @@ impl Ledger {
         self.pass(next);
     }
 
+    /// Takes a gap, as JSON (see [`common::Gap`]): messages that the feed dropped before they were claimed.
+    pub(crate) fn miss(&mut self, gap: String) {
+        self.gaps.push(gap);
+    }
+
     /// Moves the rows up to this number from `ahead` to `waiting`.
     fn pass(&mut self, next: u64) {
         let ahead = self.ahead.split_off(&(next + 1));
-        let passed = std::mem::replace(&mut self.ahead, ahead).into_values();
+        let passed = mem::replace(&mut self.ahead, ahead).into_values();
         for waiting in passed {
             self.bytes += waiting.delivery.size as usize;
             self.waiting.push(Reverse(waiting));
@@ -358,14 +386,15 @@ impl Ledger {
     }
 
     /// Takes the result of an attempt, and decides what becomes of the delivery. The slot stays taken, and a
-    /// retry does not wait yet, until the decision is recorded. `random` is between 0 and 1.
+    /// retry does not wait yet, until the decision is recorded. `random` is between 0 and 1. The caller adds what
+    /// failed to the result.
     pub(crate) fn end(
         &mut self,
         seq: u64,
         result: Result<(), Verdict>,
         now: SystemTime,
         random: f64,
-    ) -> Ended {
+    ) -> &mut Ended {
         let at = self.in_flight.iter().position(|one| one.seq == seq);
         let mut delivery = self
             .in_flight
@@ -380,29 +409,34 @@ impl Ledger {
                 self.postpone(&mut delivery, verdict, now, random)
             }
         };
-        let ended = Ended { delivery, fate };
-        self.ended.push(ended.clone());
-        ended
+        self.ended.push(Ended {
+            delivery,
+            fate,
+            failed: None,
+        });
+        self.ended.last_mut().expect("it was pushed")
     }
 
     /// Begins to record what has ended, unless a transaction is being written. With `all` it also records a
     /// position that moved although no attempt ended: past messages that this endpoint does not get.
-    pub(crate) fn record(&mut self, all: bool) -> Option<Record> {
+    pub(crate) fn record(&mut self, all: bool) -> Option<Arc<Record>> {
         if self.recording.is_some() {
             return None;
         }
         let position = self.position();
-        if self.ended.is_empty() && !(all && position != self.recorded) {
+        let has_moved = all && position != self.recorded;
+        if self.ended.is_empty() && self.gaps.is_empty() && !has_moved {
             return None;
         }
-        let record = Record {
+        let record = Arc::new(Record {
             state: State {
                 position,
                 health: self.health.clone(),
                 failures: self.failures.clone(),
             },
-            ended: std::mem::take(&mut self.ended),
-        };
+            ended: mem::take(&mut self.ended),
+            gaps: mem::take(&mut self.gaps),
+        });
         self.recording = Some(record.clone());
         Some(record)
     }
@@ -412,12 +446,15 @@ impl Ledger {
         let Some(record) = self.recording.take() else {
             return;
         };
-        self.recorded = record.state.position;
-        for Ended { delivery, fate } in record.ended {
-            match fate {
+        self.recorded = record.state.position.clone();
+        for Ended { delivery, fate, .. } in &record.ended {
+            match *fate {
                 Fate::Waits(due) => {
                     let row = true;
-                    let delivery = Delivery { row, ..delivery };
+                    let delivery = Delivery {
+                        row,
+                        ..delivery.clone()
+                    };
                     self.waiting.push(Reverse(Waiting { due, delivery }));
                 }
                 Fate::Delivered | Fate::Dead => self.bytes -= delivery.size as usize,
@@ -637,10 +674,10 @@ mod tests {
 
     /// Ends an attempt and records it.
     fn end(ledger: &mut Ledger, seq: u64, result: Result<(), Verdict>, now: SystemTime) -> Fate {
-        let ended = ledger.end(seq, result, now, 0.0);
+        let fate = ledger.end(seq, result, now, 0.0).fate;
         ledger.record(true);
         ledger.recorded();
-        ended.fate
+        fate
     }
 
     #[test]
@@ -654,7 +691,8 @@ mod tests {
             claimed: 3,
             open: vec![1],
         };
-        assert_eq!((record.state.position, record.ended.len()), (position, 2));
+        assert_eq!(record.state.position, position);
+        assert_eq!(record.ended.len(), 2);
         assert_eq!(ledger.held(), 3, "a slot is held until it is recorded");
         ledger.recorded();
         assert_eq!((ledger.held(), ledger.settled()), (1, 0));
@@ -859,7 +897,7 @@ mod tests {
         stored: Stored,
         ledger: Ledger,
         /// What is being written.
-        writing: Option<Record>,
+        writing: Option<Arc<Record>>,
         in_flight: Vec<u64>,
         /// How often the endpoint accepted each message.
         accepted: BTreeMap<u64, u32>,
@@ -952,11 +990,12 @@ mod tests {
 
         fn commit(&mut self) {
             if let Some(record) = self.writing.take() {
-                self.stored.position = record.state.position;
-                for Ended { delivery, fate } in record.ended {
+                self.stored.position = record.state.position.clone();
+                for Ended { delivery, fate, .. } in &record.ended {
+                    let row = (*fate, delivery.clone());
                     match fate {
                         Fate::Delivered => self.stored.rows.remove(&delivery.seq),
-                        fate => self.stored.rows.insert(delivery.seq, (fate, delivery)),
+                        _ => self.stored.rows.insert(delivery.seq, row),
                     };
                 }
                 self.ledger.recorded();
@@ -979,8 +1018,8 @@ mod tests {
                 .writing
                 .take()
                 .into_iter()
-                .flat_map(|record| record.ended);
-            let unwritten = unwritten.chain(std::mem::take(&mut self.ledger.ended));
+                .flat_map(|record| record.ended.clone());
+            let unwritten = unwritten.chain(mem::take(&mut self.ledger.ended));
             let delivered = unwritten
                 .filter(|ended| ended.fate == Fate::Delivered)
                 .count();

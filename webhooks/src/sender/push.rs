@@ -9,7 +9,7 @@
 //! next transaction.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::pending,
     mem,
     panic::AssertUnwindSafe,
@@ -34,10 +34,10 @@ use super::{
     endpoint::{AttemptView, Disabled, Endpoint},
     guard::Guard,
     lane::Lane,
-    ledger::{Ended, Fate, Health, Ledger, Rules, Waiting},
+    ledger::{Ended, Failed, Fate, Health, Ledger, Record, Rules, Waiting},
     places::{Places, Stock},
     steady::Steady,
-    store::{self, Failed, PAUSE, Saved, Settlement, Store},
+    store::{self, PAUSE, Saved, Store},
     tls::Tls,
 };
 use crate::schedule::Schedule;
@@ -106,7 +106,7 @@ struct Attempted {
 type Event = (&'static str, Value);
 
 /// A transaction that is being written. It resolves to what was written.
-type Recording = Pin<Box<dyn Future<Output = Settlement> + Send>>;
+type Recording = Pin<Box<dyn Future<Output = Arc<Record>> + Send>>;
 
 /// The state of one loop.
 pub(crate) struct Push {
@@ -122,11 +122,7 @@ pub(crate) struct Push {
     /// connections time out.
     lanes: Vec<Lane>,
     attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Attempted> + Send>>>,
-    /// Failed attempts that are not recorded yet, by number of the message.
-    failed: HashMap<u64, Failed>,
     recording: Option<Recording>,
-    /// Gaps that are not recorded yet: messages that the feed dropped before they were claimed.
-    gaps: Vec<String>,
     /// Messages for the operator that are not published yet.
     events: Vec<Event>,
 }
@@ -159,9 +155,7 @@ impl Push {
             read: 0,
             lanes: Vec::new(),
             attempts: FuturesUnordered::new(),
-            failed: HashMap::new(),
             recording: None,
-            gaps: Vec::new(),
             events: Vec::new(),
         };
         push.report();
@@ -189,7 +183,7 @@ impl Push {
                 biased;
                 () = stop(&mut stopping) => break,
                 Some(ended) = self.attempts.next() => self.end_all(ended),
-                done = written(&mut self.recording) => self.written(done),
+                done = written(&mut self.recording) => self.written(&done),
                 page = self.outbound.feed.next(&self.endpoint.target.topics, &after, PAGE), if reads => self.take(page),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.wake().await,
                 _ = quiet.tick() => self.pass_by().await,
@@ -209,7 +203,7 @@ impl Push {
             self.record(true);
             tokio::select! {
                 Some(ended) = self.attempts.next() => self.end_all(ended),
-                done = written(&mut self.recording), if self.recording.is_some() => self.written(done),
+                done = written(&mut self.recording), if self.recording.is_some() => self.written(&done),
                 else => return,
             }
         }
@@ -261,7 +255,7 @@ impl Push {
                 endpoint = self.endpoint.id,
                 gap, "an endpoint misses messages"
             );
-            self.gaps.push(gap);
+            self.ledger.miss(gap);
         }
         self.unclaimed = page.messages.into();
         self.unclaimed.retain(|message| {
@@ -355,25 +349,24 @@ impl Push {
         let now = self.outbound.steady.now();
         let ended = self.ledger.end(seq, verdict, now, rand::random());
         trace!(count.attempts = failure.map_or("delivered", Failure::class));
-        let reason = failure.map(reason);
-        self.endpoint.remember(view(&ended, &message.id, &outcome));
-        if let Some(reason) = reason {
-            let id = &message.id;
-            info!(
-                endpoint = self.endpoint.id,
-                id, reason, "an attempt has failed"
-            );
-            self.note_health(was_failing, was_disabled, &reason);
-            if ended.fate == Fate::Dead {
-                self.note_dead(&message, &ended, &reason);
-            }
-            let at = outcome.at;
-            let failed = Failed {
-                message,
-                at,
-                reason,
-            };
-            self.failed.insert(seq, failed);
+        self.endpoint.remember(view(ended, &message.id, &outcome));
+        let Some(failure) = failure else { return };
+        let failed = Failed {
+            message,
+            at: outcome.at,
+            reason: failure.to_string().chars().take(MAX_REASON).collect(),
+        };
+        ended.failed = Some(failed.clone());
+        let (fate, attempts) = (ended.fate, ended.delivery.failed);
+        info!(
+            endpoint = self.endpoint.id,
+            id = failed.message.id,
+            reason = failed.reason,
+            "an attempt has failed"
+        );
+        self.note_health(was_failing, was_disabled, &failed.reason);
+        if fate == Fate::Dead {
+            self.note_dead(&failed, attempts);
         }
     }
 
@@ -396,41 +389,33 @@ impl Push {
 
     /// Tells the operator of a dead delivery, unless its message was one for the operator: each such message
     /// would cause the next.
-    fn note_dead(&mut self, message: &Payload, ended: &Ended, reason: &str) {
-        let (endpoint, id) = (&self.endpoint.id, &message.id);
+    fn note_dead(&mut self, failed: &Failed, attempts: u16) {
+        let (endpoint, id, reason) = (&self.endpoint.id, &failed.message.id, &failed.reason);
         warn!(endpoint, id, reason, "a delivery is dead");
         let own = format!(r#"{{"id":"{id}","topic":"{OPERATOR}","#);
-        if !message.json.starts_with(own.as_bytes()) {
-            let attempts = ended.delivery.failed;
+        if !failed.message.json.starts_with(own.as_bytes()) {
             let data =
                 json!({"endpoint": endpoint, "id": id, "attempts": attempts, "reason": reason});
             self.events.push(("delivery.dead", data));
         }
     }
 
-    /// Begins to record what has ended, see [`Ledger::record`]. A gap does not wait for an attempt to end.
+    /// Begins to record what has ended, see [`Ledger::record`].
     fn record(&mut self, all: bool) {
-        let all = all || !self.gaps.is_empty();
         if let Some(record) = self.ledger.record(all) {
-            let settlement = Settlement {
-                endpoint: self.endpoint.number,
-                record,
-                failed: mem::take(&mut self.failed),
-                gaps: mem::take(&mut self.gaps),
-            };
+            let (outbound, endpoint) = (self.outbound.clone(), self.endpoint.number);
             let events = mem::take(&mut self.events);
-            let written = write(self.outbound.clone(), settlement, events);
-            self.recording = Some(Box::pin(written));
+            self.recording = Some(Box::pin(write(outbound, endpoint, record, events)));
         }
     }
 
     /// Called when the transaction is written: slots become free, and failed messages wait.
-    fn written(&mut self, written: Settlement) {
+    fn written(&mut self, written: &Record) {
         self.recording = None;
         self.ledger.recorded();
         let mut status = self.endpoint.status();
-        status.delivered += written.record.count(Fate::Delivered);
-        status.dead += written.record.count(Fate::Dead);
+        status.delivered += written.count(Fate::Delivered);
+        status.dead += written.count(Fate::Dead);
         if let Some(error) = written.last_error() {
             status.last_error = Some(error.to_owned());
         }
@@ -475,19 +460,23 @@ impl Push {
     }
 }
 
-/// Writes a settlement, and then publishes the events. Retries while the disk is full. After a disk failure it
+/// Writes a record, and then publishes the events. Retries while the disk is full. After a disk failure it
 /// never returns: the loop then halts with all its slots taken, and the next start continues from the store.
-async fn write(outbound: Arc<Outbound>, settlement: Settlement, events: Vec<Event>) -> Settlement {
-    let settlement = Arc::new(settlement);
-    let shared = settlement.clone();
-    let settle = move |database: &Transaction<'_>| store::settle(database, &shared);
-    if outbound.store.note(settle).await.is_err() {
+async fn write(
+    outbound: Arc<Outbound>,
+    endpoint: i64,
+    record: Arc<Record>,
+    events: Vec<Event>,
+) -> Arc<Record> {
+    let shared = record.clone();
+    let write = move |database: &Transaction<'_>| store::write(database, endpoint, &shared);
+    if outbound.store.note(write).await.is_err() {
         pending::<()>().await;
     }
     for (kind, data) in events {
         tell(&outbound.feed, kind, &data).await;
     }
-    Arc::unwrap_or_clone(settlement)
+    record
 }
 
 /// Tells the operator. An error is only logged, because the same facts are in the store.
@@ -503,7 +492,7 @@ async fn tell(feed: &Feed, kind: &str, data: &Value) {
 }
 
 /// Resolves when the current transaction is written.
-async fn written(recording: &mut Option<Recording>) -> Settlement {
+async fn written(recording: &mut Option<Recording>) -> Arc<Record> {
     match recording {
         Some(recording) => recording.await,
         None => pending().await,
@@ -541,14 +530,10 @@ fn payload(message: &Message) -> Payload {
 }
 
 fn view(ended: &Ended, id: &str, outcome: &Outcome) -> AttemptView {
-    let Ended { delivery, fate } = ended;
+    let Ended { delivery, fate, .. } = ended;
     let before = u32::from(delivery.failed) + u32::from(delivery.throttled);
     let attempt = before + u32::from(*fate == Fate::Delivered);
     AttemptView::new(id, attempt, outcome, fate.due())
-}
-
-fn reason(failure: &Failure) -> String {
-    failure.to_string().chars().take(MAX_REASON).collect()
 }
 
 fn panicked(at: SystemTime) -> Outcome {

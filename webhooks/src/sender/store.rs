@@ -16,7 +16,6 @@
 //! bytes, even if the feed has dropped the message.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -33,7 +32,7 @@ use tracing::{error, warn};
 
 use super::{
     deliver::{MAX_RETRY_AFTER, Payload},
-    ledger::{Delivery, Ended, Fate, Health, Record, State, Waiting},
+    ledger::{Delivery, Ended, Failed, Fate, Health, Record, State, Waiting},
     steady::Steady,
 };
 
@@ -422,35 +421,6 @@ pub(crate) fn remove(database: &Connection, endpoint: i64) -> rusqlite::Result<b
     Ok(removed > 0)
 }
 
-/// What to write about one endpoint. Recording it is idempotent, except for the counter.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Settlement {
-    pub(crate) endpoint: i64,
-    pub(crate) record: Record,
-    /// The attempts of the record that failed, by number of the message.
-    pub(crate) failed: HashMap<u64, Failed>,
-    /// Gaps as JSON, see [`common::Gap`]: what the feed had dropped.
-    pub(crate) gaps: Vec<String>,
-}
-
-impl Settlement {
-    /// The reason of the last failure.
-    pub(crate) fn last_error(&self) -> Option<&str> {
-        let mut ended = self.record.ended.iter().rev();
-        let failed = ended.find_map(|ended| self.failed.get(&ended.delivery.seq));
-        failed.map(|failed| failed.reason.as_str())
-    }
-}
-
-/// The last attempt of a delivery that failed.
-#[derive(Debug, Clone)]
-pub(crate) struct Failed {
-    pub(crate) message: Payload,
-    /// When it began.
-    pub(crate) at: SystemTime,
-    pub(crate) reason: String,
-}
-
 pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("text and numbers are JSON")
 }
@@ -465,9 +435,8 @@ pub(crate) fn rfc3339<T: Into<Option<SystemTime>> + Copy, S: Serializer>(
     text.serialize(serializer)
 }
 
-/// Records a settlement. Does nothing if the endpoint was removed.
-pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite::Result<()> {
-    let endpoint = settlement.endpoint;
+/// Writes a record of one endpoint. Does nothing if the endpoint was removed.
+pub(crate) fn write(database: &Connection, endpoint: i64, record: &Record) -> rusqlite::Result<()> {
     let known = database
         .prepare_cached(
             "UPDATE endpoints SET state = ?2, delivered = delivered + ?3, last_error = ifnull(?4, last_error)
@@ -475,21 +444,21 @@ pub(crate) fn settle(database: &Connection, settlement: &Settlement) -> rusqlite
         )?
         .execute(params![
             endpoint,
-            to_json(&settlement.record.state),
-            settlement.record.count(Fate::Delivered),
-            settlement.last_error(),
+            to_json(&record.state),
+            record.count(Fate::Delivered),
+            record.last_error(),
         ])?;
     if known == 0 {
         return Ok(());
     }
-    for ended in &settlement.record.ended {
-        match settlement.failed.get(&ended.delivery.seq) {
+    for ended in &record.ended {
+        match &ended.failed {
             Some(failed) => write_row(database, endpoint, ended, failed)?,
             None if ended.delivery.row => delete_row(database, endpoint, ended.delivery.seq)?,
             None => {}
         }
     }
-    for gap in &settlement.gaps {
+    for gap in &record.gaps {
         remember_gap(database, endpoint, gap)?;
     }
     Ok(())
@@ -502,7 +471,7 @@ fn write_row(
     ended: &Ended,
     failed: &Failed,
 ) -> rusqlite::Result<()> {
-    let Ended { delivery, fate } = ended;
+    let Ended { delivery, fate, .. } = ended;
     if !delivery.row {
         let json = str::from_utf8(&failed.message.json).expect("a message is JSON");
         database
@@ -716,21 +685,17 @@ mod tests {
 
     /// Records ended attempts: the message, whether it has a row, and what becomes of it.
     fn settles(database: &Connection, endpoint: i64, state: State, ended: &[(u64, bool, Fate)]) {
-        let failures = ended.iter().filter(|(.., fate)| *fate != Fate::Delivered);
         let one = |(seq, row, fate): &(u64, bool, Fate)| Ended {
             delivery: delivery(*seq, *row),
             fate: *fate,
+            failed: (*fate != Fate::Delivered).then(|| failed(*seq)),
         };
-        let settlement = Settlement {
-            endpoint,
-            failed: failures.map(|(seq, ..)| (*seq, failed(*seq))).collect(),
-            record: Record {
-                state,
-                ended: ended.iter().map(one).collect(),
-            },
+        let record = Record {
+            state,
+            ended: ended.iter().map(one).collect(),
             gaps: Vec::new(),
         };
-        settle(database, &settlement).unwrap();
+        write(database, endpoint, &record).unwrap();
     }
 
     fn waits(millis: u64) -> Fate {
