@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Display,
+    mem,
     ops::Not,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
@@ -197,16 +198,12 @@ impl Endpoint {
     /// The endpoint as JSON. It contains a secret only if the caller passes one: after a registration or a
     /// rotation.
     pub(crate) fn to_json(&self, secret: Option<String>) -> String {
-        let target = &self.target;
+        let mut registration = self.target.registration.clone();
+        let headers = mem::take(&mut registration.headers);
         to_json(&View {
             id: &self.id,
-            url: target.url.as_str(),
-            topics: &target.registration.topics,
-            types: target.registration.types.as_deref(),
-            headers: target.registration.headers.keys().collect(),
-            timeout: target.registration.timeout,
-            concurrency: target.registration.concurrency,
-            ordered: target.registration.ordered,
+            registration,
+            headers: headers.into_keys().collect(),
             secret,
             status: &self.status(),
         })
@@ -228,18 +225,12 @@ const UNPOISONED: &str = "nothing panics under this lock";
 #[derive(Serialize)]
 struct View<'a> {
     id: &'a str,
-    url: &'a str,
-    topics: &'a [String],
-    types: Option<&'a [String]>,
+    /// Without its `headers`.
+    #[serde(flatten)]
+    registration: Registration,
     /// Only the names: a value may be a password.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<&'a String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    concurrency: Option<usize>,
-    #[serde(skip_serializing_if = "Not::not")]
-    ordered: bool,
+    headers: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
     #[serde(flatten)]
@@ -311,15 +302,17 @@ pub(crate) struct Registration {
     #[serde(default, deserialize_with = "lists")]
     types: Option<Vec<String>>,
     /// Header fields that every request carries.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
     /// The time limit of an attempt, in seconds.
-    timeout: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<u64>,
     /// The most attempts at the same time.
-    concurrency: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) concurrency: Option<usize>,
     /// One message at a time, in the order of the feed.
-    #[serde(default)]
-    ordered: bool,
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub(crate) ordered: bool,
     #[serde(skip_serializing)]
     pub(crate) secret: Option<String>,
 }
@@ -337,7 +330,7 @@ pub(crate) struct Target {
     types: Option<Vec<MessageType>>,
     pub(crate) fields: HeaderMap,
     /// What it was checked from, to store and to show it.
-    registration: Registration,
+    pub(crate) registration: Registration,
 }
 
 impl Registration {
@@ -391,20 +384,6 @@ impl Target {
     pub(crate) fn wants(&self, message: &Message) -> bool {
         let types = self.types.as_ref();
         types.is_none_or(|types| types.contains(&message.kind))
-    }
-
-    /// The most attempts at the same time.
-    pub(crate) fn concurrency(&self) -> usize {
-        self.registration.concurrency.unwrap_or(CONCURRENCY)
-    }
-
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.registration.ordered
-    }
-
-    /// The time limit of an attempt.
-    pub(crate) fn timeout(&self) -> Option<Duration> {
-        self.registration.timeout.map(Duration::from_secs)
     }
 }
 

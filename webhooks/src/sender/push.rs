@@ -34,7 +34,7 @@ use super::{
     endpoint::{AttemptView, Disabled, Endpoint},
     guard::Guard,
     lane::Lane,
-    ledger::{Ended, Failed, Fate, Health, Ledger, Record, Rules, Waiting},
+    ledger::{CONCURRENCY, Ended, Failed, Fate, Health, Ledger, Record, Rules, Waiting},
     places::{Places, Stock},
     steady::Steady,
     store::{self, PAUSE, Saved, Store},
@@ -83,13 +83,14 @@ impl Outbound {
     /// An attempt at this endpoint.
     pub(crate) fn attempt(&self, endpoint: &Endpoint) -> Attempt {
         let target = &endpoint.target;
+        let timeout = target.registration.timeout;
         Attempt {
             guard: self.guard,
             tls: Tls::system(),
             url: target.url.clone(),
             fields: target.fields.clone(),
             secrets: endpoint.secrets(self.steady.now()),
-            deadline: target.timeout().unwrap_or(self.attempt_timeout),
+            deadline: timeout.map_or(self.attempt_timeout, Duration::from_secs),
         }
     }
 }
@@ -140,11 +141,12 @@ impl Push {
         for waiting in &mut waiting {
             waiting.due = waiting.due.min(latest);
         }
+        let registration = &endpoint.target.registration;
         let rules = Rules {
             schedule: outbound.schedule.clone(),
             give_up: outbound.give_up,
-            concurrency: endpoint.target.concurrency(),
-            ordered: endpoint.target.is_ordered(),
+            concurrency: registration.concurrency.unwrap_or(CONCURRENCY),
+            ordered: registration.ordered,
         };
         let push = Self {
             places: Places::of(&outbound.stock),
