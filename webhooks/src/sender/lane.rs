@@ -130,7 +130,7 @@ impl Line {
 
     /// Whether any byte of an answer to the last request came.
     pub fn has_received(&self) -> bool {
-        !lock(&self.received).start.is_empty()
+        !lock(&self.received).answer.is_empty()
     }
 
     /// The status of an answer whose head is complete, even if hyper refuses the head for one of its fields.
@@ -144,31 +144,20 @@ impl Line {
 struct Received {
     /// This connection has had an answer before.
     is_later: bool,
+    /// How many bytes came, at most [`MAX_ANSWER`].
     bytes: usize,
-    /// The beginning of the head's first line, as far as [`STATUS`](Self::STATUS).
-    start: Vec<u8>,
-    /// The last two bytes of the head.
-    last: [u8; 2],
-    /// The head's blank line came.
-    is_whole: bool,
+    /// Those of this answer.
+    answer: Vec<u8>,
 }
 
 impl Received {
-    /// The length of `HTTP/1.1 200 ` (RFC 9112 §4).
-    const STATUS: usize = 13;
     const VERSION: &[u8] = b"HTTP/1.";
 
     /// Forgets the last answer, before the next request.
     fn clear(&mut self) {
-        self.is_later |= !self.start.is_empty();
+        self.is_later |= !self.answer.is_empty();
         self.bytes = 0;
-        self.clear_head();
-    }
-
-    fn clear_head(&mut self) {
-        self.start.clear();
-        self.last = [0; 2];
-        self.is_whole = false;
+        self.answer.clear();
     }
 
     /// Takes note of bytes that came. Returns how many of them are not of this answer.
@@ -181,19 +170,14 @@ impl Received {
             return Err(io::Error::other("the answer is too long"));
         }
         let late = self.late(read);
-        for byte in &read[late..] {
-            if self.is_whole {
-                break;
-            }
-            self.note_head(*byte);
-        }
+        self.answer.extend_from_slice(&read[late..]);
         Ok(late)
     }
 
     /// How many bytes come before the answer. They are the end of an earlier answer that was longer than it said,
     /// such as a 204 with a body.
     fn late(&self, read: &[u8]) -> usize {
-        if !self.is_later || !self.start.is_empty() {
+        if !self.is_later || !self.answer.is_empty() {
             return 0;
         }
         let begins = |at: &usize| {
@@ -203,31 +187,34 @@ impl Received {
         (0..read.len()).find(begins).unwrap_or(read.len())
     }
 
-    fn note_head(&mut self, byte: u8) {
-        if self.start.len() < Self::STATUS {
-            self.start.push(byte);
-        }
-        self.is_whole = byte == b'\n' && matches!(self.last, [_, b'\n'] | [b'\n', b'\r']);
-        self.last = [self.last[1], byte];
-        // The final answer follows an interim one.
-        if self.is_whole && self.code().is_some_and(|code| code.is_informational()) {
-            self.clear_head();
-        }
-    }
-
+    /// The status of the first head that is whole and not of an interim answer (1xx).
     fn status(&self) -> Option<StatusCode> {
-        self.code().filter(|_| self.is_whole)
+        let mut rest = &self.answer[..];
+        loop {
+            let status = status_of(rest)?;
+            rest = after_head(rest)?;
+            if !status.is_informational() {
+                return Some(status);
+            }
+        }
     }
+}
 
-    fn code(&self) -> Option<StatusCode> {
-        let rest = self.start.strip_prefix(Self::VERSION)?;
-        let [_, b' ', code @ ..] = rest else {
-            return None;
-        };
-        let (code, after) = code.split_at_checked(3)?;
-        let ends = matches!(after.first(), Some(b' ' | b'\r' | b'\n'));
-        StatusCode::from_bytes(code).ok().filter(|_| ends)
-    }
+/// The status of a head that begins here (RFC 9112 §4).
+fn status_of(head: &[u8]) -> Option<StatusCode> {
+    let [_, b' ', rest @ ..] = head.strip_prefix(Received::VERSION)? else {
+        return None;
+    };
+    let (code, after) = rest.split_at_checked(3)?;
+    let ends = matches!(after.first(), Some(b' ' | b'\r' | b'\n'));
+    StatusCode::from_bytes(code).ok().filter(|_| ends)
+}
+
+/// What follows the blank line of the head.
+fn after_head(head: &[u8]) -> Option<&[u8]> {
+    let ends = |at: &usize| head[..*at].ends_with(b"\n\n") || head[..*at].ends_with(b"\n\r\n");
+    let end = (1..=head.len()).find(ends)?;
+    Some(&head[end..])
 }
 
 /// A reader that watches what is read from it, and drops what is not of the answer.
