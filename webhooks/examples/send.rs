@@ -73,8 +73,8 @@ impl Sender {
         while deliveries.join_next().await.is_some() {}
     }
 
-    /// Returns the lane for the next delivery.
-    async fn deliver(self, message: Arc<Message>, mut lane: Lane) -> Lane {
+    /// Returns the connection for the next delivery.
+    async fn deliver(self, message: Arc<Message>, mut lane: Option<Lane>) -> Option<Lane> {
         let (id, json) = (message.id.to_string(), message.json.clone());
         let (payload, mut failed) = (Payload { id, json }, 0);
         let now = SystemTime::now;
@@ -109,13 +109,13 @@ impl Sender {
     }
 }
 
-/// The lane of a delivery that has ended, or a new one.
-async fn free_lane(deliveries: &mut JoinSet<Lane>) -> Lane {
+/// The connection of a delivery that has ended, once there is room for another one.
+async fn free_lane(deliveries: &mut JoinSet<Option<Lane>>) -> Option<Lane> {
     let ended = match deliveries.len() < CONCURRENCY {
         true => deliveries.try_join_next(),
         false => deliveries.join_next().await,
     };
-    ended.and_then(Result::ok).unwrap_or_default()
+    ended.and_then(Result::ok).flatten()
 }
 
 /// With `--local` also http and this machine.

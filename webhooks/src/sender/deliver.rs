@@ -9,7 +9,7 @@
 //! ```no_run
 //! # async fn deliver() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::{Duration, SystemTime};
-//! use webhooks::sender::{deliver::{Attempt, Payload}, guard::Guard, lane::Lane, tls::Tls};
+//! use webhooks::sender::{deliver::{Attempt, Payload}, guard::Guard, tls::Tls};
 //!
 //! let attempt = Attempt {
 //!     guard: Guard::default(),
@@ -20,7 +20,7 @@
 //!     deadline: Duration::from_secs(15),
 //! };
 //! let message = Payload { id: "msg_1".into(), json: "{}".into() };
-//! let mut lane = Lane::default(); // keep it for the next message to this endpoint
+//! let mut lane = None; // keep it for the next message to this endpoint
 //! match attempt.run(&mut lane, &message, SystemTime::now()).await.result {
 //!     Ok(status) => println!("delivered: {status}"),
 //!     Err(failure) => println!("{failure}: {:?}", failure.verdict()),
@@ -50,7 +50,7 @@ use url::{Position, Url};
 
 use super::{
     guard::{Guard, Unresolved},
-    lane::{Lane, Line},
+    lane::Lane,
     tls::Tls,
 };
 use crate::verify::{
@@ -228,13 +228,13 @@ fn redirect(status: StatusCode, location: Option<&str>) -> String {
 }
 
 impl Attempt {
-    /// Sends `message` once, signed at the time `at`.
-    pub async fn run(&self, lane: &mut Lane, message: &Payload, at: SystemTime) -> Outcome {
+    /// Sends `message` once, signed at the time `at`. Uses the kept connection, if there is one, and keeps its own.
+    pub async fn run(&self, kept: &mut Option<Lane>, message: &Payload, at: SystemTime) -> Outcome {
         let started = Instant::now();
         let (mut remote, mut shown) = (None, Vec::new());
-        let exchange = self.exchange(lane, message, at, &mut remote);
+        let exchange = self.exchange(kept.take(), message, at, &mut remote);
         let result = match within("answer", self.deadline, exchange).await {
-            Ok(answer) => judge(answer, lane, &mut shown, at).await,
+            Ok(answer) => judge(answer, kept, &mut shown, at).await,
             Err(failure) => Err(failure),
         };
         Outcome {
@@ -251,26 +251,26 @@ impl Attempt {
     /// Notes the address in `remote`, so that it is known even if the deadline cuts the attempt.
     async fn exchange(
         &self,
-        lane: &mut Lane,
+        kept: Option<Lane>,
         message: &Payload,
         at: SystemTime,
         remote: &mut Option<SocketAddr>,
     ) -> Result<Answer, Failure> {
-        if let Some(mut line) = lane.take() {
-            *remote = Some(line.remote);
-            let answer = line.send(self.request(message, at)).await;
-            if answer.is_ok() || line.has_received() {
-                return answered(line, answer);
+        if let Some(mut lane) = kept.filter(Lane::is_usable) {
+            *remote = Some(lane.remote);
+            let answer = lane.send(self.request(message, at)).await;
+            if answer.is_ok() || lane.has_received() {
+                return answered(lane, answer);
             }
         }
         // Boxed: dialing is rare, and its future is ten times as large as the rest.
-        let mut line = Box::pin(self.dial(remote)).await?;
-        let answer = line.send(self.request(message, at)).await;
-        answered(line, answer)
+        let mut lane = Box::pin(self.dial(remote)).await?;
+        let answer = lane.send(self.request(message, at)).await;
+        answered(lane, answer)
     }
 
     /// A new connection: resolve, check the addresses, and connect to the first one that answers.
-    async fn dial(&self, remote: &mut Option<SocketAddr>) -> Result<Line, Failure> {
+    async fn dial(&self, remote: &mut Option<SocketAddr>) -> Result<Lane, Failure> {
         let lookup = async { Ok(self.guard.resolve(&self.url).await?) };
         let addresses = within("address", self.deadline / LOOKUP_SHARE, lookup).await?;
         let mut addresses = addresses.into_iter();
@@ -283,9 +283,9 @@ impl Attempt {
             }
             tokio::select! {
                 dialed = dialing.next() => match dialed {
-                    Some(Ok(line)) => {
-                        *remote = Some(line.remote);
-                        return Ok(line);
+                    Some(Ok(lane)) => {
+                        *remote = Some(lane.remote);
+                        return Ok(lane);
                     }
                     Some(Err(failure)) => last = failure,
                     None => return Err(last),
@@ -296,21 +296,21 @@ impl Attempt {
     }
 
     /// TCP, and for https TLS with a certificate that is valid for the URL's host.
-    async fn connect(&self, address: SocketAddr) -> Result<Line, Failure> {
+    async fn connect(&self, address: SocketAddr) -> Result<Lane, Failure> {
         let share = self.deadline / CONNECT_SHARE;
         let tcp = async { TcpStream::connect(address).await.map_err(Failure::Connect) };
         let stream = within("connection", share, tcp).await?;
         // It fails only on a socket that is closed already, and then the exchange fails too.
         let _ = stream.set_nodelay(true);
         if self.url.scheme() != "https" {
-            return Ok(Line::over(stream, address).await?);
+            return Ok(Lane::over(stream, address).await?);
         }
         let handshake = async {
             let secured = self.tls.connect(&self.url, stream).await;
             secured.map_err(Failure::Tls)
         };
         let stream = within("TLS", share, handshake).await?;
-        Ok(Line::over(stream, address).await?)
+        Ok(Lane::over(stream, address).await?)
     }
 
     /// The request: the message's bytes, unchanged, signed for this attempt.
@@ -338,18 +338,18 @@ impl Attempt {
 }
 
 /// Reads the body for a short time, and judges by the status alone. A connection whose answer was read to its
-/// end goes back to the lane.
+/// end is kept.
 async fn judge(
     answer: Answer,
-    lane: &mut Lane,
+    kept: &mut Option<Lane>,
     shown: &mut Vec<u8>,
     at: SystemTime,
 ) -> Result<StatusCode, Failure> {
     let (head, rest) = answer.into_parts();
-    if let Some((line, body)) = rest
+    if let Some((lane, body)) = rest
         && timeout(BODY, has_ended(body, shown)).await == Ok(true)
     {
-        lane.keep(line);
+        *kept = Some(lane.idle());
     }
     if head.status.is_success() {
         return Ok(head.status);
@@ -365,14 +365,14 @@ async fn judge(
 
 /// An answer whose head is complete, its connection and its body. Without these two if hyper refused the head:
 /// its status counts, but the connection is closed.
-type Answer = Response<Option<(Line, Incoming)>>;
+type Answer = Response<Option<(Lane, Incoming)>>;
 
-fn answered(line: Line, answer: hyper::Result<Response<Incoming>>) -> Result<Answer, Failure> {
+fn answered(lane: Lane, answer: hyper::Result<Response<Incoming>>) -> Result<Answer, Failure> {
     match answer {
-        Ok(answer) => Ok(answer.map(|body| Some((line, body)))),
+        Ok(answer) => Ok(answer.map(|body| Some((lane, body)))),
         Err(error) => {
             let mut refused = Response::new(None);
-            *refused.status_mut() = line.status().ok_or(error)?;
+            *refused.status_mut() = lane.status().ok_or(error)?;
             Ok(refused)
         }
     }
@@ -504,7 +504,7 @@ mod tests {
         let message = message();
         let first = attempt
             .clone()
-            .run(&mut Lane::default(), &message, SystemTime::now())
+            .run(&mut None, &message, SystemTime::now())
             .await;
         assert_eq!(first.result.unwrap(), 200);
         assert_eq!(first.remote, Some(([127, 0, 0, 1], port).into()));
@@ -513,9 +513,7 @@ mod tests {
             1,
             "one lookup for a connection"
         );
-        let second = attempt
-            .run(&mut Lane::default(), &message, SystemTime::now())
-            .await;
+        let second = attempt.run(&mut None, &message, SystemTime::now()).await;
         assert_eq!(second.result.unwrap_err().class(), "refused");
         assert_eq!(second.remote, None, "nobody is dialed");
         assert_eq!(connections.load(Ordering::SeqCst), 1);
@@ -549,9 +547,7 @@ mod tests {
             ..Guard::default()
         };
         let attempt = attempt("http://name.example/", guard);
-        let outcome = attempt
-            .run(&mut Lane::default(), &message(), SystemTime::now())
-            .await;
+        let outcome = attempt.run(&mut None, &message(), SystemTime::now()).await;
         assert_eq!(outcome.result.unwrap(), 200);
         assert_eq!(outcome.remote, Some(well));
         assert!(
@@ -572,7 +568,7 @@ mod tests {
             ..Guard::default()
         };
         let outcome = attempt("https://name.example/", guard)
-            .run(&mut Lane::default(), &message(), SystemTime::now())
+            .run(&mut None, &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no address within 3 s");
@@ -585,7 +581,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
         let outcome = attempt(&url, Guard::default())
-            .run(&mut Lane::default(), &message(), SystemTime::now())
+            .run(&mut None, &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(
@@ -616,7 +612,7 @@ mod tests {
             ..Guard::default()
         };
         let outcome = attempt(&url, guard)
-            .run(&mut Lane::default(), &message(), SystemTime::now())
+            .run(&mut None, &message(), SystemTime::now())
             .await;
         let error = outcome.result.unwrap_err();
         assert_eq!(error.to_string(), "no answer within 15 s");
@@ -674,7 +670,7 @@ mod tests {
         let mut genuine = attempt(&format!("https://pay.example:{port}/"), guard);
         let unknown = genuine
             .clone()
-            .run(&mut Lane::default(), &message, SystemTime::now())
+            .run(&mut None, &message, SystemTime::now())
             .await;
         assert_eq!(
             unknown.result.unwrap_err().class(),
@@ -686,7 +682,7 @@ mod tests {
             assert_eq!(
                 genuine
                     .clone()
-                    .run(&mut Lane::default(), &message, SystemTime::now())
+                    .run(&mut None, &message, SystemTime::now())
                     .await
                     .result
                     .unwrap(),
@@ -696,7 +692,7 @@ mod tests {
         let mut other = attempt(&format!("https://other.example:{port}/"), guard);
         other.tls = Tls::trusting(roots);
         let refused = other
-            .run(&mut Lane::default(), &message, SystemTime::now())
+            .run(&mut None, &message, SystemTime::now())
             .await
             .result
             .unwrap_err();
@@ -716,9 +712,7 @@ mod tests {
         };
         let mut attempt = attempt("https://pay.example/", guard);
         attempt.tls = Tls::trusting(roots);
-        let outcome = attempt
-            .run(&mut Lane::default(), &message(), SystemTime::now())
-            .await;
+        let outcome = attempt.run(&mut None, &message(), SystemTime::now()).await;
         assert_eq!(outcome.result.unwrap(), 204);
         assert_eq!(outcome.remote, Some(addresses[1]));
     }

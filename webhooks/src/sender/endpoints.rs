@@ -35,7 +35,6 @@ use super::{
         AttemptView, Endpoint, NO_CHANGE, Nothing, Registration, Replay, Rotation, invalid,
         new_endpoint, new_secret,
     },
-    lane::Lane,
     ledger::Health,
     push::{Outbound, Push},
     store::{self, Key, Saved, to_json},
@@ -289,7 +288,7 @@ impl Endpoints {
             id,
         };
         let attempt = outbound.attempt(endpoint);
-        let outcome = attempt.run(&mut Lane::default(), &message, at).await;
+        let outcome = attempt.run(&mut None, &message, at).await;
         Ok(to_json(&AttemptView::new(&message.id, 1, &outcome, None)))
     }
 

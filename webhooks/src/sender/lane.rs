@@ -35,52 +35,20 @@ const MAX_FIELDS: usize = 128;
 /// The most bytes of a whole answer. It includes interim answers (1xx), which hyper does not limit.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Sends one message after the other to one endpoint. Never use a lane for two endpoints.
-#[derive(Debug, Default)]
-pub struct Lane {
-    /// Its idle connection, and since when it is idle.
-    line: Option<(Instant, Line)>,
-}
-
-impl Lane {
-    /// The connection, if it can still be used.
-    pub fn take(&mut self) -> Option<Line> {
-        let (_, line) = self.line.take_if(|(since, line)| is_usable(*since, line))?;
-        Some(line)
-    }
-
-    /// Keeps a connection whose answer was read to its end.
-    pub fn keep(&mut self, line: Line) {
-        self.line = Some((Instant::now(), line));
-    }
-
-    /// Whether it has no connection, or one that has been idle for too long. Then it can be dropped.
-    pub fn is_over(&self) -> bool {
-        !matches!(&self.line, Some((since, line)) if is_usable(*since, line))
-    }
-}
-
-fn is_usable(since: Instant, line: &Line) -> bool {
-    since.elapsed() < IDLE && line.opened.elapsed() < MAX_AGE && !line.sender.is_closed()
-}
-
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().expect("nothing panics under this lock")
-}
-
-/// One connection.
+/// One connection, for one message after the other. Never use it for two endpoints.
 #[derive(Debug)]
-pub struct Line {
+pub struct Lane {
     /// The dialed address.
     pub remote: SocketAddr,
     opened: Instant,
+    idle_since: Instant,
     sender: http1::SendRequest<Full<Bytes>>,
     received: Arc<Mutex<Received>>,
     /// The task that drives the connection. It ends when this is dropped.
     _driver: JoinSet<hyper::Result<()>>,
 }
 
-impl Line {
+impl Lane {
     /// Speaks HTTP/1 over a connected stream.
     ///
     /// # Errors
@@ -109,10 +77,24 @@ impl Line {
         Ok(Self {
             remote,
             opened: Instant::now(),
+            idle_since: Instant::now(),
             sender,
             received,
             _driver: driver,
         })
+    }
+
+    /// Whether it can be used again. It cannot if it was idle for too long, or is too old or closed.
+    pub fn is_usable(&self) -> bool {
+        self.idle_since.elapsed() < IDLE
+            && self.opened.elapsed() < MAX_AGE
+            && !self.sender.is_closed()
+    }
+
+    /// The connection once an answer was read to its end: it is idle from now on.
+    pub fn idle(mut self) -> Self {
+        self.idle_since = Instant::now();
+        self
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -137,6 +119,10 @@ impl Line {
     pub fn status(&self) -> Option<StatusCode> {
         lock(&self.received).status()
     }
+}
+
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().expect("nothing panics under this lock")
 }
 
 /// What was received in answer to one request.
@@ -286,19 +272,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_used_again_for_a_minute() {
-        let mut lane = Lane::default();
         let (stream, _peer) = tokio::io::duplex(1_024);
-        let line = Line::over(stream, ([127, 0, 0, 1], 1).into());
-        lane.keep(line.await.unwrap());
+        let lane = Lane::over(stream, ([127, 0, 0, 1], 1).into());
+        let mut lane = lane.await.unwrap();
         let mut left = MAX_AGE;
         while left > IDLE {
             advance(IDLE - Duration::from_millis(1)).await;
             left -= IDLE - Duration::from_millis(1);
-            let line = lane.take().expect("it is in use and not a minute old");
-            lane.keep(line);
+            assert!(lane.is_usable(), "it is in use and not a minute old");
+            lane = lane.idle();
         }
         advance(left).await;
-        assert!(lane.is_over());
-        assert!(lane.take().is_none());
+        assert!(!lane.is_usable());
     }
 }

@@ -95,11 +95,11 @@ impl Outbound {
     }
 }
 
-/// An attempt that has ended, with the lane that it used.
+/// An attempt that has ended, with the connection that it kept.
 struct Attempted {
     seq: u64,
     message: Payload,
-    lane: Lane,
+    lane: Option<Lane>,
     outcome: Outcome,
 }
 
@@ -119,8 +119,8 @@ pub(crate) struct Push {
     /// The end of that page.
     read: u64,
     places: Places,
-    /// Lanes that no attempt uses. The most recently used one is last and is taken first, so that spare
-    /// connections time out.
+    /// Connections that no attempt uses. The most recently used one is last and is taken first, so that spare
+    /// ones time out.
     lanes: Vec<Lane>,
     attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Attempted> + Send>>>,
     recording: Option<Recording>,
@@ -292,7 +292,7 @@ impl Push {
     /// Drops the connections that were idle for too long. Without news, also moves the position to the head:
     /// otherwise messages that the feed drops in other topics would look like a gap here.
     async fn pass_by(&mut self) {
-        self.lanes.retain(|lane| !lane.is_over());
+        self.lanes.retain(Lane::is_usable);
         let after = self.after().into();
         let (feed, topics) = (&self.outbound.feed, &self.endpoint.target.topics);
         if let Ok(page) = feed.read(topics, &after, PageLimit::default()).await
@@ -308,8 +308,8 @@ impl Push {
     fn attempt(&mut self, seq: u64, first: Option<Payload>) {
         let (outbound, places) = (self.outbound.clone(), self.places.clone());
         let attempt = outbound.attempt(&self.endpoint);
-        self.lanes.retain(|lane| !lane.is_over());
-        let mut lane = self.lanes.pop().unwrap_or_default();
+        self.lanes.retain(Lane::is_usable);
+        let mut lane = self.lanes.pop();
         self.attempts.push(Box::pin(async move {
             let (message, _place) = match first {
                 Some(message) => (message, places.first().await),
@@ -343,7 +343,7 @@ impl Push {
             lane,
             outcome,
         } = attempted;
-        self.lanes.push(lane);
+        self.lanes.extend(lane);
         let was_failing = self.ledger.is_failing();
         let was_disabled = self.ledger.health().is_disabled();
         let failure = outcome.result.as_ref().err();

@@ -35,7 +35,6 @@ use super::{
     endpoint::Endpoint,
     endpoints::Endpoints,
     guard::{self, Addresses, Guard},
-    lane::Lane,
     places::Stock,
     push::{Outbound, PASS_BY},
     steady::Steady,
@@ -897,7 +896,7 @@ async fn a_connection_may_take_a_third_of_the_deadline() {
         id: "a-1".into(),
         json: "{}".into(),
     };
-    let outcome = attempt.run(&mut Lane::default(), &message, driven()).await;
+    let outcome = attempt.run(&mut None, &message, driven()).await;
     let error = outcome.result.unwrap_err();
     assert_eq!(error.to_string(), "no connection within 5 s");
     assert_eq!(outcome.duration, 5 * SECOND);
