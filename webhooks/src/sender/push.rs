@@ -95,19 +95,23 @@ impl Outbound {
     }
 }
 
-/// An attempt that has ended, with the connection that it kept.
-struct Attempted {
-    seq: u64,
-    message: Payload,
-    lane: Option<Lane>,
-    outcome: Outcome,
+/// What the loop has begun, once it is done.
+#[expect(clippy::large_enum_variant, reason = "most are attempts")]
+enum Done {
+    /// An attempt has ended.
+    Attempt {
+        seq: u64,
+        message: Payload,
+        /// The connection that it kept.
+        lane: Option<Lane>,
+        outcome: Outcome,
+    },
+    /// The transaction is written.
+    Record(Arc<Record>),
 }
 
 /// A message for the operator: its type and data.
 type Event = (&'static str, Value);
-
-/// A transaction that is being written. It resolves to what was written.
-type Recording = Pin<Box<dyn Future<Output = Arc<Record>> + Send>>;
 
 /// The state of one loop.
 pub(crate) struct Push {
@@ -122,8 +126,8 @@ pub(crate) struct Push {
     /// Connections that no attempt uses. The most recently used one is last and is taken first, so that spare
     /// ones time out.
     lanes: Vec<Lane>,
-    attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Attempted> + Send>>>,
-    recording: Option<Recording>,
+    /// The attempts in flight, and at most one record that is being written.
+    work: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     /// Messages for the operator that are not published yet.
     events: Vec<Event>,
 }
@@ -156,8 +160,7 @@ impl Push {
             unclaimed: VecDeque::new(),
             read: 0,
             lanes: Vec::new(),
-            attempts: FuturesUnordered::new(),
-            recording: None,
+            work: FuturesUnordered::new(),
             events: Vec::new(),
         };
         push.report();
@@ -184,8 +187,7 @@ impl Push {
             tokio::select! {
                 biased;
                 () = stop(&mut stopping) => break,
-                Some(ended) = self.attempts.next() => self.end_all(ended),
-                done = written(&mut self.recording) => self.written(&done),
+                Some(done) = self.work.next() => self.all_done(done),
                 page = self.outbound.feed.next(&self.endpoint.target.topics, &after, PAGE), if reads => self.take(page),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.wake().await,
                 _ = quiet.tick() => self.pass_by().await,
@@ -193,7 +195,7 @@ impl Push {
         }
         tokio::select! {
             () = self.finish() => {}
-            () = time_is_up(&mut stopping) => self.attempts.clear(),
+            () = time_is_up(&mut stopping) => self.work.clear(),
         }
         self.report();
         self
@@ -201,13 +203,10 @@ impl Push {
 
     /// Finishes and records the attempts in flight.
     async fn finish(&mut self) {
-        loop {
+        self.record(true);
+        while let Some(done) = self.work.next().await {
+            self.all_done(done);
             self.record(true);
-            tokio::select! {
-                Some(ended) = self.attempts.next() => self.end_all(ended),
-                done = written(&mut self.recording), if self.recording.is_some() => self.written(&done),
-                else => return,
-            }
         }
     }
 
@@ -310,7 +309,7 @@ impl Push {
         let attempt = outbound.attempt(&self.endpoint);
         self.lanes.retain(Lane::is_usable);
         let mut lane = self.lanes.pop();
-        self.attempts.push(Box::pin(async move {
+        self.work.push(Box::pin(async move {
             let (message, _place) = match first {
                 Some(message) => (message, places.first().await),
                 None => (read(&outbound.store, seq).await, places.retry().await),
@@ -318,7 +317,7 @@ impl Push {
             let at = (outbound.clock)();
             let attempt = AssertUnwindSafe(attempt.run(&mut lane, &message, at));
             let outcome = attempt.catch_unwind().await;
-            Attempted {
+            Done::Attempt {
                 seq,
                 outcome: outcome.unwrap_or_else(|_| panicked(at)),
                 message,
@@ -327,22 +326,25 @@ impl Push {
         }));
     }
 
-    /// Takes this ended attempt, and others that have ended too: recording them together costs little more
-    /// than recording one.
-    fn end_all(&mut self, ended: Attempted) {
-        self.end(ended);
-        while let Some(Some(ended)) = self.attempts.next().now_or_never() {
-            self.end(ended);
+    /// Takes what is done, and what else is done too: recording attempts together costs little more than
+    /// recording one.
+    fn all_done(&mut self, done: Done) {
+        let mut next = Some(done);
+        while let Some(done) = next {
+            match done {
+                Done::Attempt {
+                    seq,
+                    message,
+                    lane,
+                    outcome,
+                } => self.end(seq, message, lane, outcome),
+                Done::Record(record) => self.written(&record),
+            }
+            next = self.work.next().now_or_never().flatten();
         }
     }
 
-    fn end(&mut self, attempted: Attempted) {
-        let Attempted {
-            seq,
-            message,
-            lane,
-            outcome,
-        } = attempted;
+    fn end(&mut self, seq: u64, message: Payload, lane: Option<Lane>, outcome: Outcome) {
         self.lanes.extend(lane);
         let was_failing = self.ledger.is_failing();
         let was_disabled = self.ledger.health().is_disabled();
@@ -407,13 +409,13 @@ impl Push {
         if let Some(record) = self.ledger.record(all) {
             let (outbound, endpoint) = (self.outbound.clone(), self.endpoint.number);
             let events = mem::take(&mut self.events);
-            self.recording = Some(Box::pin(write(outbound, endpoint, record, events)));
+            let written = write(outbound, endpoint, record, events);
+            self.work.push(Box::pin(written));
         }
     }
 
     /// Called when the transaction is written: slots become free, and failed messages wait.
     fn written(&mut self, written: &Record) {
-        self.recording = None;
         self.ledger.recorded();
         let mut status = self.endpoint.status();
         status.delivered += written.count(Fate::Delivered);
@@ -469,7 +471,7 @@ async fn write(
     endpoint: i64,
     record: Arc<Record>,
     events: Vec<Event>,
-) -> Arc<Record> {
+) -> Done {
     let shared = record.clone();
     let write = move |database: &Transaction<'_>| store::write(database, endpoint, &shared);
     if outbound.store.note(write).await.is_err() {
@@ -478,7 +480,7 @@ async fn write(
     for (kind, data) in events {
         tell(&outbound.feed, kind, &data).await;
     }
-    record
+    Done::Record(record)
 }
 
 /// Tells the operator. An error is only logged, because the same facts are in the store.
@@ -490,14 +492,6 @@ async fn tell(feed: &Feed, kind: &str, data: &Value) {
     };
     if let Err(error) = feed.publish(topic, draft).await {
         warn!(%error, kind, "the operator was not told");
-    }
-}
-
-/// Resolves when the current transaction is written.
-async fn written(recording: &mut Option<Recording>) -> Arc<Record> {
-    match recording {
-        Some(recording) => recording.await,
-        None => pending().await,
     }
 }
 
