@@ -32,8 +32,8 @@ impl Stock {
 
     fn place(&self, slot: OwnedSemaphorePermit) -> Place {
         Place {
-            _slot: slot,
-            _freed: Freed(self.freed.clone()),
+            slot: Some(slot),
+            freed: self.freed.clone(),
         }
     }
 }
@@ -47,15 +47,14 @@ pub(crate) struct Places {
 
 /// A slot in use. Dropping it frees the slot, and then notifies a retry that waits for one.
 pub(crate) struct Place {
-    _slot: OwnedSemaphorePermit,
-    _freed: Freed,
+    slot: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
 }
 
-struct Freed(Arc<Notify>);
-
-impl Drop for Freed {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.slot = None;
+        self.freed.notify_one();
     }
 }
 
