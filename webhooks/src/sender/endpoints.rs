@@ -16,6 +16,7 @@ use std::{
 use common::{
     After, Cursor, Gauge, IdempotencyKey, Problem, Topic, retry_after, store::commit::CommitError,
 };
+use futures_util::future::join_all;
 use hyper::StatusCode;
 use rusqlite::Connection;
 use serde::de::{DeserializeOwned, Error, Unexpected};
@@ -534,23 +535,26 @@ impl Endpoints {
         }
     }
 
-    /// Waits for the attempts in flight after [`Endpoints::stop`], and returns what is left of each loop.
-    pub(crate) async fn drained(&self) -> Vec<Push> {
+    /// Waits for the attempts in flight after [`Endpoints::stop`]. Returns how many deliveries are lost: with tables
+    /// in memory, all that are left.
+    pub(crate) async fn drained(&self) -> usize {
         let _no_change = self.changing.lock().await;
         let pushes: Vec<_> = {
             let mut loops = self.loops();
             let running = loops.running.values_mut();
             running.filter_map(|running| running.push.take()).collect()
         };
-        let mut left = Vec::with_capacity(pushes.len());
-        for push in pushes {
-            // Each loop limits its own drain, and all began at the same time.
-            match push.await {
-                Ok(push) => left.push(push),
+        // Each loop limits its own drain, and all began at the same time.
+        let ended = join_all(pushes).await;
+        let mut lost = 0;
+        for push in ended {
+            match push {
+                Ok(_) if self.outbound.store.is_durable() => {} // the next start continues with what is left
+                Ok(push) => lost += push.owed().await,
                 Err(error) => error!(%error, "an endpoint's loop failed"),
             }
         }
-        left
+        lost
     }
 
     fn loops(&self) -> MutexGuard<'_, Loops> {

@@ -109,9 +109,6 @@ pub struct Config {
     /// 503. Not on the command line.
     #[arg(skip = DISK)]
     pub disk: u64,
-    /// The most attempts at the same time, in addition to one for each endpoint. Not on the command line.
-    #[arg(skip = MAX_ATTEMPTS)]
-    pub max_attempts: usize,
     /// How names are resolved. Not on the command line.
     #[arg(skip = Guard::default().lookup)]
     pub lookup: Lookup,
@@ -156,7 +153,7 @@ impl Config {
             schedule: self.schedule.clone(),
             clock: SystemTime::now,
             steady: Steady::new(SystemTime::now()),
-            stock: Stock::new(self.max_attempts),
+            stock: Stock::new(MAX_ATTEMPTS),
             attempt_timeout: self.attempt_timeout,
             give_up: self.give_up,
             hold: self.hold,
@@ -181,7 +178,6 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<Drained> {
     let store = Store::open(&feed).await?;
-    let durable = store.is_durable();
     let outbound = config.outbound(feed.handle(), store, listener.local_addr().ok());
     let endpoints = Arc::new(Endpoints::open(outbound, config.max_endpoints).await?);
     let scraped = endpoints.clone();
@@ -203,18 +199,11 @@ pub async fn run(
     let http = config.server.http1();
     let serving = serve(listener, &served, config.server, http, route, shutdown);
     let ended = async { (serving.await, endpoints.drained().await) };
-    let (drained, left) = tokio::select! {
+    // Lost deliveries are counted last, because until then a publisher could still get a 201.
+    let (drained, lost) = tokio::select! {
         ended = ended => ended,
         never = endpoints.keep_pinned() => match never {},
     };
-    if durable {
-        return Ok(drained); // the next start continues with what is left
-    }
-    let mut lost = 0;
-    for push in left {
-        // Counted only now, because until here a publisher could still get a 201.
-        lost += push.owed().await;
-    }
     match lost {
         0 => Ok(drained),
         lost => Err(io::Error::other(Lost(lost))),
