@@ -176,7 +176,7 @@ impl Push {
             let after = self.after().into();
             tokio::select! {
                 biased;
-                () = stop(&mut stopping) => break,
+                _ = stop(&mut stopping) => break,
                 Some(done) = self.work.next() => self.all_done(done),
                 page = self.outbound.feed.next(&self.endpoint.target.topics, &after, limit), if limit.messages > 0 => self.take(page),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.wake().await,
@@ -185,7 +185,7 @@ impl Push {
         }
         tokio::select! {
             () = self.finish() => {}
-            () = time_is_up(&mut stopping) => self.work.clear(),
+            () = stop(&mut stopping).then(sleep) => self.work.clear(),
         }
         self.report();
         self
@@ -288,7 +288,6 @@ impl Push {
     fn attempt(&mut self, seq: u64, first: Option<Payload>) {
         let (outbound, places) = (self.outbound.clone(), self.places.clone());
         let attempt = outbound.attempt(&self.endpoint);
-        self.lanes.retain(Lane::is_usable);
         let mut lane = self.lanes.pop();
         self.work.push(Box::pin(async move {
             let (message, _place) = match first {
@@ -486,17 +485,11 @@ async fn read(store: &Store, seq: u64) -> Payload {
     }
 }
 
-/// Resolves when the loop must stop.
-async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) {
+/// Resolves when the loop must stop, to the time for its attempts in flight.
+async fn stop(stopping: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    let stop = stopping.wait_for(Option::is_some).await;
     // An error means that the channel's other end was dropped. That is also a reason to stop.
-    let _ = stopping.wait_for(Option::is_some).await;
-}
-
-/// Resolves when the loop must stop and the time for its attempts in flight is over.
-async fn time_is_up(stopping: &mut watch::Receiver<Option<Duration>>) {
-    stop(stopping).await;
-    let time = stopping.borrow().unwrap_or_default();
-    sleep(time).await;
+    stop.map_or(Duration::ZERO, |time| time.unwrap_or_default())
 }
 
 fn payload(message: &Message) -> Payload {
