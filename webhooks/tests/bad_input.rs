@@ -211,6 +211,11 @@ fn registrations() -> Vec<Row> {
         url("", "url: relative URL without a base"),
         url("/webhook", "url: relative URL without a base"),
         url("http://", "url: empty host"),
+        // In its normal form it has 2,049 bytes, because each é takes six.
+        url(
+            &format!("http://1.1.1.1/{}", "é".repeat(339)),
+            "url: over 2048 bytes",
+        ),
         url("http://a:99999/", "url: invalid port number"),
         url(
             "ftp://1.1.1.1/",

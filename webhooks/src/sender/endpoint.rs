@@ -20,12 +20,12 @@ use url::Url;
 
 use super::{
     deliver::{Failure, Outcome},
-    ledger::{CONCURRENCY, Health, Position, State},
+    ledger::{CONCURRENCY, Health},
     store::{Dead, Saved, rfc3339, to_json},
 };
 use crate::verify::standard::Secret;
 
-/// The longest URL in bytes, as it was sent and in its normal form.
+/// The longest URL in bytes, in its normal form: a space is `%20`.
 const MAX_URL: usize = 2_048;
 /// The most message types of one endpoint.
 const MAX_TYPES: usize = 64;
@@ -391,14 +391,9 @@ impl Target {
 pub(crate) const NO_CHANGE: &str = "the body is no change";
 
 fn parse_url(url: &str) -> Result<Url, Problem> {
-    let too_long = || Problem::bad_request(format!("url: over {MAX_URL} bytes"));
-    if url.len() > MAX_URL {
-        return Err(too_long());
-    }
     let url = Url::parse(url).map_err(invalid("url"))?;
-    // The normal form may be longer: a space becomes `%20`.
     match url.as_str().len() > MAX_URL {
-        true => Err(too_long()),
+        true => Err(Problem::bad_request(format!("url: over {MAX_URL} bytes"))),
         false => Ok(url),
     }
 }
@@ -455,22 +450,14 @@ fn check_range<T: PartialOrd + From<u8> + Display>(
 
 /// A new endpoint, for the store. It gets the messages after `claimed`.
 pub(crate) fn new_endpoint(target: &Target, secret: &Secret, claimed: u64) -> Saved {
-    Saved {
-        endpoint: 0,
+    let mut new = Saved {
         id: format!("ep_{:016x}", rand::random::<u64>()),
         target: target.to_text(),
         secrets: vec![(secret.reveal(), None)],
-        state: State {
-            position: Position {
-                claimed,
-                open: Vec::new(),
-            },
-            ..State::default()
-        },
-        delivered: 0,
-        dead: 0,
-        last_error: None,
-    }
+        ..Saved::default()
+    };
+    new.state.position.claimed = claimed;
+    new
 }
 
 /// The given secret, or one of 32 random bytes.

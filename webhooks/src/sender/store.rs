@@ -215,7 +215,7 @@ fn at_once<T>(
 }
 
 /// An endpoint as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Saved {
     /// Its number here.
     pub(crate) endpoint: i64,
