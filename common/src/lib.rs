@@ -37,9 +37,9 @@ mod source;
 pub mod store;
 
 pub use feed::{
-    After, BadCursor, BadKey, BadName, BadTopics, Counts, Cursor, Data, Draft, Epoch, Feed,
-    FeedError, Gap, IdempotencyKey, InvalidData, Message, MessageType, Newest, Page, PageLimit,
-    Pieces, Published, Reason, Retention, Topic, Topics, whole_number,
+    After, BadCursor, BadInput, Counts, Cursor, Data, Draft, Epoch, Feed, FeedError, Gap,
+    IdempotencyKey, Message, MessageType, Newest, Page, PageLimit, Pieces, Published, Reason,
+    Retention, Topic, Topics, whole_number,
 };
 pub use http::{
     Activity, Browsers, Busy, Handover, Origin, Problem, PublishLimits, Query, StallGuard, Taken,

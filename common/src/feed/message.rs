@@ -108,21 +108,17 @@ impl Draft {
 pub struct IdempotencyKey(Arc<str>);
 
 impl FromStr for IdempotencyKey {
-    type Err = BadKey;
+    type Err = BadInput;
 
-    fn from_str(text: &str) -> Result<Self, BadKey> {
+    fn from_str(text: &str) -> Result<Self, BadInput> {
         let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_visible || !(1..=MAX_KEY).contains(&text.len()) {
-            return Err(BadKey);
+            let rule = format!("an Idempotency-Key is 1 to {MAX_KEY} visible ASCII bytes");
+            return Err(BadInput(rule));
         }
         Ok(Self(text.into()))
     }
 }
-
-/// The text cannot be an idempotency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an Idempotency-Key is 1 to {MAX_KEY} visible ASCII bytes")]
-pub struct BadKey;
 
 /// What `publish` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,11 +148,15 @@ impl Published {
 pub struct Topic(Arc<str>);
 
 impl FromStr for Topic {
-    type Err = BadName;
+    type Err = BadInput;
 
-    fn from_str(text: &str) -> Result<Self, BadName> {
+    fn from_str(text: &str) -> Result<Self, BadInput> {
         if text.len() > MAX_TOPIC || !text.split('.').all(is_word) {
-            return Err(BadName::Topic(beginning(text)));
+            let rule = "a topic is words of [A-Za-z0-9_-] joined by single dots";
+            let topic = beginning(text);
+            return Err(BadInput(format!(
+                "topic {topic:?}: {rule}, at most {MAX_TOPIC} bytes"
+            )));
         }
         Ok(Self(text.into()))
     }
@@ -181,14 +181,15 @@ impl Default for MessageType {
 }
 
 impl FromStr for MessageType {
-    type Err = BadName;
+    type Err = BadInput;
 
-    fn from_str(text: &str) -> Result<Self, BadName> {
+    fn from_str(text: &str) -> Result<Self, BadInput> {
         let is_valid = text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if !is_valid || !(1..=MAX_TYPE).contains(&text.len()) {
-            return Err(BadName::Type(beginning(text)));
+            let rule = format!("a type is 1 to {MAX_TYPE} bytes of [A-Za-z0-9._-]");
+            return Err(BadInput(format!("type {:?}: {rule}", beginning(text))));
         }
         Ok(Self(text.into()))
     }
@@ -203,7 +204,7 @@ impl Topics {
     ///
     /// # Errors
     /// If there is no name, more than 64 names, or an invalid one.
-    pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, BadTopics> {
+    pub fn named<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, BadInput> {
         let topics = names.map(str::parse).collect::<Result<Vec<Topic>, _>>()?;
         Self::try_from(topics)
     }
@@ -223,15 +224,15 @@ impl Topics {
 }
 
 impl TryFrom<Vec<Topic>> for Topics {
-    type Error = BadTopics;
+    type Error = BadInput;
 
-    fn try_from(mut topics: Vec<Topic>) -> Result<Self, BadTopics> {
+    fn try_from(mut topics: Vec<Topic>) -> Result<Self, BadInput> {
         topics.sort_unstable();
         topics.dedup();
         match topics.len() {
-            0 => Err(BadTopics::None),
+            0 => Err(BadInput("no topic is named".into())),
             1..=MAX_TOPICS => Ok(Self::from_sorted(topics)),
-            _ => Err(BadTopics::TooMany),
+            _ => Err(BadInput(format!("more than {MAX_TOPICS} topics"))),
         }
     }
 }
@@ -243,10 +244,10 @@ impl From<Topic> for Topics {
 }
 
 impl FromStr for Topics {
-    type Err = BadTopics;
+    type Err = BadInput;
 
     /// Takes the names joined by commas, as they stand in a path: `a,b` or `a%2Cb`. Repeats collapse.
-    fn from_str(text: &str) -> Result<Self, BadTopics> {
+    fn from_str(text: &str) -> Result<Self, BadInput> {
         // Most paths have no `%`, and are not copied.
         let decoded = match text.contains('%') {
             true => Cow::Owned(text.replace("%2C", ",").replace("%2c", ",")),
@@ -281,26 +282,30 @@ impl Data {
     /// Takes one JSON value. `serde_json` checks the grammar. Beyond that, some clients fail on deep
     /// nesting, on lone surrogates, and on numbers that are long or beyond an `f64`. They would fail
     /// again at every resume, so those are refused here.
-    pub fn json(body: &[u8]) -> Result<Self, InvalidData> {
+    pub fn json(body: &[u8]) -> Result<Self, BadInput> {
         let text = utf8(body)?;
-        serde_json::from_str::<IgnoredAny>(text).map_err(InvalidData::Json)?;
+        serde_json::from_str::<IgnoredAny>(text)
+            .map_err(|error| BadInput(format!("the body is not JSON: {error}")))?;
         let line = text.replace(['\r', '\n'], "");
         check(line.as_bytes())?;
         Ok(Self(line.into()))
     }
 
     /// Takes a body of a type other than JSON: UTF-8 text.
-    pub fn utf8_text(body: &[u8]) -> Result<Self, InvalidData> {
+    pub fn utf8_text(body: &[u8]) -> Result<Self, BadInput> {
         Ok(Self::text(utf8(body)?))
     }
 }
 
-fn utf8(body: &[u8]) -> Result<&str, InvalidData> {
-    str::from_utf8(body).map_err(|error| InvalidData::Utf8(error.valid_up_to()))
+fn utf8(body: &[u8]) -> Result<&str, BadInput> {
+    str::from_utf8(body).map_err(|error| {
+        let valid = error.valid_up_to();
+        BadInput(format!("the body is not UTF-8 at byte {valid}"))
+    })
 }
 
 /// Checks a value whose grammar was checked already.
-fn check(json: &[u8]) -> Result<(), InvalidData> {
+fn check(json: &[u8]) -> Result<(), BadInput> {
     let (mut at, mut depth) = (0, 0);
     while at < json.len() {
         at += match json[at] {
@@ -316,14 +321,14 @@ fn check(json: &[u8]) -> Result<(), InvalidData> {
             }
         };
         if depth > MAX_DEPTH {
-            return Err(InvalidData::TooDeep);
+            return Err(BadInput(format!("the body nests deeper than {MAX_DEPTH}")));
         }
     }
     Ok(())
 }
 
 /// Returns the length of the string that `json` begins with.
-fn string(json: &[u8]) -> Result<usize, InvalidData> {
+fn string(json: &[u8]) -> Result<usize, BadInput> {
     let mut at = 1;
     // After `\uD800`–`\uDBFF` the other half has to follow.
     let mut is_half = false;
@@ -333,7 +338,8 @@ fn string(json: &[u8]) -> Result<usize, InvalidData> {
             _ => None,
         };
         if is_half != matches!(unit, Some(0xDC00..=0xDFFF)) {
-            return Err(InvalidData::LoneSurrogate);
+            let lone = "the body has a lone surrogate escape, which is no character";
+            return Err(BadInput(lone.into()));
         }
         is_half = matches!(unit, Some(0xD800..=0xDBFF));
         at += match (unit, json[at]) {
@@ -351,19 +357,22 @@ fn hex(digits: &[u8]) -> Option<u16> {
 }
 
 /// Returns the length of the number that `json` begins with.
-fn number(json: &[u8]) -> Result<usize, InvalidData> {
+fn number(json: &[u8]) -> Result<usize, BadInput> {
     let digits = json
         .iter()
         .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte));
     let length = digits.count();
     if length > MAX_NUMBER {
-        return Err(InvalidData::LongNumber);
+        let long = format!("the body has a number of more than {MAX_NUMBER} bytes");
+        return Err(BadInput(long));
     }
     let literal = str::from_utf8(&json[..length]).ok();
     let value = literal.and_then(|literal| literal.parse::<f64>().ok());
     match value {
         Some(value) if value.is_finite() => Ok(length),
-        _ => Err(InvalidData::NotFinite),
+        _ => Err(BadInput(
+            "the body has a number that no f64 can hold".into(),
+        )),
     }
 }
 
@@ -372,55 +381,10 @@ pub(super) fn beginning(text: &str) -> String {
     text.chars().take(100).collect()
 }
 
-/// An invalid topic or type name.
+/// A text that cannot be a topic, a type, a key or data, and why: one sentence for its sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadName {
-    /// See [`Topic`]. Holds the beginning of the text.
-    #[error(
-        "topic {0:?}: a topic is words of [A-Za-z0-9_-] joined by single dots, at most {MAX_TOPIC} bytes"
-    )]
-    Topic(String),
-    /// See [`MessageType`]. Holds the beginning of the text.
-    #[error("type {0:?}: a type is 1 to {MAX_TYPE} bytes of [A-Za-z0-9._-]")]
-    Type(String),
-}
-
-/// An invalid list of topics.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadTopics {
-    /// One of them is not a topic.
-    #[error(transparent)]
-    Name(#[from] BadName),
-    /// It names no topic.
-    #[error("no topic is named")]
-    None,
-    /// It names more than 64 topics.
-    #[error("more than {MAX_TOPICS} topics")]
-    TooMany,
-}
-
-/// A body that cannot be a message's data.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidData {
-    /// Not JSON.
-    #[error("the body is not JSON: {0}")]
-    Json(serde_json::Error),
-    /// An escaped surrogate without its other half.
-    #[error("the body has a lone surrogate escape, which is no character")]
-    LoneSurrogate,
-    /// Arrays and objects nested deeper than 64.
-    #[error("the body nests deeper than {MAX_DEPTH}")]
-    TooDeep,
-    /// A number of more than 1,000 bytes.
-    #[error("the body has a number of more than {MAX_NUMBER} bytes")]
-    LongNumber,
-    /// A number such as `1e999`.
-    #[error("the body has a number that no f64 can hold")]
-    NotFinite,
-    /// Not UTF-8.
-    #[error("the body is not UTF-8 at byte {0}")]
-    Utf8(usize),
-}
+#[error("{0}")]
+pub struct BadInput(String);
 
 macro_rules! texts {
     ($($name:ty),*) => {$(
@@ -533,12 +497,18 @@ mod tests {
         }
     }
 
+    fn because<T>(why: &str) -> Result<T, BadInput> {
+        Err(BadInput(why.to_owned()))
+    }
+
     #[test]
     fn keys_are_visible_and_short() {
         assert!("!~".parse::<IdempotencyKey>().is_ok());
         assert!("k".repeat(255).parse::<IdempotencyKey>().is_ok());
         for bad in ["", "a b", "a\u{7f}", "é", &"k".repeat(256)] {
-            assert_eq!(bad.parse::<IdempotencyKey>(), Err(BadKey));
+            let error = bad.parse::<IdempotencyKey>().unwrap_err();
+            let rule = "an Idempotency-Key is 1 to 255 visible ASCII bytes";
+            assert_eq!(error.to_string(), rule);
         }
     }
 
@@ -552,7 +522,7 @@ mod tests {
                 .join(",")
         };
         assert_eq!(many(64).parse::<Topics>().unwrap().iter().len(), 64);
-        assert_eq!(many(65).parse::<Topics>(), Err(BadTopics::TooMany));
+        assert_eq!(many(65).parse::<Topics>(), because("more than 64 topics"));
         for bad in ["", ",", "a,", "a,,b", "a%20", "a%2", "a%252C"] {
             assert!(bad.parse::<Topics>().is_err(), "{bad:?}");
         }
@@ -588,19 +558,20 @@ mod tests {
             r#""\ud800\ud800\udc00""#,
             r#"["\uDBFF","\uDC00"]"#,
         ] {
-            assert!(
-                matches!(Data::json(lone.as_bytes()), Err(InvalidData::LoneSurrogate)),
-                "{lone}"
-            );
+            let why = "the body has a lone surrogate escape, which is no character";
+            assert_eq!(Data::json(lone.as_bytes()), because(why), "{lone}");
         }
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(Data::json(nested(64).as_bytes()).is_ok());
         for deeper in [nested(65), format!("{{\"a\":{}}}", nested(64)), nested(999)] {
             let judged = Data::json(deeper.as_bytes());
-            assert!(matches!(judged, Err(InvalidData::TooDeep)), "{deeper}");
+            assert_eq!(judged, because("the body nests deeper than 64"), "{deeper}");
         }
         assert!(Data::json(format!("\"{}\"", "[".repeat(500)).as_bytes()).is_ok());
-        assert!(matches!(Data::json(b"\"\xff\""), Err(InvalidData::Utf8(1))));
+        assert_eq!(
+            Data::json(b"\"\xff\""),
+            because("the body is not UTF-8 at byte 1")
+        );
         for bad in [
             "",
             " ",
@@ -614,9 +585,10 @@ mod tests {
             "01",
             "NaN",
         ] {
+            let error = Data::json(bad.as_bytes()).unwrap_err().to_string();
             assert!(
-                matches!(Data::json(bad.as_bytes()), Err(InvalidData::Json(_))),
-                "{bad:?}"
+                error.starts_with("the body is not JSON: "),
+                "{bad:?}: {error}"
             );
         }
     }
@@ -642,7 +614,8 @@ mod tests {
             whole(309),
         ] {
             let judged = Data::json(infinite.as_bytes());
-            assert!(matches!(judged, Err(InvalidData::NotFinite)), "{infinite}");
+            let why = "the body has a number that no f64 can hold";
+            assert_eq!(judged, because(why), "{infinite}");
         }
         for long in [
             fraction(1_001),
@@ -650,7 +623,8 @@ mod tests {
             whole(4_301),
         ] {
             let judged = Data::json(long.as_bytes());
-            assert!(matches!(judged, Err(InvalidData::LongNumber)), "{long}");
+            let why = "the body has a number of more than 1000 bytes";
+            assert_eq!(judged, because(why), "{long}");
         }
     }
 
@@ -665,10 +639,10 @@ mod tests {
             Data::text("é\u{85}a\u{2028}\u{2029}\u{2027}").as_str(),
             "\"é\\u0085a\\u2028\\u2029\u{2027}\""
         );
-        assert!(matches!(
+        assert_eq!(
             Data::utf8_text(b"ab\xc3"),
-            Err(InvalidData::Utf8(2))
-        ));
+            because("the body is not UTF-8 at byte 2")
+        );
     }
 
     proptest! {

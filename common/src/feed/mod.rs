@@ -44,8 +44,8 @@ pub use cursor::{After, BadCursor, Cursor, Epoch, whole_number};
 pub use error::FeedError;
 pub use log::Counts;
 pub use message::{
-    BadKey, BadName, BadTopics, Data, Draft, IdempotencyKey, InvalidData, Message, MessageType,
-    Published, Topic, Topics, timestamp,
+    BadInput, Data, Draft, IdempotencyKey, Message, MessageType, Published, Topic, Topics,
+    timestamp,
 };
 pub use page::{Gap, Newest, Page, PageLimit, Reason};
 pub use pieces::Pieces;
