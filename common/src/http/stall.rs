@@ -4,6 +4,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,6 +25,8 @@ pub struct StallGuard<S> {
     stall: Duration,
     /// The timer of a write that waits. Created only then, because most writes never wait.
     waiting: Option<FairSleep>,
+    /// Set from a write on, until a flush succeeds.
+    unflushed: Option<Arc<AtomicBool>>,
 }
 
 impl<S> StallGuard<S> {
@@ -30,7 +36,14 @@ impl<S> StallGuard<S> {
             io,
             stall,
             waiting: None,
+            unflushed: None,
         }
+    }
+
+    /// Sets `unflushed` from each write on, until a flush succeeds. A takeover needs it while hyper owns the guard.
+    /// `None` ends that.
+    pub fn watch(&mut self, unflushed: Option<Arc<AtomicBool>>) {
+        self.unflushed = unflushed;
     }
 
     /// The guarded stream.
@@ -49,10 +62,17 @@ impl<S> StallGuard<S> {
         progress: Poll<io::Result<usize>>,
         task: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        self.set_unflushed(true);
         if let Poll::Ready(Ok(bytes)) = progress {
             trace!(count.sent_bytes = bytes);
         }
         self.guard(progress, task)
+    }
+
+    fn set_unflushed(&self, is_unflushed: bool) {
+        if let Some(unflushed) = &self.unflushed {
+            unflushed.store(is_unflushed, Relaxed);
+        }
     }
 
     /// Stops the timer if the write made progress, and fails the write when the time is up.
@@ -110,6 +130,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.io).poll_flush(task);
+        if let Poll::Ready(Ok(())) = progress {
+            self.set_unflushed(false);
+        }
         self.guard(progress, task)
     }
 
@@ -122,7 +145,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
 #[cfg(test)]
 mod tests {
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        io::{AsyncReadExt, AsyncWriteExt, BufWriter, duplex},
         time::{Instant, advance},
     };
 
@@ -154,6 +177,23 @@ mod tests {
         let error = write.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(stopped.elapsed(), LATE);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_unflushed_until_a_flush_succeeds() {
+        let (server, client) = duplex(8);
+        let unflushed = Arc::new(AtomicBool::new(false));
+        let mut guarded = StallGuard::new(BufWriter::new(server), Duration::MAX);
+        guarded.watch(Some(unflushed.clone()));
+        assert!(!unflushed.load(Relaxed));
+        guarded.write_all(b"four").await.unwrap();
+        assert!(unflushed.load(Relaxed));
+        guarded.flush().await.unwrap();
+        assert!(!unflushed.load(Relaxed));
+        guarded.write_all(b"more").await.unwrap();
+        drop(client);
+        assert!(guarded.flush().await.is_err());
+        assert!(unflushed.load(Relaxed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,14 +18,22 @@
 //! - **A part of a body.** Only hyper knows where a body ends and the next request begins. So a service
 //!   hands over no request with a body, and nothing after a body that it has not read to the end.
 //!
-//! `flush.rs` watches the flushes, `head.rs` writes an answer's head as hyper would, and
+//! [`StallGuard`] knows whether everything is flushed, `head.rs` writes an answer's head as hyper would, and
 //! `unbuffered.rs` is a whole keep-alive connection built on the handover.
 
-mod flush;
 mod head;
 mod unbuffered;
 
-use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Mutex, task::Poll};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Poll,
+};
 
 use bytes::{Buf, Bytes};
 use hyper::{
@@ -40,7 +48,7 @@ use tokio::{
     sync::watch,
 };
 
-use flush::{FlushWatch, Unflushed};
+use super::StallGuard;
 
 pub use head::encode_head;
 pub use unbuffered::{Timeouts, serve_unbuffered};
@@ -49,7 +57,8 @@ pub use unbuffered::{Timeouts, serve_unbuffered};
 #[derive(Debug)]
 pub struct Handover<T> {
     given: Mutex<Option<T>>,
-    unflushed: Unflushed,
+    /// Whether hyper still has to write a part of an answer.
+    unflushed: Arc<AtomicBool>,
 }
 
 /// What is left of a connection when hyper is dropped.
@@ -58,7 +67,7 @@ pub struct Taken<S, T> {
     /// What the service handed over.
     pub given: T,
     /// The connection itself.
-    pub io: S,
+    pub io: StallGuard<S>,
     /// What hyper had read beyond the last head.
     pub read_beyond: Bytes,
 }
@@ -67,7 +76,7 @@ impl<T> Default for Handover<T> {
     fn default() -> Self {
         Self {
             given: Mutex::new(None),
-            unflushed: Unflushed::default(),
+            unflushed: Arc::default(),
         }
     }
 }
@@ -82,7 +91,7 @@ impl<T> Handover<T> {
     /// Hands `value` over once the answer that the service now returns is flushed.
     pub fn give_after_answer(&self, value: T) {
         // hyper writes the answer later. Until then nothing would look unflushed.
-        self.unflushed.set();
+        self.unflushed.store(true, Relaxed);
         self.give(value);
     }
 
@@ -95,7 +104,7 @@ impl<T> Handover<T> {
     pub async fn serve<S, A, B>(
         &self,
         http: &http1::Builder,
-        io: S,
+        mut io: StallGuard<S>,
         draining: &mut watch::Receiver<bool>,
         service: impl Fn(Request<Incoming>) -> A,
     ) -> hyper::Result<Option<Taken<S, T>>>
@@ -104,12 +113,12 @@ impl<T> Handover<T> {
         A: Future<Output = Result<Response<B>, Infallible>>,
         B: Body<Data: Buf, Error = Infallible> + 'static,
     {
-        let io = TokioIo::new(FlushWatch::new(io, &self.unflushed));
+        io.watch(Some(self.unflushed.clone()));
         let service = service_fn(|request| {
             self.withdraw();
             service(request)
         });
-        let mut connection = http.serve_connection(io, service);
+        let mut connection = http.serve_connection(TokioIo::new(io), service);
         let given = tokio::select! {
             biased; // A request that has come already is still taken during the drain.
             given = self.given_by(&mut connection) => given?,
@@ -119,10 +128,13 @@ impl<T> Handover<T> {
             }
         };
         let parts = connection.into_parts();
+        let mut io = parts.io.into_inner();
+        io.watch(None);
+        let read_beyond = parts.read_buf;
         Ok(given.map(|given| Taken {
             given,
-            io: parts.io.into_inner().into_inner(),
-            read_beyond: parts.read_buf,
+            io,
+            read_beyond,
         }))
     }
 
@@ -148,7 +160,7 @@ impl<T> Handover<T> {
 
     fn take(&self) -> Option<T> {
         let mut given = self.given.lock().expect(UNPOISONED);
-        given.take_if(|_| !self.unflushed.is_set())
+        given.take_if(|_| !self.unflushed.load(Relaxed))
     }
 }
 
@@ -220,7 +232,7 @@ mod tests {
         http.timer(TokioTimer::new()).half_close(true);
         let handover = Handover::default();
         let service = |request| service(request, &handover);
-        let io = join(reader, writer);
+        let io = StallGuard::new(join(reader, writer), Duration::MAX);
         let taken = handover.serve(&http, io, &mut draining, service).await;
         let mut taken = taken.ok().flatten();
         if let Some(taken) = &mut taken {
@@ -274,6 +286,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn half_a_head_ends_the_connection_after_the_timeout() {
         let (mut client, server) = tokio::io::duplex(16_384);
+        let server = StallGuard::new(server, Duration::MAX);
         client.write_all(b"GET /wait HTTP/1.1\r\n").await.unwrap();
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())

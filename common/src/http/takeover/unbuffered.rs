@@ -158,9 +158,9 @@ where
         let mut http = (self.http)();
         http.header_read_timeout(deadline - Instant::now());
         let (reader, writer) = self.socket.split();
-        let writer = StallGuard::new(writer, self.timeouts.stall);
         let (early, draining) = (&mut self.early, &mut self.draining);
-        parse(http, early, reader, writer, draining, &|request| {
+        let stall = self.timeouts.stall;
+        parse(http, stall, early, reader, writer, draining, &|request| {
             self.activity.serve(request, &self.route)
         })
         .await
@@ -218,6 +218,7 @@ enum Parsed {
 /// has ended it. Bytes that hyper read beyond the request go back to `early`.
 async fn parse<A: Future<Output = Routed>>(
     http: http1::Builder,
+    stall: Duration,
     early: &mut Vec<u8>,
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
@@ -226,7 +227,7 @@ async fn parse<A: Future<Output = Routed>>(
 ) -> hyper::Result<Option<Parsed>> {
     let handover = Handover::default();
     let sent = std::mem::take(early);
-    let io = join(AsyncReadExt::chain(&sent[..], reader), writer);
+    let io = StallGuard::new(join(AsyncReadExt::chain(&sent[..], reader), writer), stall);
     let taken = handover.serve(&http, io, draining, |request| {
         hand_over(request, &handover, route)
     });
@@ -234,7 +235,7 @@ async fn parse<A: Future<Output = Routed>>(
         return Ok(None);
     };
     // The reader is a chain of `sent` and the socket: this is what hyper has not read of `sent`.
-    let (unread, _) = taken.io.into_inner().0.into_inner();
+    let (unread, _) = taken.io.into_inner().into_inner().0.into_inner();
     // Copied, because a slice of hyper's buffer would keep the whole buffer alive.
     *early = [&taken.read_beyond[..], unread].concat();
     Ok(Some(taken.given))
@@ -334,7 +335,16 @@ mod tests {
         http.timer(TokioTimer::new()).half_close(true);
         let (_drain, mut draining) = watch::channel(false);
         let mut early = sent.as_bytes().to_vec();
-        let parsed = parse(http, &mut early, reader, &mut writer, &mut draining, &route).await;
+        let parsed = parse(
+            http,
+            Duration::MAX,
+            &mut early,
+            reader,
+            &mut writer,
+            &mut draining,
+            &route,
+        )
+        .await;
         writer.shutdown().await.unwrap();
         (parsed.unwrap(), early, reading.await.unwrap())
     }
