@@ -106,6 +106,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_limit_is_extended_only_once() {
+        let waits = spawn(FairTimer.sleep(LIMIT));
+        for stopped in [Duration::ZERO, LIMIT * 100, LIMIT * 100] {
+            assert!(!waits.is_finished());
+            advance(stopped).await;
+            for _ in 0..9 {
+                yield_now().await;
+            }
+        }
+        assert!(waits.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_limit_that_is_noticed_in_time_is_believed_at_once() {
         let started = Instant::now();
         let waits = spawn(FairTimer.sleep(LIMIT));
