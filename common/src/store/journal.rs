@@ -212,12 +212,18 @@ fn read(
     reader: &Connection,
     seqs: &[u64],
 ) -> Result<Option<Vec<Arc<Message>>>, FeedError> {
-    match tables::read(reader, log.read(Log::head).epoch, seqs) {
-        Ok(messages) => Ok(Some(messages)),
-        // The log drops a message before the file does.
-        Err(BadFile::Missing(seq)) if !log.read(|log| log.keeps(seq)) => Ok(None),
-        Err(error) => Err(FeedError::Unreadable(error.to_string())),
+    let epoch = log.read(Log::head).epoch;
+    let mut messages = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        let found = tables::read(reader, epoch, *seq);
+        match found.map_err(|error| FeedError::Unreadable(error.to_string()))? {
+            Some(message) => messages.push(Arc::new(message)),
+            // The log drops a message before the file does.
+            None if !log.read(|log| log.keeps(*seq)) => return Ok(None),
+            None => return Err(FeedError::Unreadable(format!("message {seq} is missing"))),
+        }
     }
+    Ok(Some(messages))
 }
 
 impl From<CommitError> for FeedError {

@@ -4,10 +4,10 @@
 //! restored copy starts a new epoch, so its messages get new ids.
 
 use std::{
-    io,
+    error::Error,
+    fmt::Display,
     path::Path,
     str::FromStr,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use tokio::time::Instant;
 
 use super::{
-    database::{Kind, Unfit, configure},
+    database::{Kind, configure},
     instant_of,
 };
 use crate::feed::{
@@ -65,19 +65,7 @@ CREATE INDEX keys_used ON keys (used);
 ";
 
 /// Why a file is not a feed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadFile {
-    #[error("it is damaged: {0}")]
-    Damaged(String),
-    #[error("message {0} is missing")]
-    Missing(u64),
-    #[error(transparent)]
-    Database(#[from] rusqlite::Error),
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    #[error(transparent)]
-    Unusable(#[from] io::Error),
-}
+pub(super) type BadFile = Box<dyn Error + Send + Sync>;
 
 /// Opens the file, and creates the tables if it is new. Refuses another program's database unchanged.
 pub(super) fn prepare(path: &Path, new_epoch: bool) -> Result<Connection, BadFile> {
@@ -143,21 +131,15 @@ fn message(row: &Row<'_>, epoch: Epoch) -> Result<Message, BadFile> {
     ))
 }
 
-/// Reads messages back by number, one indexed look-up each. [`BadFile::Missing`] if one is not there: the
-/// caller decides whether it was dropped or the file is damaged.
+/// Reads a message back by its number, an indexed look-up.
 pub(super) fn read(
     database: &Connection,
     epoch: Epoch,
-    seqs: &[u64],
-) -> Result<Vec<Arc<Message>>, BadFile> {
+    seq: u64,
+) -> Result<Option<Message>, BadFile> {
     let mut select = database.prepare_cached(&format!("{MESSAGE} WHERE seq = ?1"))?;
-    let mut messages = Vec::with_capacity(seqs.len());
-    for seq in seqs {
-        let mut rows = select.query([seq])?;
-        let row = rows.next()?.ok_or(BadFile::Missing(*seq))?;
-        messages.push(Arc::new(message(row, epoch)?));
-    }
-    Ok(messages)
+    let mut rows = select.query([seq])?;
+    rows.next()?.map(|row| message(row, epoch)).transpose()
 }
 
 /// Adds a message and returns the number that SQLite gave it.
@@ -251,9 +233,9 @@ fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a str> {
     Ok(row.get_ref(column)?.as_str()?)
 }
 
-fn parsed<T: FromStr<Err: ToString>>(text: &str) -> Result<T, BadFile> {
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, BadFile> {
     text.parse()
-        .map_err(|error: T::Err| BadFile::Damaged(error.to_string()))
+        .map_err(|error: T::Err| format!("it is damaged: {error}").into())
 }
 
 /// A clock before 1970 counts as 1970.
