@@ -77,6 +77,17 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE
 END)
 ON CONFLICT DO NOTHING RETURNING seq, suspect
 ";
+/// Counts that a handled event is to be handled again.
+const AGAIN: &str = "
+UPDATE events SET again = again + 1 WHERE seq = ?1 AND seq NOT IN (SELECT seq FROM work)
+";
+/// A dead event has no `due` time, and a handled one no `work`. An event that is being attempted is due already, so
+/// this cannot disturb it.
+const RETRY: &str = "
+INSERT INTO work (seq, due)
+SELECT seq, ?2 FROM events WHERE seq = ?1 AND (?3 OR seq IN (SELECT seq FROM work))
+ON CONFLICT DO UPDATE SET due = ?2, attempts = 0 WHERE due IS NULL OR due > ?2
+";
 /// What to do with an inbox of another version.
 const OTHER_VERSION: &str = "run the program that wrote it until no event is waiting (GET /events?state=waiting), \
     then start this one with a new file (--inbox). The new file knows no old event: dead ones stay behind, and a \
@@ -229,9 +240,23 @@ impl Inbox {
         outcome: Result<InTransaction, String>,
         retry: Option<SystemTime>,
     ) -> Result<(), CommitError> {
-        self.commits
-            .run(ROW, move |database| record(database, seq, outcome, retry))
-            .await
+        let recorded = self.commits.run(ROW, move |database| {
+            let done = match outcome {
+                Ok(effect) => apply(database, effect)?,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => database
+                    .prepare_cached("DELETE FROM work WHERE seq = ?1")?
+                    .execute([seq]),
+                Err(error) => database
+                    .prepare_cached(
+                        "UPDATE work SET attempts = attempts + 1, due = ?2, error = ?3 WHERE seq = ?1",
+                    )?
+                    .execute(params![seq, retry.map(millis), error]),
+            }
+        });
+        recorded.await.map(drop)
     }
 
     /// Makes an event due that is dead or waits for a later attempt, with the whole schedule, and with `again` also
@@ -245,9 +270,15 @@ impl Inbox {
         again: bool,
         due: SystemTime,
     ) -> Result<Option<bool>, CommitError> {
-        self.commits
-            .run(ROW, move |database| retry(database, seq, again, due))
-            .await
+        let retried = self.commits.run(ROW, move |database| {
+            if again {
+                database.execute(AGAIN, [seq])?;
+            }
+            let changed = database.execute(RETRY, params![seq, millis(due), again])?;
+            let mut event = database.prepare("SELECT 1 FROM events WHERE seq = ?1")?;
+            Ok(event.exists([seq])?.then_some(changed > 0))
+        });
+        retried.await
     }
 
     /// Deletes handled events that were received more than 30 days before `now`. Waiting and dead events still have
@@ -256,16 +287,12 @@ impl Inbox {
     /// # Errors
     /// If nothing was deleted.
     pub async fn trim(&self, now: SystemTime) -> Result<usize, CommitError> {
+        let old = "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)";
         let oldest = millis(now) - KEEP.as_millis() as i64;
-        self.commits
-            .run(ROW, move |database| {
-                database
-                    .prepare_cached(
-                        "DELETE FROM events WHERE received < ?1 AND seq NOT IN (SELECT seq FROM work)",
-                    )?
-                    .execute([oldest])
-            })
-            .await
+        let trimmed = self
+            .commits
+            .run(ROW, move |database| database.execute(old, [oldest]));
+        trimmed.await
     }
 
     /// Makes due what would wait longer than the `longest` delay of a retry: it was written by a clock that was wrong.
@@ -273,15 +300,12 @@ impl Inbox {
     /// # Errors
     /// If nothing was changed.
     pub async fn correct(&self, now: SystemTime, longest: Duration) -> Result<usize, CommitError> {
-        let now = millis(now);
+        let wrong = "UPDATE work SET due = ?1 WHERE due > ?1 + ?2";
         let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
-        self.commits
-            .run(ROW, move |database| {
-                database
-                    .prepare_cached("UPDATE work SET due = ?1 WHERE due > ?1 + ?2")?
-                    .execute([now, longest])
-            })
-            .await
+        let corrected = self.commits.run(ROW, move |database| {
+            database.execute(wrong, [millis(now), longest])
+        });
+        corrected.await
     }
 
     /// Resolves after a write: an event may be due. Supports a single waiter.
@@ -392,64 +416,6 @@ fn redelivered(
         0 => Stored::Repeat,
         _ => Stored::Revived,
     })
-}
-
-fn record(
-    transaction: &mut Transaction<'_>,
-    seq: i64,
-    outcome: Result<InTransaction, String>,
-    retry: Option<SystemTime>,
-) -> rusqlite::Result<()> {
-    let done = match outcome {
-        Ok(effect) => apply(transaction, effect)?,
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(()) => transaction
-            .prepare_cached("DELETE FROM work WHERE seq = ?1")?
-            .execute([seq])?,
-        Err(error) => transaction
-            .prepare_cached(
-                "UPDATE work SET attempts = attempts + 1, due = ?2, error = ?3 WHERE seq = ?1",
-            )?
-            .execute(params![seq, retry.map(millis), error])?,
-    };
-    Ok(())
-}
-
-/// A dead event has no `due` time, and a handled one no `work`. An event that is being attempted is due already, so
-/// this cannot disturb it.
-fn retry(
-    transaction: &Transaction<'_>,
-    seq: i64,
-    again: bool,
-    due: SystemTime,
-) -> rusqlite::Result<Option<bool>> {
-    let mut event = transaction.prepare_cached("SELECT 1 FROM events WHERE seq = ?1")?;
-    if !event.exists([seq])? {
-        return Ok(None);
-    }
-    let due = millis(due);
-    let revived = transaction
-        .prepare_cached(
-            "UPDATE work SET due = ?2, attempts = 0 WHERE seq = ?1 AND (due IS NULL OR due > ?2)",
-        )?
-        .execute([seq, due])?;
-    if revived > 0 || !again {
-        return Ok(Some(revived > 0));
-    }
-    let handled = transaction
-        .prepare_cached(
-            "UPDATE events SET again = again + 1
-             WHERE seq = ?1 AND seq NOT IN (SELECT seq FROM work)",
-        )?
-        .execute([seq])?;
-    if handled > 0 {
-        transaction
-            .prepare_cached("INSERT INTO work (seq, due) VALUES (?1, ?2)")?
-            .execute([seq, due])?;
-    }
-    Ok(Some(handled > 0))
 }
 
 /// Runs an effect in a savepoint. An effect that fails or panics is undone, and the others of the group
