@@ -188,7 +188,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Opens or creates the database, for this process alone. [`Inbox::store`] gives up after `timeout`.
+    /// Opens or creates the database, for this process alone. [`Inbox::store`] gives up after `timeout`. A database
+    /// that is not an inbox, or is of another version, is left alone.
     ///
     /// # Errors
     /// If another process has the inbox open, or the database cannot be opened.
@@ -199,7 +200,18 @@ impl Inbox {
 
     fn try_open(path: &Path, timeout: Duration) -> Result<Self, Box<dyn Error>> {
         let claim = Claim::new(path)?;
-        let database = open_database(claim.path())?;
+        let mut database = Connection::open(claim.path())?;
+        // A conversion would need to know what each sender counts as the same content.
+        let is_new = KIND.is_new(&database).map_err(|unfit| match unfit {
+            Unfit::Version(..) => format!("{unfit}: {OTHER_VERSION}"),
+            unfit => unfit.to_string(),
+        })?;
+        configure(&database)?;
+        if is_new {
+            let transaction = database.transaction()?;
+            KIND.create(&transaction, SCHEMA)?;
+            transaction.commit()?;
+        }
         // WAL lets it read while the thread writes.
         let reader = Connection::open_with_flags(claim.path(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         Ok(Self {
@@ -339,23 +351,6 @@ impl Inbox {
     }
 }
 
-/// Opens the file, and makes the tables of a new one. A database that is not an inbox, or is of another
-/// version, is left alone. A conversion would need to know what each sender counts as the same content.
-fn open_database(path: &Path) -> Result<Connection, Box<dyn Error>> {
-    let mut database = Connection::open(path)?;
-    let is_new = KIND.is_new(&database).map_err(|unfit| match unfit {
-        Unfit::Version(..) => format!("{unfit}: {OTHER_VERSION}").into(),
-        unfit => Box::<dyn Error>::from(unfit),
-    })?;
-    configure(&database)?;
-    if is_new {
-        let transaction = database.transaction()?;
-        KIND.create(&transaction, SCHEMA)?;
-        transaction.commit()?;
-    }
-    Ok(database)
-}
-
 /// Inserts the event and its work together. `UNIQUE (source, id, digest)` decides what is a repeat, so two
 /// equal requests in one group cannot both be new.
 fn insert(
@@ -440,7 +435,7 @@ pub fn millis(time: SystemTime) -> i64 {
     since.unwrap_or_default().as_millis() as i64
 }
 
-/// The first `limit` events that are due at `now` and not `claimed`, and when the next one is due.
+/// The first `limit` events that are due at `now` and not `claimed`, and the time until the next one is due.
 ///
 /// # Errors
 /// If the database cannot be read.
@@ -449,7 +444,7 @@ pub fn due(
     now: SystemTime,
     claimed: &HashSet<i64>,
     limit: usize,
-) -> rusqlite::Result<(Vec<StoredEvent>, Option<SystemTime>)> {
+) -> rusqlite::Result<(Vec<StoredEvent>, Option<Duration>)> {
     let now = millis(now);
     let claimed = serde_json::to_string(claimed).expect("numbers are JSON");
     // CROSS JOIN: SQLite must begin with `work`, which has few rows, and whose index is in this order.
@@ -462,11 +457,10 @@ pub fn due(
         )?
         .query_map(params![now, claimed, limit], stored_event)?
         .collect::<Result<_, _>>()?;
-    let next_due: Option<i64> = database
-        .prepare_cached("SELECT min(due) FROM work WHERE due > ?1")?
+    let wait: Option<u64> = database
+        .prepare_cached("SELECT min(due) - ?1 FROM work WHERE due > ?1")?
         .query_row([now], |row| row.get(0))?;
-    let next = next_due.map(|due| UNIX_EPOCH + Duration::from_millis(due.unsigned_abs()));
-    Ok((events, next))
+    Ok((events, wait.map(Duration::from_millis)))
 }
 
 fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
@@ -478,6 +472,6 @@ fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
         payload: row.get(4)?,
         suspect: row.get(5)?,
         again: row.get(6)?,
-        attempts: row.get::<_, u32>(7)? as usize,
+        attempts: row.get(7)?,
     })
 }

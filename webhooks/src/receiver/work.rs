@@ -123,11 +123,7 @@ async fn claim(
     let (skipped, room) = (claimed.clone(), CONCURRENCY - claimed.len());
     let found = inbox.read(move |database| due(database, now, &skipped, room));
     match found.await {
-        Ok((events, None)) => (events, LONGEST),
-        Ok((events, Some(next))) => {
-            let wait = next.duration_since(now).unwrap_or_default();
-            (events, wait.min(LONGEST))
-        }
+        Ok((events, wait)) => (events, wait.map_or(LONGEST, |wait| wait.min(LONGEST))),
         Err(error) => {
             error!(%error, "the inbox cannot be read");
             (Vec::new(), PAUSE)
