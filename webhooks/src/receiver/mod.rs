@@ -30,7 +30,7 @@ use self::{
     tally::Tally,
     work::{Attempts, Effects, work},
 };
-pub use self::{body::BodyLimits, publish::Publish, secret_file::SecretFile};
+pub use self::{body::BodyLimits, publish::Publish};
 use crate::{
     serve::serve,
     verify::{github, standard, stripe, telegram},
@@ -80,8 +80,8 @@ pub struct Config {
     /// A file of more secrets, one on each line: VARIABLE=SECRET with one of the four variables, or a Standard
     /// Webhooks secret alone, without quotes; repeatable. White space around a line is ignored, and so is a line that
     /// begins with #.
-    #[arg(long, value_name = "PATH")]
-    pub secret_file: Vec<SecretFile>,
+    #[arg(long, value_parser = secret_file::read, value_name = "PATH")]
+    pub secret_file: Vec<Secrets>,
     /// The SQLite database that stores received events.
     #[arg(long, default_value = "inbox.sqlite", value_name = "PATH")]
     pub inbox: PathBuf,
@@ -201,7 +201,7 @@ impl Config {
             past: Some(self.tolerance),
             future: self.future,
         };
-        for SecretFile(file) in self.secret_file.clone() {
+        for file in self.secret_file.clone() {
             secrets.standard.extend(file.standard);
             secrets.stripe.extend(file.stripe);
             secrets.github.extend(file.github);

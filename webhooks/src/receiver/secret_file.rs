@@ -1,30 +1,22 @@
 //! `--secret-file`: secrets in a file, so that neither `ps` nor the environment shows them.
 
-use std::{error::Error, fs, str::FromStr};
+use std::{error::Error, fs};
 
 use super::source::Secrets;
 
-/// The secrets of a file. A line is the name of a variable, `=` and a secret, or a Standard Webhooks secret alone.
-#[derive(Debug, Clone)]
-pub struct SecretFile(pub Secrets);
-
-impl FromStr for SecretFile {
-    type Err = String;
-
-    /// Reads the file at `path`.
-    fn from_str(path: &str) -> Result<Self, String> {
-        let text =
-            fs::read_to_string(path).map_err(|error| format!("cannot read the file: {error}"))?;
-        let mut secrets = Secrets::default();
-        // Some editors begin a file with a byte order mark.
-        let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
-        for (number, line) in (1..).zip(lines.map(str::trim)) {
-            if !line.is_empty() && !line.starts_with('#') {
-                add(&mut secrets, line).map_err(|why| format!("line {number}: {why}"))?;
-            }
+/// Reads the file at `path`. A line is the name of a variable, `=` and a secret, or a Standard Webhooks secret alone.
+pub(super) fn read(path: &str) -> Result<Secrets, String> {
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("cannot read the file: {error}"))?;
+    let mut secrets = Secrets::default();
+    // Some editors begin a file with a byte order mark.
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+    for (number, line) in (1..).zip(lines.map(str::trim)) {
+        if !line.is_empty() && !line.starts_with('#') {
+            add(&mut secrets, line).map_err(|why| format!("line {number}: {why}"))?;
         }
-        Ok(Self(secrets))
     }
+    Ok(secrets)
 }
 
 /// Adds the secret of one line. No error repeats the line, because it may hold a secret.
