@@ -144,41 +144,13 @@ impl Default for Config {
     }
 }
 
-/// What to show instead of the refused value, if that may be a secret. A path is shown, but `--secret-file` may
-/// have been given the secret itself.
-fn instead_of_secret(error: &clap::Error) -> Option<&'static str> {
-    let arg = error.get(ContextKind::InvalidArg)?.to_string();
-    let value = error.get(ContextKind::InvalidValue)?.to_string();
-    let path = Path::new(&value);
-    let is_path = path.exists() || path.parent().is_some_and(Path::is_dir);
-    if !arg.contains("secret") || arg.starts_with("--secret-file") && is_path {
-        None
-    } else if value.is_empty() {
-        Some("(empty: does the variable end in a line break?)")
-    } else {
-        Some("(hidden)")
-    }
-}
-
-/// Whether the error shows a word that belongs to no option. It may be the second word of a secret.
-fn is_a_word(error: &clap::Error) -> bool {
-    let arg = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-    error.kind() == ErrorKind::UnknownArgument && arg.is_some_and(|arg| !arg.starts_with('-'))
-}
-
 impl Config {
     /// Parses the command line, or prints what is wrong with it and exits. clap repeats a refused value in the
     /// error, but a mistyped secret is close to the real one.
     pub fn parse_hiding_secrets() -> Self {
         Self::try_parse().unwrap_or_else(|mut error| {
-            if let Some(shown) = instead_of_secret(&error) {
-                let shown = ContextValue::String(shown.to_owned());
-                error.insert(ContextKind::InvalidValue, shown);
-            }
-            if is_a_word(&error) {
-                let shown =
-                    ContextValue::String("(hidden: is a value with spaces not quoted?)".to_owned());
-                error.insert(ContextKind::InvalidArg, shown);
+            if let Some((part, shown)) = hidden(&error) {
+                error.insert(part, ContextValue::String(shown.to_owned()));
             }
             error.exit()
         })
@@ -209,6 +181,26 @@ impl Config {
         }
         secrets
     }
+}
+
+/// The part of the error that may be a secret, and what to show instead.
+fn hidden(error: &clap::Error) -> Option<(ContextKind, &'static str)> {
+    let arg = error.get(ContextKind::InvalidArg)?.to_string();
+    if error.kind() == ErrorKind::UnknownArgument {
+        // A word that belongs to no option may be the second word of a secret.
+        let shown = "(hidden: is a value with spaces not quoted?)";
+        return (!arg.starts_with('-')).then_some((ContextKind::InvalidArg, shown));
+    }
+    let value = error.get(ContextKind::InvalidValue)?.to_string();
+    let path = Path::new(&value);
+    let is_path = path.exists() || path.parent().is_some_and(Path::is_dir);
+    let shown = match value.as_str() {
+        // `--secret-file` may have been given the secret itself.
+        _ if !arg.contains("secret") || arg.starts_with("--secret-file") && is_path => return None,
+        "" => "(empty: does the variable end in a line break?)",
+        _ => "(hidden)",
+    };
+    Some((ContextKind::InvalidValue, shown))
 }
 
 /// Receives on `listener` until `shutdown` resolves, then drains. Handles each event with [`Publish`].
