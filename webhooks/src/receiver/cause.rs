@@ -30,8 +30,9 @@ pub(crate) fn likely_cause(
         let verified = secrets.verify(source, headers, body.clone(), now);
         !matches!(verified, Err(Rejection::NotGenuine(_)))
     };
-    let cause = match refusal {
-        Refusal::Absent(_) => another_source(source, headers),
+    let found = match refusal {
+        Refusal::Absent(_) => another_source(source, headers)
+            .map(|other| format!("{}: {other}", refusal.reason())),
         _ if body.len() > MAX_BODY => None,
         // With the signed time as `now` the age passes. If the signature matches too, only the age was wrong.
         Refusal::TooOld(age) if fits(secrets, now - age) => Some(format!(
@@ -43,18 +44,13 @@ pub(crate) fn likely_cause(
              ahead"
         )),
         Refusal::Mismatch if fits(&confused(secrets), now) => Some(
-            "the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
+            "no signature fits: the wrong kind of secret: Stripe's is the whole text, whsec_ included, and Standard \
              Webhooks' the base64 after it; it fits as the other"
                 .to_owned(),
         ),
         _ => None,
     };
-    match (refusal, cause) {
-        (refusal, None) => refusal.reason(),
-        (Refusal::TooOld(_) | Refusal::TooNew(_), Some(cause)) => cause,
-        (Refusal::Mismatch, Some(cause)) => format!("no signature fits: {cause}"),
-        (refusal, Some(cause)) => format!("{}: {cause}", refusal.reason()),
-    }
+    found.unwrap_or_else(|| refusal.reason())
 }
 
 /// A request that has the field of another source came to the wrong path.
