@@ -20,7 +20,7 @@ use hyper::{
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 /// A body of up to this size is free. A larger one is counted in blocks of this size.
@@ -58,18 +58,8 @@ pub(super) struct Bodies {
     overdraft: Semaphore,
 }
 
-/// A whole body. Its share of the budget is free again when this is dropped.
-pub(super) struct WholeBody<'b> {
-    pub(super) bytes: Bytes,
-    _share: Share<'b>,
-}
-
-/// What one body has taken from the budget, or beyond it.
-#[derive(Default)]
-struct Share<'b> {
-    permits: Vec<SemaphorePermit<'b>>,
-    overdrawn: bool,
-}
+/// What one body has taken from the budget, or beyond it. It is free again when this is dropped.
+pub(super) type Share<'b> = Vec<SemaphorePermit<'b>>;
 
 impl Bodies {
     pub(super) fn new(limits: BodyLimits, per_body: PublishLimits) -> Self {
@@ -81,11 +71,14 @@ impl Bodies {
         }
     }
 
-    /// Reads a whole body.
+    /// Reads a whole body. Drop its share when the body is not needed any more.
     ///
     /// # Errors
     /// 400 if it breaks off, 408 if it is slow, 413 if it is too large, 503 if there is no room for it.
-    pub(super) async fn read(&self, request: Request<Incoming>) -> Result<WholeBody<'_>, Problem> {
+    pub(super) async fn read(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Bytes, Share<'_>), Problem> {
         let expects_continue = request.headers().contains_key(EXPECT);
         // The connection counts as idle until the body is here: at the limit it may be closed for another one.
         let _idle = request.extensions().get().map(Activity::idle);
@@ -108,54 +101,36 @@ impl Bodies {
     async fn read_all(
         &self,
         mut body: Pin<&mut Incoming>,
-    ) -> Result<Option<WholeBody<'_>>, Problem> {
-        let (mut read, mut share) = (BytesMut::new(), Share::default());
-        // How much may be read before the next block is taken, and until when it must be here.
-        let (mut allowed, mut deadline) = (BLOCK, None);
-        while let Some(received) = self.in_time(deadline, body.frame()).await? {
-            let frame = received
-                .map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))?;
-            read.extend_from_slice(&frame.into_data().unwrap_or_default());
-            if read.len() > self.per_body.max_message {
+    ) -> Result<Option<(Bytes, Share<'_>)>, Problem> {
+        let max = self.per_body.max_message;
+        let (mut read, mut share, mut overdrawn) = (BytesMut::new(), Share::new(), false);
+        // How much may be read before the next block is taken.
+        let mut allowed = BLOCK;
+        let mut ended = read_beyond(allowed.min(max), body.as_mut(), &mut read).await?;
+        while !ended {
+            if read.len() > max {
                 return Ok(None);
             }
-            if read.len() > allowed {
-                let blocks = (read.len() - allowed).div_ceil(BLOCK);
-                self.take(&mut share, blocks as u32).await?;
-                allowed += blocks * BLOCK;
-                deadline = Some(Instant::now() + self.limits.pace);
+            let blocks = (read.len() - allowed).div_ceil(BLOCK);
+            if !overdrawn {
+                let (permit, is_overdraft) = self.take(blocks as u32).await?;
+                share.push(permit);
+                overdrawn = is_overdraft;
             }
+            allowed += blocks * BLOCK;
+            let more = read_beyond(allowed.min(max), body.as_mut(), &mut read);
+            ended = fair_timeout(self.limits.pace, more).await.map_err(|_| {
+                let seconds = self.limits.pace.as_secs_f64();
+                too_slow(format!(
+                    "less than {BLOCK} bytes of the body came in {seconds} s"
+                ))
+            })??;
         }
-        Ok(Some(WholeBody {
-            bytes: read.freeze(),
-            _share: share,
-        }))
+        Ok(Some((read.freeze(), share)))
     }
 
-    /// The next frame, unless it comes after the deadline.
-    async fn in_time<F: Future>(
-        &self,
-        deadline: Option<Instant>,
-        frame: F,
-    ) -> Result<F::Output, Problem> {
-        match deadline {
-            None => Ok(frame.await),
-            Some(deadline) => fair_timeout(deadline - Instant::now(), frame)
-                .await
-                .map_err(|_| {
-                    let seconds = self.limits.pace.as_secs_f64();
-                    too_slow(format!(
-                        "less than {BLOCK} bytes of the body came in {seconds} s"
-                    ))
-                }),
-        }
-    }
-
-    /// Takes blocks from the budget, or else the overdraft.
-    async fn take<'b>(&'b self, share: &mut Share<'b>, blocks: u32) -> Result<(), Problem> {
-        if share.overdrawn {
-            return Ok(());
-        }
+    /// Takes blocks from the budget, or else the overdraft, and returns whether it is that.
+    async fn take(&self, blocks: u32) -> Result<(SemaphorePermit<'_>, bool), Problem> {
         let taken = async {
             tokio::select! {
                 biased;
@@ -163,11 +138,27 @@ impl Bodies {
                 overdraft = self.overdraft.acquire() => (overdraft, true),
             }
         };
-        let (permit, overdrawn) = timeout(self.limits.patience, taken)
+        let (permit, is_overdraft) = timeout(self.limits.patience, taken)
             .await
             .map_err(|_| Problem::unavailable("too many large bodies", retry_after()))?;
-        share.permits.extend(permit); // never an error: the semaphores are not closed
-        share.overdrawn = overdrawn;
-        Ok(())
+        let permit = permit.expect("the semaphores are not closed");
+        Ok((permit, is_overdraft))
     }
+}
+
+/// Reads on until there are more than `size` bytes. Returns whether the body ended before.
+async fn read_beyond(
+    size: usize,
+    mut body: Pin<&mut Incoming>,
+    read: &mut BytesMut,
+) -> Result<bool, Problem> {
+    while read.len() <= size {
+        let Some(received) = body.frame().await else {
+            return Ok(true);
+        };
+        let frame = received
+            .map_err(|error| Problem::bad_request(format!("the body broke off: {error}")))?;
+        read.extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+    Ok(false)
 }

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tracing::{trace, warn};
 
 use super::{
-    body::{Bodies, WholeBody},
+    body::{Bodies, Share},
     cause::likely_cause,
     listing::{self, Filter},
     receive::Receiver,
@@ -159,13 +159,13 @@ async fn receive(
     let name = source.name();
     // Cloned, because reading the body consumes the request.
     let headers = request.headers().clone();
-    let body = read(app, source, request).await.inspect_err(|problem| {
+    let (body, _share) = read(app, source, request).await.inspect_err(|problem| {
         if may_log_unverified(app, source) {
             warn!(source = name, reason = problem.detail, "refused unverified");
         }
     })?;
-    let bytes = body.bytes.clone();
-    let received = app.receiver.receive(source, &headers, bytes, now).await;
+    let received = app.receiver.receive(source, &headers, body.clone(), now);
+    let received = received.await;
     let outcome = received.as_ref().map(|_| "accepted");
     trace!(count.received = outcome.unwrap_or_else(Rejection::class));
     match received {
@@ -178,7 +178,7 @@ async fn receive(
             Err(Problem::unavailable(error, retry_after()))
         }
         Err(Rejection::NotGenuine(refusal)) => {
-            log_cause(app, source, headers, body.bytes.clone(), now, refusal);
+            log_cause(app, source, headers, body, now, refusal);
             Err(refuse(refusal.into()))
         }
         Err(rejection) => {
@@ -196,7 +196,7 @@ async fn read(
     app: &App,
     source: Source,
     request: Request<Incoming>,
-) -> Result<WholeBody<'_>, Problem> {
+) -> Result<(Bytes, Share<'_>), Problem> {
     if source.proof_in(request.headers()).is_none() {
         source.check_type(request.headers()).map_err(refuse)?;
     }
