@@ -220,13 +220,10 @@ impl Secrets {
 
 /// The id is signed. The payload need not be JSON or have a `type`: the signature already proves the sender.
 fn from_standard(event: standard::Event<Bytes>) -> Result<Arrival, Rejection> {
-    let standard::Event {
-        id, body, secret, ..
-    } = event;
-    let kind = members(&body)
-        .and_then(|members| text(&members, "type"))
-        .unwrap_or_default();
-    Ok(arrival(Source::Standard, id, &kind, body, secret))
+    let standard::Event { id, body, .. } = event;
+    let members = members(&body);
+    let kind = members.and_then(|members| text(&members, "type"));
+    arrival(Source::Standard, id, kind, body.clone(), event.secret)
 }
 
 /// The id is in the signed body, so a body without one cannot be stored once only: it is refused.
@@ -234,7 +231,6 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
     let stripe::Event { body, secret, .. } = event;
     let event = members(&body).ok_or(Unreadable("the Stripe event is not a JSON object"))?;
     let id = text(&event, "id").ok_or(Unreadable("the Stripe event has no id"))?;
-    let kind = text(&event, "type").unwrap_or_default();
     let mut content = Sha256::new();
     for (name, value) in &event {
         // Stripe counts it down from one attempt to the next.
@@ -243,9 +239,10 @@ fn from_stripe(event: stripe::Event<Bytes>) -> Result<Arrival, Rejection> {
             content.update(value.get());
         }
     }
+    let kind = text(&event, "type");
     Ok(Arrival {
         digest: content.finalize().into(),
-        ..arrival(Source::Stripe, valid_id(&id)?, &kind, body.clone(), secret)
+        ..arrival(Source::Stripe, id, kind, body.clone(), secret)?
     })
 }
 
@@ -257,20 +254,13 @@ fn from_github(event: Authentic<Bytes>, headers: &HeaderMap) -> Result<Arrival, 
     let (name, id) = name.zip(id).ok_or(Unreadable(
         "X-GitHub-Event and X-GitHub-Delivery must occur once",
     ))?;
-    let payload = if media_type(headers) == FORM {
-        form_payload(&body)?
-    } else {
-        body
+    let payload = match media_type(headers).as_str() {
+        FORM => form_payload(&body)?,
+        _ => body,
     };
     let action = members(&payload).and_then(|members| text(&members, "action"));
     let kind = action.map_or(name.to_owned(), |action| format!("{name}.{action}"));
-    Ok(arrival(
-        Source::GitHub,
-        valid_id(id)?,
-        &kind,
-        payload,
-        secret,
-    ))
+    arrival(Source::GitHub, id.to_owned(), Some(kind), payload, secret)
 }
 
 /// The id is in the body. Each bot has its own ids, and two bots may use the same ones. So one receiver
@@ -283,26 +273,36 @@ fn from_telegram(event: Authentic<Bytes>) -> Result<Arrival, Rejection> {
         .and_then(|id| id.get().parse().ok())
         .ok_or(Unreadable("update_id is not an integer"))?;
     // An update has exactly one other member (Bot API, "Update"). Its name is the type.
-    let mut names = update.keys().map(Cow::as_ref);
-    let kind = names.find(|name| *name != "update_id").unwrap_or_default();
-    Ok(arrival(
-        Source::Telegram,
-        number.to_string(),
-        kind,
-        body.clone(),
-        secret,
-    ))
+    let mut names = update.into_keys();
+    let kind = names.find(|name| name != "update_id").map(Cow::into_owned);
+    let id = number.to_string();
+    arrival(Source::Telegram, id, kind, body.clone(), secret)
 }
 
-fn arrival(source: Source, id: String, kind: &str, payload: Bytes, secret: usize) -> Arrival {
-    Arrival {
+/// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`. An invalid type is
+/// replaced, because a refusal would not help: the sender would send the same event again.
+fn arrival(
+    source: Source,
+    id: String,
+    kind: Option<String>,
+    payload: Bytes,
+    secret: usize,
+) -> Result<Arrival, Rejection> {
+    if !(1..=MAX_ID).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Unreadable(
+            "the event's id is not 1 to 255 visible ASCII bytes",
+        ));
+    }
+    Ok(Arrival {
         source,
         id,
-        kind: valid_type(kind).to_owned(),
+        kind: kind
+            .filter(|kind| is_type(kind))
+            .unwrap_or(DEFAULT_TYPE.to_owned()),
         digest: Sha256::digest(&payload).into(),
         payload,
         secret,
-    }
+    })
 }
 
 /// The members of a JSON object. The values are not parsed: usually only one or two are needed.
@@ -315,24 +315,9 @@ fn text(members: &BTreeMap<Cow<'_, str>, &RawValue>, name: &str) -> Option<Strin
     serde_json::from_str(members.get(name)?.get()).ok()
 }
 
-/// Replaces an invalid type. A refusal would not help: the sender would send the same event again.
-fn valid_type(kind: &str) -> &str {
-    let is_valid = (1..=MAX_TYPE).contains(&kind.len())
-        && kind
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if is_valid { kind } else { DEFAULT_TYPE }
-}
-
-/// An id is 1 to 255 visible ASCII bytes, so that it can also serve as an `Idempotency-Key`.
-fn valid_id(text: &str) -> Result<String, Rejection> {
-    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if visible && (1..=MAX_ID).contains(&text.len()) {
-        return Ok(text.to_owned());
-    }
-    Err(Unreadable(
-        "the event's id is not 1 to 255 visible ASCII bytes",
-    ))
+fn is_type(kind: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_TYPE).contains(&kind.len()) && kind.bytes().all(valid)
 }
 
 /// The value of a field that occurs exactly once, and is text.
