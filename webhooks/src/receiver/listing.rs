@@ -21,13 +21,6 @@ const PAGE_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Filter(&'static str);
 
-impl Default for Filter {
-    /// All events.
-    fn default() -> Self {
-        Self("TRUE")
-    }
-}
-
 impl FromStr for Filter {
     type Err = &'static str;
 
@@ -57,19 +50,25 @@ struct EventView {
     r#type: String,
     received: String,
     suspect: bool,
-    state: &'static str,
+    state: String,
     attempts: u32,
     error: Option<String>,
     payload: Box<RawValue>,
 }
 
 /// `{"events":[…],"next":3,"more":false}`: the events after number `after`, oldest first.
-pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlite::Result<String> {
+pub(crate) fn page(
+    database: &Connection,
+    after: i64,
+    filter: Option<Filter>,
+) -> rusqlite::Result<String> {
+    let condition = filter.map_or("TRUE", |filter| filter.0);
     let mut statement = database.prepare_cached(&format!(
-        "SELECT events.seq, source, id, type, received, suspect, work.seq, due, attempts, error, payload
+        "SELECT events.seq, source, id, type, received, suspect,
+            CASE WHEN work.seq IS NULL THEN 'handled' WHEN due IS NULL THEN 'dead' ELSE 'waiting' END,
+            coalesce(attempts, 0), error, payload
          FROM events LEFT JOIN work USING (seq)
-         WHERE events.seq > ?1 AND {} ORDER BY events.seq",
-        filter.0
+         WHERE events.seq > ?1 AND {condition} ORDER BY events.seq"
     ))?;
     let mut rows = statement.query([after])?;
     let (mut events, mut bytes, mut more) = (Vec::<EventView>::new(), 0, false);
@@ -89,9 +88,7 @@ pub(crate) fn page(database: &Connection, after: i64, filter: Filter) -> rusqlit
 }
 
 fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
-    // Both are NULL without a `work` row; `work.seq` tells that apart from a dead event.
-    let (work, due): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
-    let payload = payload_json(&row.get::<_, Vec<u8>>(10)?);
+    let payload = payload_json(&row.get::<_, Vec<u8>>(9)?);
     let received = Duration::from_millis(row.get::<_, i64>(4)?.unsigned_abs());
     Ok(EventView {
         seq: row.get(0)?,
@@ -100,13 +97,9 @@ fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
         r#type: row.get(3)?,
         received: humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + received).to_string(),
         suspect: row.get(5)?,
-        state: match (work, due) {
-            (None, _) => "handled",
-            (_, Some(_)) => "waiting",
-            (_, None) => "dead",
-        },
-        attempts: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
-        error: row.get(9)?,
+        state: row.get(6)?,
+        attempts: row.get(7)?,
+        error: row.get(8)?,
         payload: RawValue::from_string(payload.as_str().to_owned()).expect("the payload is JSON"),
     })
 }

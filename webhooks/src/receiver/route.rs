@@ -258,7 +258,7 @@ impl FromStr for Seq {
 async fn list<B>(app: &App, request: &Request<B>) -> Result<Response<Pieces>, Problem> {
     let query = Query::of(request.uri());
     let Seq(after) = query.get("after")?.unwrap_or(Seq(0));
-    let filter: Filter = query.get("state")?.unwrap_or_default();
+    let filter: Option<Filter> = query.get("state")?;
     let inbox = &app.receiver.inbox;
     let page = inbox
         .read(move |database| listing::page(database, after, filter))
