@@ -77,6 +77,12 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE
 END)
 ON CONFLICT DO NOTHING RETURNING seq, suspect
 ";
+/// A repeat of an event that is dead after its attempts: the sender's operator wants another try. One that was never
+/// attempted waits for ours.
+const REVIVE: &str = "
+UPDATE work SET due = ?4, attempts = 0 WHERE due IS NULL AND attempts > 0
+AND seq = (SELECT seq FROM events WHERE source = ?1 AND id = ?2 AND digest = ?3)
+";
 /// Counts that a handled event is to be handled again.
 const AGAIN: &str = "
 UPDATE events SET again = again + 1 WHERE seq = ?1 AND seq NOT IN (SELECT seq FROM work)
@@ -233,9 +239,9 @@ impl Inbox {
     ) -> Result<Stored, StoreError> {
         let arrival = verified.into_inner();
         let size = arrival.payload.len() + ROW;
-        let stored = self
-            .commits
-            .run(size, move |database| insert(database, &arrival, received));
+        let stored = self.commits.run(size, move |database| {
+            insert(database, &arrival, millis(received))
+        });
         let in_time = timeout(self.timeout, stored).await;
         Ok(in_time.map_err(|_| StoreError::Slow)??)
     }
@@ -356,25 +362,25 @@ impl Inbox {
 fn insert(
     transaction: &Transaction<'_>,
     arrival: &Arrival,
-    received: SystemTime,
+    received: i64,
 ) -> rusqlite::Result<Stored> {
-    let received = millis(received);
+    let (source, id, digest) = (arrival.source.name(), &arrival.id, arrival.digest);
+    let (kind, payload) = (&arrival.kind, &arrival.payload[..]);
     let inserted: Option<(i64, i64)> = transaction
         .prepare_cached(INSERT)?
         .query_row(
-            params![
-                arrival.source.name(),
-                arrival.id,
-                arrival.kind,
-                received,
-                arrival.digest,
-                &arrival.payload[..],
-            ],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            params![source, id, kind, received, digest, payload],
+            |row| row.try_into(),
         )
         .optional()?;
     let Some((seq, suspect)) = inserted else {
-        return redelivered(transaction, arrival, received);
+        let revived = transaction
+            .prepare_cached(REVIVE)?
+            .execute(params![source, id, digest, received])?;
+        return Ok(match revived {
+            0 => Stored::Repeat,
+            _ => Stored::Revived,
+        });
     };
     let (due, error) = match suspect {
         SAME_ID => (None, Some(HELD)),
@@ -386,30 +392,6 @@ fn insert(
     Ok(match suspect {
         0 => Stored::New,
         _ => Stored::Suspect,
-    })
-}
-
-/// A repeat. If the event is dead after its attempts, the sender's operator wants another try. One that was
-/// never attempted waits for ours.
-fn redelivered(
-    transaction: &Transaction<'_>,
-    arrival: &Arrival,
-    due: i64,
-) -> rusqlite::Result<Stored> {
-    let revived = transaction
-        .prepare_cached(
-            "UPDATE work SET due = ?4, attempts = 0 WHERE due IS NULL AND attempts > 0
-             AND seq = (SELECT seq FROM events WHERE source = ?1 AND id = ?2 AND digest = ?3)",
-        )?
-        .execute(params![
-            arrival.source.name(),
-            arrival.id,
-            arrival.digest,
-            due
-        ])?;
-    Ok(match revived {
-        0 => Stored::Repeat,
-        _ => Stored::Revived,
     })
 }
 
