@@ -17,7 +17,7 @@ use clap::{
     Arg, CommandFactory, FromArgMatches, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use common::{Drained, Feed, PublishLimits, ServerConfig, address, metrics, seconds};
+use common::{Drained, Feed, ServerConfig, address, metrics, seconds};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tracing::warn;
 
@@ -25,7 +25,7 @@ use self::{
     body::Bodies,
     inbox::Inbox,
     receive::Receiver,
-    route::{App, MAX_COMMAND},
+    route::App,
     source::Secrets,
     tally::Tally,
     work::{Attempts, Effects, work},
@@ -289,10 +289,7 @@ fn new_app(
         feed,
         browsers: config.server.browsers(listener, "")?,
         bodies: Bodies::new(config.bodies.clone(), limits),
-        commands: PublishLimits {
-            max_message: MAX_COMMAND,
-            ..limits
-        },
+        limits,
         tally: Tally::default(),
     }))
 }

@@ -7,7 +7,7 @@ use common::{
     Browsers, Feed, Pieces, Problem, PublishLimits, Query, Quota, expect_no_body, healthz, html,
     is_json, read_body, retry_after, whole_number,
 };
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tokio::task::spawn_blocking;
 use tracing::{trace, warn};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     serve::{Answer, json, reads},
-    verify::{Refusal, unix_seconds},
+    verify::unix_seconds,
 };
 
 /// How many refusals a second are logged for each source, of requests that may be a stranger's. Each source has
@@ -33,7 +33,7 @@ static REFUSED: [Quota; Source::ALL.len()] = [const { Quota::new(10) }; Source::
 /// How many webhooks a second are logged that come to another path.
 static ASTRAY: Quota = Quota::new(10);
 /// The largest body of a request to `/events`.
-pub(super) const MAX_COMMAND: usize = 1 << 10;
+const MAX_COMMAND: usize = 1 << 10;
 
 /// What every connection shares.
 pub(super) struct App {
@@ -41,8 +41,7 @@ pub(super) struct App {
     pub(super) feed: Feed,
     pub(super) browsers: Browsers,
     pub(super) bodies: Bodies,
-    /// For the bodies of requests to `/events`.
-    pub(super) commands: PublishLimits,
+    pub(super) limits: PublishLimits,
     pub(super) tally: Tally,
 }
 
@@ -100,7 +99,7 @@ async fn answer(
     admit(&request)?;
     // No route reads it, and it can hide a second request from a proxy (RFC 9110 §9.3.1).
     if reads(&request) {
-        expect_no_body(&mut request, app.commands).await?;
+        expect_no_body(&mut request, app.limits).await?;
     }
     let posts = request.method() == Method::POST;
     match (path.as_str(), app.source(&path), retried) {
@@ -178,7 +177,14 @@ async fn receive(
             Err(Problem::unavailable(error, retry_after()))
         }
         Err(Rejection::NotGenuine(refusal)) => {
-            log_cause(app, source, headers, body, now, refusal);
+            if may_log_unverified(app, source) {
+                let (secrets, now) = (app.receiver.secrets.clone(), unix_seconds(now));
+                // The answer does not wait for this, and must not tell it to an attacker.
+                spawn_blocking(move || {
+                    let cause = likely_cause(&secrets, source, &headers, &body, now, refusal);
+                    warn!(source = name, cause, "not verified");
+                });
+            }
             Err(refuse(refusal.into()))
         }
         Err(rejection) => {
@@ -207,27 +213,6 @@ async fn read(
 fn may_log_unverified(app: &App, source: Source) -> bool {
     app.tally.unverified(source);
     UNVERIFIED[source as usize].take(source.name())
-}
-
-/// Logs why a request was not verified. The reason goes only to the log: the answer must not tell it to an
-/// attacker. Finding it takes time that the answer does not wait for.
-fn log_cause(
-    app: &Arc<App>,
-    source: Source,
-    headers: HeaderMap,
-    body: Bytes,
-    now: SystemTime,
-    refusal: Refusal,
-) {
-    if !may_log_unverified(app, source) {
-        return;
-    }
-    let secrets = app.receiver.secrets.clone();
-    spawn_blocking(move || {
-        let now = unix_seconds(now);
-        let cause = likely_cause(&secrets, source, &headers, &body, now, refusal);
-        warn!(source = source.name(), cause, "not verified");
-    });
 }
 
 /// The answer to a rejected request. It names syntax errors, which help an honest sender and say nothing
@@ -279,7 +264,7 @@ async fn retry(
     seq: i64,
     request: Request<Incoming>,
 ) -> Result<Response<Pieces>, Problem> {
-    let again = asks_again(request, app.commands).await?;
+    let again = asks_again(request, app.limits).await?;
     let inbox = &app.receiver.inbox;
     let retried = inbox.retry(seq, again, SystemTime::now()).await;
     match retried.map_err(|error| Problem::unavailable(error, retry_after()))? {
@@ -308,6 +293,10 @@ async fn retry(
 /// Whether the body is `{"again":true}`. No body says no.
 async fn asks_again(request: Request<Incoming>, limits: PublishLimits) -> Result<bool, Problem> {
     let is_json = is_json(&request);
+    let limits = PublishLimits {
+        max_message: MAX_COMMAND,
+        ..limits
+    };
     let body = read_body(request, limits).await?;
     if body.is_empty() {
         return Ok(false);
