@@ -26,7 +26,7 @@ use self::{
     inbox::Inbox,
     receive::Receiver,
     route::App,
-    source::Secrets,
+    source::{Secrets, Source},
     tally::Tally,
     work::{Attempts, Effects, work},
 };
@@ -285,12 +285,12 @@ fn new_app(
     }
     let limits = config.server.publish_limits();
     Ok(Arc::new(App {
+        tally: Source::ALL.map(|source| Tally::new(source, &secrets)),
         receiver: Receiver { secrets, inbox },
         feed,
         browsers: config.server.browsers(listener, "")?,
         bodies: Bodies::new(config.bodies.clone(), limits),
         limits,
-        tally: Tally::default(),
     }))
 }
 
