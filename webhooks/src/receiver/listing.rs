@@ -35,14 +35,6 @@ impl FromStr for Filter {
 }
 
 #[derive(Serialize)]
-struct EventPage {
-    events: Vec<EventView>,
-    /// `after` of the next page.
-    next: i64,
-    more: bool,
-}
-
-#[derive(Serialize)]
 struct EventView {
     seq: i64,
     source: String,
@@ -56,7 +48,8 @@ struct EventView {
     payload: Box<RawValue>,
 }
 
-/// `{"events":[…],"next":3,"more":false}`: the events after number `after`, oldest first.
+/// `{"events":[…],"next":3,"more":false}`: the events after number `after`, oldest first. `next` is the `after` of
+/// the next page.
 pub(crate) fn page(
     database: &Connection,
     after: i64,
@@ -83,8 +76,10 @@ pub(crate) fn page(
         events.push(event);
     }
     let next = events.last().map_or(after, |event| event.seq);
-    let page = EventPage { events, next, more };
-    Ok(serde_json::to_string(&page).expect("text and numbers are JSON"))
+    let events = serde_json::to_string(&events).expect("text and numbers are JSON");
+    Ok(format!(
+        r#"{{"events":{events},"next":{next},"more":{more}}}"#
+    ))
 }
 
 fn view(row: &Row<'_>) -> rusqlite::Result<EventView> {
