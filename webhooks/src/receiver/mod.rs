@@ -18,7 +18,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use common::{Drained, Feed, ServerConfig, address, metrics, seconds};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tracing::warn;
 
 use self::{
@@ -111,8 +111,6 @@ pub struct Config {
 
 /// The default of `--max-body`: GitHub creates no event above 25 MB.
 const MAX_BODY: &str = "26214400";
-const MAX_BODY_HELP: &str =
-    "The largest webhook, in bytes; the default is the most that GitHub sends";
 
 /// What is different here from the other servers.
 fn adjusted(arg: Arg) -> Arg {
@@ -125,7 +123,7 @@ fn adjusted(arg: Arg) -> Arg {
         "max_message" => arg
             .long("max-body")
             .default_value(MAX_BODY)
-            .help(MAX_BODY_HELP),
+            .help("The largest webhook, in bytes; the default is the most that GitHub sends"),
         // Senders fix how long a request may take. Origins matter only to the receiver's own page.
         "read_timeout" | "stall" | "allow_origin" => arg.hide(true),
         // A variable holds secrets, one on each line. `--help` must not show them.
@@ -234,18 +232,10 @@ pub async fn run_with(
 ) -> io::Result<Drained> {
     let _metrics = metrics(&config.server, &feed, &["received"], Vec::new).await?;
     let (stop, stopped) = watch::channel(false);
-    let working = work(
-        inbox.clone(),
-        Arc::new(effects),
-        config.attempts.clone(),
-        SystemTime::now,
-        stopped,
-    );
-    let hold = config.hold;
-    let worker = tokio::spawn(async move {
-        if !hold {
-            working.await
-        }
+    let worker = (!config.hold).then(|| {
+        let (effects, attempts) = (Arc::new(effects), config.attempts.clone());
+        let working = work(inbox.clone(), effects, attempts, SystemTime::now, stopped);
+        tokio::spawn(working)
     });
     // A failed inbox stores nothing more, so its failure ends the server too.
     let mut failure = inbox.failure();
@@ -263,7 +253,12 @@ pub async fn run_with(
     let drained = serve(listener, &served, config.server, http, route, ended).await;
     // The worker stops after the server, so that it can still handle the events of the last requests.
     stop.send_replace(true);
-    finish(worker, drain).await;
+    if let Some(mut worker) = worker
+        && timeout(drain, &mut worker).await.is_err()
+    {
+        warn!("unfinished attempts are left for the next start");
+        worker.abort();
+    }
     // All handles are dropped with the routes and the worker. Wait for the database to close: only then is
     // the last commit done.
     while failure.changed().await.is_ok() {}
@@ -292,12 +287,4 @@ fn new_app(
         bodies: Bodies::new(config.bodies.clone(), limits),
         limits,
     }))
-}
-
-/// Waits for the running attempts. An attempt that takes too long is repeated after the next start.
-async fn finish(mut worker: JoinHandle<()>, limit: Duration) {
-    if timeout(limit, &mut worker).await.is_err() {
-        warn!("unfinished attempts are left for the next start");
-        worker.abort();
-    }
 }
