@@ -30,7 +30,7 @@ use crate::{
 
 use super::{
     record::Record,
-    shape::{BadStream, RENEWED, epoch_of, nats},
+    shape::{BadStream, RENEWED, epoch_of},
 };
 
 /// How long NATS may take for one request. After that it counts as unreachable.
@@ -54,7 +54,7 @@ const LOST: &str = "messages were lost on the way";
 enum Broken {
     #[error("the stream dropped messages before this server read them")]
     Jump,
-    #[error(transparent)]
+    #[error("{0}")]
     Nats(#[from] BadStream),
     #[error("reconnected")]
     Reconnected,
@@ -64,7 +64,7 @@ enum Broken {
 }
 
 fn broken(error: impl Display) -> Broken {
-    Broken::Nats(nats(error))
+    Broken::Nats(error.to_string().into())
 }
 
 /// Reads the stream into the log.
@@ -179,14 +179,14 @@ impl Follower {
 
 /// Fills a log with everything that the stream has. Also returns the consumer that continues after it.
 pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log, Tail), BadStream> {
-    let first = stream.get_info().await.map_err(nats)?.state.first_sequence;
+    let first = stream.get_info().await?.state.first_sequence;
     let (mut tail, info) = Tail::open(stream, first.max(1)).await?;
     let epoch = epoch_of(&info.config)?;
     let mut log = Log::new(epoch, retention.clone());
     log.raise_floor(first.saturating_sub(1));
     while !tail.is_at_the_end().await? {
         for message in tail.batch().await? {
-            let seq = tail.count(&message).map_err(nats)?;
+            let seq = tail.count(&message)?;
             if let Some((message, published)) = decode(Cursor { epoch, seq }, &message) {
                 log.push(message, published);
             }
@@ -196,9 +196,9 @@ pub(super) async fn fill(stream: &Stream, retention: &Retention) -> Result<(Log,
     // The last messages may be dropped already, but their numbers were given out.
     log.raise_head(info.state.last_sequence);
     // The stream may have changed while it was read: check the epoch again, and what was dropped.
-    let after = stream.get_info().await.map_err(nats)?;
+    let after = stream.get_info().await?;
     if epoch_of(&after.config)? != epoch {
-        return Err(nats(RENEWED));
+        return Err(RENEWED.into());
     }
     log.raise_floor(after.state.first_sequence.max(first).saturating_sub(1));
     log.mark_full_topics();
@@ -235,8 +235,8 @@ impl Tail {
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let consumer = stream.create_consumer(config).await.map_err(nats)?;
-        let info = stream.get_info().await.map_err(nats)?;
+        let consumer = stream.create_consumer(config).await?;
+        let info = stream.get_info().await?;
         let delivered = 0;
         Ok((
             Self {
@@ -249,9 +249,9 @@ impl Tail {
 
     /// Whether every message that the stream has now has arrived. An empty batch does not prove it.
     async fn is_at_the_end(&mut self) -> Result<bool, BadStream> {
-        let info = self.consumer.info().await.map_err(nats)?;
+        let info = self.consumer.info().await?;
         if info.delivered.consumer_sequence != self.delivered {
-            return Err(nats(LOST));
+            return Err(LOST.into());
         }
         Ok(info.num_pending == 0)
     }
@@ -260,11 +260,11 @@ impl Tail {
     async fn batch(&mut self) -> Result<Vec<jetstream::Message>, BadStream> {
         let fetch = async {
             let batch = self.consumer.fetch().max_messages(BATCH).messages();
-            batch.await.map_err(nats)?.try_collect().await.map_err(nats)
+            batch.await?.try_collect().await
         };
         timeout(PATIENCE, fetch)
             .await
-            .unwrap_or_else(|_| Err(nats("reading it took too long")))
+            .unwrap_or_else(|_| Err("reading it took too long".into()))
     }
 
     /// The messages from now on, as they come.

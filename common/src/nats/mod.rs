@@ -48,7 +48,7 @@ use crate::feed::{
 };
 use follow::{Follower, PATIENCE, SETTLE};
 use record::Record;
-use shape::{BadStream, RENEWED, STREAM, epoch_of, nats};
+use shape::{BadStream, RENEWED, STREAM, epoch_of};
 
 pub use url::NatsUrl;
 
@@ -124,7 +124,7 @@ async fn connect(url: &NatsUrl, connected: watch::Sender<()>) -> Result<Client, 
         Some((token, None)) => options.token(token),
         Some((user, Some(password))) => options.user_and_password(user, password),
     };
-    options.connect(&url.servers[..]).await.map_err(nats)
+    Ok(options.connect(&url.servers[..]).await?)
 }
 
 /// One process's view of the stream.

@@ -1,7 +1,7 @@
 //! The stream's configuration. Cursors and gaps are only right if the stream has this configuration, so it
 //! is checked at every start and never changed silently.
 
-use std::fmt::Display;
+use std::error::Error;
 
 use async_nats::jetstream::{
     context::Context,
@@ -38,13 +38,7 @@ const FIXED: [&str; 10] = [
 ];
 
 /// Why the stream cannot be used as a feed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct BadStream(String);
-
-pub(super) fn nats(error: impl Display) -> BadStream {
-    BadStream(error.to_string())
-}
+pub(super) type BadStream = Box<dyn Error + Send + Sync>;
 
 /// Creates the stream, or checks its configuration. With `new_epoch` updates the configuration instead.
 pub(super) async fn prepare(
@@ -57,7 +51,7 @@ pub(super) async fn prepare(
     let stream = match context.get_or_create_stream(&wanted).await {
         Ok(stream) => stream,
         // Several servers may start at once. If another one created it first, its epoch counts.
-        Err(error) => context.get_stream(STREAM).await.map_err(|_| nats(error))?,
+        Err(error) => context.get_stream(STREAM).await.map_err(|_| error)?,
     };
     let found = &stream.cached_info().config;
     if !new_epoch {
@@ -72,7 +66,7 @@ pub(super) async fn prepare(
         storage: found.storage,
         ..wanted
     };
-    context.update_stream(renewed).await.map_err(nats)?;
+    context.update_stream(renewed).await?;
     Ok(stream)
 }
 
@@ -130,7 +124,6 @@ fn check(found: &Config, wanted: &Config, replicas: Option<usize>) -> Result<(),
 
 /// Names the field, so that an administrator knows what to edit.
 fn unfit(field: &str, found: &Value, wanted: &Value) -> BadStream {
-    BadStream(format!(
-        "stream {STREAM} has {field} {found}, but needs {wanted}: edit the stream, or start once with --new-epoch"
-    ))
+    let how = "edit the stream, or start once with --new-epoch";
+    format!("stream {STREAM} has {field} {found}, but needs {wanted}: {how}").into()
 }
