@@ -94,6 +94,7 @@ impl Lane {
     /// The connection once an answer was read to its end: it is idle from now on.
     pub fn idle(mut self) -> Self {
         self.idle_since = Instant::now();
+        lock(&self.received).clear();
         self
     }
 
@@ -139,11 +140,11 @@ struct Received {
 impl Received {
     const VERSION: &[u8] = b"HTTP/1.";
 
-    /// Forgets the last answer, before the next request.
+    /// Forgets the last answer: once it was read to its end, and what has come since, before the next request.
     fn clear(&mut self) {
         self.is_later |= !self.answer.is_empty();
         self.bytes = 0;
-        self.answer.clear();
+        self.answer = Vec::new(); // frees up to `MAX_ANSWER`: an endpoint may have several idle connections
     }
 
     /// Takes note of bytes that came. Returns how many of them are not of this answer.
@@ -284,5 +285,15 @@ mod tests {
         }
         advance(left).await;
         assert!(!lane.is_usable());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_keeps_nothing_of_an_answer() {
+        let (stream, _peer) = tokio::io::duplex(1_024);
+        let lane = Lane::over(stream, ([127, 0, 0, 1], 1).into());
+        let lane = lane.await.unwrap();
+        lock(&lane.received).note(&[b'a'; MAX_ANSWER]).unwrap();
+        let lane = lane.idle();
+        assert_eq!(lock(&lane.received).answer.capacity(), 0);
     }
 }
