@@ -1,12 +1,12 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, peer_span, prepare};
 use futures_util::TryFutureExt;
-use http_body_util::{BodyExt, Either, Full};
-use hyper::{body::Body, service::service_fn};
+use http_body_util::{Either, Full};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     route::{App, route},
-    stream::{self, AnswerBody},
+    stream::{self, AnswerBody, EventBody},
     takeover,
 };
 
@@ -80,7 +80,7 @@ async fn connection(
     let io = TokioIo::new(StallGuard::new(socket, app.server.stall));
     let service = service_fn(|mut request| {
         let busy = activity.busy_with(&mut request);
-        route(app.clone(), request).map_ok(|answer| answer.map(|body| keep_busy(busy, body)))
+        route(app.clone(), request).map_ok(|answer| answer.map(|answer| body(busy, answer)))
     });
     let mut connection = pin!(app.server.http1().serve_connection(io, service));
     let served = tokio::select! {
@@ -95,16 +95,10 @@ async fn connection(
     }
 }
 
-/// A stream keeps its connection busy until it ends.
-fn keep_busy(
-    busy: Busy,
-    body: AnswerBody,
-) -> Either<Full<Bytes>, impl Body<Data = Bytes, Error = Infallible>> {
-    match stream::body(body) {
-        Either::Left(whole) => Either::Left(whole),
-        Either::Right(stream) => Either::Right(stream.map_frame(move |frame| {
-            let _until_it_ends = &busy;
-            frame
-        })),
+/// The body for hyper. A stream is the last answer on its connection, and keeps it busy until it ends.
+fn body(busy: Busy, answer: AnswerBody) -> Either<Full<Bytes>, EventBody> {
+    if let Either::Right(_) = answer {
+        busy.to_the_end();
     }
+    stream::body(answer)
 }
