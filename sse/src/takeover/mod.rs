@@ -12,7 +12,7 @@
 mod group;
 mod position;
 
-use std::{convert::Infallible, error::Error, future::pending, io, sync::Arc};
+use std::{convert::Infallible, future::pending, io, sync::Arc};
 
 use bytes::Bytes;
 use common::{Activity, Handover, StallGuard, encode_head};
@@ -28,46 +28,37 @@ use crate::{
 
 pub(crate) use group::Groups;
 
-/// One connection. With plain hyper this is `serve::connection`.
+/// One connection. With plain hyper this is `serve::connection`. Here hyper answers requests until one asks for a
+/// stream. Bytes after that request are dropped, because a stream is the connection's last answer.
 pub(crate) async fn connection(
     socket: TcpStream,
     app: Arc<App>,
     groups: Arc<Groups>,
     activity: Activity,
-    draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<bool>,
 ) {
-    match open(socket, app, activity, draining).await {
-        Ok(Some((head, stream))) => stream.serve(head.into(), groups).await,
+    // In a block, so that the task of a stream keeps no memory for it.
+    let taken = {
+        let handover = Handover::default();
+        let http = app.server.http1();
+        let io = StallGuard::new(socket, app.server.stall);
+        let service = |request| answer(request, app.clone(), &activity, &handover);
+        handover.serve(&http, io, &mut draining, service).await
+    };
+    match taken {
+        Ok(Some(taken)) => {
+            let (head, is_chunked, subscriber) = taken.given;
+            let stream = OpenStream {
+                socket: taken.io,
+                is_chunked,
+                subscriber,
+                activity,
+            };
+            stream.serve(head.into(), groups).await;
+        }
         Ok(None) => {}
         Err(error) => debug!(%error, "connection ended"),
     }
-}
-
-/// Lets hyper answer requests until one asks for a stream. Returns the head of that answer, and the stream.
-/// Bytes after that request are dropped, because a stream is the connection's last answer.
-async fn open(
-    socket: TcpStream,
-    app: Arc<App>,
-    activity: Activity,
-    mut draining: watch::Receiver<bool>,
-) -> Result<Option<(Vec<u8>, OpenStream)>, Box<dyn Error + Send + Sync>> {
-    let handover = Handover::default();
-    let http = app.server.http1();
-    let io = StallGuard::new(socket, app.server.stall);
-    let taken = handover.serve(&http, io, &mut draining, |request| {
-        answer(request, app.clone(), &activity, &handover)
-    });
-    let Some(taken) = taken.await? else {
-        return Ok(None);
-    };
-    let (head, is_chunked, subscriber) = taken.given;
-    let stream = OpenStream {
-        socket: taken.io,
-        is_chunked,
-        subscriber,
-        activity,
-    };
-    Ok(Some((head, stream)))
 }
 
 /// The service inside hyper. A stream is handed over, and this future waits until hyper is dropped.
