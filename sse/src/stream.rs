@@ -242,8 +242,8 @@ impl Subscriber {
     }
 }
 
-/// Reads the pages of a subscription.
-#[derive(Debug)]
+/// Reads the pages of a subscription. A clone goes on from the same position.
+#[derive(Debug, Clone)]
 pub struct Reader {
     pub(crate) streams: Arc<Streams>,
     /// What it reads.
@@ -265,7 +265,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
+    fn new(streams: Arc<Streams>, subscription: Subscription, after: After) -> Self {
         let StreamLimits { heartbeat, age, .. } = streams.limits;
         let now = Instant::now();
         Self {

@@ -37,7 +37,7 @@ use tokio::{
 use tracing::{debug, error, trace};
 
 use super::{OpenStream, framed};
-use crate::stream::{Reader, Subscriber, Subscription};
+use crate::stream::{Reader, State, Subscriber, Subscription};
 
 /// All groups of a server.
 pub(crate) struct Groups {
@@ -124,7 +124,7 @@ impl Groups {
             groups: self.clone(),
             number,
             is_chunked: stream.is_chunked,
-            reader: reader.fork(),
+            reader: reader.clone(),
             entries: Slab::with_capacity(1),
             joiners: vec![stream],
             has_mail,
@@ -370,7 +370,7 @@ impl Group {
     /// Gives an entry back to a task, which writes `rest` first.
     fn release(&mut self, index: usize, rest: Bytes) {
         let mut entry = self.entries.remove(index);
-        let mut reader = self.reader.fork();
+        let mut reader = self.reader.clone();
         reader.end_at = entry.end_at;
         let deregistered = self.groups.registry.deregister(&mut entry.socket);
         match deregistered.and_then(|()| TcpStream::from_std(entry.socket.into())) {
@@ -378,7 +378,11 @@ impl Group {
                 let stream = OpenStream {
                     socket: StallGuard::new(socket, self.groups.stall),
                     is_chunked: self.is_chunked,
-                    subscriber: Subscriber::resume(reader, entry.slot),
+                    subscriber: Subscriber {
+                        reader,
+                        slot: entry.slot,
+                        state: State::Open,
+                    },
                     activity: entry.activity,
                 };
                 self.groups.spawn(stream, rest);

@@ -1,23 +1,14 @@
-//! Streams that wait for the same news share one reader: where a stream is, compared to that reader, and how it goes
-//! on from there.
+//! Streams that wait for the same news share one reader. This file says whether a stream waits, and where it is,
+//! compared to that reader.
 
 use std::cmp::Ordering;
 
 use common::After;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 use crate::stream::{Reader, State, Subscriber};
 
 impl Subscriber {
-    /// A stream that goes on where `reader` is.
-    pub(super) fn resume(reader: Reader, slot: OwnedSemaphorePermit) -> Self {
-        Self {
-            reader,
-            slot,
-            state: State::Open,
-        }
-    }
-
     /// Whether it has sent all there is and now only waits for news.
     pub(super) fn waits(&self) -> bool {
         let reader = &self.reader;
@@ -27,16 +18,6 @@ impl Subscriber {
 }
 
 impl Reader {
-    /// A second reader at the same position.
-    pub(super) fn fork(&self) -> Self {
-        let (streams, subscription) = (self.streams.clone(), self.subscription.clone());
-        let mut reader = Self::new(streams, subscription, self.after.clone());
-        reader.last = self.last;
-        reader.is_live = self.is_live;
-        reader.end_at = self.end_at;
-        reader
-    }
-
     /// Whether this reader is behind or ahead of another one of the same subscription. They are equal if no
     /// message of the subscription lies between them. Comparing the positions is not enough, because
     /// messages of other topics move them too. Readers that cannot be compared count as behind.
@@ -84,16 +65,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fork_is_where_its_reader_is() {
+    async fn a_clone_is_where_its_reader_is() {
         let feed = Feed::new(Retention::default());
         let (behind, mut ahead) = (reader(&feed, false), reader(&feed, false));
         let draft = Draft::new(Data::text("news"));
         feed.publish("a".parse().unwrap(), draft).await.unwrap();
         ahead.next().await.unwrap();
-        let fork = ahead.fork();
-        assert_eq!(fork.order(&ahead), Ordering::Equal);
-        assert_eq!(behind.order(&fork), Ordering::Less);
-        assert_eq!(fork.order(&behind), Ordering::Greater);
+        let clone = ahead.clone();
+        assert_eq!(clone.order(&ahead), Ordering::Equal);
+        assert_eq!(behind.order(&clone), Ordering::Less);
+        assert_eq!(clone.order(&behind), Ordering::Greater);
     }
 
     /// A group's reader, and a stream that reads alone until it joins. Each has read up to now.
@@ -114,7 +95,7 @@ mod tests {
                 ..Retention::default()
             });
             let alone = reader(&feed, newest);
-            let (group, alone, sent) = (alone.fork(), Some(alone), Vec::new());
+            let (group, alone, sent) = (alone.clone(), Some(alone), Vec::new());
             Self {
                 feed,
                 group,
