@@ -18,19 +18,17 @@ pub struct Refusal {
 impl Refusal {
     /// The header fields that go with the status. A 426 names what to upgrade to (RFC 9110 §15.5.22,
     /// RFC 6455 §4.4).
-    pub fn fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
-        let fields: &[_] = match self.status {
-            StatusCode::UPGRADE_REQUIRED => &[
-                (header::UPGRADE, "websocket"),
-                (header::CONNECTION, "upgrade"),
-                (header::SEC_WEBSOCKET_VERSION, "13"),
+    pub fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let value = HeaderValue::from_static;
+        match self.status {
+            StatusCode::UPGRADE_REQUIRED => vec![
+                (header::UPGRADE, value("websocket")),
+                (header::CONNECTION, value("upgrade")),
+                (header::SEC_WEBSOCKET_VERSION, value("13")),
             ],
-            StatusCode::METHOD_NOT_ALLOWED => &[(header::ALLOW, "GET")],
-            _ => &[],
-        };
-        fields
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
+            StatusCode::METHOD_NOT_ALLOWED => vec![(header::ALLOW, value("GET"))],
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -52,33 +50,40 @@ pub fn answer<B, T: Default>(
     subprotocol: &'static str,
 ) -> Result<Response<T>, Refusal> {
     const UPGRADE: StatusCode = StatusCode::UPGRADE_REQUIRED;
-    const METHOD: StatusCode = StatusCode::METHOD_NOT_ALLOWED;
     const BAD: StatusCode = StatusCode::BAD_REQUEST;
     let headers = request.headers();
-    let asked = "this path is a WebSocket: send Upgrade: websocket";
-    require(is_asked(headers), UPGRADE, asked)?;
-    let is_get = request.method() == Method::GET;
-    require(is_get, METHOD, "this path takes GET")?;
-    // HTTP/1.0 has no `Upgrade`, and HTTP/2 has another handshake (RFC 8441).
-    let is_http = request.version() == Version::HTTP_11;
-    require(is_http, BAD, "a websocket needs HTTP/1.1")?;
-    let upgrades = has_token(headers, &header::CONNECTION, "upgrade");
-    let hint = "Connection does not contain Upgrade; a proxy may have removed it";
-    require(upgrades, BAD, hint)?;
     // Older versions are drafts that no browser speaks any more.
     let version = single(headers, &header::SEC_WEBSOCKET_VERSION);
-    let is_13 = version.is_some_and(|version| version == "13");
-    require(is_13, UPGRADE, "Sec-WebSocket-Version must be 13")?;
     // The client's nonce. Its hash in the answer proves that no cache answered.
-    let key = single(headers, &header::SEC_WEBSOCKET_KEY)
-        .ok_or_else(|| refusal(BAD, "Sec-WebSocket-Key must occur exactly once"))?;
-    require(
-        is_nonce(key),
-        BAD,
-        "Sec-WebSocket-Key is not 16 bytes in Base64",
-    )?;
-    let chosen = choose(subprotocol, headers)?;
-    Ok(switching_protocols(key, chosen))
+    let key = single(headers, &header::SEC_WEBSOCKET_KEY);
+    let (status, reason) = if !is_asked(headers) {
+        (UPGRADE, "this path is a WebSocket: send Upgrade: websocket")
+    } else if request.method() != Method::GET {
+        (StatusCode::METHOD_NOT_ALLOWED, "this path takes GET")
+    } else if request.version() != Version::HTTP_11 {
+        // HTTP/1.0 has no `Upgrade`, and HTTP/2 has another handshake (RFC 8441).
+        (BAD, "a websocket needs HTTP/1.1")
+    } else if !has_token(headers, &header::CONNECTION, "upgrade") {
+        (
+            BAD,
+            "Connection does not contain Upgrade; a proxy may have removed it",
+        )
+    } else if version.is_none_or(|version| version != "13") {
+        (UPGRADE, "Sec-WebSocket-Version must be 13")
+    } else {
+        match key {
+            None => (BAD, "Sec-WebSocket-Key must occur exactly once"),
+            Some(key) if is_nonce(key) => {
+                let chosen = choose(subprotocol, headers)?;
+                return Ok(switching_protocols(key, chosen));
+            }
+            Some(_) => (BAD, "Sec-WebSocket-Key is not 16 bytes in Base64"),
+        }
+    };
+    Err(Refusal {
+        status,
+        reason: reason.to_owned(),
+    })
 }
 
 /// Whether this is Base64 of 16 bytes. The last four bits say nothing, and the standard's own example in
@@ -91,38 +96,23 @@ fn is_nonce(key: &HeaderValue) -> bool {
             .all(|digit| digit.is_ascii_alphanumeric() || b"+/".contains(digit))
 }
 
-fn require(holds: bool, status: StatusCode, reason: impl Into<String>) -> Result<(), Refusal> {
-    if holds {
-        Ok(())
-    } else {
-        Err(refusal(status, reason))
-    }
-}
-
-fn refusal(status: StatusCode, reason: impl Into<String>) -> Refusal {
-    Refusal {
-        status,
-        reason: reason.into(),
-    }
-}
-
 /// A browser fails a connection if the server chooses a subprotocol that it did not offer, and also if
 /// the server chooses none of those that it offered.
-fn choose(ours: &'static str, headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+fn choose(ours: &'static str, headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
     let mut offers = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).peekable();
     if offers.peek().is_none() {
         return Ok(None);
     }
-    let is_offered = offers.any(|offer| offer == ours);
-    let reason = format!("Sec-WebSocket-Protocol does not offer {ours}");
-    require(is_offered, StatusCode::BAD_REQUEST, reason)?;
-    Ok(Some(ours))
+    if offers.any(|offer| offer == ours) {
+        return Ok(Some(HeaderValue::from_static(ours)));
+    }
+    Err(Refusal {
+        status: StatusCode::BAD_REQUEST,
+        reason: format!("Sec-WebSocket-Protocol does not offer {ours}"),
+    })
 }
 
-fn switching_protocols<T: Default>(
-    key: &HeaderValue,
-    subprotocol: Option<&'static str>,
-) -> Response<T> {
+fn switching_protocols<T: Default>(key: &HeaderValue, chosen: Option<HeaderValue>) -> Response<T> {
     let hash = derive_accept_key(key.as_bytes());
     let accept = HeaderValue::try_from(hash).expect("Base64 is a field value");
     let mut response = Response::new(T::default());
@@ -132,11 +122,8 @@ fn switching_protocols<T: Default>(
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ]);
-    if let Some(chosen) = subprotocol {
-        let chosen = HeaderValue::from_static(chosen);
-        let headers = response.headers_mut();
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
-    }
+    let chosen = chosen.map(|chosen| (header::SEC_WEBSOCKET_PROTOCOL, chosen));
+    response.headers_mut().extend(chosen);
     response
 }
 

@@ -60,7 +60,7 @@ const MAX_REF: usize = 64;
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Self {
-            headers: refusal.fields().collect(),
+            headers: refusal.fields(),
             ..Self::new(refusal.status, refusal)
         }
     }
