@@ -107,8 +107,8 @@ impl Groups {
 
     /// Puts a stream into the mailbox of its group. If there is no such group, returns a new one to run.
     fn deliver(self: &Arc<Self>, stream: OpenStream) -> Option<Group> {
-        let reader = &stream.subscriber.reader;
-        let key = (reader.subscription.clone(), stream.is_chunked);
+        let (reader, is_chunked) = (&stream.subscriber.reader, stream.is_chunked);
+        let key = (reader.subscription.clone(), is_chunked);
         let mut mail = self.mail();
         if let Some(number) = mail.numbers.get(&key).copied() {
             let mailbox = &mut mail.boxes[number];
@@ -116,17 +116,20 @@ impl Groups {
             mailbox.has_mail.notify_one();
             return None;
         }
-        let mailbox = Mailbox::default();
+        let reader = reader.clone();
+        let mailbox = Mailbox {
+            joiners: vec![stream],
+            ..Mailbox::default()
+        };
         let has_mail = mailbox.has_mail.clone();
         let number = mail.boxes.insert(mailbox);
         mail.numbers.insert(key, number);
         Some(Group {
             groups: self.clone(),
             number,
-            is_chunked: stream.is_chunked,
-            reader: reader.clone(),
+            is_chunked,
+            reader,
             entries: Slab::with_capacity(1),
-            joiners: vec![stream],
             has_mail,
         })
     }
@@ -198,8 +201,6 @@ struct Group {
     /// Reads for all entries: its position is that of each entry. Its `end_at` is never after that of an entry.
     reader: Reader,
     entries: Slab<Entry>,
-    /// Streams that are not entries yet.
-    joiners: Vec<OpenStream>,
     /// Notified when there is mail.
     has_mail: Arc<Notify>,
 }
@@ -213,8 +214,13 @@ struct Entry {
 }
 
 impl Group {
+    /// Runs until no entry is left.
     async fn run(&mut self) {
-        while self.read_mail() {
+        loop {
+            self.read_mail();
+            if self.entries.is_empty() {
+                return self.close();
+            }
             let next = tokio::select! {
                 biased; // News first, so that the group catches up with a joiner that has sent them already.
                 next = self.reader.next() => next,
@@ -222,57 +228,49 @@ impl Group {
             };
             match next {
                 Ok(Some(blocks)) => self.write(blocks).await,
-                Ok(None) => self.release_aged(),
-                Err(error) => return self.disband(&error).await,
+                Ok(None) => self.release_aged().await,
+                Err(error) => {
+                    // If the feed failed, each stream first reads it once more in its task.
+                    self.reader.is_live = error == FeedError::Closed;
+                    self.release_each(|_| true).await;
+                }
             }
         }
     }
 
-    /// Lets streams join, and drops those whose connection is broken. `false` once the group is empty and
-    /// closed.
-    fn read_mail(&mut self) -> bool {
-        while let Some(broken) = self.take_mail() {
-            self.drop_broken(&broken);
-            for stream in mem::take(&mut self.joiners) {
-                self.add(stream);
-            }
-            if !self.is_empty() {
-                return true;
+    /// Lets streams join, and drops those whose connection is broken.
+    fn read_mail(&mut self) {
+        let (joiners, broken) = self.take_mail();
+        for index in broken {
+            // The report may be about an earlier entry with this index, so ask the socket.
+            let entry = self.entries.get(index);
+            if entry.is_some_and(|entry| !matches!(entry.socket.take_error(), Ok(None))) {
+                self.entries.remove(index);
             }
         }
-        false
+        for stream in joiners {
+            self.add(stream);
+        }
     }
 
-    /// Takes the joiners, and returns the broken entries. Closes an empty group and returns `None`, under the
-    /// same lock: otherwise a stream could join a closed group.
-    fn take_mail(&mut self) -> Option<Vec<usize>> {
+    fn take_mail(&self) -> (Vec<OpenStream>, Vec<usize>) {
         let mut mail = self.groups.mail();
-        let mailbox = &mut mail.boxes[self.number];
-        self.joiners.append(&mut mailbox.joiners);
-        let broken = mem::take(&mut mailbox.broken);
-        if self.is_empty() {
-            mail.close(self.number, &self.key());
-            return None;
+        let Mailbox {
+            joiners, broken, ..
+        } = &mut mail.boxes[self.number];
+        (mem::take(joiners), mem::take(broken))
+    }
+
+    /// Closes the mailbox. Streams that are still in it join the next group.
+    fn close(&self) {
+        let mailbox = self.groups.mail().close(self.number, &self.key());
+        for stream in mailbox.joiners {
+            self.groups.spawn(stream, Bytes::new());
         }
-        Some(broken)
     }
 
     fn key(&self) -> Key {
         (self.reader.subscription.clone(), self.is_chunked)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.joiners.is_empty()
-    }
-
-    fn drop_broken(&mut self, broken: &[usize]) {
-        for index in broken {
-            // The report may be about an earlier entry with this index, so ask the socket.
-            let entry = self.entries.get(*index);
-            if entry.is_some_and(|entry| !matches!(entry.socket.take_error(), Ok(None))) {
-                self.entries.remove(*index);
-            }
-        }
     }
 
     /// Adds a stream that is where the group is. If a message lay between them, it would be lost or be sent
@@ -284,8 +282,8 @@ impl Group {
                     debug!(%error, "stream ended");
                 }
             }
-            // The stream has sent news that the group reads next. It waits for that.
-            Ordering::Greater => self.joiners.push(stream),
+            // The stream has sent news that the group reads next. Until then it stays in the mailbox.
+            Ordering::Greater => self.groups.mail().boxes[self.number].joiners.push(stream),
             // The stream has missed news: it catches up in a task, and then joins again.
             Ordering::Less => {
                 stream.subscriber.reader.is_live = false;
@@ -338,32 +336,20 @@ impl Group {
         trace!(count.sent_bytes = bytes.len() * self.entries.len());
     }
 
-    fn release_aged(&mut self) {
+    async fn release_aged(&mut self) {
         let now = Instant::now();
-        for index in 0..self.entries.capacity() {
-            let entry = self.entries.get(index);
-            if entry.is_some_and(|entry| entry.end_at <= now) {
-                self.release(index, Bytes::new());
-            }
-        }
+        self.release_each(|entry| entry.end_at <= now).await;
         let ends = self.entries.iter().map(|(_, entry)| entry.end_at);
-        self.reader.end_at = ends.min().unwrap_or(now + DAY);
+        self.reader.end_at = ends.min().unwrap_or(now);
     }
 
-    /// Closes the group, because the feed has ended or failed. Each stream ends in its task. If the feed failed,
-    /// the task first reads it once more.
-    async fn disband(&mut self, error: &FeedError) {
-        self.reader.is_live = *error == FeedError::Closed;
+    /// Gives these entries back to their tasks.
+    async fn release_each(&mut self, leaves: impl Fn(&Entry) -> bool) {
         for index in 0..self.entries.capacity() {
             consume_budget().await;
-            if self.entries.contains(index) {
+            if self.entries.get(index).is_some_and(&leaves) {
                 self.release(index, Bytes::new());
             }
-        }
-        let late = self.groups.mail().close(self.number, &self.key()).joiners;
-        for mut stream in self.joiners.drain(..).chain(late) {
-            stream.subscriber.reader.is_live = self.reader.is_live;
-            self.groups.spawn(stream, Bytes::new());
         }
     }
 
@@ -414,9 +400,6 @@ fn token(group: usize, entry: usize) -> Token {
 fn group_and_entry(Token(token): Token) -> (usize, usize) {
     (token >> TOKEN_HALF, token & ((1 << TOKEN_HALF) - 1))
 }
-
-/// How far ahead the reader's `end_at` is while a group has no entries. Any long time will do.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -603,6 +586,23 @@ mod tests {
                 .await;
             assert_eq!(server.app.feed.waiters(), left);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_comes_as_its_group_closes_waits_in_the_next_one() {
+        let mut server = Server::start().await;
+        let (stream, mut client) = server.stream("a").await;
+        let group = server.groups().deliver(stream).expect("it is the first");
+        group.close();
+        server
+            .run_until(|server| server.app.feed.waiters() == 1)
+            .await;
+        assert_eq!(server.open_groups(), 1);
+        server.publish().await;
+        server
+            .run_until(|server| server.app.feed.waiters() == 1)
+            .await;
+        assert!(reads(&mut client).await.contains("news"));
     }
 
     /// Keeps no message in memory, and cannot read one back.
