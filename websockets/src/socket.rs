@@ -8,7 +8,6 @@
 use std::{
     future::poll_fn,
     io::{self, ErrorKind},
-    ops::Range,
     pin::{Pin, pin},
     str,
     task::{Context, Poll, Waker, ready},
@@ -149,24 +148,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// # Errors
     /// The rule that the peer's bytes break. No message can be read after it.
     pub fn message(&mut self) -> Result<Option<(Message<'_>, &mut Vec<u8>)>, Violation> {
-        while let Some((opcode, place)) = self.inbox.next_message()? {
-            match opcode {
-                PING => push_frame(PONG, self.inbox.payload(place), &mut self.out),
-                PONG => {}
-                _ => return self.message_at(opcode, place).map(Some),
+        let (opcode, place) = loop {
+            match self.inbox.next_message()? {
+                Some((PING, place)) => push_frame(PONG, self.inbox.payload(place), &mut self.out),
+                Some((PONG, _)) => {}
+                Some(other) => break other,
+                None => {
+                    self.inbox.tidy();
+                    self.unread = false;
+                    return Ok(None);
+                }
             }
-        }
-        self.inbox.tidy();
-        self.unread = false;
-        Ok(None)
-    }
-
-    /// A whole message or control frame, for the caller. A close frame is answered.
-    fn message_at(
-        &mut self,
-        opcode: OpCode,
-        place: Range<usize>,
-    ) -> Result<(Message<'_>, &mut Vec<u8>), Violation> {
+        };
         let payload = self.inbox.payload(place);
         let message = match opcode {
             TEXT => Message::Text(str::from_utf8(payload).map_err(|_| NOT_UTF8)?),
@@ -177,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             _ => Message::Binary(payload),
         };
-        Ok((message, &mut self.out))
+        Ok(Some((message, &mut self.out)))
     }
 
     /// Drops what the peer sends until its close frame has come, but at most about `most` bytes.
