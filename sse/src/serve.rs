@@ -1,11 +1,11 @@
 //! The accept loop, one connection, and the drain.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{Activity, Busy, Connections, Drained, StallGuard, accept_failed, peer_span, prepare};
 use futures_util::TryFutureExt;
-use http_body_util::{Either, Full};
+use http_body_util::{Either, combinators::UnsyncBoxBody};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     route::{App, route},
-    stream::{self, AnswerBody, EventBody},
+    stream::{self, AnswerBody},
     takeover,
 };
 
@@ -96,7 +96,7 @@ async fn connection(
 }
 
 /// The body for hyper. A stream is the last answer on its connection, and keeps it busy until it ends.
-fn body(busy: Busy, answer: AnswerBody) -> Either<Full<Bytes>, EventBody> {
+fn body(busy: Busy, answer: AnswerBody) -> UnsyncBoxBody<Bytes, Infallible> {
     if let Either::Right(_) = answer {
         busy.to_the_end();
     }

@@ -3,12 +3,12 @@
 //! A subscriber has no queue. It pulls a page when the connection asks for more, and the connection
 //! asks only when the socket takes bytes. So a slow reader costs its cursor and one page.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{After, Cursor, Feed, FeedError, Newest, Page, PageLimit, Problem, Query, Topics};
-use futures_util::{Stream, stream::unfold};
-use http_body_util::{Either, Full, StreamBody};
+use futures_util::stream::unfold;
+use http_body_util::{BodyExt, Either, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response,
     body::Frame,
@@ -371,34 +371,28 @@ fn shortened(age: Duration) -> Duration {
     age.mul_f64(rand::random_range(0.9..=1.0))
 }
 
-/// The body of an event stream, for hyper.
-pub type EventBody =
-    StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
-
 /// Turns an answer into a body for hyper, which polls it when the socket can take more bytes.
-pub fn body(answer: AnswerBody) -> Either<Full<Bytes>, EventBody> {
+pub fn body(answer: AnswerBody) -> UnsyncBoxBody<Bytes, Infallible> {
     match answer {
-        Either::Left(whole) => Either::Left(whole),
-        Either::Right(subscriber) => Either::Right(StreamBody::new(Box::pin(blocks(subscriber)))),
+        Either::Left(whole) => whole.boxed_unsync(),
+        Either::Right(subscriber) => {
+            let blocks = unfold(subscriber, async |mut subscriber| {
+                let blocks = subscriber.next().await?;
+                Some((Ok(Frame::data(blocks.into())), subscriber))
+            });
+            StreamBody::new(blocks).boxed_unsync()
+        }
     }
-}
-
-fn blocks(subscriber: Subscriber) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
-    unfold(subscriber, async |mut subscriber| {
-        let blocks = subscriber.next().await?;
-        Some((Ok(Frame::data(blocks.into())), subscriber))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use common::{Data, Draft, Retention};
-    use http_body_util::BodyExt;
     use tokio::time::advance;
 
     use super::*;
 
-    type Body = Either<Full<Bytes>, EventBody>;
+    type Body = UnsyncBoxBody<Bytes, Infallible>;
 
     const LIMITS: StreamLimits = StreamLimits {
         streams: 10_000,

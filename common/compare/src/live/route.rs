@@ -8,25 +8,25 @@ use std::{
 use bytes::Bytes;
 use common::{Problem, Query};
 use futures_util::future::{join_all, try_join_all};
-use http_body_util::{Either, Full};
+use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, body::Incoming};
 use serde_json::json;
-use sse::stream::{EventBody, body};
+use sse::stream::{AnswerBody, body};
 
 use super::{Lane, Stage};
 use crate::Technique;
 
 /// An answer of known length, or the events for as long as the page is open.
-type Answer = Response<Either<Full<Bytes>, EventBody>>;
+type Answer = Response<AnswerBody>;
 
 pub(super) async fn route(
     stage: Arc<Stage>,
     request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
     let answered = answer(&stage, &request).await;
     let mut response = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Left));
     stage.browsers.finish(None, &mut response);
-    Ok(response)
+    Ok(response.map(body))
 }
 
 async fn answer(stage: &Stage, request: &Request<Incoming>) -> Result<Answer, Problem> {
@@ -39,7 +39,7 @@ async fn answer(stage: &Stage, request: &Request<Incoming>) -> Result<Answer, Pr
         return Ok(Response::new(Either::Left(Full::default())));
     }
     match path.strip_prefix("/topics/") {
-        Some(topics) => Ok(stage.streams.subscribe(topics, request)?.map(body)),
+        Some(topics) => stage.streams.subscribe(topics, request),
         None if path == "/" => Ok(common::html(include_str!("page.html")).map(Either::Left)),
         None => Err(Problem::not_found(path)),
     }
