@@ -310,8 +310,8 @@ impl Group {
         Ok(())
     }
 
-    /// Writes the same bytes to all. After 128 entries other tasks run: a write takes about 8 µs, so they wait a
-    /// millisecond.
+    /// Writes the same bytes to all. tokio's budget lets other tasks run after 128 entries: a write takes about 8 µs,
+    /// so they wait a millisecond.
     async fn write(&mut self, blocks: Vec<u8>) {
         let bytes = Bytes::from(framed(blocks, self.is_chunked));
         trace!(count.deliveries = self.reader.messages * self.entries.len());
