@@ -89,7 +89,7 @@ struct Turn<'a> {
 impl Endpoints {
     /// Continues with the endpoints in the store.
     pub(crate) async fn open(outbound: Outbound, max: usize) -> io::Result<Self> {
-        let numbers = outbound.store.run(|database| store::endpoints(database));
+        let numbers = outbound.store.run(store::endpoints);
         let numbers = numbers.await.map_err(io::Error::other)?;
         let endpoints = Self {
             outbound: Arc::new(outbound),
@@ -144,7 +144,7 @@ impl Endpoints {
 
     /// Checks whether the messages, with their waiting and dead deliveries, exceed the disk budget.
     async fn measure(&self) {
-        let measured = self.outbound.store.note(|database| store::size(database));
+        let measured = self.outbound.store.note(store::size);
         let Ok(size) = measured.await else {
             return; // the next write reports that the disk has failed
         };
@@ -456,8 +456,7 @@ impl Endpoints {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let written = self.outbound.store.run(move |database| work(database));
-        written.await.map_err(unavailable)
+        self.outbound.store.run(work).await.map_err(unavailable)
     }
 
     pub(crate) fn now(&self) -> SystemTime {

@@ -19,7 +19,7 @@ use std::{
 
 use common::{Cursor, Data, Draft, Feed, FeedError, Message, Page, PageLimit};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use rusqlite::Transaction;
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -453,7 +453,7 @@ async fn write(
     events: Vec<Event>,
 ) -> Done {
     let shared = record.clone();
-    let write = move |database: &Transaction<'_>| store::write(database, endpoint, &shared);
+    let write = move |database: &Connection| store::write(database, endpoint, &shared);
     if outbound.store.note(write).await.is_err() {
         pending::<()>().await;
     }

@@ -124,7 +124,7 @@ impl Store {
             }
         };
         let store = Self(Arc::new(home));
-        let version = store.run(|database| prepare(database)).await;
+        let version = store.run(prepare).await;
         match version.map_err(io::Error::other)? {
             VERSION => Ok(store),
             other => Err(io::Error::other(format!(
@@ -137,7 +137,7 @@ impl Store {
     /// Does `work` within a transaction, and returns its result once it is on the disk.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
         self.write(true, work).await
     }
@@ -150,7 +150,7 @@ impl Store {
     /// [`CommitError::Stopped`].
     pub(crate) async fn note<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Clone + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Clone + Send + 'static,
     ) -> Result<T, CommitError> {
         loop {
             match self.write(false, work.clone()).await {
@@ -166,7 +166,7 @@ impl Store {
     async fn write<T: Send + 'static>(
         &self,
         syncs: bool,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CommitError> {
         let commits = match &*self.0 {
             Home::File(feed) => commits(feed).expect("a feed in a file has a thread"),
@@ -184,24 +184,21 @@ impl Store {
 
 /// Creates the tables if they are missing, and returns their version.
 fn prepare(database: &Connection) -> rusqlite::Result<u32> {
-    if !has_table(database, "endpoints")? {
-        database.execute_batch(SCHEMA)?;
-        database.execute("INSERT INTO sender VALUES (?1)", [VERSION])?;
-    }
-    if !has_table(database, "sender")? {
-        return Ok(1);
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('endpoints', 'sender')";
+    match database.query_row(tables, [], |row| row.get::<_, u32>(0))? {
+        0 => {
+            database.execute_batch(SCHEMA)?;
+            database.execute("INSERT INTO sender VALUES (?1)", [VERSION])?;
+        }
+        1 => return Ok(1),
+        _ => {}
     }
     database.query_row("SELECT version FROM sender", [], |row| row.get(0))
 }
 
-fn has_table(database: &Connection, name: &str) -> rusqlite::Result<bool> {
-    let count = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
-    database.query_row(count, [name], |row| row.get(0))
-}
-
 fn at_once<T>(
     database: &Mutex<Connection>,
-    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> Result<T, CommitError> {
     let mut database = database.lock().expect("nothing panics under this lock");
     let done = database.transaction().and_then(|transaction| {
@@ -564,9 +561,10 @@ pub(crate) fn dead(
     before: Option<u64>,
 ) -> rusqlite::Result<Vec<Dead>> {
     let mut rows = database.prepare_cached(
-        "SELECT id, failed, at, ifnull(reason, '') FROM deliveries JOIN bodies USING (seq)
-         WHERE endpoint = ?1 AND due IS NULL AND (?3 IS NULL OR seq < ?3)
-         ORDER BY seq DESC LIMIT ?2",
+        "SELECT id, failed, at, ifnull(reason, '') FROM (
+           SELECT * FROM deliveries WHERE endpoint = ?1 AND due IS NULL AND (?3 IS NULL OR seq < ?3)
+           ORDER BY seq DESC LIMIT ?2
+         ) JOIN bodies USING (seq) ORDER BY seq",
     )?;
     let rows = rows.query_map(params![endpoint, REMEMBERED, before], |row| {
         Ok(Dead {
@@ -576,9 +574,7 @@ pub(crate) fn dead(
             reason: row.get(3)?,
         })
     })?;
-    let mut dead = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    dead.reverse();
-    Ok(dead)
+    rows.collect()
 }
 
 /// The last gaps, oldest first.
@@ -932,11 +928,7 @@ mod tests {
         assert!(!store.is_durable());
         let number = store.run(|database| insert(database, &new("ep_1"), None));
         let number = number.await.unwrap();
-        let there = store.run(endpoints_of).await.unwrap();
+        let there = store.run(endpoints).await.unwrap();
         assert_eq!(there[0], number);
-    }
-
-    fn endpoints_of(database: &Transaction<'_>) -> rusqlite::Result<Vec<i64>> {
-        endpoints(database)
     }
 }

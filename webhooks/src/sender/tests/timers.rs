@@ -996,7 +996,7 @@ async fn a_full_disk_is_left_alone_for_a_second() {
     let feed = source.open(Retention::default(), false).await.unwrap();
     let store = Store::open(&feed).await.unwrap();
     let tries = Arc::new(AtomicUsize::new(0));
-    let full = move |_: &rusqlite::Transaction<'_>| match tries.fetch_add(1, Ordering::Relaxed) {
+    let full = move |_: &rusqlite::Connection| match tries.fetch_add(1, Ordering::Relaxed) {
         0..3 => Err(rusqlite::Error::SqliteFailure(
             ffi::Error::new(ffi::SQLITE_FULL),
             None,
