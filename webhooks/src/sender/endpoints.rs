@@ -56,7 +56,6 @@ type Changed = Result<String, Problem>;
 /// All endpoints and their loops.
 pub(crate) struct Endpoints {
     outbound: Arc<Outbound>,
-    max: usize,
     /// One registration or change at a time.
     changing: tokio::sync::Mutex<()>,
     /// Whether the disk budget is used up.
@@ -88,12 +87,11 @@ struct Turn<'a> {
 
 impl Endpoints {
     /// Continues with the endpoints in the store.
-    pub(crate) async fn open(outbound: Outbound, max: usize) -> io::Result<Self> {
+    pub(crate) async fn open(outbound: Outbound) -> io::Result<Self> {
         let numbers = outbound.store.run(store::endpoints);
         let numbers = numbers.await.map_err(io::Error::other)?;
         let endpoints = Self {
             outbound: Arc::new(outbound),
-            max,
             changing: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
             loops: Mutex::default(),
@@ -132,7 +130,7 @@ impl Endpoints {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            if self.outbound.steady.lasts() >= SETTLED.min(self.outbound.hold) {
+            if self.outbound.steady.lasts() >= SETTLED.min(self.outbound.config.hold) {
                 // The clock at the start may have been ahead, and corrected since.
                 let now = self.now().min((self.outbound.clock)());
                 self.expire(now).await;
@@ -148,7 +146,7 @@ impl Endpoints {
         let Ok(size) = measured.await else {
             return; // the next write reports that the disk has failed
         };
-        let full = size > self.outbound.disk;
+        let full = size > self.outbound.config.disk;
         if full && !self.full.swap(full, Ordering::Relaxed) {
             warn!(
                 size,
@@ -163,7 +161,7 @@ impl Endpoints {
         if !self.full.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let disk = self.outbound.disk;
+        let disk = self.outbound.config.disk;
         let detail = format!("undelivered and dead messages use all {disk} bytes");
         Err(Problem::unavailable(detail, retry_after()))
     }
@@ -173,7 +171,7 @@ impl Endpoints {
         for endpoint in self.list() {
             let is_over = endpoint.status().disabled.as_ref().is_some_and(|disabled| {
                 let held = now.duration_since(disabled.since).unwrap_or_default();
-                disabled.expired.is_none() && held >= self.outbound.hold
+                disabled.expired.is_none() && held >= self.outbound.config.hold
             });
             if !is_over {
                 continue;
@@ -422,8 +420,9 @@ impl Endpoints {
     }
 
     fn check_room(&self) -> Result<(), Problem> {
-        if self.loops().running.len() >= self.max {
-            let detail = format!("there are already {} endpoints (--max-endpoints)", self.max);
+        let max = self.outbound.config.max_endpoints;
+        if self.loops().running.len() >= max {
+            let detail = format!("there are already {max} endpoints (--max-endpoints)");
             return Err(Problem::unavailable(detail, retry_after()));
         }
         Ok(())
@@ -442,7 +441,11 @@ impl Endpoints {
         let endpoint = Arc::new(Endpoint::restore(&saved, epoch, before.as_deref())?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), &saved, waiting);
         let mut loops = self.loops();
-        let stop = watch::Sender::new(loops.is_draining.then_some(self.outbound.drain));
+        let stop = watch::Sender::new(
+            loops
+                .is_draining
+                .then_some(self.outbound.config.server.drain),
+        );
         let running = Running {
             endpoint: endpoint.clone(),
             push: Some(tokio::spawn(push.run(stop.subscribe()))),
@@ -530,7 +533,9 @@ impl Endpoints {
         let mut loops = self.loops();
         loops.is_draining = true;
         for running in loops.running.values() {
-            running.stop.send_replace(Some(self.outbound.drain));
+            running
+                .stop
+                .send_replace(Some(self.outbound.config.server.drain));
         }
     }
 

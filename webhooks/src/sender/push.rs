@@ -11,6 +11,7 @@
 use std::{
     future::pending,
     mem,
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -29,6 +30,7 @@ use tracing::{error, info, trace, warn};
 use url::Position;
 
 use super::{
+    config::Config,
     deliver::{Attempt, Failure, MAX_RETRY_AFTER, Outcome, Payload},
     endpoint::{AttemptView, Disabled, Endpoint},
     guard::Guard,
@@ -39,7 +41,6 @@ use super::{
     store::{self, PAUSE, Saved, Store},
     tls::Tls,
 };
-use crate::schedule::Schedule;
 
 /// How often the position of an endpoint without news is moved to the head.
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
@@ -50,30 +51,45 @@ const PAGE_BYTES: usize = 64 << 10;
 /// The topic on which the sender tells the operator about endpoints.
 pub(crate) const OPERATOR: &str = "webhooks.endpoints";
 
+/// The most attempts at the same time, in addition to one for each endpoint. Together they take about
+/// 50 MiB of buffers.
+const MAX_ATTEMPTS: usize = 1_024;
+
 /// What all the loops share.
 pub(crate) struct Outbound {
+    pub(crate) config: Config,
     /// A handle that is never closed. The server closes another one, while attempts are still in flight.
     pub(crate) feed: Feed,
     pub(crate) store: Store,
     pub(crate) guard: Guard,
-    pub(crate) schedule: Schedule,
     /// The system's clock, except in tests. Attempts are signed with it.
     pub(crate) clock: fn() -> SystemTime,
     /// The same without jumps. All other decisions use it.
     pub(crate) steady: Steady,
     /// Slots for attempts, in addition to the one that each endpoint has.
     pub(crate) stock: Stock,
-    pub(crate) attempt_timeout: Duration,
-    /// An endpoint that has only failed for this long is disabled.
-    pub(crate) give_up: Duration,
-    /// How long the backlog of a disabled endpoint is kept.
-    pub(crate) hold: Duration,
-    /// The limit on the bytes of everything that is kept.
-    pub(crate) disk: u64,
-    pub(crate) drain: Duration,
 }
 
 impl Outbound {
+    /// `own` is where the sender itself listens.
+    pub(crate) fn new(config: Config, feed: Feed, store: Store, own: Option<SocketAddr>) -> Self {
+        Self {
+            feed,
+            store,
+            guard: Guard {
+                http: config.allow_http,
+                loopback: config.allow_loopback,
+                private: config.allow_private,
+                own,
+                lookup: config.lookup,
+            },
+            config,
+            clock: SystemTime::now,
+            steady: Steady::new(SystemTime::now()),
+            stock: Stock::new(MAX_ATTEMPTS),
+        }
+    }
+
     /// An attempt at this endpoint.
     pub(crate) fn attempt(&self, endpoint: &Endpoint) -> Attempt {
         let target = &endpoint.target;
@@ -84,7 +100,7 @@ impl Outbound {
             url: target.url.clone(),
             fields: target.fields.clone(),
             secrets: endpoint.secrets(self.steady.now()),
-            deadline: timeout.map_or(self.attempt_timeout, Duration::from_secs),
+            deadline: timeout.map_or(self.config.attempt_timeout, Duration::from_secs),
         }
     }
 }
@@ -131,14 +147,15 @@ impl Push {
         mut waiting: Vec<Waiting>,
     ) -> Self {
         // A wrong clock may have written these times. No retry waits longer than the longest possible delay.
-        let latest = outbound.steady.now() + outbound.schedule.longest().max(MAX_RETRY_AFTER);
+        let latest =
+            outbound.steady.now() + outbound.config.schedule.longest().max(MAX_RETRY_AFTER);
         for waiting in &mut waiting {
             waiting.due = waiting.due.min(latest);
         }
         let registration = &endpoint.target.registration;
         let rules = Rules {
-            schedule: outbound.schedule.clone(),
-            give_up: outbound.give_up,
+            schedule: outbound.config.schedule.clone(),
+            give_up: outbound.config.give_up,
             concurrency: registration.concurrency.unwrap_or(CONCURRENCY),
             ordered: registration.ordered,
         };

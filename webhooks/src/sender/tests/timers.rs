@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    ATTEMPT_TIMEOUT, GIVE_UP, HOLD,
+    Config,
     deliver::{Attempt, Payload},
     endpoint::Endpoint,
     endpoints::Endpoints,
@@ -104,27 +104,22 @@ impl Sender {
     }
 
     async fn over(feed: Feed, store: Store, adjust: impl FnOnce(&mut Outbound)) -> Self {
+        let config = Config {
+            allow_http: true,
+            allow_loopback: true,
+            lookup: nobody,
+            max_endpoints: 100,
+            disk: u64::MAX,
+            ..Config::default()
+        };
         let mut outbound = Outbound {
-            store,
-            feed: feed.handle(),
-            guard: Guard {
-                http: true,
-                loopback: true,
-                lookup: nobody,
-                ..Guard::default()
-            },
-            schedule: Schedule::default(),
             clock: driven,
             steady: Steady::new(driven()),
             stock: Stock::new(8),
-            attempt_timeout: ATTEMPT_TIMEOUT,
-            give_up: GIVE_UP,
-            hold: HOLD,
-            disk: u64::MAX,
-            drain: 10 * SECOND,
+            ..Outbound::new(config, feed.handle(), store, None)
         };
         adjust(&mut outbound);
-        let endpoints = Arc::new(Endpoints::open(outbound, 100).await.unwrap());
+        let endpoints = Arc::new(Endpoints::open(outbound).await.unwrap());
         Self { endpoints, feed }
     }
 
@@ -265,7 +260,7 @@ const STEPS: [u64; 9] = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 8
 
 #[tokio::test(start_paused = true)]
 async fn a_delivery_goes_through_the_whole_schedule_and_is_dead_and_through_it_again() {
-    let sender = Sender::with(|outbound| outbound.give_up = Duration::MAX).await;
+    let sender = Sender::with(|outbound| outbound.config.give_up = Duration::MAX).await;
     let endpoint = sender.register("https://nobody.example/").await;
     sender.publish("hello").await;
     let published = Instant::now();
@@ -328,7 +323,7 @@ async fn a_clock_that_jumps_six_days_is_no_time_of_failing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_every_two_days_disables_at_the_fifth() {
-    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let once = |outbound: &mut Outbound| outbound.config.schedule = Schedule::new([]);
     let sender = Sender::with(once).await;
     let endpoint = sender.register("https://nobody.example/").await;
     for failed in 0..5 {
@@ -342,7 +337,7 @@ async fn a_failure_every_two_days_disables_at_the_fifth() {
 /// It is stopped for six days, or the clock is corrected at its start.
 #[tokio::test(start_paused = true)]
 async fn the_time_without_a_sender_is_no_time_of_failing() {
-    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let once = |outbound: &mut Outbound| outbound.config.schedule = Schedule::new([]);
     let feed = Feed::new(Retention::default());
     let store = Store::open(&feed).await.unwrap();
     let mut endpoint = None;
@@ -581,7 +576,7 @@ async fn an_overload_is_asked_about_after_the_schedules_step_and_at_most_five_mi
 
 #[tokio::test(start_paused = true)]
 async fn an_overload_at_the_last_attempt_of_different_messages_pauses_too() {
-    let once = |outbound: &mut Outbound| outbound.schedule = Schedule::new([]);
+    let once = |outbound: &mut Outbound| outbound.config.schedule = Schedule::new([]);
     let (sender, mut sink) = (Sender::with(once).await, Sink::open().await);
     let endpoint = sender.register(&sink.url).await;
     let mut last = None;
@@ -657,7 +652,7 @@ async fn throttling_fails_no_message_and_costs_no_time() {
 
 #[tokio::test(start_paused = true)]
 async fn first_attempts_go_before_retries_except_in_one_slot() {
-    let patient = |outbound: &mut Outbound| outbound.attempt_timeout = HOUR;
+    let patient = |outbound: &mut Outbound| outbound.config.attempt_timeout = HOUR;
     let (sender, mut sink) = (Sender::with(patient).await, Sink::open().await);
     sender.register(&sink.url).await;
     for _ in 0..3 {
@@ -890,7 +885,7 @@ async fn a_connection_may_take_a_third_of_the_deadline() {
         fields: HeaderMap::new(),
         url: format!("http://{address}/").parse().unwrap(),
         secrets: vec![Secret::from_key([7; 32])],
-        deadline: ATTEMPT_TIMEOUT,
+        deadline: Config::default().attempt_timeout,
     };
     let message = Payload {
         id: "a-1".into(),
