@@ -147,13 +147,13 @@ impl Endpoints {
             return; // the next write reports that the disk has failed
         };
         let full = size > self.outbound.config.disk;
-        if full && !self.full.swap(full, Ordering::Relaxed) {
+        let was_full = self.full.swap(full, Ordering::Relaxed);
+        if full && !was_full {
             warn!(
                 size,
                 "undelivered and dead messages use the whole disk budget"
             );
         }
-        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Refuses to publish more when the disk budget is used up.
