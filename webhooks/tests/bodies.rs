@@ -164,6 +164,24 @@ async fn large_bodies_do_not_wait_for_each_other_for_ever() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_chunked_body_of_the_limit_is_taken_and_one_byte_more_is_not() {
+    for limit in [1_000, BLOCK + 1_000] {
+        let scratch = Scratch::new();
+        let mut config = receiving(&scratch);
+        config.server.max_message = limit;
+        let feed = Feed::new(Retention::default());
+        let run = |listener, shutdown| receiver::run(listener, feed, config, shutdown);
+        let server = TestServer::start(run).await;
+        for (size, status) in [(limit, 200), (limit + 1, 413)] {
+            let body = format!("\"{}\"", "x".repeat(size - 2));
+            let wire = begin(&server, &size.to_string(), &body).await;
+            assert_eq!(soon(end(wire, &body)).await, status, "{size} of {limit}");
+        }
+        server.stop().await;
+    }
+}
+
 /// A large body that keeps coming has a time limit, too.
 #[tokio::test]
 async fn a_body_that_keeps_its_pace_is_given_up_at_the_body_timeout() {
