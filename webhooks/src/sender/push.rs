@@ -9,6 +9,7 @@
 //! next transaction.
 
 use std::{
+    collections::VecDeque,
     future::pending,
     mem,
     net::SocketAddr,
@@ -46,8 +47,13 @@ use super::{
 pub(crate) const PASS_BY: Duration = Duration::from_secs(15);
 /// How many characters of a failure's reason are kept. A reason may contain text from the endpoint.
 const MAX_REASON: usize = 200;
-/// What is read from the feed at one time, at most. Few bytes, because each endpoint may hold a page.
-const PAGE_BYTES: usize = 64 << 10;
+/// What is read from the feed at one time. More than one message per free slot, because a read of a file waits
+/// for two other threads, and a filter may want few of them. Few bytes, because each endpoint may hold a page.
+const PAGE: PageLimit = PageLimit {
+    messages: 100,
+    bytes: 64 << 10,
+    newest: false,
+};
 /// The topic on which the sender tells the operator about endpoints.
 pub(crate) const OPERATOR: &str = "webhooks.endpoints";
 
@@ -128,6 +134,10 @@ pub(crate) struct Push {
     outbound: Arc<Outbound>,
     endpoint: Arc<Endpoint>,
     ledger: Ledger,
+    /// Wanted messages of the last page that are not claimed yet.
+    unclaimed: VecDeque<Arc<Message>>,
+    /// The end of that page.
+    read: u64,
     places: Places,
     /// Connections that no attempt uses. The most recently used one is last and is taken first, so that spare
     /// ones time out.
@@ -164,6 +174,8 @@ impl Push {
             outbound,
             endpoint,
             ledger: Ledger::new(rules, saved.state.clone(), waiting),
+            unclaimed: VecDeque::new(),
+            read: 0,
             lanes: Vec::new(),
             work: FuturesUnordered::new(),
             events: Vec::new(),
@@ -178,16 +190,14 @@ impl Push {
         let mut quiet = interval(PASS_BY);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.ledger.room(self.outbound.steady.now()) == 0 {
-                self.retry(); // The timer may never fire while attempts end all the time.
-            }
+            self.begin();
             self.record(false);
             self.report();
             if self.ledger.health().is_disabled() {
                 break;
             }
             let now = self.outbound.steady.now();
-            let limit = self.page();
+            let reads = self.unclaimed.is_empty() && self.ledger.room(now) > 0;
             let next_time = self.ledger.next_time(now);
             let wait = next_time.map(|time| time.duration_since(now).unwrap_or_default());
             let after = self.after().into();
@@ -195,7 +205,7 @@ impl Push {
                 biased;
                 _ = stop(&mut stopping) => break,
                 Some(done) = self.work.next() => self.all_done(done),
-                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, limit), if limit.messages > 0 => self.take(page),
+                page = self.outbound.feed.next(&self.endpoint.target.topics, &after, PAGE), if reads => self.take(page),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.wake().await,
                 _ = quiet.tick() => self.pass_by().await,
             }
@@ -226,12 +236,24 @@ impl Push {
         }
     }
 
-    /// What is read from the feed at one time: a message for each free slot.
-    fn page(&self) -> PageLimit {
-        PageLimit {
-            messages: self.ledger.room(self.outbound.steady.now()),
-            bytes: PAGE_BYTES,
-            newest: false,
+    /// Begins the attempts for which there is a slot: the new messages that are read, then a retry that is due.
+    fn begin(&mut self) {
+        let now = self.outbound.steady.now();
+        let room = self.ledger.room(now).min(self.unclaimed.len());
+        let new: Vec<Arc<Message>> = self.unclaimed.drain(..room).collect();
+        if let Some(last) = new.last() {
+            let next = match self.unclaimed.is_empty() {
+                true => self.read,
+                false => last.id.seq,
+            };
+            let sizes = new.iter().map(|one| (one.id.seq, one.json.len()));
+            self.ledger.claim(next, sizes);
+        }
+        for message in new {
+            self.attempt(message.id.seq, Some(payload(&message)));
+        }
+        if self.ledger.room(now) == 0 {
+            self.retry(); // The timer may never fire while attempts end all the time.
         }
     }
 
@@ -253,29 +275,26 @@ impl Push {
             );
             self.ledger.miss(gap);
         }
-        let mut new = page.messages;
-        new.retain(|message| {
+        self.unclaimed = page.messages.into();
+        self.unclaimed.retain(|message| {
             self.endpoint.target.wants(message) && self.ledger.is_new(message.id.seq)
         });
-        let sizes = new.iter().map(|one| (one.id.seq, one.json.len()));
-        self.ledger.claim(page.next.seq, sizes);
-        if new.is_empty() {
+        self.read = page.next.seq;
+        if self.unclaimed.is_empty() {
+            self.ledger.claim(self.read, []);
             self.retry(); // No new message needs the slot.
-        }
-        for message in new {
-            self.attempt(message.id.seq, Some(payload(&message)));
         }
     }
 
     /// Called when a pause has ended or a retry is due. If a new message goes first, it is read from the feed now:
     /// otherwise the retry would always get the only slot.
     async fn wake(&mut self) {
-        if self.ledger.is_new_first(self.outbound.steady.now()) {
-            let (feed, topics) = (&self.outbound.feed, &self.endpoint.target.topics);
-            let page = feed.read(topics, &self.after().into(), self.page());
-            self.take(page.await);
-        } else {
+        if !self.ledger.is_new_first(self.outbound.steady.now()) {
             self.retry();
+        } else if self.unclaimed.is_empty() {
+            let (feed, topics) = (&self.outbound.feed, &self.endpoint.target.topics);
+            let page = feed.read(topics, &self.after().into(), PAGE).await;
+            self.take(page);
         }
     }
 
