@@ -42,7 +42,7 @@ for (const [way, [refused, forbidden, ended]] of Object.entries(SHOWN)) {
   await shows(/"data":"hello"/);
   await listen("secret", way);
   await shows(forbidden);
-  await logIn(8);
+  await logIn(5);
   await listen("news.a", way);
   await shows(/^open/);
   await shows(ended);
