@@ -170,8 +170,8 @@ async fn receive(
             warn!(source = name, reason = problem.detail, "refused unverified");
         }
     })?;
-    let received = app.receiver.receive(source, &headers, body.clone(), now);
-    let received = received.await;
+    let receiving = app.receiver.receive(source, &headers, body.clone(), now);
+    let received = receiving.await;
     let outcome = received.as_ref().map(|_| "accepted");
     trace!(count.received = outcome.unwrap_or_else(Rejection::class));
     match received {
@@ -265,8 +265,8 @@ fn retried_event(path: &str) -> Option<i64> {
     whole_number(path.strip_prefix("/events/")?.strip_suffix("/retry")?)
 }
 
-/// Starts the schedule of a dead event again, and with `{"again":true}` also that of a handled one. Answers 409 for
-/// any other event, and 404 for an event that does not exist.
+/// Attempts an event now, with the whole schedule, if it is dead or waits for a later attempt, and with `{"again":true}`
+/// also a handled one. Answers 409 for any other event, and 404 for an event that does not exist.
 async fn retry(
     app: &App,
     seq: i64,
