@@ -70,6 +70,17 @@ where
     Script(attempt, AtomicUsize::new(0))
 }
 
+/// Each attempt waits for the gate, and then adds a row.
+fn waits_for(gate: Arc<Notify>) -> impl Effects {
+    script(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.notified().await;
+            Ok(row())
+        }
+    })
+}
+
 /// Adds a row to `done`, inside the transaction.
 fn row() -> InTransaction {
     Box::new(|database| {
@@ -248,15 +259,7 @@ async fn an_event_that_waits_for_a_later_attempt_is_attempted_at_once_on_request
 #[tokio::test]
 async fn an_event_that_is_being_attempted_is_not_disturbed_by_a_retry() {
     let (scratch, go) = (Scratch::new(), Arc::new(Notify::new()));
-    let gate = go.clone();
-    let effects = script(move |_| {
-        let gate = gate.clone();
-        async move {
-            gate.notified().await;
-            Ok(row())
-        }
-    });
-    let server = start(&scratch, |_| {}, effects).await;
+    let server = start(&scratch, |_| {}, waits_for(go.clone())).await;
     let client = server.client();
     send(&client, "m").await;
     for body in ["{}", r#"{"again":true}"#] {
@@ -390,15 +393,7 @@ async fn what_is_handled_again_is_published_again() {
 #[tokio::test]
 async fn the_answer_does_not_wait_for_the_effects() {
     let (scratch, go) = (Scratch::new(), Arc::new(Notify::new()));
-    let gate = go.clone();
-    let effects = script(move |_| {
-        let gate = gate.clone();
-        async move {
-            gate.notified().await;
-            Ok(row())
-        }
-    });
-    let server = start(&scratch, |_| {}, effects).await;
+    let server = start(&scratch, |_| {}, waits_for(go.clone())).await;
     let client = server.client();
     // More than are handled at the same time.
     for number in 0..100 {
