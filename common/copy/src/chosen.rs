@@ -206,7 +206,7 @@ impl fmt::Display for Chosen {
         )?;
         write!(
             f,
-            "Add to lib.rs, or to main.rs if there is none:\n\n{}",
+            "Add to lib.rs. Without a lib.rs, add to main.rs:\n\n{}",
             self.lib()
         )?;
         match self.stub() {
