@@ -437,7 +437,11 @@ impl Endpoints {
         let (saved, waiting) = read.await.map_err(unavailable)?;
         let saved = saved.believed(&self.outbound.steady);
         let epoch = self.outbound.feed.head().epoch;
-        let before = self.find(&saved.id);
+        let before = self
+            .loops()
+            .running
+            .get(&number)
+            .map(|running| running.endpoint.clone());
         let endpoint = Arc::new(Endpoint::restore(&saved, epoch, before.as_deref())?);
         let push = Push::new(self.outbound.clone(), endpoint.clone(), &saved, waiting);
         let mut loops = self.loops();
@@ -512,7 +516,9 @@ impl Endpoints {
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Endpoint>> {
-        self.list().into_iter().find(|endpoint| endpoint.id == id)
+        let loops = self.loops();
+        let mut endpoints = loops.running.values().map(|running| &running.endpoint);
+        endpoints.find(|endpoint| endpoint.id == id).cloned()
     }
 
     /// Removes an endpoint with its backlog.
